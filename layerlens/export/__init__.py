@@ -1,0 +1,1 @@
+"""Results as files and bytes that need no kernel: packed snapshots, one-file HTML, images."""

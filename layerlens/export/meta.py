@@ -1,0 +1,136 @@
+"""What a view shows around the numbers: the ``meta`` trait, built in one place.
+
+A live view has coordinates and attributes before any number; a result has them in its dataset.
+Both go through `meta_from`, so a frozen page and a live widget say the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from layerlens.export.pack import vocabulary_rows
+from layerlens.result.checks import Check, Checks
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class MetaToken(TypedDict):
+    """One token of the prompt; `cont` says that it only continues the character before."""
+
+    id: int
+    text: str
+    cont: bool
+
+
+class Meta(TypedDict):
+    """The ``meta`` trait."""
+
+    run: int
+    model: str
+    model_type: str
+    dtype: str
+    n_layers: int
+    d_vocab: int
+    notes: list[str]
+    tokens: list[MetaToken]
+    points: list[str]
+    layers: list[int]
+    k: int
+    tracked: list[dict[str, Any]]
+    source: str
+    question: str
+    cost: str
+    code: str
+    checks: list[dict[str, Any]]
+    vocab_limit: int
+
+
+def meta_from(
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any],
+    checks: Iterable[Check] = (),
+    run: int = 1,
+) -> Meta:
+    """Build the ``meta`` trait.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes as a result has them: ``model``, ``model_type``, ``dtype``, ``d_vocab``,
+        ``n_layers``, ``notes`` (a list, or JSON of one), ``source``, ``question``, ``cost``,
+        ``code``; a missing one becomes empty, ``n_layers`` is read from the points.
+    coords : mapping
+        Arrays by coordinate name: ``point``, ``layer`` (over point), ``token`` and ``input_id``
+        (over position), ``k``, and where there are any ``tracked``, ``tracked_token`` and
+        ``continues`` (over position).
+    checks : iterable of Check
+        Empty until the run ends.
+    run : int
+        The run that this describes.
+
+    Returns
+    -------
+    Meta
+        Plain Python values only; fits into JSON.
+    """
+    layers = [int(layer) for layer in _values(coords, "layer")]
+    notes = attrs.get("notes", [])
+    return Meta(
+        run=run,
+        model=str(attrs.get("model", "")),
+        model_type=str(attrs.get("model_type", "")),
+        dtype=str(attrs.get("dtype", "")),
+        n_layers=int(attrs.get("n_layers", max(layers, default=0))),
+        d_vocab=int(attrs.get("d_vocab", 0)),
+        notes=[str(note) for note in (json.loads(notes) if isinstance(notes, str) else notes)],
+        tokens=_tokens(coords),
+        points=[str(label) for label in _values(coords, "point")],
+        layers=layers,
+        k=len(_values(coords, "k")),
+        tracked=_tracked(coords),
+        source=str(attrs.get("source", "")),
+        question=str(attrs.get("question", "")),
+        cost=str(attrs.get("cost", "")),
+        code=str(attrs.get("code", "")),
+        checks=Checks(checks).records(),
+        vocab_limit=int(attrs.get("d_vocab", 0)),
+    )
+
+
+def meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1) -> Meta:
+    """Build the ``meta`` trait from the data of a result of one text (no ``batch`` axis)."""
+    attrs = dict(data.attrs)
+    attrs.setdefault("d_vocab", vocabulary_rows(data))
+    coords = {str(name): data[name].values for name in data.variables if name in META_NAMES}
+    return meta_from(attrs, coords, checks, run)
+
+
+META_NAMES = frozenset(
+    {"point", "layer", "token", "input_id", "continues", "k", "tracked", "tracked_token"}
+)
+"""Names of a result that `meta_from` reads; ``input_id`` may be a variable or a coordinate."""
+
+
+def _values(coords: Mapping[str, Any], name: str) -> list[Any]:
+    return np.asarray(coords[name]).tolist() if name in coords else []
+
+
+def _tokens(coords: Mapping[str, Any]) -> list[MetaToken]:
+    ids = _values(coords, "input_id")
+    texts = _values(coords, "token") or [str(i) for i in ids]
+    continues = _values(coords, "continues") or [False] * len(ids)
+    return [
+        MetaToken(id=int(i), text=str(text), cont=bool(cont))
+        for i, text, cont in zip(ids, texts, continues, strict=True)
+    ]
+
+
+def _tracked(coords: Mapping[str, Any]) -> list[dict[str, Any]]:
+    ids = _values(coords, "tracked")
+    texts = _values(coords, "tracked_token") or [str(i) for i in ids]
+    return [{"id": int(i), "text": str(t)} for i, t in zip(ids, texts, strict=True)]

@@ -1,0 +1,213 @@
+"""Arrays as the browser gets them: small little-endian buffers, and many of them in one blob.
+
+A *frame* is a header (which arrays, where they go, the vocabulary strings they need) and one
+buffer an array. A *pack* is a whole result: its ``meta`` and all its frames, deflated. The same
+bytes are the widget's snapshot and the data of a frozen HTML file.
+
+Layout of a pack before ``zlib``: header length (uint32, little-endian); header JSON, padded with
+spaces so that what follows starts at a multiple of 8; the buffers in order, each padded to a
+multiple of 8.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+ALIGN = 8
+SMALL_VOCABULARY = 65536
+
+
+class ArrayHeader(TypedDict):
+    """Where one buffer belongs: ``start`` and ``shape`` are given along ``dims``."""
+
+    name: str
+    dims: list[str]
+    dtype: str
+    start: list[int]
+    shape: list[int]
+
+
+class FrameHeader(TypedDict):
+    """One frame; ``seq`` counts from 1 within a run, ``vocab`` maps ids to display strings."""
+
+    run: int
+    seq: int
+    last: bool
+    arrays: list[ArrayHeader]
+    vocab: dict[str, str]
+
+
+Frame = tuple[FrameHeader, list[bytes]]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How one variable of a result travels."""
+
+    name: str
+    dtype: str
+    log: bool = False
+    none: int = 0
+
+
+WIRE: dict[str, Wire] = {
+    "token_id": Wire("token_id", "id"),
+    "probability": Wire("logprob", "float16", log=True),
+    "logprob": Wire("logprob", "float16"),
+    "entropy": Wire("entropy", "float16"),
+    "cross_entropy": Wire("cross_entropy", "float16"),
+    "kl_to_final": Wire("kl_to_final", "float16"),
+    "rank": Wire("rank", "uint32"),
+    "tracked_probability": Wire("tracked_probability", "float32"),
+    "tracked_rank": Wire("tracked_rank", "uint32"),
+    "first_layer": Wire("first_layer", "int32", none=-2),
+    "settle_layer": Wire("settle_layer", "int32", none=-2),
+    "target_id": Wire("target_id", "int32", none=-1),
+}
+"""Variables of a result that the lens table knows, by their names in ``Result.data``.
+
+``none`` is what NaN becomes in an integer array: rank 0, token -1, layer -2 (-1 is `embed`).
+"""
+
+
+def id_dtype(d_vocab: int) -> str:
+    """Return the narrowest dtype that holds every id of a vocabulary of `d_vocab` rows."""
+    return "uint16" if d_vocab <= SMALL_VOCABULARY else "uint32"
+
+
+def encode(name: str, values: NDArray[Any], d_vocab: int) -> tuple[str, str, bytes]:
+    """Turn the values of one variable into what travels.
+
+    Parameters
+    ----------
+    name : str
+        The variable's name in a result, a key of `WIRE`.
+    values : ndarray
+        Any shape; written in C order.
+    d_vocab : int
+        Rows of the vocabulary; decides the width of token ids.
+
+    Returns
+    -------
+    name : str
+        The name on the wire (``probability`` travels as ``logprob``, in nats).
+    dtype : str
+        The dtype on the wire.
+    buffer : bytes
+        Little-endian values.
+    """
+    wire = WIRE[name]
+    dtype = np.dtype(id_dtype(d_vocab) if wire.dtype == "id" else wire.dtype).newbyteorder("<")
+    array = np.asarray(values)
+    if wire.log:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            array = np.log(array.astype(np.float64))
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            encoded = array.astype(dtype)
+    else:
+        if array.dtype.kind == "f":
+            array = np.where(np.isnan(array), wire.none, array)
+        info = np.iinfo(dtype)
+        encoded = np.clip(array, info.min, info.max).astype(dtype)
+    return wire.name, dtype.name, np.ascontiguousarray(encoded).tobytes()
+
+
+def array_frame(
+    name: str, values: NDArray[Any], dims: Sequence[str], start: Sequence[int], d_vocab: int
+) -> tuple[ArrayHeader, bytes]:
+    """Return the header and buffer of one array; `values` has one axis for each of `dims`."""
+    wire_name, dtype, buffer = encode(name, values, d_vocab)
+    header = ArrayHeader(
+        name=wire_name,
+        dims=list(dims),
+        dtype=dtype,
+        start=[int(i) for i in start],
+        shape=[int(n) for n in np.shape(values)],
+    )
+    return header, buffer
+
+
+def frames_of(data: xr.Dataset, run: int = 1) -> list[Frame]:
+    """Return a whole result as frames.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The data of a result of one text (no ``batch`` axis).
+    run : int
+        The run id that the frames carry.
+
+    Returns
+    -------
+    list of (header, buffers)
+        One frame with every variable that `WIRE` knows; complete, so ``seq`` is 1 and ``last``.
+    """
+    d_vocab = vocabulary_rows(data)
+    arrays: list[ArrayHeader] = []
+    buffers: list[bytes] = []
+    for name in WIRE:
+        if name not in data or (name == "probability" and "logprob" in data):
+            continue
+        variable = data[name]
+        dims = [str(dim) for dim in variable.dims]
+        header, buffer = array_frame(name, variable.values, dims, [0] * len(dims), d_vocab)
+        arrays.append(header)
+        buffers.append(buffer)
+    vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
+    frame = FrameHeader(run=run, seq=1, last=True, arrays=arrays, vocab=vocab)
+    return [(frame, buffers)]
+
+
+def vocabulary_rows(data: xr.Dataset) -> int:
+    """Return the rows of the vocabulary: the attribute ``d_vocab``, else what the ids need."""
+    if "d_vocab" in data.attrs:
+        return int(data.attrs["d_vocab"])
+    if "token_id" in data and data["token_id"].size:
+        return int(data["token_id"].max()) + 1
+    return SMALL_VOCABULARY
+
+
+def pack(meta: Mapping[str, Any], frames: Iterable[Frame]) -> bytes:
+    """Return `meta` and `frames` as one deflated blob (layout: see the module)."""
+    frames = list(frames)
+    header = {"meta": dict(meta), "frames": [header for header, _ in frames]}
+    text = json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A lone surrogate cannot be UTF-8; escaped, it is valid JSON and survives.
+    encoded = text.encode("utf-8", errors="backslashreplace")
+    encoded += b" " * (-(4 + len(encoded)) % ALIGN)
+    parts = [struct.pack("<I", len(encoded)), encoded]
+    for _, buffers in frames:
+        for buffer in buffers:
+            parts += [bytes(buffer), b"\0" * (-len(buffer) % ALIGN)]
+    return zlib.compress(b"".join(parts), 6)
+
+
+def unpack(packed: bytes) -> tuple[dict[str, Any], list[tuple[FrameHeader, list[NDArray[Any]]]]]:
+    """Return the meta and the frames of a pack, each buffer as an array of its dtype and shape."""
+    raw = zlib.decompress(packed)
+    (length,) = struct.unpack_from("<I", raw)
+    header = json.loads(raw[4 : 4 + length].decode("utf-8"))
+    offset = 4 + length
+    frames: list[tuple[FrameHeader, list[NDArray[Any]]]] = []
+    for frame in header["frames"]:
+        arrays = []
+        for item in frame["arrays"]:
+            dtype = np.dtype(item["dtype"]).newbyteorder("<")
+            count = int(np.prod(item["shape"], dtype=np.int64))
+            flat = np.frombuffer(raw, dtype=dtype, count=count, offset=offset)
+            arrays.append(flat.reshape(item["shape"]))
+            offset += -(-count * dtype.itemsize // ALIGN) * ALIGN
+        frames.append((frame, arrays))
+    return header["meta"], frames
