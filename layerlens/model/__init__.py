@@ -1,0 +1,1 @@
+"""What is looked at: a Hugging Face model, its anatomy and the proof that it is right."""

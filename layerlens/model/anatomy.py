@@ -1,0 +1,214 @@
+"""Where the parts of this very model are: blocks, sublayers, norms, embedding, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from layerlens.errors import SiteError
+from layerlens.model.sites import GLOBAL, NAMES, Site
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place where a tensor passes: the input or output of a module.
+
+    Attributes
+    ----------
+    module
+        Path of the module in the model.
+    side
+        ``"input"`` or ``"output"``.
+    scale
+        What the tensor is multiplied with to become the site's value.
+    volatile
+        The model writes into this tensor later in the same pass; a copy is taken.
+    """
+
+    module: str
+    side: str
+    scale: float = 1.0
+    volatile: bool = False
+
+
+@dataclass(frozen=True)
+class BlockAnatomy:
+    """The parts of one block.
+
+    Attributes
+    ----------
+    path
+        Path of the block.
+    layout
+        ``"sequential"``: ``mid = pre + attn_out; post = mid + mlp_out``;
+        ``"parallel"``: ``post = pre + attn_out + mlp_out``;
+        ``"single"``: one sublayer only.
+    taps
+        Site kind -> where its value passes.
+    mid_norm, post_norm
+        Path of a norm that is applied to the sum itself (post-norm blocks), or None.
+    out_proj
+        Path of the attention's output projection, whose input is ``z``, or None.
+    mixer
+        Path of the child of the block that mixes positions, or None.
+    attention
+        How q, k, v and the pattern are reached: ``"interface"`` (transformers' attention
+        interface), ``"spy"`` (the family's own code, watched while it runs), or None.
+    n_heads, n_kv_heads
+        Query heads and key-value heads of this block; 0 where it has no attention.
+    """
+
+    path: str
+    layout: str
+    taps: dict[str, Tap] = field(repr=False)
+    mid_norm: str | None = None
+    post_norm: str | None = None
+    out_proj: str | None = None
+    mixer: str | None = None
+    attention: str | None = None
+    n_heads: int = 0
+    n_kv_heads: int = 0
+
+
+@dataclass(frozen=True)
+class HeadAnatomy:
+    """From the last residual stream to the logits.
+
+    Attributes
+    ----------
+    chain
+        Paths of the modules between the last block and the head, in order; the first
+        norm among them is the final norm.
+    scale_in
+        The head's input is the chain's output times this.
+    head
+        Path of the module that yields one number a vocabulary entry.
+    operations
+        ``(operation, value)`` applied to its output, in order.
+    """
+
+    chain: tuple[str, ...]
+    head: str
+    scale_in: float = 1.0
+    operations: tuple[tuple[str, float], ...] = ()
+    norm: str | None = None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where everything is, for one model.
+
+    Attributes
+    ----------
+    family
+        ``model_type`` of the configuration.
+    embedding
+        Path of the token embedding.
+    blocks
+        One entry a block, in the order in which they run.
+    head
+        None for a model without a head.
+    """
+
+    family: str
+    embedding: str
+    blocks: tuple[BlockAnatomy, ...]
+    head: HeadAnatomy | None
+    d_model: int
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def tap(self, site: Site) -> Tap:
+        """Where the value of a site passes.
+
+        Raises
+        ------
+        SiteError
+            If this model has no such place, with the reason.
+        """
+        if site.kind == "embed":
+            return Tap(self.embedding, "output")
+        if site.kind in GLOBAL:
+            return self._head_tap(site)
+        block = self.blocks[site.layer or 0]
+        kind = "z" if site.kind == "result" else site.kind
+        if kind in block.taps:
+            return block.taps[kind]
+        raise SiteError(f"{site} cannot be read: {self._why_missing(block, kind)}.")
+
+    def _head_tap(self, site: Site) -> Tap:
+        if self.head is None:
+            raise SiteError(f"{site} cannot be read: the model has no language-model head.")
+        if site.kind == "head_input":
+            return Tap(self.head.head, "input")
+        if self.head.norm is None:
+            raise SiteError(f"{site} cannot be read: the model has no final norm.")
+        return Tap(self.head.norm, "output")
+
+    def _why_missing(self, block: BlockAnatomy, kind: str) -> str:
+        if kind == "resid_mid" and block.layout == "parallel":
+            return "attention and MLP run in parallel in this family, so there is no state between"
+        if block.layout == "single":
+            return f"{block.path} holds one sublayer only"
+        if kind in ("q", "k", "v", "attn_scores", "pattern", "z"):
+            return f"{block.path} has no softmax attention that could be watched"
+        return f"{block.path} has no single tensor of that kind (a mixture of experts has many)"
+
+    def available(self) -> list[Site]:
+        """Every site that can be read, in the order of the blocks.
+
+        ``result`` (heads' writes into the stream) is left out of the list, because it is
+        ``n_heads`` times as large as the stream; it is read when asked for by name.
+        """
+        sites = [Site("embed")]
+        for layer, block in enumerate(self.blocks):
+            kinds = [kind for kind in NAMES if kind in block.taps]
+            if block.attention:
+                kinds += ["q", "k", "v", "attn_scores", "pattern"]
+            sites += [Site(kind, layer) for kind in NAMES if kind in kinds]
+        if self.head is not None:
+            sites += [Site("normalized")] if self.head.norm else []
+            sites.append(Site("head_input"))
+        return sites
+
+    def points(
+        self, kinds: Sequence[str] = ("embed", "mid", "post")
+    ) -> list[tuple[str, Site, int]]:
+        """The residual points of the model from the embedding upwards.
+
+        Returns
+        -------
+        list of (label, site, layer)
+            ``("embed", resid_pre of block 0, -1)``, then ``("0_mid", ..., 0)`` where the
+            block has a state between its sublayers, ``("0_post", ..., 0)`` and so on.
+        """
+        points = [("embed", Site("resid_pre", 0), -1)] if "embed" in kinds else []
+        for layer, block in enumerate(self.blocks):
+            for kind in ("mid", "post"):
+                if kind in kinds and f"resid_{kind}" in block.taps:
+                    points.append((f"{layer}_{kind}", Site(f"resid_{kind}", layer), layer))
+        return points
+
+    def __str__(self) -> str:
+        first = self.blocks[0]
+        head = self.head
+        lines = [
+            f"{self.family}: {self.n_layers} blocks, d = {self.d_model}, {first.layout} layout",
+            f"  blocks     {first.path} ... {self.blocks[-1].path}",
+            f"  embedding  {self.embedding}",
+            f"  attention  {first.mixer} ({first.attention or 'not watched'}),"
+            f" {first.n_heads} heads, {first.n_kv_heads} key-value heads",
+        ]
+        lines += [
+            f"  {kind:<10} {tap.side} of {tap.module}"
+            + (f" x {tap.scale:g}" if tap.scale != 1 else "")
+            for kind, tap in first.taps.items()
+        ]
+        if head is not None:
+            steps = " -> ".join([*head.chain, head.head])
+            after = "".join(f", {name} {value:g}" for name, value in head.operations)
+            lines.append(f"  head       {steps}{after}")
+        return "\n".join(lines)

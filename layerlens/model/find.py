@@ -1,0 +1,323 @@
+"""Find a model's anatomy by watching it run, not by knowing its class.
+
+A short pass is watched. The blocks are the members of the ``ModuleList`` that hand the
+residual stream from one to the next. Inside a block the sublayers are the modules whose
+outputs add up to what the block adds; the one that mixes positions is the attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.errors import ModelError
+from layerlens.model.anatomy import Anatomy, BlockAnatomy, HeadAnatomy, Tap
+from layerlens.model.families import LOGIT_OPERATIONS, NORM_WORDS, REFUSED, SUBLAYER_SCALES
+from layerlens.model.sums import Part, close, find_sublayers
+from layerlens.model.watch import Call, Watcher, first_tensor
+
+PROBE_LENGTH = 5
+
+
+def probe_ids(n_vocab: int, length: int = PROBE_LENGTH, seed: int = 0) -> Tensor:
+    """``[1, length]`` token ids spread over the vocabulary, always the same for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(n_vocab // 16, n_vocab, (1, length), generator=generator)
+
+
+def text_config(hf: nn.Module) -> Any:
+    """The configuration of the text decoder (nested in multi-modal models)."""
+    return hf.config.get_text_config(decoder=True)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises: small, without children, and called a norm."""
+    name = type(module).__name__.lower()
+    flat = all(parameter.dim() < 2 for parameter in module.parameters())
+    return flat and not list(module.children()) and any(word in name for word in NORM_WORDS)
+
+
+def find_anatomy(hf: nn.Module) -> Anatomy:
+    """Find where everything is.
+
+    The model must be in ``eval`` mode; gradients must be off.
+
+    Raises
+    ------
+    ModelError
+        If the model has no list of blocks that hand on one residual stream, or its
+        sublayers do not add up to what the blocks add.
+    """
+    config = text_config(hf)
+    if config.model_type in REFUSED:
+        raise ModelError(f"{config.model_type} cannot be read: {REFUSED[config.model_type]}.")
+    ids = probe_ids(config.vocab_size).to(hf.get_input_embeddings().weight.device)
+    paths = find_blocks(hf, ids)
+    names = {id(module): name for name, module in hf.named_modules()}
+    watcher = Watcher()
+    with watcher.on([(name, module) for name, module in hf.named_modules() if name]):
+        output = hf(input_ids=ids, use_cache=False, return_dict=True)
+    calls = watcher.take()
+    scales = [1.0, *_config_scales(config)]
+    blocks = [_block(path, calls, scales) for path in paths]
+    last = next(call for call in calls if call.path == paths[-1])
+    head = _head(hf, config, calls, last, output, names)
+    return Anatomy(
+        family=config.model_type,
+        embedding=names[id(hf.get_input_embeddings())],
+        blocks=tuple(blocks),
+        head=head,
+        d_model=last.gave.shape[-1],
+    )
+
+
+def find_blocks(hf: nn.Module, ids: Tensor) -> list[str]:
+    """Paths of the blocks, in the order in which they run."""
+    lists = {
+        name: [(f"{name}.{key}", child) for key, child in module.named_children()]
+        for name, module in hf.named_modules()
+        if isinstance(module, nn.ModuleList)
+    }
+    members = [member for children in lists.values() for member in children]
+    watcher = Watcher()
+    with watcher.on(members):
+        hf(input_ids=ids, use_cache=False, return_dict=True)
+    calls: dict[str, list[Call]] = {}
+    for call in watcher.take():
+        calls.setdefault(call.path, []).append(call)
+    chains = [
+        [name for name, _ in children]
+        for children in lists.values()
+        if _is_chain([calls.get(name, []) for name, _ in children], ids.numel())
+    ]
+    if not chains:
+        raise ModelError(
+            f"{type(hf).__name__} cannot be read: no list of blocks was seen that hands one "
+            "residual stream from block to block, which is what layerlens looks into."
+        )
+    return max(chains, key=lambda chain: (len(chain), -chain[0].count(".")))
+
+
+def _is_chain(calls: list[list[Call]], rows: int) -> bool:
+    """Whether these modules ran once each, in order, each on what the one before gave."""
+    if not calls or any(len(call) != 1 for call in calls):
+        return False
+    steps = [call[0] for call in calls]
+    for step in steps:
+        if step.took is None or step.gave is None or step.took.shape != step.gave.shape:
+            return False
+    if steps[0].took.shape[0] != rows:
+        return False
+    return all(
+        before.left < after.entered and torch.equal(before.gave, after.took)
+        for before, after in zip(steps, steps[1:], strict=False)
+    )
+
+
+def _config_scales(config: Any) -> list[float]:
+    values = [getattr(config, name, None) for name in SUBLAYER_SCALES]
+    return [float(value) for value in values if isinstance(value, (int, float))]
+
+
+def _block(path: str, calls: Sequence[Call], scales: list[float]) -> BlockAnatomy:
+    block = next(call for call in calls if call.path == path)
+    inner = [call for call in calls if call.path.startswith(path + ".")]
+    found = find_sublayers(block, inner, scales, is_norm)
+    if found is None:
+        raise ModelError(
+            f"{path} ({type(block.module).__name__}) cannot be read: no sublayers were seen "
+            "whose outputs add up to what the block adds to the residual stream."
+        )
+    attn, mlp = _roles(found.parts, path, inner)
+    taps = {
+        "resid_pre": Tap(path, "input", volatile=block.took_written),
+        "resid_post": Tap(path, "output", volatile=block.written),
+    }
+    if found.mid is not None:
+        taps["resid_mid"] = found.mid
+    if attn is not None:
+        taps["attn_out"] = attn.tap
+    if mlp is not None:
+        taps["mlp_out"] = mlp.tap
+        taps.update(_mlp_taps(mlp, attn, path, inner))
+    out_proj = None if attn is None else _projection(attn, inner)
+    if out_proj is not None:
+        taps["z"] = Tap(out_proj.path, "input")
+    mixer = None if attn is None else _child(attn.origin(inner, is_norm).path, path)
+    return BlockAnatomy(
+        path=path,
+        layout=found.layout,
+        taps=taps,
+        mid_norm=found.mid_norm,
+        post_norm=found.post_norm,
+        out_proj=None if out_proj is None else out_proj.path,
+        mixer=mixer,
+    )
+
+
+def _child(path: str, block: str) -> str:
+    """The direct child of the block that holds this module."""
+    return ".".join(path.split(".")[: block.count(".") + 2])
+
+
+def _roles(
+    parts: Sequence[Part], block: str, inner: Sequence[Call]
+) -> tuple[Part | None, Part | None]:
+    """Which part is the attention (it mixes positions) and which the MLP."""
+    mixing = []
+    for part in parts:
+        child = _child(part.origin(inner, is_norm).path, block)
+        mixing.append(_mixes(next(call for call in inner if call.path == child)))
+    if len(parts) == 1:
+        return (parts[0], None) if mixing[0] else (None, parts[0])
+    first, second = parts
+    return (first, second) if mixing[0] or not mixing[1] else (second, first)
+
+
+def _mixes(call: Call) -> bool:
+    """Whether the last position of a module's output depends on the first of its input."""
+    if call.took is None or call.gave is None:
+        return False
+    live = call.took_live
+    changed = call.took.clone()
+    changed[0] += changed[0].abs().mean() + 1
+    changed = changed.reshape(live.shape)
+
+    def swap(value: Any) -> Any:
+        return changed if value is live else value
+
+    output = call.module(
+        *[swap(value) for value in call.args],
+        **{name: swap(value) for name, value in call.kwargs.items()},
+    )
+    again = first_tensor(output).reshape(call.gave.shape)
+    return not close(again[-1], call.gave[-1], call.gave.dtype)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(module, nn.Linear) or (
+        isinstance(weight, Tensor) and weight.dim() == 2 and not list(module.children())
+    )
+
+
+def _projection(part: Part, inner: Sequence[Call]) -> Call | None:
+    """The linear map whose output a sublayer gives, before any norm on it."""
+    origin = part.origin(inner, is_norm)
+    for call in inner:
+        inside = call.path == origin.path or call.path.startswith(origin.path + ".")
+        same = call.gave is not None and call.gave.shape == origin.gave.shape
+        if inside and same and _is_linear(call.module) and torch.equal(call.gave, origin.gave):
+            return call
+    return None
+
+
+def _mlp_taps(
+    mlp: Part, attn: Part | None, block: str, inner: Sequence[Call]
+) -> dict[str, Tap]:
+    """Hidden units of a dense MLP: after and, where a module shows it, before activation."""
+    down = _projection(mlp, inner)
+    if down is None or down.took is None:
+        return {}
+    mixer = None if attn is None else _child(attn.origin(inner, is_norm).path, block)
+    taps = {"mlp_post": Tap(down.path, "input")}
+    for call in inner:
+        outside = mixer is None or not call.path.startswith(mixer)
+        if (
+            outside
+            and call.left < down.entered
+            and not list(call.module.parameters())
+            and call.took is not None
+            and call.took.shape == down.took.shape
+            and not torch.equal(call.took, call.gave)
+        ):
+            taps["mlp_pre"] = Tap(call.path, "input", volatile=call.took_written)
+            break
+    return taps
+
+
+def _head(
+    hf: nn.Module,
+    config: Any,
+    calls: Sequence[Call],
+    last: Call,
+    output: Any,
+    names: dict[int, str],
+) -> HeadAnatomy | None:
+    module = hf.get_output_embeddings()
+    logits = getattr(output, "logits", None)
+    if module is None or logits is None:
+        return None
+    name = names[id(module)]
+    after = [call for call in calls if call.entered > last.left]
+    head = next((call for call in after if call.path == name), None)
+    if head is None:
+        return None
+    chain, current = _chain(after, head, last.gave)
+    paths = tuple(call.path for call in chain)
+    scale = 1.0
+    if not torch.equal(current, head.took):
+        scale = float((head.took.double().sum() / current.double().sum()).item())
+        if not close(current * scale, head.took, current.dtype):
+            raise ModelError(
+                f"{type(hf).__name__} cannot be read: what stands between its last block and "
+                f"its head ({name}) is not a chain of modules."
+            )
+    operations = _operations(config, head.gave, logits.reshape(-1, logits.shape[-1]))
+    if operations is None:
+        raise ModelError(
+            f"{type(hf).__name__} cannot be read: its logits are not its head's output, "
+            "nor that output scaled or soft-capped as its configuration says."
+        )
+    norm = next((call.path for call in chain if is_norm(call.module)), None)
+    return HeadAnatomy(paths, name, scale, operations, norm)
+
+
+def _chain(after: Sequence[Call], head: Call, current: Tensor) -> tuple[list[Call], Tensor]:
+    """The modules that lead from the last block to the head."""
+    chain: list[Call] = []
+    while not torch.equal(current, head.took):
+        steps = [
+            call
+            for call in after
+            if call.took is not None
+            and call.gave is not None
+            and not head.path.startswith(call.path + ".")
+            and call.path != head.path
+            and torch.equal(call.took, current)
+            and call not in chain
+        ]
+        if not steps:
+            break
+        step = min(steps, key=lambda call: (call.path.count("."), call.entered))
+        chain.append(step)
+        current = step.gave
+    return chain, current
+
+
+def _operations(config: Any, z: Tensor, logits: Tensor) -> tuple[tuple[str, float], ...] | None:
+    """What the model does to its head's output, from its configuration and the numbers."""
+    set_values = [
+        (operation, float(value))
+        for name, operation in LOGIT_OPERATIONS
+        if isinstance(value := getattr(config, name, None), (int, float))
+    ]
+    for operations in ([], set_values, *[[one] for one in set_values]):
+        if z.shape == logits.shape and close(apply(operations, z), logits, z.dtype):
+            return tuple(operations)
+    return None
+
+
+def apply(operations: Sequence[tuple[str, float]], z: Tensor) -> Tensor:
+    """Apply ``multiply``, ``divide`` and ``cap`` operations to logits, in order."""
+    for operation, value in operations:
+        if operation == "multiply":
+            z = z * value
+        elif operation == "divide":
+            z = z / value
+        else:
+            z = torch.tanh(z / value) * value
+    return z

@@ -1,0 +1,1 @@
+"""One pass through a model: read sites, replay blocks."""
