@@ -99,13 +99,20 @@ def new_folder(final: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private; a cache may be shared on purpose
+        _let_others_read(temporary)
         if final.exists() and (_identity(final) == before or damage(final) is not None):
             shutil.rmtree(final)
         if not final.exists():
             temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _let_others_read(folder: Path) -> None:
+    """Undo the private modes of temporary files: a class may share one cache on purpose."""
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o644)
 
 
 def _identity(folder: Path) -> int | None:

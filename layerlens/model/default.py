@@ -169,7 +169,6 @@ def _convert(gguf: Path, building: Path, say: Say) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     _prove(model, tokenizer)
     say(f"Checked: after {PROMPT!r} comes {ANSWER!r} with probability {PROBABILITY}.")
-    model.config._name_or_path = NAME
     with quiet():
         model.save_pretrained(building)
         tokenizer.save_pretrained(building)

@@ -68,8 +68,8 @@ def load_gguf(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any, d
     except Exception as error:
         # The loader raises whatever its parser stumbles over (struct, KeyError, IndexError, ...).
         raise ModelError(f"transformers could not read {path}: {first_line(error)}") from error
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)
     split_digits(tokenizer, pre_tokenizer_name(path))
     return model, tokenizer, info
 
