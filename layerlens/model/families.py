@@ -33,3 +33,7 @@ REFUSED = {
     "reformer": "its blocks are reversible and carry two residual streams",
     "xlnet": "it is a permutation language model with a two-stream attention",
 }
+
+#: Families whose attention gates or norms the heads' outputs before the output
+#: projection: there ``z`` is what the projection is given, not pattern times v.
+GATED_Z: frozenset[str] = frozenset()

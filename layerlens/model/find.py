@@ -7,6 +7,7 @@ outputs add up to what the block adds; the one that mixes positions is the atten
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,6 +126,9 @@ def _config_scales(config: Any) -> list[float]:
 def _block(path: str, calls: Sequence[Call], scales: list[float]) -> BlockAnatomy:
     block = next(call for call in calls if call.path == path)
     inner = [call for call in calls if call.path.startswith(path + ".")]
+    # A module that runs more than once (shared by blocks) cannot be a place of its own.
+    times = Counter(call.path for call in inner)
+    inner = [call for call in inner if times[call.path] == 1]
     found = find_sublayers(block, inner, scales, is_norm)
     if found is None:
         raise ModelError(

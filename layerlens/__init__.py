@@ -1,0 +1,95 @@
+"""layerlens: look inside a transformer, layer by layer, in a notebook.
+
+Names are resolved on first use, so that ``import layerlens`` needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerlens.analyses import analyses, estimate, logit_lens
+    from layerlens.errors import (
+        Cancelled,
+        InputError,
+        LayerLensError,
+        MemoryLimitError,
+        ModelError,
+        ProofError,
+        ResultError,
+        SiteError,
+    )
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.load import load
+    from layerlens.model.sites import Site
+    from layerlens.result import Result
+    from layerlens.result import open_result as open
+    from layerlens.run.record import Trace, record
+    from layerlens.views import LensView
+
+_PLACES = {
+    "load": "layerlens.model.load",
+    "LensModel": "layerlens.model.lensmodel",
+    "Site": "layerlens.model.sites",
+    "record": "layerlens.run.record",
+    "Trace": "layerlens.run.record",
+    "logit_lens": "layerlens.analyses",
+    "analyses": "layerlens.analyses",
+    "estimate": "layerlens.analyses",
+    "Result": "layerlens.result",
+    "open": "layerlens.result:open_result",
+    "LensView": "layerlens.views",
+    "LayerLensError": "layerlens.errors",
+    "ModelError": "layerlens.errors",
+    "ProofError": "layerlens.errors",
+    "InputError": "layerlens.errors",
+    "SiteError": "layerlens.errors",
+    "MemoryLimitError": "layerlens.errors",
+    "ResultError": "layerlens.errors",
+    "Cancelled": "layerlens.errors",
+    # Jupyter looks these two up by name.
+    "_jupyter_labextension_paths": "layerlens.jupyter",
+    "_jupyter_server_extension_points": "layerlens.jupyter",
+}
+
+__all__ = [
+    "Cancelled",
+    "InputError",
+    "LayerLensError",
+    "LensModel",
+    "LensView",
+    "MemoryLimitError",
+    "ModelError",
+    "ProofError",
+    "Result",
+    "ResultError",
+    "Site",
+    "SiteError",
+    "Trace",
+    "analyses",
+    "estimate",
+    "load",
+    "logit_lens",
+    "open",
+    "record",
+]
+
+try:
+    __version__ = version("jupyter-layerlens")
+except PackageNotFoundError:  # a checkout that was not installed
+    __version__ = "0.0.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'layerlens' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,288 @@
+"""A Hugging Face model with its anatomy: what every other part of layerlens works on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.errors import ModelError
+from layerlens.model.anatomy import Anatomy
+from layerlens.model.find import apply, find_anatomy, text_config
+from layerlens.model.text import Tokens, Vocabulary, encode, find_positions
+
+if TYPE_CHECKING:
+    from layerlens.model.proof import Proof
+    from layerlens.run.record import Trace
+
+
+@dataclass(frozen=True)
+class HeadMatrix:
+    """A head that is one affine map: ``logits = cap((x @ weight.T + bias) * scale)``.
+
+    Attributes
+    ----------
+    weight
+        ``[vocabulary, width]``, the model's own parameter.
+    bias
+        ``[vocabulary]`` or None.
+    scale
+        What the product is multiplied with.
+    softcap
+        ``c`` of ``c * tanh(z / c)``, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+
+class LensModel:
+    """A model that can be looked into.
+
+    Made by :func:`layerlens.load`. The Hugging Face model is used as it is: never copied,
+    moved, folded or re-implemented.
+
+    Attributes
+    ----------
+    hf, tokenizer
+        The Hugging Face objects themselves; the tokenizer may be None.
+    name
+        What the model is called in results.
+    anatomy
+        Where its parts are.
+    proof
+        The numbers that show the anatomy to be right; None if the proof was not asked for.
+    lock
+        Held while the model runs.
+    """
+
+    def __init__(self, hf: nn.Module, tokenizer: Any, anatomy: Anatomy, name: str) -> None:
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.anatomy = anatomy
+        self.name = name
+        self.proof: Proof | None = None
+        self.lock = threading.RLock()
+
+    @classmethod
+    def wrap(
+        cls, hf: nn.Module, tokenizer: Any = None, *, name: str | None = None, prove: bool = True
+    ) -> LensModel:
+        """Find the anatomy of a model in memory and prove it.
+
+        Raises
+        ------
+        ModelError
+            If no anatomy is found.
+        ProofError
+            If the numbers contradict it.
+        """
+        from layerlens.model.proof import prove_anatomy
+        from layerlens.run.heads import find_attention
+
+        if not hasattr(hf, "get_input_embeddings") or not hasattr(hf, "config"):
+            raise ModelError(
+                f"{type(hf).__name__} is not a transformers model: give a PreTrainedModel."
+            )
+        name = name or getattr(hf.config, "name_or_path", "") or type(hf).__name__
+        with _evaluating(hf), torch.inference_mode():
+            anatomy = find_attention(hf, find_anatomy(hf))
+        model = cls(hf, tokenizer, anatomy, name)
+        if prove:
+            model.proof = prove_anatomy(model)
+            model.proof.require()
+        return model
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.anatomy.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads in a block (the largest number, where blocks differ)."""
+        return max(block.n_heads for block in self.anatomy.blocks)
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Key-value heads in a block (the largest number, where blocks differ)."""
+        return max(block.n_kv_heads for block in self.anatomy.blocks)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.anatomy.d_model
+
+    @property
+    def d_vocab(self) -> int:
+        """Rows of the head, or of the embedding where there is no head."""
+        head = self.hf.get_output_embeddings()
+        module = self.hf.get_input_embeddings() if head is None else head
+        return int(getattr(module, "out_features", module.weight.shape[0]))
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest text that the model takes, in tokens; None if it states no limit."""
+        limit = getattr(text_config(self.hf), "max_position_embeddings", None)
+        return int(limit) if isinstance(limit, int) and limit > 0 else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+        return self.hf.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to be."""
+        return self.hf.get_input_embeddings().weight.device
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Readable strings of the vocabulary."""
+        return Vocabulary(self.tokenizer, self.d_vocab)
+
+    def tokens(
+        self, text: Any, *, add_bos: bool | None = None, padding_side: str = "right"
+    ) -> Tokens:
+        """The tokens that are fed for a text; see :func:`layerlens.model.text.encode`."""
+        return encode(
+            self.tokenizer,
+            self.vocabulary,
+            text,
+            max_positions=self.max_positions,
+            add_bos=add_bos,
+            padding_side=padding_side,
+        )
+
+    def positions(self, tokens: Tokens, where: Any, row: int = 0) -> list[int]:
+        """Positions that an index, slice, list or span of text names."""
+        return find_positions(tokens, where, row)
+
+    def token_id(self, target: str | int) -> int:
+        """The one token that a string or id names, else an ``InputError`` with its pieces."""
+        return self.vocabulary.find(target)
+
+    def token_string(self, index: int) -> str:
+        """Readable text of one vocabulary entry."""
+        return self.vocabulary.string(index)
+
+    def search_tokens(self, query: str, limit: int = 50) -> list[tuple[int, str]]:
+        """Vocabulary entries whose text holds the query: ``(id, text)``, best first."""
+        return self.vocabulary.search(query, limit)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold the lock, be in ``eval`` mode (restored after) and record no gradients."""
+        with self.lock, _evaluating(self.hf), torch.inference_mode():
+            yield
+
+    def _head(self) -> Any:
+        if self.anatomy.head is None:
+            raise ModelError(
+                f"{self.name} has no language-model head, so nothing can be unembedded: load it "
+                "with a class that has one, such as AutoModelForCausalLM."
+            )
+        return self.anatomy.head
+
+    def head_input(self, resid: Tensor) -> Tensor:
+        """What the head is given for these states: final norm, taken over each row itself.
+
+        Parameters
+        ----------
+        resid
+            ``[..., d_model]``, states of the residual stream.
+
+        Returns
+        -------
+        Tensor
+            ``[..., width of the head]`` in the model's dtype.
+        """
+        head = self._head()
+        for path in head.chain:
+            resid = self.hf.get_submodule(path)(resid)
+        return resid if head.scale_in == 1 else resid * head.scale_in
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits for what the head is given, scale and soft-cap included.
+
+        Returns
+        -------
+        Tensor
+            ``[..., vocabulary]`` float32.
+        """
+        anatomy = self._head()
+        return apply(anatomy.operations, self.hf.get_submodule(anatomy.head)(x).float())
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """Logits ``[..., vocabulary]`` float32 of states ``[..., d_model]``."""
+        return self.head(self.head_input(resid))
+
+    def head_matrix(self) -> HeadMatrix | None:
+        """The head as one affine map, or None where it is not plainly one."""
+        anatomy = self._head()
+        module = self.hf.get_submodule(anatomy.head)
+        weight = getattr(module, "weight", None)
+        if type(module) is not nn.Linear or weight is None or weight.is_meta:
+            return None
+        scale, softcap = 1.0, None
+        for operation, value in anatomy.operations:
+            if softcap is not None:
+                return None
+            if operation == "cap":
+                softcap = value
+            else:
+                scale = scale * value if operation == "multiply" else scale / value
+        return HeadMatrix(weight, module.bias, scale, softcap)
+
+    def run_with_cache(self, text: Any, names_filter: Any = None) -> tuple[Tensor, Trace]:
+        """Logits and recorded activations of one pass, with TransformerLens names.
+
+        Parameters
+        ----------
+        text
+            A text in any form that :meth:`tokens` takes.
+        names_filter
+            None (everything but ``result``), a name, a list of names, or a function from
+            a name to a bool.
+
+        Returns
+        -------
+        logits
+            ``[batch, position, vocabulary]``.
+        cache
+            ``cache["blocks.5.hook_resid_post"]`` or ``cache["resid_post", 5]``.
+        """
+        from layerlens.model.sites import select
+        from layerlens.run.record import record
+
+        trace = record(self, text, select(self.anatomy.available(), names_filter))
+        return trace.logits, trace
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.hf.parameters())
+        return (
+            f"LensModel({self.name!r}: {self.anatomy.family}, {self.n_layers} blocks, "
+            f"{self.n_heads} heads, d = {self.d_model}, vocabulary {self.d_vocab}, "
+            f"{size / 1e6:.1f} M parameters, {str(self.dtype).removeprefix('torch.')})"
+        )
+
+
+@contextmanager
+def _evaluating(hf: nn.Module) -> Iterator[None]:
+    """Switch a module tree to ``eval`` mode and put back exactly what was there."""
+    training = [module for module in hf.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

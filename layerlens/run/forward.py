@@ -1,0 +1,289 @@
+"""One pass through a model that hands over chosen sites the moment they have a value."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.errors import SiteError
+from layerlens.model.anatomy import Tap
+from layerlens.model.sites import GLOBAL, HEADS, Site
+from layerlens.model.text import Tokens
+from layerlens.model.watch import first_tensor, stream_argument
+from layerlens.run.attention import INSIDE, Watch, watching
+from layerlens.run.spy import Spy
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+OnSite = Callable[[Site, Tensor], None]
+
+
+class Gate:
+    """Decides whether a hook may look: only on the thread that runs the pass.
+
+    It is closed while a value is handled, because handling it may call modules of the
+    model (the final norm, the head, a projection), which are not part of the pass.
+    """
+
+    def __init__(self) -> None:
+        self._owner = threading.get_ident()
+        self._closed = 0
+
+    @property
+    def ours(self) -> bool:
+        """Whether this is the thread of the pass."""
+        return threading.get_ident() == self._owner
+
+    @property
+    def open(self) -> bool:
+        """Whether a hook may look."""
+        return not self._closed and self.ours
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Keep hooks from looking for a while."""
+        self._closed += 1
+        try:
+            yield
+        finally:
+            self._closed -= 1
+
+
+def forward(
+    model: LensModel,
+    tokens: Tokens,
+    sites: Iterable[Site],
+    on_site: OnSite,
+    *,
+    logits: Literal["all", "last"] | None = "last",
+) -> Tensor | None:
+    """Run one pass on the calling thread; call ``on_site`` as each site gets its value.
+
+    Parameters
+    ----------
+    model
+        The model; its lock is held and ``eval`` mode is on during the pass.
+    tokens
+        What to run, ``[batch, position]``.
+    sites
+        Which sites to hand over, each with its layer.
+    on_site
+        Called inside the pass with the site and its tensor: ``[batch, position, width]``
+        for the stream, with an axis of heads for attention (see
+        :class:`layerlens.run.attention.Watch`). The tensor is the model's own: do not
+        write to it, and clone it to keep it beyond the pass if the model may write to it.
+        An exception raised in it ends the pass; all hooks are removed.
+    logits
+        ``"all"`` positions, the ``"last"`` one, or None.
+
+    Returns
+    -------
+    Tensor or None
+        The model's own logits, ``[batch, position or 1, vocabulary]``.
+
+    Raises
+    ------
+    SiteError
+        If a site does not exist in this model, or did not fire exactly once.
+    """
+    sites = list(sites)
+    fired: Counter[Site] = Counter()
+    gate = Gate()
+
+    def hand_over(site: Site, tensor: Tensor) -> None:
+        fired[site] += 1
+        with gate.closed():
+            on_site(site, tensor)
+
+    with model.running(), ExitStack() as stack:
+        for tap, group in _by_tap(model, sites).items():
+            module = model.hf.get_submodule(tap.module)
+            reader = _Reader(model, tap, group, tokens.ids.shape[0], hand_over, gate)
+            stack.callback(_hook(module, tap, reader, gate).remove)
+        for layer, group in _by_attention(sites).items():
+            _watch_attention(model, layer, group, hand_over, gate, stack)
+        output = model.hf(**model_inputs(model, tokens, logits))
+    wrong = [site for site in sites if fired[site] != 1]
+    if wrong:
+        raise SiteError(
+            f"{wrong[0]} fired {fired[wrong[0]]} times in one pass instead of once; "
+            "what was recorded cannot be trusted."
+        )
+    if logits is None:
+        return None
+    return output.logits if logits == "all" else output.logits[:, -1:]
+
+
+def model_inputs(
+    model: LensModel, tokens: Tokens, logits: Literal["all", "last"] | None
+) -> dict[str, Any]:
+    """The keyword arguments of the model's own ``forward`` for these tokens."""
+    accepted = inspect.signature(model.hf.forward).parameters
+    inputs: dict[str, Any] = {
+        "input_ids": tokens.ids.to(model.device),
+        "use_cache": False,
+        "return_dict": True,
+    }
+    if not tokens.mask.all():
+        inputs["attention_mask"] = tokens.mask.long().to(model.device)
+        if not tokens.mask[:, 0].all() and "position_ids" in accepted:
+            inputs["position_ids"] = tokens.position_ids.to(model.device)
+    if logits != "all" and "logits_to_keep" in accepted:
+        inputs["logits_to_keep"] = 1
+    return inputs
+
+
+def _by_tap(model: LensModel, sites: list[Site]) -> dict[Tap, list[Site]]:
+    groups: dict[Tap, list[Site]] = {}
+    for site in sites:
+        if site.kind not in INSIDE:
+            groups.setdefault(model.anatomy.tap(site), []).append(site)
+    return groups
+
+
+def _by_attention(sites: list[Site]) -> dict[int, list[Site]]:
+    groups: dict[int, list[Site]] = {}
+    for site in sites:
+        if site.kind in INSIDE:
+            groups.setdefault(site.layer, []).append(site)
+    return groups
+
+
+class _Reader:
+    """Turns what passes at a tap into the values of the sites there."""
+
+    def __init__(
+        self,
+        model: LensModel,
+        tap: Tap,
+        sites: list[Site],
+        batch: int,
+        hand_over: OnSite,
+        gate: Gate,
+    ) -> None:
+        self._model = model
+        self._tap = tap
+        self._sites = sites
+        self._batch = batch
+        self._hand_over = hand_over
+        self._gate = gate
+
+    def __call__(self, tensor: Tensor) -> None:
+        if self._tap.scale != 1:
+            tensor = tensor * self._tap.scale
+        elif self._tap.volatile:
+            tensor = tensor.clone()
+        if tensor.dim() == 2:  # some families fold batch and position into one axis
+            tensor = tensor.unflatten(0, (self._batch, -1))
+        for site in self._sites:
+            self._hand_over(site, self._value(site, tensor))
+
+    def _value(self, site: Site, tensor: Tensor) -> Tensor:
+        if site.kind in GLOBAL or site.kind not in HEADS:
+            return tensor
+        block = self._model.anatomy.blocks[site.layer]
+        z = tensor.unflatten(-1, (block.n_heads, -1))
+        if site.kind == "result":
+            with self._gate.closed():
+                z = head_writes(self._model, site.layer, z, site.head)
+            return z if site.head is None else z[..., 0, :]
+        return z if site.head is None else z[..., site.head, :]
+
+
+def head_writes(model: LensModel, layer: int, z: Tensor, head: int | None = None) -> Tensor:
+    """What each head adds to the attention's output: ``z`` through its slice of the projection.
+
+    Parameters
+    ----------
+    z
+        ``[..., head, width]``, all heads.
+    head
+        Only this one.
+
+    Returns
+    -------
+    Tensor
+        ``[..., head or 1, d_model]``, without the projection's bias; its sum over heads
+        plus the bias is the projection's output.
+    """
+    projection = model.hf.get_submodule(model.anatomy.blocks[layer].out_proj)
+    heads = range(z.shape[-2]) if head is None else [head]
+    bias = getattr(projection, "bias", None)
+    writes = []
+    for index in heads:
+        alone = torch.zeros_like(z)
+        alone[..., index, :] = z[..., index, :]
+        write = projection(alone.flatten(-2))
+        writes.append(write if bias is None else write - bias)
+    return torch.stack(writes, dim=-2)
+
+
+def _hook(
+    module: nn.Module, tap: Tap, reader: Callable[[Tensor], None], gate: Gate
+) -> torch.utils.hooks.RemovableHandle:
+    """Hook a module; calls on other threads (a user's own ``generate``) pass unseen."""
+
+    def entering(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if gate.open:
+            reader(stream_argument(args, kwargs))
+
+    def leaving(module: nn.Module, args: tuple, output: Any) -> None:
+        if gate.open:
+            reader(first_tensor(output))
+
+    if tap.side == "input":
+        return module.register_forward_pre_hook(entering, with_kwargs=True)
+    return module.register_forward_hook(leaving)
+
+
+def _watch_attention(
+    model: LensModel,
+    layer: int,
+    sites: list[Site],
+    hand_over: OnSite,
+    gate: Gate,
+    stack: ExitStack,
+) -> None:
+    block = model.anatomy.blocks[layer]
+    if block.attention is None:
+        model.anatomy.tap(sites[0])  # raises, and says why
+
+    def see(kind: str, tensor: Tensor) -> None:
+        for site in sites:
+            if site.kind == kind:
+                axis = 1 if kind in ("pattern", "attn_scores") else 2
+                hand_over(site, tensor if site.head is None else tensor.select(axis, site.head))
+
+    watch = Watch(frozenset(site.kind for site in sites), see)
+    if block.attention == "interface":
+        stack.enter_context(watching(model.hf.get_submodule(block.path), watch))
+    else:
+        spy_on(model.hf.get_submodule(block.mixer), watch, block.n_heads, gate, stack)
+
+
+def spy_on(
+    module: nn.Module, watch: Watch, n_heads: int, gate: Gate, stack: ExitStack
+) -> None:
+    """Look at the torch functions that a module calls, until the stack closes."""
+    running: list[Spy] = []
+
+    def entering(module: nn.Module, args: tuple) -> None:
+        if gate.open:
+            running.append(Spy(watch, n_heads))
+            running[-1].__enter__()
+
+    def leaving(*_: Any) -> None:
+        if running and gate.ours:
+            running.pop().__exit__(None, None, None)
+
+    stack.callback(leaving)  # an exception inside the module skips the forward hook
+    stack.callback(module.register_forward_pre_hook(entering).remove)
+    stack.callback(module.register_forward_hook(leaving).remove)

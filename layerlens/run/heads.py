@@ -1,0 +1,74 @@
+"""How many heads each block has, and how its attention can be watched."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.model.anatomy import Anatomy, BlockAnatomy
+from layerlens.model.find import probe_ids, text_config
+from layerlens.run.attention import INSIDE, Watch, watching
+from layerlens.run.forward import Gate, spy_on
+
+
+def find_attention(hf: nn.Module, anatomy: Anatomy) -> Anatomy:
+    """Complete an anatomy with its heads.
+
+    The attention interface is tried first; blocks whose attention does not use it are
+    watched by a spy; what neither shows has no softmax attention.
+    """
+    ids = probe_ids(text_config(hf).vocab_size).to(hf.get_input_embeddings().weight.device)
+    by_interface = _shapes(hf, anatomy, ids, interface=True)
+    by_spy: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
+    if not all(map(_complete, by_interface)):
+        by_spy = _shapes(hf, anatomy, ids, interface=False)
+    blocks = []
+    for block, shapes, spied in zip(anatomy.blocks, by_interface, by_spy, strict=True):
+        if _complete(shapes):
+            blocks.append(_with_heads(block, "interface", shapes))
+        elif _complete(spied):
+            blocks.append(_with_heads(block, "spy", spied))
+        else:
+            taps = {kind: tap for kind, tap in block.taps.items() if kind != "z"}
+            blocks.append(replace(block, taps=taps, out_proj=None))
+    return replace(anatomy, blocks=tuple(blocks))
+
+
+def _complete(shapes: dict[str, torch.Size]) -> bool:
+    return shapes.keys() >= {"q", "k", "v", "pattern"}
+
+
+def _with_heads(block: BlockAnatomy, how: str, shapes: dict[str, torch.Size]) -> BlockAnatomy:
+    return replace(
+        block, attention=how, n_heads=shapes["q"][2], n_kv_heads=shapes["k"][2]
+    )
+
+
+def _shapes(
+    hf: nn.Module, anatomy: Anatomy, ids: Tensor, *, interface: bool
+) -> list[dict[str, torch.Size]]:
+    """Shapes of what each block's attention handed over in one small pass."""
+    seen: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
+    n_heads = getattr(text_config(hf), "num_attention_heads", 1)
+    length = ids.shape[-1]
+
+    def see(layer: int, kind: str, tensor: Tensor) -> None:
+        square = kind not in ("pattern", "attn_scores") or tensor.shape[-2:] == (length, length)
+        if tensor.dim() == 4 and square:
+            seen[layer][kind] = tensor.shape
+
+    with ExitStack() as stack:
+        for layer, block in enumerate(anatomy.blocks):
+            if block.mixer is None:
+                continue
+            watch = Watch(INSIDE, lambda kind, tensor, layer=layer: see(layer, kind, tensor))
+            if interface:
+                stack.enter_context(watching(hf.get_submodule(block.path), watch))
+            else:
+                module = hf.get_submodule(block.mixer)
+                spy_on(module, watch, n_heads, Gate(), stack)
+        hf(input_ids=ids, use_cache=False, return_dict=True)
+    return seen
