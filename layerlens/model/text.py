@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from unicodedata import category
 
 import torch
 from torch import Tensor
@@ -130,6 +131,7 @@ class Vocabulary:
                 pending = b""
         if pending:
             strings[first] = _readable(pending)
+        _join_clusters(strings, continues)
         return tuple(strings), tuple(continues)
 
     @cached_property
@@ -183,6 +185,25 @@ class Vocabulary:
             if needle in text.lower()
         ]
         return [(hit[-1], self.strings[hit[-1]]) for hit in sorted(hits)[:limit]]
+
+
+def _join_clusters(strings: list[str], continues: list[bool]) -> None:
+    """Put joined emoji and combining marks back to the character they belong to, in place."""
+    first = 0
+    for position, text in enumerate(strings):
+        if continues[position]:
+            continue
+        joined = strings[first].endswith("\u200d") or (text and _modifies(text[0]))
+        if position and len(text) == 1 and strings[first] and joined:
+            strings[first] += text
+            strings[position], continues[position] = "", True
+        else:
+            first = position
+
+
+def _modifies(char: str) -> bool:
+    """Whether a character only changes the one before it."""
+    return char == "\u200d" or "\U0001f3fb" <= char <= "\U0001f3ff" or category(char) == "Mn"
 
 
 def _open_character(data: bytes) -> bool:
