@@ -1,0 +1,37 @@
+"""The views as matplotlib figures, for papers and for hosts that show no widgets.
+
+Nothing here goes through pyplot: a figure belongs to who asked for it, and no backend of the
+user's is touched. matplotlib is imported when the first figure is drawn.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from layerlens.errors import ResultError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+FIGURES = {
+    "lens": "layerlens.figures.lens:lens_figure",
+    "trajectories": "layerlens.figures.trajectories:trajectories_figure",
+}
+"""View or kind of figure -> the function that draws the data of one text."""
+
+
+def draw(view: str, data: xr.Dataset, **options: Any) -> Figure:
+    """Return the figure of a view.
+
+    Raises
+    ------
+    ResultError
+        No figure has that name, or `data` lack what it needs.
+    """
+    if view not in FIGURES:
+        raise ResultError(f"There is no figure '{view}'; choose one of {', '.join(FIGURES)}.")
+    module, _, function = FIGURES[view].partition(":")
+    figure: Figure = getattr(import_module(module), function)(data, **options)
+    return figure

@@ -1,0 +1,294 @@
+"""The lens table as a figure: tokens across, points upwards, the model's own output on top."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from layerlens.errors import ResultError
+from layerlens.figures.fonts import drawable, families
+from layerlens.figures.palette import Palette, ink_on, palette, sequential
+from layerlens.figures.quantity import Quantity, quantity
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+_POINTS = 72.0  # typographic points in an inch
+_FONT = 7.0
+_CHARACTER = 0.062  # inches that a character takes at that size, on average
+_TEXT_CELL = (0.42, 0.15)
+_LABEL_CELL = 0.13
+_SMALLEST = 0.02
+_WIDEST_FIGURE = 600.0  # inches; beyond it the picture would pass 2**16 pixels
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes in inches, and what fits into them."""
+
+    cell: tuple[float, float]
+    shape: tuple[int, int]
+    texts: bool
+    label_step: int
+    row_step: int
+    left: float = 0.75
+    right: float = 1.0
+    top: float = 0.55
+    bottom: float = 1.25
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of the figure."""
+        rows, columns = self.shape
+        width = max(self.left + columns * self.cell[0] + self.right, 4.5)
+        return width, self.bottom + rows * self.cell[1] + self.top
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The table's place in the figure, as fractions."""
+        (rows, columns), (width, height) = self.shape, self.size
+        table = columns * self.cell[0] / width, rows * self.cell[1] / height
+        return self.left / width, self.bottom / height, *table
+
+
+def lens_figure(
+    data: xr.Dataset,
+    *,
+    color: str = "probability",
+    tracked: int = 0,
+    positions: int | slice | Sequence[int] | None = None,
+    points: str | Sequence[str] = "all",
+    theme: str = "light",
+    title: str | None = None,
+    cell_width: float | None = None,
+) -> Figure:
+    """Draw the table of a lens.
+
+    Every chosen token gets a column, however many there are: columns become narrow, then the
+    texts in the cells go, then labels; a line under the table says what is not shown.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The data of a lens of one text.
+    color : {"probability", "entropy", "rank", "kl", "tracked"}
+        What the cells' colour shows.
+    tracked : int
+        Which of the tracked tokens, where `color` is ``"tracked"``.
+    positions : int, slice or sequence of int, optional
+        Which tokens to show; all by default.
+    points : {"all", "post", "mid"} or sequence of str
+        Which rows to show, by kind or by label; `final` stays with a kind.
+    theme : {"light", "dark", "auto"}
+        ``auto`` is light.
+    title : str, optional
+        Instead of the model's name and the question.
+    cell_width : float, optional
+        Width of a column in inches, instead of one that makes the figure at most 14 inches wide.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ResultError
+        An option is unknown, no such positions or points exist, or the figure would be too wide.
+    """
+    chosen = _chosen(data, positions, points)
+    colors = palette(theme)
+    shown = quantity(chosen, color, tracked)
+    layout = _layout(shown.values.shape, cell_width)
+    figure = Figure(figsize=layout.size, facecolor=colors.page)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes(layout.box, facecolor=colors.page)
+    rgba = _cells(axes, shown, colors)
+    if layout.texts:
+        _texts(axes, chosen, rgba, layout, colors)
+    _labels(axes, chosen, layout, colors)
+    _color_bar(figure, axes, shown, layout, colors)
+    _words(figure, data, chosen, layout, colors, title)
+    return figure
+
+
+def _chosen(data: xr.Dataset, positions: Any, points: str | Sequence[str]) -> xr.Dataset:
+    if "point" not in data.dims or "position" not in data.dims:
+        raise ResultError("This result is no lens: it has no axes 'point' and 'position'.")
+    labels = [str(label) for label in data["point"].values]
+    if isinstance(points, str):
+        kinds = {"all": "", "post": "_post", "mid": "_mid"}
+        if points not in kinds:
+            raise ResultError(f"There are no points '{points}'; choose all, post, mid or labels.")
+        rows = [i for i, x in enumerate(labels) if x == "final" or x.endswith(kinds[points])]
+    else:
+        unknown = [label for label in points if label not in labels]
+        if unknown:
+            raise ResultError(f"There is no point '{unknown[0]}'; the points are {labels}.")
+        rows = [i for i, label in enumerate(labels) if label in points]
+    columns = np.arange(data.sizes["position"])
+    if positions is not None:
+        try:
+            columns = np.atleast_1d(columns[positions])
+        except IndexError as error:
+            raise ResultError(
+                f"There is no position {positions}; this text has {columns.size} tokens."
+            ) from error
+    if not rows or not columns.size:
+        raise ResultError("Nothing is left to draw; choose at least one point and one position.")
+    return data.isel(point=rows, position=columns)
+
+
+def _layout(shape: tuple[int, ...], cell_width: float | None) -> Layout:
+    rows, columns = shape
+    width = cell_width or max(min(14.0 / columns, 0.72), _SMALLEST)
+    height = max(min(14.0 / rows, 0.21), _SMALLEST)
+    if columns * width > _WIDEST_FIGURE:
+        raise ResultError(
+            f"{columns} tokens are too many for one figure; draw some of them with positions=."
+        )
+    return Layout(
+        cell=(width, height),
+        shape=(rows, columns),
+        texts=width >= _TEXT_CELL[0] and height >= _TEXT_CELL[1],
+        label_step=max(1, int(np.ceil(_LABEL_CELL / width))),
+        row_step=max(1, int(np.ceil(_LABEL_CELL / height))),
+    )
+
+
+def _cells(axes: Axes, shown: Quantity, colors: Palette) -> np.ndarray:
+    """Draw the coloured cells; return their colours."""
+    color_map = sequential(colors, high_is_strong=shown.high_is_strong)
+    values = np.ma.masked_invalid(shown.values)
+    mesh = axes.pcolormesh(values, cmap=color_map, norm=shown.norm, rasterized=True)
+    rows, columns = shown.values.shape
+    if rows > 1:
+        axes.axhline(rows - 1, color=colors.ink, linewidth=0.8)
+    axes.set_xlim(0, columns)
+    axes.set_ylim(0, rows)
+    return np.asarray(mesh.to_rgba(values))
+
+
+def _texts(
+    axes: Axes, data: xr.Dataset, rgba: np.ndarray, layout: Layout, colors: Palette
+) -> None:
+    """Write the top token into each cell that has one."""
+    if "token_id" not in data.data_vars:
+        return
+    vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
+    ids = data["token_id"].isel(k=0).transpose("point", "position").values
+    limit = int((layout.cell[0] - 0.06) / _CHARACTER)
+    for (row, column), token in np.ndenumerate(ids):
+        text = vocab.get(str(int(token)), "" if token < 0 else f"[{token}]")
+        if text:
+            axes.text(
+                column + 0.5,
+                row + 0.47,
+                fitted(drawable(text), limit),
+                color=ink_on(tuple(rgba[row, column, :3]), colors),
+                fontsize=_FONT,
+                family=list(families()),
+                ha="center",
+                va="center_baseline",
+                parse_math=False,
+                gid="cell",
+            )
+
+
+def _labels(axes: Axes, data: xr.Dataset, layout: Layout, colors: Palette) -> None:
+    rows, columns = layout.shape
+    tokens = data["token"].values if "token" in data.variables else data["position"].values
+    style = {"fontsize": _FONT, "family": list(families()), "color": colors.ink}
+    flat = layout.cell[0] >= _TEXT_CELL[0]
+    limit = int((layout.cell[0] - 0.04) / _CHARACTER) if flat else 14
+    at = np.arange(0, columns, layout.label_step)
+    names = [fitted(drawable(str(tokens[i])), limit) for i in at]
+    turn = {"rotation": 0} if flat else {"rotation": 90}
+    labels = axes.set_xticks(at + 0.5, names, **style, **turn)
+    rows_at = np.arange(rows - 1, -1, -layout.row_step)
+    axes.set_yticks(rows_at + 0.5, [str(data["point"].values[i]) for i in rows_at], **style)
+    for label in labels:
+        label.label1.set_parse_math(False)
+    axes.tick_params(length=0, pad=3)
+    for side in axes.spines.values():
+        side.set_color(colors.faint)
+        side.set_linewidth(0.5)
+
+
+def _color_bar(
+    figure: Figure, axes: Axes, shown: Quantity, layout: Layout, colors: Palette
+) -> None:
+    width, height = layout.size
+    left = layout.left + layout.shape[1] * layout.cell[0] + 0.15
+    rows = layout.shape[0] * layout.cell[1]
+    tall = max(min(rows, 2.4), 0.6)
+    place = (left / width, (layout.bottom + rows - tall) / height, 0.12 / width, tall / height)
+    bar_axes = figure.add_axes(place)
+    bar = figure.colorbar(axes.collections[0], cax=bar_axes)
+    bar.set_label(
+        shown.label, color=colors.ink, fontsize=_FONT, family=list(families()), parse_math=False
+    )
+    bar.outline.set_edgecolor(colors.faint)
+    bar_axes.tick_params(labelsize=_FONT - 1, colors=colors.ink, length=2)
+
+
+def _words(
+    figure: Figure,
+    data: xr.Dataset,
+    chosen: xr.Dataset,
+    layout: Layout,
+    colors: Palette,
+    title: str | None,
+) -> None:
+    """Write the title above the table, and under it what is not shown."""
+    width, height = layout.size
+    name = str(data.attrs.get("model", "")) or "model"
+    words = title if title is not None else f"Top next token after each point of {name}"
+    style = {"family": list(families()), "parse_math": False}
+    x = 0.1 / width
+    figure.text(
+        x, 1 - 0.3 / height, drawable_line(words), fontsize=9, color=colors.ink, gid="title", **style
+    )
+    note = "; ".join(_not_shown(data, chosen, layout))
+    if note:
+        figure.text(
+            x, 0.1 / height, note, fontsize=_FONT - 1, color=colors.faint, gid="note", **style
+        )
+
+
+def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> list[str]:
+    notes = []
+    for axis, what in (("position", "tokens"), ("point", "points")):
+        if chosen.sizes[axis] < data.sizes[axis]:
+            notes.append(f"{chosen.sizes[axis]} of {data.sizes[axis]} {what} drawn")
+    if not layout.texts:
+        notes.append("cells too small for their tokens (choose with positions=, points=)")
+    if layout.label_step > 1:
+        notes.append(f"every {layout.label_step}th token is labelled, all are drawn")
+    if layout.row_step > 1:
+        notes.append(f"every {layout.row_step}th point is labelled, all are drawn")
+    return notes
+
+
+def drawable_line(text: str) -> str:
+    """Return `text` drawable, with its spaces as they are."""
+    return " ".join(drawable(word) for word in text.split(" "))
+
+
+def fitted(text: str, limit: int) -> str:
+    """Return `text` cut to the width of `limit` characters, wide ones counted twice."""
+    widths = [2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text]
+    if sum(widths) <= limit:
+        return text
+    used, kept = 1, 0
+    while kept < len(text) and used + widths[kept] <= limit:
+        used += widths[kept]
+        kept += 1
+    return text[:kept] + "…"

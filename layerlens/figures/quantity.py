@@ -1,0 +1,108 @@
+"""What colours the cells of a lens table: values, scale, and words for the colour bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import LogNorm, Normalize
+
+from layerlens.errors import ResultError
+from layerlens.figures.fonts import drawable
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number a cell, how it maps to colour, and what it is called."""
+
+    values: NDArray[np.float64]
+    label: str
+    norm: Normalize
+    high_is_strong: bool
+
+
+def quantity(data: xr.Dataset, color: str, tracked: int) -> Quantity:
+    """Return what `color` names.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The data of one text.
+    color : {"probability", "entropy", "rank", "kl", "tracked"}
+        What the cells show.
+    tracked : int
+        Which of the tracked tokens, for ``"tracked"``.
+
+    Raises
+    ------
+    ResultError
+        The name is unknown, or the result lacks the variable.
+    """
+    makers = {
+        "probability": _probability,
+        "entropy": _entropy,
+        "rank": _rank,
+        "kl": _kl,
+    }
+    if color == "tracked":
+        return _tracked(data, tracked)
+    if color not in makers:
+        raise ResultError(
+            f"Cells cannot be coloured by '{color}'; choose {', '.join(makers)} or tracked."
+        )
+    return makers[color](data)
+
+
+def _values(data: xr.Dataset, name: str, **choice: int) -> NDArray[np.float64]:
+    if name not in data.data_vars:
+        raise ResultError(f"This result has no '{name}'; colour the cells by something else.")
+    chosen = data[name].isel(choice).transpose("point", "position")
+    values: NDArray[np.float64] = chosen.values.astype(np.float64)
+    return values
+
+
+def _probability(data: xr.Dataset) -> Quantity:
+    return Quantity(
+        _values(data, "probability", k=0), "probability of the top token", Normalize(0, 1), True
+    )
+
+
+def _upper(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return max(float(finite.max()), 1e-3) if finite.size else 1.0
+
+
+def _entropy(data: xr.Dataset) -> Quantity:
+    values = _values(data, "entropy")
+    top = np.log(data.attrs["d_vocab"]) if "d_vocab" in data.attrs else _upper(values)
+    return Quantity(values, "entropy (nats)", Normalize(0, float(top)), False)
+
+
+def _kl(data: xr.Dataset) -> Quantity:
+    values = _values(data, "kl_to_final")
+    return Quantity(values, "KL to the final row (nats)", Normalize(0, _upper(values)), False)
+
+
+def _rank(data: xr.Dataset) -> Quantity:
+    values = _values(data, "rank")
+    values = np.where(values >= 1, values, np.nan)
+    norm = LogNorm(1, max(_upper(values), 10.0))
+    name = str(data["rank"].attrs.get("long_name", "rank"))
+    return Quantity(values, f"{name} (1 = best)", norm, False)
+
+
+def _tracked(data: xr.Dataset, tracked: int) -> Quantity:
+    count = data.sizes.get("tracked", 0)
+    if not 0 <= tracked < count:
+        raise ResultError(
+            f"This result tracks {count} token{'s' * (count != 1)}, so there is no tracked token "
+            f"{tracked}; name tokens to track when the analysis runs."
+        )
+    text = str(data["tracked_token"].values[tracked])
+    values = _values(data, "tracked_probability", tracked=tracked)
+    return Quantity(values, f"probability of {drawable(text)}", Normalize(0, 1), True)

@@ -1,0 +1,66 @@
+"""A result in a few lines of text: the same lines for the same numbers, everywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerlens.result.result import Result
+
+_TEXT_LENGTH = 60
+_TOP = 3
+
+
+def summary(result: Result) -> str:
+    """Return what a result is, what it says at the end, and whether its checks passed.
+
+    Nothing in it depends on the time, on addresses or on speed.
+    """
+    data, attrs = result.data, result.data.attrs
+    facts = ", ".join(str(attrs[name]) for name in ("model_type", "dtype") if attrs.get(name))
+    model = str(attrs.get("model", "")) + (f" ({facts})" if facts else "")
+    lines = [f"{result.analysis}: {model}" if model else result.analysis]
+    if attrs.get("text"):
+        lines.append(f"text: {_short(str(attrs['text']))}")
+    sizes = " x ".join(f"{size} {name}" for name, size in data.sizes.items())
+    lines.append(f"axes: {sizes}")
+    lines.append(f"data: {', '.join(map(str, data.data_vars))}")
+    lines += _answer(data)
+    lines.append(f"checks: {_verdict(result)}")
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _TEXT_LENGTH else text[: _TEXT_LENGTH - 1] + "…")
+
+
+def _answer(data: xr.Dataset) -> list[str]:
+    """The best tokens at the last point and position of a lens of one text."""
+    if not {"point", "position", "k"} <= set(data.dims) or "batch" in data.dims:
+        return []
+    if not {"token_id", "probability"} <= set(data.data_vars):
+        return []
+    vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
+    last = data.isel(point=-1, position=-1)
+    ids = last["token_id"].values[:_TOP].tolist()
+    chances = last["probability"].values[:_TOP].tolist()
+    best = [
+        f"{vocab.get(str(token), f'[{token}]')!r} {chance:.2f}"
+        for token, chance in zip(ids, chances, strict=True)
+        if np.isfinite(chance)
+    ]
+    return [f"next: {', '.join(best)}"] if best else []
+
+
+def _verdict(result: Result) -> str:
+    failed = [check.name for check in result.checks if not check.ok]
+    if not result.checks:
+        return "none"
+    if not failed:
+        return f"{len(result.checks)} ok"
+    return f"{len(failed)} of {len(result.checks)} not ok: {', '.join(failed)}"
