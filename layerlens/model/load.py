@@ -1,0 +1,286 @@
+"""``load()``: from whatever the user has to a model that can be looked into.
+
+The model is found here, its weights are checked to be all there and finite, and the rest (its
+anatomy and the proof) is :meth:`LensModel.wrap`'s. A weight that a checkpoint lacks is an error:
+transformers would fill it with random numbers and only log it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerlens.errors import InputError, ModelError
+from layerlens.model import default
+from layerlens.model.gguf import first_line, load_gguf, quiet
+from layerlens.model.weights import require_finite, require_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from layerlens.model.lensmodel import LensModel
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load(
+    source: Any = None,
+    tokenizer: Any = None,
+    *,
+    name: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+    prove: bool = True,
+) -> LensModel:
+    """Load a language model, find its parts and prove that they are the right ones.
+
+    Parameters
+    ----------
+    source
+        Nothing for the default model; a hub id; a local folder; a ``.gguf`` file;
+        ``"toy:induction"``, ``"toy:modular"`` or ``"toy:addition"``; or a Hugging Face model in
+        memory, which is used as it is, wherever it is: never moved, never copied.
+    tokenizer
+        A tokenizer, or the id or folder of one. By default the one that belongs to ``source``;
+        with a model in memory None means that only token ids can be given as text.
+    name
+        What the model is called in results; by default made from ``source``.
+    dtype
+        Type of the weights, ``torch.bfloat16`` or ``"bfloat16"``; by default the checkpoint's own
+        (float32 for GGUF).
+    device
+        Where to put the model, ``"cuda"`` for example; ``"auto"`` spreads it over what there is
+        (needs ``accelerate``). By default the CPU.
+    trust_remote_code
+        Run Python code that comes with the checkpoint. Off unless you say so.
+    prove
+        Check by numbers that the parts found are the right ones.
+
+    Returns
+    -------
+    LensModel
+
+    Raises
+    ------
+    ModelError
+        The model is not there, its weights are missing or damaged, or it has no language head.
+    ProofError
+        The numbers contradict the anatomy that was found.
+    InputError
+        ``dtype`` or ``device`` is not one, or came with a model in memory.
+    """
+    from layerlens.model.lensmodel import LensModel
+
+    if source is None or isinstance(source, str | os.PathLike):
+        kind = _dtype(dtype)
+        target = _device(device)
+        hf, found, label = _read(source, tokenizer is None, kind, target, trust_remote_code)
+        tokenizer, name = (found if tokenizer is None else tokenizer), name or label
+        if target is not None and target != "auto":
+            hf = hf.to(target)
+    else:
+        hf = _in_memory(source, dtype, device)
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = _named_tokenizer(tokenizer, trust_remote_code)
+    require_finite(hf)
+    return LensModel.wrap(hf, tokenizer, name=name, prove=prove)
+
+
+def _in_memory(hf: Any, dtype: Any, device: Any) -> Any:
+    from torch import nn
+
+    if not isinstance(hf, nn.Module):
+        raise InputError(
+            f"load() got a {type(hf).__name__}; give a hub id, a folder, a .gguf file or a "
+            "Hugging Face model."
+        )
+    if dtype is not None or device is not None:
+        raise InputError(
+            "A model in memory is used as it is, so dtype and device cannot be given with one; "
+            "change the model itself first, for example with model.to(...)."
+        )
+    return hf
+
+
+def _read(
+    source: str | os.PathLike[str] | None,
+    with_tokenizer: bool,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    trust: bool,
+) -> tuple[Any, Any, str]:
+    """Model, tokenizer (None if not wanted or not there) and a name for it."""
+    options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust}
+    if device == "auto":
+        options["device_map"] = "auto"
+    if source is None:
+        return *_read_folder(default.find(), options, with_tokenizer), default.NAME
+    text = os.fspath(source)
+    if text.startswith("toy:"):
+        from layerlens.model.toys import toy_folder
+
+        return *_read_folder(toy_folder(text), options, with_tokenizer), text
+    path = Path(text).expanduser()
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if (path / "config.json").is_file() or len(files) != 1:
+            return *_read_folder(path, options, with_tokenizer), path.resolve().name
+        path = files[0]
+    if path.is_file():
+        return *_read_file(path, dtype), path.stem
+    if isinstance(source, Path) or path.suffix == ".gguf" or not HUB_ID.fullmatch(text):
+        raise ModelError(f"There is no folder or file {text}; check the path.")
+    return *_read_hub(text, options, with_tokenizer), text
+
+
+def _read_file(path: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
+    if path.suffix != ".gguf":
+        raise ModelError(f"{path} is not a .gguf file; for other weights give their folder.")
+    hf, tokenizer, info = load_gguf(path, dtype)
+    require_weights(hf, info, str(path))
+    return hf, tokenizer
+
+
+def _read_folder(folder: Path, options: dict[str, Any], with_tokenizer: bool) -> tuple[Any, Any]:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model: it has no config.json.")
+    hf = _pretrained(folder, {**options, "local_files_only": True}, str(folder))
+    if not with_tokenizer:
+        return hf, None
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        _note_no_tokenizer(str(folder))
+        return hf, None
+    return hf, _named_tokenizer(folder, options["trust_remote_code"], local_files_only=True)
+
+
+def _read_hub(hub_id: str, options: dict[str, Any], with_tokenizer: bool) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer
+
+    hf = _pretrained(hub_id, options, hub_id)
+    if not with_tokenizer:
+        return hf, None
+    trust = options["trust_remote_code"]
+    try:
+        return hf, AutoTokenizer.from_pretrained(hub_id, trust_remote_code=trust)
+    except (OSError, ValueError, KeyError):  # what it raises where a repository has none
+        _note_no_tokenizer(hub_id)
+        return hf, None
+
+
+def _pretrained(where: Path | str, options: dict[str, Any], label: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            hf, info = AutoModelForCausalLM.from_pretrained(
+                where, output_loading_info=True, **options
+            )
+    except Exception as error:
+        # transformers lets through whatever its parts raise: OSError, ValueError, RuntimeError,
+        # the safetensors reader's own error, the hub client's. All mean: there is no model.
+        raise _explained(error, label) from error
+    require_weights(hf, info, label)
+    return hf
+
+
+def _explained(error: Exception, label: str) -> ModelError:
+    said = str(error)
+    if "trust_remote_code" in said:
+        return ModelError(
+            f"{label} brings Python code of its own; look at that code, and pass "
+            "trust_remote_code=True if you want it to be run."
+        )
+    if "Unrecognized configuration class" in said:
+        return ModelError(
+            f"{label} is of a kind for which transformers has no causal language model; "
+            "give a checkpoint of a decoder."
+        )
+    names = {kind.__name__ for each in _causes(error) for kind in type(each).__mro__}
+    if "GatedRepoError" in names or "gated repo" in said:
+        return ModelError(
+            f"{label} is on the hub, but only for those who accepted its terms; accept them "
+            "there, log in with `hf auth login`, and load it again."
+        )
+    if "RepositoryNotFoundError" in names or "is not a valid model identifier" in said:
+        return ModelError(
+            f"The hub has no model {label!r}, or you are not logged in to see it; check the name."
+        )
+    if names & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError"}:
+        return ModelError(
+            f"{label!r} is neither a local folder nor in the hub's cache, and the hub could not be "
+            "reached; check the connection, or give a folder, a .gguf file or nothing (the "
+            "default model)."
+        )
+    return ModelError(f"{label} could not be loaded: {first_line(error)}")
+
+
+def _causes(error: BaseException | None) -> Iterable[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _named_tokenizer(
+    where: str | os.PathLike[str], trust: bool, *, local_files_only: bool = False
+) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            where, trust_remote_code=trust, local_files_only=local_files_only
+        )
+    except Exception as error:  # like models, tokenizers fail with whatever their parser raises
+        raise ModelError(
+            f"The tokenizer of {os.fspath(where)} could not be loaded ({first_line(error)[:-1]}); "
+            "give one as the second argument of load()."
+        ) from error
+
+
+def _note_no_tokenizer(label: str) -> None:
+    warnings.warn(
+        f"{label} has no tokenizer, so only token ids can be given as text; "
+        "give one as the second argument of load().",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    import torch
+
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is None or dtype == "auto":
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"dtype {dtype!r} is not a floating type; give 'float32' or 'bfloat16'.")
+    return found
+
+
+def _device(device: torch.device | str | None) -> torch.device | str | None:
+    import torch
+
+    if device is None or device == "auto":
+        return device
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        # A build of torch without CUDA says so by an AssertionError.
+        raise InputError(
+            f"device {device!r} is not usable here ({first_line(error)[:-1]}); "
+            "leave it out for the CPU."
+        ) from error
+    return target
