@@ -1,0 +1,1 @@
+"""One question, one file: each analysis emits finished parts of its answer while it runs."""

@@ -1,0 +1,295 @@
+"""How an analysis is declared, run, stopped and turned into a labelled result.
+
+An analysis is a function ``(job, model, tokens, *, options)``. It declares its axes, pushes
+finished parts with ``job.emit`` while the model is still running, and ends with its checks.
+Everything around it (options, provenance, progress, cancelling, the result) is here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.analyses import options as opts
+from layerlens.analyses.listeners import Bar, Listener, Silent, Where
+from layerlens.analyses.parts import Coords, Parts, Variable
+from layerlens.analyses.provenance import attributes
+from layerlens.errors import Cancelled, InputError
+
+if TYPE_CHECKING:
+    from layerlens.analyses.estimate import Estimate
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+    from layerlens.result import Check, Result
+
+__all__ = ["Analysis", "Job", "Variable", "Work", "analysis"]
+
+TEXT_OPTIONS: dict[str, Any] = {"add_bos": None}
+"""Options of every analysis: how the text becomes tokens."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much an analysis will do, counted and not measured.
+
+    Parameters
+    ----------
+    passes
+        Forward passes over all tokens.
+    head_rows
+        Rows that go through the head.
+    bytes
+        Peak memory above the model's own.
+    """
+
+    passes: float
+    head_rows: int
+    bytes: int
+
+
+class Job:
+    """What an analysis talks to while it runs."""
+
+    def __init__(self, variables: Mapping[str, Variable], listener: Listener, batched: bool):
+        self.batched = batched
+        self.parts: Parts | None = None
+        self.checks: list[Check] = []
+        self.notes: dict[str, Any] = {}
+        self._variables = variables
+        self._listener = listener
+
+    def declare(self, sizes: Mapping[str, int], coords: Coords) -> None:
+        """State the length of each axis and its coordinates, once, before the first part.
+
+        Variables with an axis that is not declared are left out of the result. For several
+        texts, ``sizes`` holds ``batch`` too.
+        """
+        self.parts = Parts(self._variables, sizes, coords, batched=self.batched)
+        self._listener.on_declare(dict(sizes), dict(coords))
+
+    def emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
+        """Hand over a finished part.
+
+        Parameters
+        ----------
+        where
+            Axis name to index or slice; axes that are not named are whole.
+        arrays
+            Variable name to values, shaped by its axes without those given by an index.
+        """
+        if self.parts is None:
+            raise RuntimeError("declare() comes before emit()")
+        self.parts.put(where, arrays)
+        self._listener.on_emit(where, arrays)
+
+    def progress(self, done: int, total: int, what: str = "") -> None:
+        """Say that ``done`` of ``total`` steps are finished."""
+        self._listener.on_progress(done, total, what)
+
+    def check(self, name: str, error: float, limit: float, what: str) -> None:
+        """Record a comparison; it is good when ``error`` is at most ``limit``."""
+        from layerlens.result import Check
+
+        found = Check(name, float(error), float(limit), bool(error <= limit), what)
+        self.checks.append(found)
+        self._listener.on_check(found)
+
+    def tick(self) -> None:
+        """Stop here, with :class:`Cancelled`, when someone asked for it."""
+        if self._listener.cancelled():
+            raise Cancelled("The analysis was stopped.")
+
+    def note(self, **notes: Any) -> None:
+        """Add to the attributes of the result."""
+        self.notes.update(notes)
+
+
+@dataclass(frozen=True)
+class About:
+    """What the table of analyses says of one."""
+
+    name: str
+    question: str
+    source: str
+    cost: str
+    view: str
+
+
+class Analysis:
+    """One question that can be asked of a model and a text.
+
+    Call it to get a :class:`layerlens.result.Result`; live views use :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        about: About,
+        variables: Mapping[str, Variable],
+        work: Callable[..., Work] | None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.about = about
+        self.name = about.name
+        self.variables = dict(variables)
+        self.options = {**opts.defaults(function), **TEXT_OPTIONS}
+        self._function = function
+        self._work = work
+        self.__signature__ = _signature(self.options)
+
+    def __call__(self, model: LensModel, text: Any, **options: Any) -> Result:
+        """Compute on this thread, with a progress bar when it lasts.
+
+        Parameters
+        ----------
+        model
+            From ``ll.load``.
+        text
+            A string, a list of strings, token ids, chat messages or `Tokens`.
+        **options
+            See the analysis; ``add_bos`` as in ``model.tokens``.
+
+        Raises
+        ------
+        InputError
+            For an unknown option or a text that does not fit.
+        Cancelled
+            When interrupted; its ``partial`` holds what was finished.
+        """
+        with Bar(self.name) as bar:
+            return self.run(model, text, options, bar)
+
+    def run(
+        self,
+        model: LensModel,
+        text: Any,
+        options: Mapping[str, Any] | None = None,
+        listener: Listener | None = None,
+    ) -> Result:
+        """Compute on this thread and tell ``listener`` of every part as it is finished."""
+        full = opts.complete(options or {}, self.options, self.name)
+        tokens = _tokens(model, text, full)
+        job = Job(self.variables, listener or Silent(), batched=not tokens.single)
+        started = time.perf_counter()
+        finish = functools.partial(self._result, job, model, text, tokens, full, started)
+        own = {name: value for name, value in full.items() if name not in TEXT_OPTIONS}
+        try:
+            with model.running():
+                self._function(job, model, tokens, **own)
+        except (KeyboardInterrupt, Cancelled) as stop:
+            error = Cancelled(_stopped(job))
+            error.partial = None if job.parts is None else finish()
+            raise error from stop
+        return finish()
+
+    def work(self, model: LensModel, text: Any, **options: Any) -> Work:
+        """Count passes, rows through the head and bytes without running anything."""
+        if self._work is None:
+            raise InputError(f"{self.name} cannot be estimated.")
+        full = opts.complete(options, self.options, self.name)
+        tokens = _tokens(model, text, full)
+        own = {name: value for name, value in full.items() if name not in TEXT_OPTIONS}
+        return self._work(model, tokens, **own)
+
+    def estimate(self, model: LensModel, text: Any, **options: Any) -> Estimate:
+        """Passes, seconds and bytes that a call would take; see `Estimate` for how."""
+        from layerlens.analyses.estimate import estimate_work
+
+        tokens = _tokens(model, text, opts.complete(options, self.options, self.name))
+        return estimate_work(model, tokens, self.work(model, tokens, **options))
+
+    def _result(
+        self,
+        job: Job,
+        model: LensModel,
+        text: Any,
+        tokens: Tokens,
+        options: Mapping[str, Any],
+        started: float,
+    ) -> Result:
+        from layerlens.result import Result
+
+        if job.parts is None:
+            raise RuntimeError(f"{self.name} ended without declaring its axes")
+        code = opts.code(self.name, text, options, self.options)
+        attrs = attributes(
+            model,
+            tokens,
+            job.parts,
+            analysis=self.name,
+            options=options,
+            seconds=time.perf_counter() - started,
+            checks=job.checks,
+            code=code,
+        )
+        data = job.parts.dataset({**attrs, "source": self.about.source, **job.notes})
+        return Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
+
+    def __repr__(self) -> str:
+        return f"<analysis {self.name}: {self.about.question}>"
+
+
+def analysis(
+    *,
+    name: str,
+    question: str,
+    source: str,
+    cost: str,
+    view: str,
+    variables: Mapping[str, Variable],
+    work: Callable[..., Work] | None = None,
+) -> Callable[[Callable[..., None]], Analysis]:
+    """Register a function ``(job, model, tokens, *, options)`` as an analysis.
+
+    Parameters
+    ----------
+    name
+        How it is called: ``ll.<name>``.
+    question
+        What it answers, in plain words.
+    source
+        Where the method comes from.
+    cost
+        In passes, as shown in the table of analyses.
+    view
+        The view that shows it.
+    variables
+        What it fills.
+    work
+        ``(model, tokens, *, options) -> Work`` for estimates.
+    """
+    from layerlens.analyses.registry import register
+
+    def decorate(function: Callable[..., None]) -> Analysis:
+        about = About(name, question, source, cost, view)
+        return register(Analysis(function, about, variables, work))
+
+    return decorate
+
+
+def _tokens(model: LensModel, text: Any, options: Mapping[str, Any]) -> Tokens:
+    if not hasattr(model, "running"):
+        raise InputError(
+            f"The first argument is a model from ll.load, not {type(model).__name__}: "
+            "write ll.load(hf_model, tokenizer) for one that is in memory already."
+        )
+    return model.tokens(text, **{name: options[name] for name in TEXT_OPTIONS})
+
+
+def _stopped(job: Job) -> str:
+    if job.parts is None:
+        return "Stopped before anything was computed; run it again."
+    return "Stopped; .partial of this error holds what was finished, missing cells are NaN."
+
+
+def _signature(options: Mapping[str, Any]) -> inspect.Signature:
+    kind = inspect.Parameter
+    given = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("model", "text")]
+    keywords = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()]
+    return inspect.Signature([*given, *keywords])

@@ -1,0 +1,94 @@
+"""Who hears of a running analysis: a live view, a progress bar, a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from layerlens.result import Check
+
+Where = Mapping[str, "int | slice"]
+"""Axis name to index or slice; axes that are not named are whole."""
+
+BAR_DELAY_SECONDS = 1.0
+
+
+class Listener(Protocol):
+    """What :meth:`Analysis.run` calls, on the thread that computes."""
+
+    def on_declare(
+        self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
+    ) -> None:
+        """Axis lengths and coordinates are known; parts will follow."""
+
+    def on_emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
+        """A finished part; the arrays are not used again by who sent them."""
+
+    def on_progress(self, done: int, total: int, what: str) -> None:
+        """``done`` of ``total`` steps."""
+
+    def on_check(self, check: Check) -> None:
+        """Something was verified."""
+
+    def cancelled(self) -> bool:
+        """Asked at every step; True stops the analysis."""
+
+
+class Silent:
+    """A listener that does nothing and never cancels; also the base of others."""
+
+    def on_declare(
+        self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
+    ) -> None:
+        """Ignore."""
+
+    def on_emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
+        """Ignore."""
+
+    def on_progress(self, done: int, total: int, what: str) -> None:
+        """Ignore."""
+
+    def on_check(self, check: Check) -> None:
+        """Ignore."""
+
+    def cancelled(self) -> bool:
+        """Never."""
+        return False
+
+
+class Bar(Silent):
+    """A progress bar that appears only when the call lasts longer than about a second."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_progress(self, done: int, total: int, what: str) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                total=total, desc=self._title, delay=BAR_DELAY_SECONDS, leave=False, unit="step"
+            )
+        if self._bar.total != total:
+            self._bar.total = total
+        if what:
+            self._bar.set_postfix_str(what, refresh=False)
+        self._bar.update(done - self._bar.n)

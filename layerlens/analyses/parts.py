@@ -1,0 +1,133 @@
+"""Collect the parts of an answer into arrays, and know which cells are still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from layerlens.analyses.listeners import Where
+
+Coords = Mapping[str, tuple[tuple[str, ...], Any]]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array of an answer.
+
+    Parameters
+    ----------
+    dims
+        Axis names; a leading ``batch`` is added when several texts were given.
+    dtype
+        NumPy dtype name.
+    units
+        Unit, "1" for pure numbers.
+    long_name
+        What it is, in words for an axis title.
+    missing
+        Value of cells that were not computed: NaN in floats; for integers one that cannot occur.
+    is_token
+        Whether the values are token ids, whose display strings are stored beside the data.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    units: str
+    long_name: str
+    missing: float = -1
+    is_token: bool = False
+
+    @property
+    def fill(self) -> float:
+        """The value that marks a missing cell."""
+        return float("nan") if np.dtype(self.dtype).kind == "f" else self.missing
+
+
+class Parts:
+    """Arrays that are filled part by part.
+
+    Parameters
+    ----------
+    variables
+        By name; those with an axis that ``sizes`` lacks are left out.
+    sizes
+        Length of each axis.
+    coords
+        Name to (axes, values).
+    batched
+        Whether every variable gets a leading ``batch`` axis.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, Variable],
+        sizes: Mapping[str, int],
+        coords: Coords,
+        *,
+        batched: bool,
+    ) -> None:
+        lead = ("batch",) if batched else ()
+        self.sizes = dict(sizes)
+        self.coords = dict(coords)
+        self.variables = {
+            name: variable
+            for name, variable in variables.items()
+            if all(axis in sizes for axis in variable.dims)
+        }
+        self.dims = {name: lead + v.dims for name, v in self.variables.items()}
+        self.arrays: dict[str, np.ndarray] = {}
+        self._seen: dict[str, np.ndarray] = {}
+        for name, variable in self.variables.items():
+            shape = tuple(sizes[axis] for axis in self.dims[name])
+            self.arrays[name] = np.full(shape, variable.fill, dtype=variable.dtype)
+            self._seen[name] = np.zeros(shape[: self._streamed(name) + 1], dtype=bool)
+
+    def _streamed(self, name: str) -> int:
+        """The axis along which missing parts are reported: the first after ``batch``."""
+        return 1 if self.dims[name][0] == "batch" and len(self.dims[name]) > 1 else 0
+
+    def put(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store a part; an axis given by an int is absent from the arrays."""
+        for name, array in arrays.items():
+            index = tuple(where.get(axis, slice(None)) for axis in self.dims[name])
+            self.arrays[name][index] = array
+            self._seen[name][index[: self._streamed(name) + 1]] = True
+
+    def missing(self) -> dict[str, list[Any]]:
+        """For each unfinished variable, the labels along its first axis that never came."""
+        gaps: dict[str, list[Any]] = {}
+        for name, seen in self._seen.items():
+            axis = self._streamed(name)
+            absent = ~(seen.all(axis=0) if axis else seen)
+            if absent.any():
+                labels = self._labels(self.dims[name][axis])
+                gaps[name] = [labels[i] for i in np.flatnonzero(absent)]
+        return gaps
+
+    def _labels(self, axis: str) -> list[Any]:
+        if axis in self.coords:
+            return np.asarray(self.coords[axis][1]).tolist()
+        return list(range(self.sizes[axis]))
+
+    def token_ids(self) -> set[int]:
+        """Every token id that occurs in the arrays."""
+        found: set[int] = set()
+        for name, variable in self.variables.items():
+            if variable.is_token:
+                found.update(np.unique(self.arrays[name]).tolist())
+        return {i for i in found if i >= 0}
+
+    def dataset(self, attributes: Mapping[str, Any]) -> xr.Dataset:
+        """The labelled arrays."""
+        data: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]] = {}
+        for name, variable in self.variables.items():
+            about: dict[str, Any] = {"long_name": variable.long_name, "units": variable.units}
+            if np.dtype(variable.dtype).kind in "iu":
+                about["missing"] = variable.missing
+            data[name] = (self.dims[name], self.arrays[name], about)
+        coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}
+        return xr.Dataset(data, coords=coords, attrs=dict(attributes))

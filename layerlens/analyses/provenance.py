@@ -1,0 +1,78 @@
+"""What a result says about how it was made."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from layerlens.analyses.options import plain
+from layerlens.analyses.parts import Parts
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+    from layerlens.result import Check
+
+PACKAGES = ("layerlens", "torch", "transformers", "numpy", "xarray")
+
+
+def attributes(
+    model: LensModel,
+    tokens: Tokens,
+    parts: Parts,
+    *,
+    analysis: str,
+    options: Mapping[str, Any],
+    seconds: float,
+    checks: Sequence[Check],
+    code: str,
+) -> dict[str, Any]:
+    """Attributes of a result; every value is a number or a string, lists and tables are JSON."""
+    missing = parts.missing()
+    texts = list(tokens.texts)
+    shown = texts[0] if tokens.single and texts[0] is not None else json.dumps(texts)
+    return {
+        "analysis": analysis,
+        "model": model.name,
+        "model_type": model.anatomy.family,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "n_layers": model.n_layers,
+        "d_vocab": model.d_vocab,
+        "text": shown,
+        "notes": json.dumps(list(tokens.notes), ensure_ascii=False),
+        "options": json.dumps(plain(options), ensure_ascii=False),
+        "seed": "none" if options.get("seed") is None else int(options["seed"]),
+        "versions": json.dumps(versions()),
+        "passes": math.nan,
+        "seconds": seconds,
+        "checks": json.dumps([check._asdict() for check in checks]),
+        "code": code,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": int(not missing),
+        "missing": json.dumps(missing),
+        "vocab": vocab(model, tokens, parts),
+    }
+
+
+def vocab(model: LensModel, tokens: Tokens, parts: Parts) -> str:
+    """JSON table from every token id that occurs to its display string."""
+    ids = parts.token_ids() | set(tokens.ids[tokens.mask].tolist())
+    return json.dumps({i: model.token_string(i) for i in sorted(ids)}, ensure_ascii=False)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that take part."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

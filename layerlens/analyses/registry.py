@@ -1,0 +1,63 @@
+"""Every analysis that is installed, by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import layerlens.analyses
+from layerlens.analyses.options import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from layerlens.analyses.contract import Analysis
+    from layerlens.analyses.estimate import Estimate
+    from layerlens.model.lensmodel import LensModel
+
+_ANALYSES: dict[str, Analysis] = {}
+
+
+def register(analysis: Analysis) -> Analysis:
+    """Add an analysis under its name."""
+    _ANALYSES[analysis.name] = analysis
+    return analysis
+
+
+@cache
+def _discover() -> None:
+    folder = layerlens.analyses
+    for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+        importlib.import_module(module.name)
+
+
+def get(name: str) -> Analysis:
+    """The analysis of this name.
+
+    Raises
+    ------
+    InputError
+        When there is none; names the nearest one.
+    """
+    _discover()
+    if name not in _ANALYSES:
+        raise nearest(name, sorted(_ANALYSES), "Analysis")
+    return _ANALYSES[name]
+
+
+def analyses() -> pd.DataFrame:
+    """A table of every analysis: question, cost in passes, source, view."""
+    import pandas as pd
+
+    _discover()
+    rows = [_ANALYSES[name].about for name in sorted(_ANALYSES)]
+    columns = ("question", "cost", "source", "view")
+    table = {column: [getattr(row, column) for row in rows] for column in columns}
+    return pd.DataFrame(table, index=pd.Index([row.name for row in rows], name="analysis"))
+
+
+def estimate(name: str, model: LensModel, text: Any, **options: Any) -> Estimate:
+    """Passes, seconds and bytes that ``ll.<name>(model, text, **options)`` would take."""
+    return get(name).estimate(model, text, **options)
