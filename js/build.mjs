@@ -1,0 +1,95 @@
+// Builds everything that the Python package ships, with esbuild:
+//
+//   src/index.ts      -> layerlens/static/index.js    the views, one ES module (anywidget)
+//   src/index.css     -> layerlens/static/index.css
+//   src/host/main.ts  -> layerlens/static/host.js     the host of a frozen page, a plain script
+//   lab/remoteEntry.ts -> layerlens/labextension/     the prebuilt JupyterLab extension
+//
+// No chunks: the ES module reaches the browser as one text, so it cannot import relative files.
+
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import esbuild from "esbuild";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const out = join(here, "..", "layerlens");
+const watch = process.argv.includes("--watch");
+const BUNDLE_LIMIT = 150 * 1024; // bytes of index.js, which every saved notebook carries
+
+const shared = {
+  absWorkingDir: here,
+  bundle: true,
+  minify: !watch,
+  sourcemap: watch ? "inline" : false,
+  target: "es2022",
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  legalComments: "none",
+  charset: "utf8",
+  logLevel: "warning",
+  define: {
+    "process.env.NODE_ENV": watch ? '"development"' : '"production"',
+    // Without this a UMD dependency registers itself with a notebook's require.js.
+    "define.amd": "false",
+  },
+};
+
+const builds = [
+  {
+    ...shared,
+    entryPoints: ["src/index.ts"],
+    outfile: join(out, "static", "index.js"),
+    format: "esm",
+  },
+  { ...shared, entryPoints: ["src/index.css"], outfile: join(out, "static", "index.css") },
+  {
+    ...shared,
+    entryPoints: ["src/host/main.ts"],
+    outfile: join(out, "static", "host.js"),
+    format: "iife",
+  },
+  {
+    ...shared,
+    entryPoints: ["lab/remoteEntry.ts"],
+    outfile: join(out, "labextension", "static", "remoteEntry.js"),
+    format: "iife",
+  },
+];
+
+/** The metadata that JupyterLab's server reads to find the extension and its entry. */
+async function writeLabPackage() {
+  const { name, version, description, license } = JSON.parse(
+    await readFile(join(here, "package.json"), "utf8"),
+  );
+  const manifest = {
+    name,
+    version,
+    description,
+    license,
+    jupyterlab: {
+      extension: true,
+      _build: { load: "static/remoteEntry.js", extension: "./extension" },
+    },
+  };
+  const folder = join(out, "labextension");
+  await mkdir(folder, { recursive: true });
+  await writeFile(join(folder, "package.json"), `${JSON.stringify(manifest, null, 2)}\n`);
+}
+
+await writeLabPackage();
+if (watch) {
+  for (const options of builds) {
+    await (await esbuild.context(options)).watch();
+  }
+  console.log("watching js/ (Ctrl+C stops)");
+} else {
+  await Promise.all(builds.map((options) => esbuild.build(options)));
+  for (const { outfile } of builds) {
+    const { size } = await stat(outfile);
+    console.log(`${(size / 1024).toFixed(1).padStart(7)} KB  ${outfile.slice(out.length + 1)}`);
+    if (outfile.endsWith("index.js") && size > BUNDLE_LIMIT) {
+      throw new Error(`index.js is ${size} bytes, its limit is ${BUNDLE_LIMIT}.`);
+    }
+  }
+}

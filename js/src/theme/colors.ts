@@ -1,0 +1,52 @@
+/** Small colour arithmetic: hex strings, mixing, and the ink that can be read on a colour. */
+
+export type Rgb = readonly [number, number, number];
+
+export function parseHex(hex: string): Rgb {
+  const digits = hex.startsWith("#") ? hex.slice(1) : hex;
+  const value = Number.parseInt(digits, 16);
+  return [(value >> 16) & 255, (value >> 8) & 255, value & 255];
+}
+
+export function toCss([r, g, b]: Rgb): string {
+  return `rgb(${r},${g},${b})`;
+}
+
+export function mix(from: Rgb, to: Rgb, amount: number): Rgb {
+  const channel = (i: 0 | 1 | 2) => Math.round(from[i] + (to[i] - from[i]) * amount);
+  return [channel(0), channel(1), channel(2)];
+}
+
+/** Relative luminance after WCAG 2. */
+export function luminance(rgb: Rgb): number {
+  const [r, g, b] = rgb.map((v) => {
+    const s = v / 255;
+    return s <= 0.04045 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4;
+  }) as unknown as Rgb;
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+export function contrast(a: Rgb, b: Rgb): number {
+  const [high, low] = [luminance(a), luminance(b)].sort((x, y) => y - x) as [number, number];
+  return (high + 0.05) / (low + 0.05);
+}
+
+const INK_DARK: Rgb = [18, 22, 28];
+const INK_LIGHT: Rgb = [255, 255, 255];
+
+/** Near-black or white, whichever reads better on this colour. */
+export function inkOn(background: Rgb): Rgb {
+  return contrast(background, INK_DARK) >= contrast(background, INK_LIGHT) ? INK_DARK : INK_LIGHT;
+}
+
+/** 256 colours from a table of 6 hexadecimal digits each. */
+export function tableColors(table: string): Rgb[] {
+  return Array.from({ length: 256 }, (_, i) => parseHex(table.slice(6 * i, 6 * i + 6)));
+}
+
+/** 256 colours from the background to a base colour. */
+export function blendColors(background: string, base: string): Rgb[] {
+  const from = parseHex(background);
+  const to = parseHex(base);
+  return Array.from({ length: 256 }, (_, i) => mix(from, to, i / 255));
+}

@@ -1,0 +1,28 @@
+"""Write tables.ts: the colour tables of the web views, taken from matplotlib.
+
+Run after a change of matplotlib's tables or of the list below: ``python js/src/theme/make_tables.py``.
+"""
+
+from pathlib import Path
+
+from matplotlib import colormaps
+
+NAMES = ("viridis", "cividis")
+
+
+def table(name: str) -> str:
+    """Give the 256 colours of one table as 6 hexadecimal digits each, without separators."""
+    rgba = colormaps[name].resampled(256)(range(256), bytes=True)
+    return "".join(f"{r:02x}{g:02x}{b:02x}" for r, g, b, _ in rgba)
+
+
+def main() -> None:
+    """Write the TypeScript file beside this script."""
+    lines = ["/** Made by make_tables.py from matplotlib's tables; 256 colours of 6 digits. */"]
+    for name in NAMES:
+        lines.append(f"export const {name} =\n  {table(name)!r};".replace("'", '"'))
+    Path(__file__).with_name("tables.ts").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+/**
+ * The colours of both themes. The same values go into CSS variables (applied to the root) and onto
+ * the canvases, so that a page can never show half of one theme and half of the other.
+ */
+
+export interface Palette {
+  name: "light" | "dark";
+  /** The page under the table, and the end of every probability blend at 0. */
+  bg: string;
+  raised: string;
+  sunken: string;
+  line: string;
+  strong: string;
+  fg: string;
+  dim: string;
+  faint: string;
+  accent: string;
+  onAccent: string;
+  base: string;
+  trackedBase: string;
+  good: string;
+  bad: string;
+  warn: string;
+}
+
+const LIGHT: Palette = {
+  name: "light",
+  bg: "#ffffff",
+  raised: "#f7f8fa",
+  sunken: "#eef0f3",
+  line: "#e2e5ea",
+  strong: "#c3c9d1",
+  fg: "#1a1e24",
+  dim: "#535d69",
+  faint: "#6a7480",
+  accent: "#0b5cbd",
+  onAccent: "#ffffff",
+  base: "#1565c0",
+  trackedBase: "#8e24aa",
+  good: "#1a7f37",
+  bad: "#c5221f",
+  warn: "#8a5a00",
+};
+
+const DARK: Palette = {
+  name: "dark",
+  bg: "#1e1e1e",
+  raised: "#262729",
+  sunken: "#2d2f32",
+  line: "#36383c",
+  strong: "#53575d",
+  fg: "#e6e8eb",
+  dim: "#aeb4bc",
+  faint: "#8f969f",
+  accent: "#79b8ff",
+  onAccent: "#10243a",
+  base: "#5aa9f5",
+  trackedBase: "#ce93d8",
+  good: "#57c26f",
+  bad: "#ff8a80",
+  warn: "#e3b341",
+};
+
+export function paletteOf(dark: boolean): Palette {
+  return dark ? DARK : LIGHT;
+}
+
+/** Colours and dashes of pinned tokens; the dash tells lines apart without colour. */
+export const LINE_COLORS = [
+  "#2196F3",
+  "#e91e63",
+  "#4CAF50",
+  "#FF9800",
+  "#9C27B0",
+  "#00BCD4",
+  "#F44336",
+  "#8BC34A",
+] as const;
+
+export const LINE_DASHES: readonly (readonly number[])[] = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
+
+export interface LineStyle {
+  color: string;
+  dash: number[];
+}
+
+/** The style of the i-th pin; colour and dash run through different cycles. */
+export function lineStyle(index: number): LineStyle {
+  const round = Math.floor(index / LINE_COLORS.length);
+  return {
+    color: LINE_COLORS[index % LINE_COLORS.length] as string,
+    dash: [...(LINE_DASHES[(index + round) % LINE_DASHES.length] as readonly number[])],
+  };
+}
+
+export function applyPalette(element: HTMLElement, palette: Palette): void {
+  for (const [name, value] of Object.entries(palette)) {
+    if (name !== "name") element.style.setProperty(`--ll-${kebab(name)}`, value);
+  }
+  element.dataset.theme = palette.name;
+}
+
+function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}

@@ -1,0 +1,117 @@
+import type { ColorMode } from "../wire/types";
+import { blendColors, inkOn, type Rgb, tableColors, toCss } from "./colors";
+import type { Palette } from "./palette";
+import { cividis, viridis } from "./tables";
+
+export interface Tick {
+  /** Place along the legend, 0 to 1. */
+  at: number;
+  label: string;
+}
+
+/** Number → colour, with the ink to write on it; made anew when mode, theme or range change. */
+export class ColorScale {
+  readonly fills: readonly string[];
+  readonly inks: readonly string[];
+
+  constructor(
+    readonly label: string,
+    readonly unit: string,
+    private readonly low: number,
+    private readonly high: number,
+    private readonly log: boolean,
+    colors: readonly Rgb[],
+    readonly ticks: readonly Tick[],
+  ) {
+    this.fills = colors.map(toCss);
+    this.inks = colors.map((color) => toCss(inkOn(color)));
+  }
+
+  /** Index into the 256 colours, clamped to the ends; -1 where there is no number. */
+  index(value: number): number {
+    const t = this.place(value);
+    return Number.isNaN(t) ? -1 : Math.round(t * 255);
+  }
+
+  /** Where a value lies along the legend, 0 to 1. */
+  place(value: number): number {
+    const { low, high } = this;
+    const t = this.log
+      ? Math.log(value / low) / Math.log(high / low)
+      : (value - low) / (high - low);
+    return t < 0 ? 0 : t > 1 ? 1 : t;
+  }
+
+  /** The legend's bar as CSS. */
+  gradient(): string {
+    const stops: string[] = [];
+    for (let i = 0; i < 256; i += 15) stops.push(this.fills[i] as string);
+    return `linear-gradient(to right, ${stops.join(", ")})`;
+  }
+}
+
+const PERCENT_TICKS: Tick[] = [0, 0.25, 0.5, 0.75, 1].map((at) => ({
+  at,
+  label: `${Math.round(at * 100)}`,
+}));
+
+function linearTicks(high: number): Tick[] {
+  const rough = high / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough) ?? rough;
+  const ticks: Tick[] = [];
+  for (let value = 0; value <= high * 1.001; value += step) {
+    ticks.push({ at: value / high, label: String(Number(value.toFixed(6))) });
+  }
+  return ticks;
+}
+
+function decadeTicks(high: number): Tick[] {
+  const ticks: Tick[] = [];
+  for (let value = 1, i = 0; value <= high; value *= 10, i++) {
+    const label = value < 1000 ? String(value) : `${value / 1000}k`;
+    ticks.push({ at: Math.log(value) / Math.log(high), label });
+  }
+  return ticks;
+}
+
+export interface ScaleInput {
+  mode: ColorMode;
+  palette: Palette;
+  vocabulary: number;
+  /** Largest divergence in the picture; only used by "kl". */
+  klMax: number;
+  trackedText: string;
+}
+
+/** The scale of one colour mode. Ranges are fixed by the quantity wherever it has a natural end. */
+export function makeScale(input: ScaleInput): ColorScale {
+  const { mode, palette, vocabulary } = input;
+  const most = Math.max(vocabulary, 2);
+  switch (mode) {
+    case "probability": {
+      const colors = blendColors(palette.bg, palette.base);
+      return new ColorScale("Probability of the top token", "%", 0, 1, false, colors, PERCENT_TICKS);
+    }
+    case "tracked": {
+      const colors = blendColors(palette.bg, palette.trackedBase);
+      const label = `Probability of ${input.trackedText || "the tracked token"}`;
+      return new ColorScale(label, "%", 0, 1, false, colors, PERCENT_TICKS);
+    }
+    case "entropy": {
+      const high = Math.log(most);
+      const colors = tableColors(viridis);
+      return new ColorScale("Entropy", "nats", 0, high, false, colors, linearTicks(high));
+    }
+    case "kl": {
+      const high = Math.max(1, Math.ceil(input.klMax));
+      const colors = tableColors(cividis);
+      return new ColorScale("KL to the final row", "nats", 0, high, false, colors, linearTicks(high));
+    }
+    case "rank": {
+      const colors = tableColors(viridis).reverse();
+      const label = "Rank of the token that really follows";
+      return new ColorScale(label, "1 = best, log scale", 1, most, true, colors, decadeTicks(most));
+    }
+  }
+}

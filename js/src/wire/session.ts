@@ -1,0 +1,144 @@
+import { type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import { unpack } from "./packed";
+import { Rpc } from "./rpc";
+import { RunStore } from "./store";
+import { Traits, type TraitSignals } from "./traits";
+import { type AfmModel, type FrameHeader, isMeta, type LensTraits, type Meta } from "./types";
+
+/**
+ * One model's connection: made once in `initialize`, shared by all its views.
+ *
+ * Holds what was received (`store`), counts changes of it (`version`), and keeps the last thing
+ * that went wrong on the page itself (`fault`).
+ */
+export class Session {
+  readonly traits: TraitSignals;
+  readonly rpc: Rpc;
+  readonly store: Signal<RunStore | null> = signal(null);
+  readonly version: Signal<number> = signal(0);
+  readonly fault: Signal<string> = signal("");
+  readonly #traits: Traits;
+  #early: { frame: FrameHeader; buffers: DataView[] }[] = [];
+  #pulled = 0;
+  #stop: (() => void)[] = [];
+
+  constructor(private readonly model: AfmModel) {
+    this.#traits = new Traits(model);
+    this.traits = this.#traits.signals;
+    this.rpc = new Rpc(
+      (content) => this.send(content),
+      () => this.traits.live.value,
+    );
+    const receive = (message: unknown, buffers?: DataView[]) => this.#receive(message, buffers ?? []);
+    model.on("msg:custom", receive as never);
+    this.#stop.push(() => model.off("msg:custom", receive as never));
+    this.#stop.push(this.traits.meta.subscribe((meta) => this.#begin(meta)));
+    this.#stop.push(this.traits.snapshot.subscribe((bytes) => void this.#restore(bytes)));
+    this.#ready();
+  }
+
+  get live(): ReadonlySignal<boolean> {
+    return this.traits.live;
+  }
+
+  write(values: Partial<LensTraits>, when: "now" | "soon" = "now"): void {
+    this.#traits.write(values, when);
+  }
+
+  send(content: unknown): void {
+    if (this.traits.live.value) this.model.send(content);
+  }
+
+  /** Ask for the prompt to be run; the text goes as a trait and the kernel starts by itself. */
+  run(text: string): void {
+    if (text !== this.traits.text.value) this.write({ text });
+    else this.send({ kind: "run", text, options: this.traits.options.value });
+  }
+
+  cancel(): void {
+    this.send({ kind: "cancel", run: this.traits.status.value.run });
+  }
+
+  dispose(): void {
+    for (const stop of this.#stop) stop();
+    this.rpc.dispose();
+    this.#traits.dispose();
+  }
+
+  #ready(): void {
+    const store = this.store.value;
+    this.send({ kind: "ready", run: store?.meta.run ?? 0, seq: store?.seq ?? 0 });
+  }
+
+  /** A new run empties the picture; the same run with new meta (its checks) keeps the numbers. */
+  #begin(meta: Partial<Meta>): void {
+    if (!isMeta(meta)) return;
+    const current = this.store.peek();
+    if (current && current.meta.run === meta.run) {
+      Object.assign(current.meta, meta);
+      this.version.value++;
+      return;
+    }
+    this.store.value = new RunStore({ ...meta });
+    this.version.value++;
+    this.fault.value = "";
+    const early = this.#early;
+    this.#early = [];
+    for (const { frame, buffers } of early) this.#apply(frame, buffers);
+  }
+
+  #receive(message: unknown, buffers: DataView[]): void {
+    if (typeof message !== "object" || message === null) return;
+    const content = message as Record<string, unknown>;
+    if (content.kind === "frame") this.#apply(content as unknown as FrameHeader, buffers);
+    else if (content.kind === "reply" || content.kind === "error") {
+      this.rpc.receive(content, buffers);
+    }
+  }
+
+  #apply(frame: FrameHeader, buffers: readonly (DataView | Uint8Array)[]): void {
+    const store = this.store.peek();
+    if (!store || frame.run > store.meta.run) {
+      // A frame may overtake the trait that announces its run; it is kept until that arrives.
+      this.#early.push({ frame, buffers: buffers as DataView[] });
+      return;
+    }
+    try {
+      const outcome = store.apply(frame, buffers);
+      if (outcome === "gap") this.#pull(frame.run);
+      if (outcome === "applied") this.version.value++;
+    } catch (error) {
+      this.fault.value = `A part of the picture could not be read. ${(error as Error).message}`;
+    }
+  }
+
+  /** Ask once a run for every frame again. */
+  #pull(run: number): void {
+    if (this.#pulled === run) return;
+    this.#pulled = run;
+    this.rpc
+      .request("pull", { run })
+      .catch((error: Error) => {
+        if (error.name !== "AbortError") this.fault.value = error.message;
+      })
+      .finally(() => {
+        this.#pulled = 0;
+      });
+  }
+
+  async #restore(bytes: DataView | Uint8Array | null): Promise<void> {
+    if (!bytes || bytes.byteLength === 0) return;
+    try {
+      const packed = await unpack(bytes);
+      const current = this.store.peek();
+      if (current && current.meta.run === packed.meta.run && current.complete) return;
+      if (current && current.meta.run > packed.meta.run && this.traits.live.value) return;
+      const store = new RunStore(packed.meta);
+      for (const { header, buffers } of packed.frames) store.apply(header, buffers);
+      this.store.value = store;
+      this.version.value++;
+    } catch (error) {
+      this.fault.value = `The saved picture could not be read. ${(error as Error).message}`;
+    }
+  }
+}
