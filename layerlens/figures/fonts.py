@@ -71,5 +71,3 @@ def _character(char: str) -> str:
     if kind[0] in "CZ" or ord(char) not in _glyphs():
         return f"\\u{ord(char):04x}"
     return char
-
-

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from layerlens.errors import ResultError
+from layerlens.figures.canvas import (
+    CHARACTER,
+    FONT,
+    checks_line,
+    new_figure,
+    write_notes,
+    write_title,
+)
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.palette import Palette, ink_on, palette, sequential
 from layerlens.figures.quantity import Quantity, quantity
@@ -20,10 +27,8 @@ from layerlens.figures.quantity import Quantity, quantity
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_POINTS = 72.0  # typographic points in an inch
-_FONT = 7.0
-_CHARACTER = 0.062  # inches that a character takes at that size, on average
 _TEXT_CELL = (0.42, 0.15)
 _LABEL_CELL = 0.13
 _SMALLEST = 0.02
@@ -37,12 +42,13 @@ class Layout:
     cell: tuple[float, float]
     shape: tuple[int, int]
     texts: bool
+    flat: bool
     label_step: int
     row_step: int
     left: float = 0.75
-    right: float = 1.0
-    top: float = 0.55
-    bottom: float = 1.25
+    right: float = 1.1
+    top: float = 0.5
+    bottom: float = 0.8
 
     @property
     def size(self) -> tuple[float, float]:
@@ -107,15 +113,18 @@ def lens_figure(
     colors = palette(theme)
     shown = quantity(chosen, color, tracked)
     layout = _layout(shown.values.shape, cell_width)
-    figure = Figure(figsize=layout.size, facecolor=colors.page)
-    FigureCanvasAgg(figure)
+    figure = new_figure(layout.size, colors)
     axes = figure.add_axes(layout.box, facecolor=colors.page)
     rgba = _cells(axes, shown, colors)
     if layout.texts:
         _texts(axes, chosen, rgba, layout, colors)
     _labels(axes, chosen, layout, colors)
     _color_bar(figure, axes, shown, layout, colors)
-    _words(figure, data, chosen, layout, colors, title)
+    name = str(data.attrs.get("model", "")) or "the model"
+    words = f"Top next token after each point of {name}" if title is None else title
+    write_title(figure, words, colors)
+    notes = ["; ".join(_not_shown(data, chosen, layout)), checks_line(data)]
+    write_notes(figure, [note for note in notes if note], colors)
     return figure
 
 
@@ -150,6 +159,7 @@ def _layout(shape: tuple[int, ...], cell_width: float | None) -> Layout:
     rows, columns = shape
     width = cell_width or max(min(14.0 / columns, 0.72), _SMALLEST)
     height = max(min(14.0 / rows, 0.21), _SMALLEST)
+    flat = width >= _TEXT_CELL[0]
     if columns * width > _WIDEST_FIGURE:
         raise ResultError(
             f"{columns} tokens are too many for one figure; draw some of them with positions=."
@@ -157,7 +167,9 @@ def _layout(shape: tuple[int, ...], cell_width: float | None) -> Layout:
     return Layout(
         cell=(width, height),
         shape=(rows, columns),
-        texts=width >= _TEXT_CELL[0] and height >= _TEXT_CELL[1],
+        texts=flat and height >= _TEXT_CELL[1],
+        flat=flat,
+        bottom=0.8 if flat else 1.5,
         label_step=max(1, int(np.ceil(_LABEL_CELL / width))),
         row_step=max(1, int(np.ceil(_LABEL_CELL / height))),
     )
@@ -176,15 +188,13 @@ def _cells(axes: Axes, shown: Quantity, colors: Palette) -> np.ndarray:
     return np.asarray(mesh.to_rgba(values))
 
 
-def _texts(
-    axes: Axes, data: xr.Dataset, rgba: np.ndarray, layout: Layout, colors: Palette
-) -> None:
+def _texts(axes: Axes, data: xr.Dataset, rgba: np.ndarray, layout: Layout, colors: Palette) -> None:
     """Write the top token into each cell that has one."""
     if "token_id" not in data.data_vars:
         return
     vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
     ids = data["token_id"].isel(k=0).transpose("point", "position").values
-    limit = int((layout.cell[0] - 0.06) / _CHARACTER)
+    limit = int((layout.cell[0] - 0.06) / CHARACTER)
     for (row, column), token in np.ndenumerate(ids):
         text = vocab.get(str(int(token)), "" if token < 0 else f"[{token}]")
         if text:
@@ -193,7 +203,7 @@ def _texts(
                 row + 0.47,
                 fitted(drawable(text), limit),
                 color=ink_on(tuple(rgba[row, column, :3]), colors),
-                fontsize=_FONT,
+                fontsize=FONT,
                 family=list(families()),
                 ha="center",
                 va="center_baseline",
@@ -205,12 +215,11 @@ def _texts(
 def _labels(axes: Axes, data: xr.Dataset, layout: Layout, colors: Palette) -> None:
     rows, columns = layout.shape
     tokens = data["token"].values if "token" in data.variables else data["position"].values
-    style = {"fontsize": _FONT, "family": list(families()), "color": colors.ink}
-    flat = layout.cell[0] >= _TEXT_CELL[0]
-    limit = int((layout.cell[0] - 0.04) / _CHARACTER) if flat else 14
+    style = {"fontsize": FONT, "family": list(families()), "color": colors.ink}
+    limit = int((layout.cell[0] - 0.04) / CHARACTER) if layout.flat else 14
     at = np.arange(0, columns, layout.label_step)
     names = [fitted(drawable(str(tokens[i])), limit) for i in at]
-    turn = {"rotation": 0} if flat else {"rotation": 90}
+    turn = {"rotation": 0} if layout.flat else {"rotation": 90}
     labels = axes.set_xticks(at + 0.5, names, **style, **turn)
     rows_at = np.arange(rows - 1, -1, -layout.row_step)
     axes.set_yticks(rows_at + 0.5, [str(data["point"].values[i]) for i in rows_at], **style)
@@ -228,39 +237,14 @@ def _color_bar(
     width, height = layout.size
     left = layout.left + layout.shape[1] * layout.cell[0] + 0.15
     rows = layout.shape[0] * layout.cell[1]
-    tall = max(min(rows, 2.4), 0.6)
+    tall = max(min(rows, 2.4), 0.8)
     place = (left / width, (layout.bottom + rows - tall) / height, 0.12 / width, tall / height)
     bar_axes = figure.add_axes(place)
     bar = figure.colorbar(axes.collections[0], cax=bar_axes)
-    bar.set_label(
-        shown.label, color=colors.ink, fontsize=_FONT, family=list(families()), parse_math=False
-    )
+    label = textwrap.fill(shown.label, max(int(tall / CHARACTER), 12))
+    bar.set_label(label, color=colors.ink, fontsize=FONT, family=list(families()), parse_math=False)
     bar.outline.set_edgecolor(colors.faint)
-    bar_axes.tick_params(labelsize=_FONT - 1, colors=colors.ink, length=2)
-
-
-def _words(
-    figure: Figure,
-    data: xr.Dataset,
-    chosen: xr.Dataset,
-    layout: Layout,
-    colors: Palette,
-    title: str | None,
-) -> None:
-    """Write the title above the table, and under it what is not shown."""
-    width, height = layout.size
-    name = str(data.attrs.get("model", "")) or "model"
-    words = title if title is not None else f"Top next token after each point of {name}"
-    style = {"family": list(families()), "parse_math": False}
-    x = 0.1 / width
-    figure.text(
-        x, 1 - 0.3 / height, drawable_line(words), fontsize=9, color=colors.ink, gid="title", **style
-    )
-    note = "; ".join(_not_shown(data, chosen, layout))
-    if note:
-        figure.text(
-            x, 0.1 / height, note, fontsize=_FONT - 1, color=colors.faint, gid="note", **style
-        )
+    bar_axes.tick_params(labelsize=FONT - 1, colors=colors.ink, length=2)
 
 
 def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> list[str]:
@@ -275,11 +259,6 @@ def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> list[str
     if layout.row_step > 1:
         notes.append(f"every {layout.row_step}th point is labelled, all are drawn")
     return notes
-
-
-def drawable_line(text: str) -> str:
-    """Return `text` drawable, with its spaces as they are."""
-    return " ".join(drawable(word) for word in text.split(" "))
 
 
 def fitted(text: str, limit: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
@@ -53,7 +52,9 @@ class Checks(list[Check]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{t}</th>" for t in ("check", "error", "limit", "", "what was compared"))
+        head = "".join(
+            f"<th>{t}</th>" for t in ("check", "error", "limit", "", "what was compared")
+        )
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(check)) + "</tr>"
             for check in self
@@ -75,14 +76,12 @@ class Checks(list[Check]):
 
     def to_json(self) -> str:
         """Return the checks as JSON text, every number exactly as it is (NaN included)."""
-        rows = [[c.name, repr(float(c.error)), repr(float(c.limit)), bool(c.ok), c.what] for c in self]
-        return json.dumps(rows)
+        return json.dumps([check._asdict() for check in self])
 
     @classmethod
     def from_json(cls, text: str) -> Checks:
         """Return the checks that `to_json` wrote."""
-        rows: Iterable[tuple[str, str, str, bool, str]] = json.loads(text)
-        return cls(Check(n, float(e), float(limit), bool(ok), what) for n, e, limit, ok, what in rows)
+        return cls(Check(**record) for record in json.loads(text))
 
 
 def _cells(check: Check) -> tuple[str, str, str, str, str]:

@@ -10,17 +10,17 @@ import contextlib
 import errno
 import os
 import secrets
-
 from pathlib import Path
 
 from layerlens.errors import ResultError
 
+_FORBIDDEN = "you may not write there; choose a folder that you may write to"
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
-    errno.EACCES: "the folder or the file may not be written; choose a folder that you may write to",
-    errno.EPERM: "the folder or the file may not be written; choose a folder that you may write to",
-    errno.EROFS: "the folder is read-only; choose a folder that you may write to",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: _FORBIDDEN,
     errno.ENOENT: "the folder does not exist; make it first",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
     errno.EISDIR: "the path is a folder; give the name of a file in it",

@@ -180,17 +180,10 @@ class Result:
         """Return the widget, and beside it a picture and a text for hosts that show none."""
         data, metadata = self._widget_bundle()
         data["text/plain"] = repr(self)
-        wanted = set(include) if include else None
-        dropped = set(exclude or ())
-        if "image/png" not in data and "image/png" not in dropped:
-            if wanted is None or "image/png" in wanted:
-                data["image/png"] = self._png_base64()
-        data = {
-            kind: value
-            for kind, value in data.items()
-            if kind not in dropped and (wanted is None or kind in wanted)
-        }
-        return data, metadata
+        kinds = {*data, "image/png"} & set(include or {*data, "image/png"}) - set(exclude or ())
+        if "image/png" in kinds - set(data):
+            data["image/png"] = self._png_base64()
+        return {kind: data[kind] for kind in data if kind in kinds}, metadata
 
     def _widget_bundle(self) -> tuple[dict[str, Any], dict[str, Any]]:
         if self._shown is None:
@@ -205,8 +198,10 @@ class Result:
 
     def _png_base64(self) -> str:
         from layerlens.export.images import image_bytes
+        from layerlens.figures import quick
 
-        return base64.b64encode(image_bytes(self.figure(), "png", dpi=_IMAGE_DPI)).decode("ascii")
+        figure = quick(self.view, one_text(self.data))
+        return base64.b64encode(image_bytes(figure, "png", dpi=_IMAGE_DPI)).decode("ascii")
 
 
 def open_result(path: str | os.PathLike[str]) -> Result:

@@ -59,7 +59,9 @@ def load_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     content = io.BytesIO(read_bytes(path))
     try:
         # Units such as "seconds" are for people; decoded, they would become time differences.
-        data = xr.load_dataset(content, engine="h5netcdf", decode_times=False, decode_timedelta=False)
+        data = xr.load_dataset(
+            content, engine="h5netcdf", decode_times=False, decode_timedelta=False
+        )
     except Exception as error:
         raise ResultError(
             f"'{path}' is not a NetCDF file, or it is damaged; open a file that Result.save wrote."

@@ -1,0 +1,76 @@
+"""An empty figure, and words on it: what every figure of layerlens begins and ends with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from layerlens.figures.fonts import drawable, families
+from layerlens.figures.palette import Palette
+from layerlens.result.checks import Checks
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FONT = 7.0
+CHARACTER = 0.062
+"""Inches that a character takes at `FONT` points, on average."""
+
+_LINE = 0.14  # inches from one note to the next
+
+
+def new_figure(size: tuple[float, float], colors: Palette) -> Figure:
+    """Return an empty figure of `size` inches that pyplot does not know."""
+    figure = Figure(figsize=size, facecolor=colors.page)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_title(figure: Figure, title: str, colors: Palette) -> None:
+    """Write the title into the upper left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(
+        0.1 / width,
+        1 - 0.28 / height,
+        drawable_line(title),
+        fontsize=9,
+        family=list(families()),
+        color=colors.ink,
+        parse_math=False,
+        gid="title",
+    )
+
+
+def write_notes(figure: Figure, notes: list[str], colors: Palette) -> None:
+    """Write the notes into the lower left corner, a line each, the first one on top."""
+    width, height = figure.get_size_inches()
+    for i, note in enumerate(reversed(notes)):
+        figure.text(
+            0.1 / width,
+            (0.1 + i * _LINE) / height,
+            drawable_line(note),
+            fontsize=FONT - 1,
+            family=list(families()),
+            color=colors.faint,
+            parse_math=False,
+            gid="note",
+        )
+
+
+def checks_line(data: xr.Dataset) -> str:
+    """Return what was verified for these data, in a line; empty where nothing was."""
+    checks = Checks.from_json(data.attrs.get("checks", "[]"))
+    if not checks:
+        return ""
+    failed = [check.name for check in checks if not check.ok]
+    if failed:
+        return f"{len(failed)} of {len(checks)} checks not ok: {', '.join(failed)}"
+    parts = [f"{check.name} {check.error:.1e} (limit {check.limit:.0e})" for check in checks]
+    return f"checks ok: {', '.join(parts)}"
+
+
+def drawable_line(text: str) -> str:
+    """Return `text` with only what can be drawn, its spaces as they are."""
+    return " ".join(drawable(word) for word in text.split(" "))
