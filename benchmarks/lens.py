@@ -1,0 +1,252 @@
+"""What recording and the logit lens cost, in one run, next to the bare forward and the rivals.
+
+    python benchmarks/lens.py                     # the default model
+    python benchmarks/lens.py --model gpt2-shape  # GPT-2 small with random weights
+
+Every candidate is timed in turn with the bare forward of the same weights in the same
+process, and the ratio is taken pair by pair; what is printed is the median of the ratios,
+by the wall clock and by CPU time. TransformerLens and nnsight take part where they are
+installed (``pip install -e .[rivals]``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import layerlens as ll
+from layerlens.analyses.listeners import Silent
+
+TOP_K = 10
+
+
+def gpt2_shape() -> ll.LensModel:
+    """GPT-2 small with random weights: no download, the same work."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return ll.load(GPT2LMHeadModel(GPT2Config()).eval(), name="GPT-2 small shape, random weights")
+
+
+class Timer:
+    """Alternates a candidate with the bare forward and keeps the ratios."""
+
+    def __init__(self, bare: Callable[[], object], repeats: int) -> None:
+        self.bare = bare
+        self.repeats = repeats
+
+    @staticmethod
+    def once(work: Callable[[], object]) -> tuple[float, float]:
+        """Wall-clock and CPU seconds of one call."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    def ratios(self, work: Callable[[], object]) -> tuple[float, float, float]:
+        """Median ratio to the bare forward by wall and by CPU, and the median seconds."""
+        self.bare()
+        work()
+        pairs = [(self.once(self.bare), self.once(work)) for _ in range(self.repeats)]
+        wall = statistics.median(b[0] / a[0] for a, b in pairs)
+        cpu = statistics.median(b[1] / a[1] for a, b in pairs)
+        return wall, cpu, statistics.median(b[0] for _, b in pairs)
+
+
+def peak_above(work: Callable[[], object]) -> float:
+    """Peak resident memory during a call above what was resident before, in MB (Linux)."""
+    if not Path("/proc/self/clear_refs").exists():
+        return float("nan")
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"no {name} in /proc/self/status")
+
+
+class FirstRow(Silent):
+    """Notes when the first row of a lens was handed over."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self.start = time.perf_counter()
+
+    def on_emit(self, where: object, arrays: object) -> None:
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - self.start
+
+
+def first_row(model: ll.LensModel, tokens: object, bare: Callable[[], object]) -> tuple[float, float]:
+    """Seconds to the first row, and what one block and one head product cost together."""
+    listener = FirstRow()
+    ll.logit_lens.run(model, tokens, {"top_k": TOP_K}, listener)
+    floor = statistics.median(Timer.once(bare)[0] for _ in range(3)) / model.n_layers
+    rows = torch.randn(tokens.ids.shape[-1], model.d_model)
+    with torch.inference_mode():
+        floor += statistics.median(Timer.once(lambda: model.unembed(rows))[0] for _ in range(3))
+    return listener.seconds, floor
+
+
+def candidates(model: ll.LensModel, tokens: object) -> dict[str, Callable[[], object]]:
+    """layerlens' own work."""
+    stream = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+    blocks = {"points": ("post",), "top_k": TOP_K}
+    return {
+        "record the stream and sublayers": lambda: ll.record(model, tokens, stream),
+        "record these and all patterns": lambda: ll.record(model, tokens, [*stream, "pattern"]),
+        "lens, block outputs": lambda: ll.logit_lens.run(model, tokens, blocks, Silent()),
+        "lens, every point": lambda: ll.logit_lens.run(model, tokens, {"top_k": TOP_K}, Silent()),
+    }
+
+
+def head_product(model: ll.LensModel, rows: int) -> Callable[[], object]:
+    """The floor's second part: so many rows through the head in chunks of 128, nothing else."""
+    matrix = model.head_matrix()
+    x = torch.randn(128, model.d_model)
+    out = torch.empty(128, model.d_vocab)
+
+    def work() -> None:
+        with torch.inference_mode():
+            for _ in range(max(1, round(rows / 128))):
+                torch.mm(x, matrix.weight.T, out=out)
+
+    return work
+
+
+def transformer_lens(model: ll.LensModel, ids: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """TransformerLens (bridge) on the same weights."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    folder = getattr(model.hf.config, "name_or_path", "") or "gpt2"
+    bridge = TransformerBridge.boot_transformers(
+        folder, hf_model=model.hf, tokenizer=model.tokenizer
+    )
+    names = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+
+    def record() -> None:
+        with torch.inference_mode():
+            bridge.run_with_cache(ids, names_filter=lambda name: name.endswith(names))
+
+    def lens() -> None:
+        with torch.inference_mode():
+            wanted = lambda name: name.endswith("hook_resid_post")  # noqa: E731
+            _, cache = bridge.run_with_cache(ids, names_filter=wanted)
+            for layer in range(model.n_layers):
+                state = cache[f"blocks.{layer}.hook_resid_post"]
+                _summary(bridge.unembed(bridge.ln_final(state))[0])
+
+    return {"TransformerLens: record": record, "TransformerLens: lens, block outputs": lens}
+
+
+def nnsight(model: ll.LensModel, ids: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """nnsight on the same weights, the lens inside the trace."""
+    from nnsight import NNsight
+
+    wrapped = NNsight(model.hf)
+    head = model.anatomy.head
+    norm_path, head_path = head.norm, head.head
+
+    def at(path: str) -> object:
+        place = wrapped
+        for part in path.split("."):
+            place = place[int(part)] if part.isdigit() else getattr(place, part)
+        return place
+
+    paths = [block.path for block in model.anatomy.blocks]
+
+    def record() -> None:
+        with torch.inference_mode(), wrapped.trace(ids):
+            kept = []
+            for path in paths:
+                kept.append(at(path).output)
+            kept = kept.save()
+
+    def lens() -> None:
+        norm = model.hf.get_submodule(norm_path)
+        unembedding = model.hf.get_submodule(head_path)
+        with torch.inference_mode(), wrapped.trace(ids):
+            rows = []
+            for path in paths:
+                rows.append(_summary(unembedding(norm(at(path).output))[0]))
+            rows = rows.save()
+
+    return {"nnsight: record block outputs": record, "nnsight: lens, block outputs": lens}
+
+
+def _summary(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    log_p = logits.float().log_softmax(-1)
+    return log_p.topk(TOP_K), -(log_p.exp() * log_p).sum(-1)
+
+
+def bytes_sent(model: ll.LensModel, tokens: object) -> tuple[int, int]:
+    """Bytes of the frames of one lens, and of ids, log-probabilities and entropy alone."""
+    from layerlens.export.pack import frames_of
+
+    result = ll.logit_lens.run(model, tokens, {"top_k": TOP_K}, Silent())
+    sent = sum(len(buffer) for _, buffers in frames_of(result.data) for buffer in buffers)
+    points, length = result.data.sizes["point"], result.data.sizes["position"]
+    return sent, points * length * (TOP_K * (2 + 2) + 2)
+
+
+def report(model: ll.LensModel, length: int, repeats: int) -> None:
+    """Measure one length and print its table."""
+    ids = torch.randint(100, model.d_vocab - 100, (1, length))
+    tokens = model.tokens(ids)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            model.hf(input_ids=ids, use_cache=False)
+
+    timer = Timer(bare, repeats)
+    print(f"\n{model.name}, {length} tokens: bare forward {timer.ratios(bare)[2]:.3f} s")
+    print(f"{'':42}{'wall':>7}{'cpu':>7}{'  of floor':>10}{'  peak MB':>10}")
+    post = timer.ratios(head_product(model, model.n_layers * length))
+    points = len(model.anatomy.points())
+    every = timer.ratios(head_product(model, points * length))
+    floors = {"block outputs": 1 + post[1], "every point": 1 + every[1]}
+    rivals: dict[str, Callable[[], object]] = {}
+    if importlib.util.find_spec("transformer_lens"):
+        rivals |= transformer_lens(model, ids)
+    if importlib.util.find_spec("nnsight"):
+        rivals |= nnsight(model, ids)
+    for name, work in {**candidates(model, tokens), **rivals}.items():
+        wall, cpu, _ = timer.ratios(work)
+        floor = next((cpu / value for key, value in floors.items() if key in name), None)
+        of_floor = f"{floor:10.2f}" if floor and "lens" in name else " " * 10
+        print(f"{name:42}{wall:7.2f}{cpu:7.2f}{of_floor}{peak_above(work):10.0f}")
+    first, least = first_row(model, tokens, bare)
+    sent, least_bytes = bytes_sent(model, tokens)
+    print(f"first row after {first:.3f} s (one block and one head product: {least:.3f} s)")
+    print(f"{sent / 1e6:.3f} MB to the browser ({sent / least_bytes:.2f} x ids, log p and entropy)")
+
+
+def main() -> None:
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", choices=("default", "gpt2-shape"), default="default")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = ll.load() if arguments.model == "default" else gpt2_shape()
+    load = os.getloadavg()[0]
+    print(f"{arguments.threads} threads, {model.dtype}, torch {torch.__version__}, load {load:.1f}")
+    for length in arguments.lengths:
+        report(model, length, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

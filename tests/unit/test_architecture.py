@@ -1,0 +1,66 @@
+"""The house rules that a reader relies on, checked on the source itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import layerlens
+
+PACKAGE = Path(layerlens.__file__).parent
+
+#: Data flows this way: a room imports only from rooms before it. Imports inside functions
+#: are the stated exceptions: conveniences of an object that lead on to a later room.
+ROOMS = ["errors", "model", "run", "result", "figures", "export", "analyses", "views", "jupyter"]
+FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
+
+
+def imported_rooms(path: Path) -> list[str]:
+    """Rooms that a file imports when it is itself imported."""
+    rooms = []
+    for node in ast.parse(path.read_text()).body:
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "layerlens":
+                names = [f"layerlens.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms += [name.split(".")[1] for name in names if name.startswith("layerlens.")]
+    return rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    here = ROOMS.index(path.relative_to(PACKAGE).parts[0])
+    later = [room for room in imported_rooms(path) if ROOMS.index(room) > here]
+    assert not later, f"{path} imports from {later}, which lies further on"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_readable(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("module", ["layerlens", "layerlens.jupyter"])
+def test_importing_is_light(module: str) -> None:
+    code = (
+        f"import sys, {module}; "
+        "print([m for m in ('torch', 'matplotlib', 'transformers', 'xarray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_resolve_and_are_documented() -> None:
+    for name in layerlens.__all__:
+        assert getattr(layerlens, name).__doc__, name
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        layerlens.laod  # noqa: B018
