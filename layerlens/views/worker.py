@@ -189,7 +189,7 @@ class Lane:
         try:
             with self._guard():
                 task.work(task)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a view shows it; the thread lives on
             try:
                 task.fail(error)
             except Exception:

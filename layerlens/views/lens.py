@@ -1,0 +1,267 @@
+"""The lens table: what each layer would say next, at each token, while the model is running."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import traitlets as t
+
+from layerlens.errors import InputError
+from layerlens.export.pack import frames_of, pack
+from layerlens.views.adopt import lens_meta, options_of, text_of
+from layerlens.views.base import Reply
+from layerlens.views.exports import export
+from layerlens.views.frames import Stream
+from layerlens.views.live import IDLE, MAX_SNAPSHOT_BYTES, LiveView
+from layerlens.views.runs import Run
+from layerlens.views.track import Tracks
+from layerlens.views.worker import Task, desk
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.result import Result
+
+COLORS = ("probability", "entropy", "rank", "kl", "tracked")
+PICTURE_TRAITS = (
+    "view", "title", "theme", "text", "options", "row", "position", "layer", "pins", "color",
+    "tracked", "transposed", "cell_width",
+)  # fmt: skip
+"""Traits that a frozen page takes over."""
+
+
+class LensView(LiveView):
+    """Logit lens of one text, live.
+
+    It appears at once, computes on the model's own thread and shows each layer as the forward
+    pass reaches it. The prompt can be edited in place; the newest question wins.
+
+    Parameters
+    ----------
+    model : LensModel
+        From ``ll.load``.
+    text : str, list of int or chat messages
+        One text.
+    **keywords
+        Options of `layerlens.logit_lens` (``top_k``, ``points``, ``tracked``: ids or strings that
+        are one token each) and traits: ``row`` or ``layer``, ``position``, ``pins`` (dicts with
+        ``position`` and ``id``), ``color``, ``transposed``, ``theme``, ``cell_width``, ``title``.
+
+    Raises
+    ------
+    TypeError
+        A keyword is none of these; the nearest is named. What is wrong with the text or with a
+        token does not raise: it is said in the view, in `status` and by `wait`.
+
+    Examples
+    --------
+    >>> view = ll.LensView(model, "The capital of France is", tracked=[" Paris"])
+    >>> view.text = "The capital of Italy is"
+    >>> view.wait().data["tracked_rank"]
+    """
+
+    ANALYSIS = "logit_lens"
+
+    view = t.Unicode("lens").tag(sync=True)
+    row = t.Int(-1, help="Index of the lens point that is looked at; -1: the last.").tag(sync=True)
+    layer = t.Int(-1, help="Layer of that point, for linking views; -1: the embedding.").tag(
+        sync=True
+    )
+    position = t.Int(-1, help="Token that is looked at; -1: the last.").tag(sync=True)
+    pins = t.List(t.Dict(), help="Trajectories: {'position': int, 'id': int}.").tag(sync=True)
+    color = t.Enum(COLORS, "probability").tag(sync=True)
+    tracked = t.Int(0, min=0, help="Which tracked token colours the cells.").tag(sync=True)
+    transposed = t.Bool(False, help="Positions down, layers across.").tag(sync=True)
+    cell_width = t.Int(72, min=8, max=400, help="Pixels.").tag(sync=True)
+
+    def _open(self, model: LensModel | None, text: Any, keywords: dict[str, Any]) -> None:
+        tracked = keywords.get("tracked")
+        if tracked is not None and not isinstance(tracked, int):
+            # The word of the analysis; the trait of the same name is an index into it.
+            options = keywords.setdefault("options", {})
+            keywords["options"] = {**options, "tracked": keywords.pop("tracked")}
+        self._row_given = "row" in keywords or "layer" in keywords
+        self._tracks = Tracks()
+        super()._open(model, text, keywords)
+        self._answers["export"] = (self._export, desk())
+        if self._lane is not None:
+            self._answers["search"] = (self._search, desk())
+            self._answers["track"] = (self._track, self._lane)
+
+    @classmethod
+    def from_result(
+        cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
+    ) -> Self:
+        """Show a result that exists, computing nothing.
+
+        Parameters
+        ----------
+        result : Result
+            Of `layerlens.logit_lens`.
+        model : LensModel, optional
+            By default the one that the result was made with. Without one (after ``ll.open``) the
+            view is frozen: it can be looked at, and says why the rest is off.
+        text : int
+            Which text of a result of many.
+        """
+        from layerlens.result.select import one_text
+
+        model = result.model if model is None else model
+        data = one_text(result.data, text)
+        view = cls.__new__(cls)
+        options = {**options_of(data), **keywords.pop("options", {})}
+        question = text_of(result.data, text)
+        view._open(model, question, {**keywords, "options": options})
+        view._adopt(result, data)
+        return view
+
+    def _adopt(self, result: Result, data: Any) -> None:
+        run = self._run = Run(1, self._given, self.options)
+        frames = frames_of(data, run.number)
+        self._stream = Stream.finished(frames, run.number)
+        self._result = result
+        self._shown_meta = meta = lens_meta(result, data, run.number)
+        if not self._given_text:
+            self._given_text = "".join(token["text"] for token in meta["tokens"])
+        self._ready = False
+        self.text = self._given_text
+        self._ready = True
+        packed = pack(meta, frames)
+        self.meta = meta
+        self.snapshot = packed if len(packed) <= MAX_SNAPSHOT_BYTES else b""
+        self._meta_changed()
+        seconds = float(data.attrs.get("seconds", 0.0))
+        self.status = {**IDLE, "state": "done", "run": run.number, "seconds": round(seconds, 3)}
+        run.end(result=result)
+
+    # Traits that follow each other
+
+    def _layers(self) -> list[int]:
+        return list(self._shown_meta.get("layers", []))
+
+    @t.validate("pins")
+    def _valid_pins(self, proposal: Any) -> list[dict[str, int]]:
+        limit = self.model.d_vocab if self.model is not None else None
+        return [_pin(pin, limit) for pin in proposal["value"]]
+
+    @t.validate("options")
+    def _valid_options(self, proposal: Any) -> dict[str, Any]:
+        options = dict(proposal["value"])
+        known = self.analysis.options if options and self.model is not None else options
+        for name in options:
+            if name not in known:
+                raise t.TraitError(
+                    f"The logit lens has no option '{name}'; it has {', '.join(known)}."
+                )
+        return options
+
+    @t.validate("position")
+    def _valid_position(self, proposal: Any) -> int:
+        return max(-1, int(proposal["value"]))
+
+    @t.validate("row")
+    def _valid_row(self, proposal: Any) -> int:
+        row, count = int(proposal["value"]), len(self._layers())
+        return max(row, -1) if count == 0 else min(row if row >= 0 else count - 1, count - 1)
+
+    @t.observe("row")
+    def _row_changed(self, change: Any) -> None:
+        layers = self._layers()
+        if layers:
+            self.layer = layers[self.row]
+
+    @t.observe("layer")
+    def _layer_changed(self, change: Any) -> None:
+        layers = self._layers()
+        if not layers or layers[self.row] == self.layer:
+            return
+        nearest = min(layers, key=lambda layer: (abs(layer - self.layer), -layer))
+        self.row = len(layers) - 1 - layers[::-1].index(nearest)
+        self.layer = nearest
+
+    def _meta_changed(self) -> None:
+        """Keep row, position and pins inside the new picture, and row beside layer."""
+        layers, n_tokens = self._layers(), len(self._shown_meta.get("tokens", []))
+        if not layers:
+            return
+        if not self._row_given:
+            self.row, self._row_given = len(layers) - 1, True
+            self.layer = layers[-1]
+        elif self.row >= 0 and self.row < len(layers) and layers[self.row] == self.layer:
+            pass
+        elif self.row >= 0 and self.layer == -1:
+            self.row = min(self.row, len(layers) - 1)
+            self.layer = layers[self.row]
+        else:
+            self._layer_changed(None)
+        if self.position >= n_tokens:
+            self.position = -1
+
+    # Asking the model
+
+    def _resolved(self, run: Run) -> dict[str, Any]:
+        options = dict(run.options)
+        if self.model is None:
+            return options
+        given = options.get("tracked") or []
+        given = [given] if isinstance(given, str | int) else list(given)
+        pinned = [pin["id"] for pin in self.pins]
+        ids = [self.model.token_id(token) for token in [*given, *pinned]]
+        if ids:
+            options["tracked"] = list(dict.fromkeys(ids))
+        return options
+
+    def _search(self, params: dict[str, Any], task: Task) -> Reply:
+        if self.model is None:
+            return [], []
+        limit = max(1, min(int(params.get("limit") or 50), 500))
+        found = self.model.search_tokens(str(params.get("query", "")), limit)
+        return [{"id": int(i), "text": text} for i, text in found], []
+
+    def _track(self, params: dict[str, Any], task: Task) -> Reply:
+        run = self._run
+        if run is None or self.model is None or run.tokens is None and self._result is None:
+            raise InputError("There is no picture yet to follow a token in.")
+        number = int(self._shown_meta.get("run", 0))
+        if number != run.number:
+            raise InputError("The picture is about to change; ask again when it has.")
+        if run.tokens is None:
+            run.tokens = self.model.tokens(run.text, add_bos=run.options.get("add_bos"))
+            run.resolved = self._resolved(run)
+        track = self._tracks.get(self, run, params, task)
+        return {"probability": track.probability, "rank": track.rank}, []
+
+    # Taking it elsewhere
+
+    def _export(self, params: dict[str, Any], task: Task) -> Reply:
+        name, mime, content = export(self, str(params.get("format")))
+        return {"name": name, "mime": mime}, [content]
+
+    def html(self, path: str | os.PathLike[str]) -> Path:
+        """Write one HTML file that shows what the view shows, with no kernel and no network."""
+        from layerlens.result.files import checked_path, write_bytes
+
+        return write_bytes(checked_path(path, ".html", ".htm"), export(self, "html")[2])
+
+    def _frozen(self) -> tuple[dict[str, Any], bytes]:
+        """Return the traits and the packed data of a frozen twin."""
+        if self._stream is None:
+            raise InputError("There is no picture yet; wait until the run is done.")
+        traits = {name: getattr(self, name) for name in PICTURE_TRAITS}
+        return traits, pack(self._shown_meta, self._stream.merged())
+
+    def _plain(self) -> str:
+        if self.model is None and self._result is not None:
+            return f"{self!r}\n{self._result!r}"
+        return repr(self)
+
+
+def _pin(pin: Any, limit: int | None) -> dict[str, int]:
+    position, token = pin.get("position"), pin.get("id")
+    whole = isinstance(position, int) and isinstance(token, int)
+    if not whole or position < -1 or token < 0 or (limit is not None and token >= limit):
+        raise t.TraitError(
+            f"A pin is {{'position': int, 'id': int}} with a token of the vocabulary, not {pin!r}."
+        )
+    return {"position": position, "id": token}

@@ -1,0 +1,87 @@
+"""From a running analysis to its view: meta first, then frames, and a status line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from layerlens.export.meta import meta_from
+from layerlens.views.frames import Stream
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from layerlens.result import Check
+    from layerlens.views.live import LiveView
+    from layerlens.views.runs import Run
+    from layerlens.views.worker import Task
+
+SECONDS_BETWEEN_STATUS = 0.1
+
+
+class RunListener:
+    """What an analysis calls, on the worker's thread, while it runs for a view."""
+
+    def __init__(self, view: LiveView, run: Run, task: Task) -> None:
+        self.stream: Stream | None = None
+        self.meta: dict[str, Any] = {}
+        self._view = view
+        self._run = run
+        self._task = task
+        self._status_time = 0.0
+
+    def on_declare(
+        self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
+    ) -> None:
+        """Prepare meta and frames; they replace the last picture with the first finished part."""
+        view, model = self._view, self._view.model
+        if model is None:
+            return
+        about = view.analysis.about
+        attrs = {
+            "model": model.name,
+            "model_type": model.anatomy.family,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "n_layers": model.n_layers,
+            "d_vocab": model.d_vocab,
+            "notes": list(self._run.tokens.notes),
+            "source": about.source,
+            "question": about.question,
+            "cost": about.cost,
+            "code": view.code_of(self._run),
+        }
+        values = {name: value for name, (_, value) in coords.items()}
+        self.meta = dict(meta_from(attrs, values, (), self._run.number))
+        stream = Stream(
+            self._run.number,
+            view.analysis.variables,
+            model.d_vocab,
+            model.token_string,
+            view._send_frame,
+        )
+        stream.declare(sizes, coords)
+        self.stream = stream
+
+    def on_emit(self, where: Mapping[str, int | slice], arrays: Mapping[str, np.ndarray]) -> None:
+        """Pass a finished part on."""
+        if self.stream is None or self._task.cancelled:
+            return
+        self._view._show_stream(self.stream, self.meta)
+        self.stream.put(where, arrays)
+
+    def on_progress(self, done: int, total: int, what: str) -> None:
+        """Move the status line, at most ten times a second."""
+        now = time.monotonic()
+        if done >= total or now - self._status_time >= SECONDS_BETWEEN_STATUS:
+            self._status_time = now
+            self._view._tell(self._run, "running", done=done, total=total, what=what)
+
+    def on_check(self, check: Check) -> None:
+        """Checks are shown when the run ends, all together."""
+
+    def cancelled(self) -> bool:
+        """Whether someone asked to stop; asked often, so late frames leave here too."""
+        if self.stream is not None and not self._task.cancelled:
+            self.stream.poke()
+        return self._task.cancelled
