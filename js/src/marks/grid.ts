@@ -1,0 +1,237 @@
+import { drawColumnHeads, drawCorner, drawRowHeads } from "./gridheads";
+import type { Scene } from "./gridtypes";
+import { drawFitted, TextFitter } from "./text";
+import { cellAt, columnCount, placeOf, type Range, rowCount, visibleRange } from "./windowing";
+
+/** Narrower cells show colour only. */
+const TEXT_MIN = 18;
+const PAD = 5;
+
+/** Draws the visible part of the table on one canvas, headings included. */
+export class GridPainter {
+  readonly #ctx: CanvasRenderingContext2D;
+  readonly #fitters = new Map<string, TextFitter>();
+  #hatch: { key: string; pattern: CanvasPattern | null } = { key: "", pattern: null };
+
+  constructor(private readonly canvas: HTMLCanvasElement) {
+    // Opaque: the browser can then smooth letters as it does on the page.
+    const ctx = canvas.getContext("2d", { alpha: false });
+    if (!ctx) throw new Error("This browser gives no 2D canvas.");
+    this.#ctx = ctx;
+  }
+
+  draw(scene: Scene): void {
+    const ctx = this.#ctx;
+    this.#resize(scene);
+    ctx.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+    ctx.textBaseline = "middle";
+    ctx.direction = "ltr";
+    ctx.fillStyle = scene.palette.bg;
+    ctx.fillRect(0, 0, scene.width, scene.height);
+    const { shape } = scene;
+    const rows = visibleRange(
+      scene.scrollTop,
+      scene.height,
+      shape.headHeight,
+      shape.rowHeight,
+      rowCount(shape),
+    );
+    const columns = visibleRange(
+      scene.scrollLeft,
+      scene.width,
+      shape.headWidth,
+      shape.cellWidth,
+      columnCount(shape),
+    );
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(shape.headWidth, shape.headHeight, scene.width, scene.height);
+    ctx.clip();
+    this.#drawCells(scene, rows, columns);
+    this.#drawSettled(scene, rows, columns);
+    this.#drawMarks(scene);
+    ctx.restore();
+    drawColumnHeads(ctx, scene, columns, (font) => this.#fitter(font));
+    drawRowHeads(ctx, scene, rows, (font) => this.#fitter(font));
+    drawCorner(ctx, scene);
+  }
+
+  #resize(scene: Scene): void {
+    const width = Math.round(scene.width * scene.ratio);
+    const height = Math.round(scene.height * scene.ratio);
+    if (this.canvas.width !== width) this.canvas.width = width;
+    if (this.canvas.height !== height) this.canvas.height = height;
+  }
+
+  #fitter(font: string): TextFitter {
+    let fitter = this.#fitters.get(font);
+    if (!fitter) {
+      const ctx = this.#ctx;
+      fitter = new TextFitter((text) => {
+        if (ctx.font !== font) ctx.font = font;
+        return ctx.measureText(text).width;
+      });
+      this.#fitters.set(font, fitter);
+    }
+    return fitter;
+  }
+
+  #drawCells(scene: Scene, rows: Range, columns: Range): void {
+    const ctx = this.#ctx;
+    const { shape, source, scale } = scene;
+    const { cellWidth, rowHeight } = shape;
+    const gap = cellWidth >= 10 ? 1 : 0;
+    const rowGap = cellWidth >= 10 ? 1 : 0;
+    const font = `12px ${scene.font}`;
+    const fitter = this.#fitter(font);
+    const withText = cellWidth >= TEXT_MIN;
+    ctx.font = font;
+    for (let row = rows.from; row < rows.to; row++) {
+      const y = shape.headHeight + row * rowHeight - scene.scrollTop;
+      for (let column = columns.from; column < columns.to; column++) {
+        const x = shape.headWidth + column * cellWidth - scene.scrollLeft;
+        const { point, position } = cellAt(shape, row, column);
+        if (!source.arrived(point)) {
+          ctx.fillStyle = this.#pending(scene) ?? scene.palette.sunken;
+          ctx.fillRect(x, y, cellWidth - gap, rowHeight - rowGap);
+          continue;
+        }
+        const index = scale.index(source.value(point, position));
+        ctx.fillStyle = index < 0 ? scene.palette.raised : (scale.fills[index] as string);
+        ctx.fillRect(x, y, cellWidth - gap, rowHeight - rowGap);
+        if (!withText) continue;
+        const fitted = fitter.fit(source.topText(point, position), cellWidth - gap - 2 * PAD + 2);
+        if (!fitted) continue;
+        if (ctx.font !== font) ctx.font = font;
+        ctx.fillStyle = index < 0 ? scene.palette.dim : (scale.inks[index] as string);
+        drawFitted(ctx, fitted, x + PAD, y + rowHeight / 2);
+      }
+    }
+  }
+
+  /** Rows that have not come yet are hatched, so that they cannot be taken for a low number. */
+  #pending(scene: Scene): CanvasPattern | null {
+    const key = `${scene.palette.name}${scene.ratio}`;
+    if (this.#hatch.key === key) return this.#hatch.pattern;
+    const size = 8;
+    const tile = this.canvas.ownerDocument.createElement("canvas");
+    tile.width = tile.height = size * scene.ratio;
+    const ctx = tile.getContext("2d");
+    if (!ctx) return null;
+    ctx.scale(scene.ratio, scene.ratio);
+    ctx.fillStyle = scene.palette.raised;
+    ctx.fillRect(0, 0, size, size);
+    ctx.strokeStyle = scene.palette.line;
+    ctx.lineWidth = 1;
+    for (const shift of [-size, 0, size]) {
+      ctx.beginPath();
+      ctx.moveTo(shift, size);
+      ctx.lineTo(shift + size, 0);
+      ctx.stroke();
+    }
+    const pattern = this.#ctx.createPattern(tile, "repeat");
+    pattern?.setTransform(new DOMMatrix().scale(1 / scene.ratio));
+    this.#hatch = { key, pattern };
+    return pattern;
+  }
+
+  /** A stepped line: above it (or right of it) the top token no longer changes. */
+  #drawSettled(scene: Scene, rows: Range, columns: Range): void {
+    const ctx = this.#ctx;
+    const { shape, source } = scene;
+    const along = shape.transposed ? rows : columns;
+    ctx.strokeStyle = scene.palette.fg;
+    ctx.globalAlpha = 0.75;
+    ctx.lineWidth = 1.5;
+    ctx.beginPath();
+    let last = Number.NaN;
+    for (let position = along.from; position < along.to; position++) {
+      const point = source.settled(position);
+      if (point < 0) {
+        last = Number.NaN;
+        continue;
+      }
+      const { row, column } = placeOf(shape, { point, position });
+      const x = shape.headWidth + column * shape.cellWidth - scene.scrollLeft - 0.5;
+      const y = shape.headHeight + row * shape.rowHeight - scene.scrollTop - 0.5;
+      if (shape.transposed) {
+        if (Number.isNaN(last)) ctx.moveTo(x, y);
+        else ctx.lineTo(x, y);
+        ctx.lineTo(x, y + shape.rowHeight);
+        last = x;
+      } else {
+        const bottom = y + shape.rowHeight;
+        if (Number.isNaN(last)) ctx.moveTo(x, bottom);
+        else ctx.lineTo(x, bottom);
+        ctx.lineTo(x + shape.cellWidth, bottom);
+        last = bottom;
+      }
+    }
+    ctx.stroke();
+    ctx.globalAlpha = 1;
+  }
+
+  #drawMarks(scene: Scene): void {
+    const ctx = this.#ctx;
+    const { shape, palette } = scene;
+    this.#drawPins(scene);
+    const chosen = placeOf(shape, scene.selected);
+    const band = shape.transposed ? this.#columnBox(scene, chosen.column) : this.#rowBox(scene, chosen.row);
+    ctx.strokeStyle = palette.accent;
+    ctx.lineWidth = 1;
+    ctx.globalAlpha = 0.7;
+    ctx.strokeRect(...band);
+    ctx.globalAlpha = 1;
+    if (scene.hover) {
+      const at = placeOf(shape, scene.hover);
+      ctx.strokeStyle = palette.fg;
+      ctx.strokeRect(...this.#cellBox(scene, at.row, at.column, 0.5));
+    }
+    const box = this.#cellBox(scene, chosen.row, chosen.column, 0);
+    ctx.lineWidth = 4;
+    ctx.strokeStyle = palette.bg;
+    ctx.strokeRect(...box);
+    ctx.lineWidth = scene.focused ? 2.5 : 2;
+    ctx.strokeStyle = palette.accent;
+    ctx.strokeRect(...box);
+  }
+
+  #drawPins(scene: Scene): void {
+    const ctx = this.#ctx;
+    const { shape, source } = scene;
+    const height = 3;
+    for (const pin of scene.pins) {
+      for (let point = 0; point < shape.points; point++) {
+        if (source.topId(point, pin.position) !== pin.id) continue;
+        const { row, column } = placeOf(shape, { point, position: pin.position });
+        const [x, y, w, h] = this.#cellBox(scene, row, column, 0);
+        ctx.fillStyle = scene.palette.bg;
+        ctx.fillRect(x, y + h - height - 1, w, height + 1);
+        ctx.fillStyle = pin.color;
+        ctx.fillRect(x, y + h - height, w, height);
+      }
+    }
+  }
+
+  #cellBox(scene: Scene, row: number, column: number, inset: number) {
+    const { shape } = scene;
+    const x = shape.headWidth + column * shape.cellWidth - scene.scrollLeft;
+    const y = shape.headHeight + row * shape.rowHeight - scene.scrollTop;
+    return [
+      x + inset,
+      y + inset,
+      shape.cellWidth - 1 - 2 * inset,
+      shape.rowHeight - 1 - 2 * inset,
+    ] as const;
+  }
+
+  #rowBox(scene: Scene, row: number) {
+    const y = scene.shape.headHeight + row * scene.shape.rowHeight - scene.scrollTop;
+    return [-2, y - 0.5, scene.width + 4, scene.shape.rowHeight] as const;
+  }
+
+  #columnBox(scene: Scene, column: number) {
+    const x = scene.shape.headWidth + column * scene.shape.cellWidth - scene.scrollLeft;
+    return [x - 0.5, -2, scene.shape.cellWidth, scene.height + 4] as const;
+  }
+}

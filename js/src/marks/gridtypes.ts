@@ -1,0 +1,34 @@
+import type { Palette } from "../theme/palette";
+import type { ColorScale } from "../theme/scale";
+import type { Cell, GridShape } from "./windowing";
+
+/** What the table asks of the data; every answer must be quick, it is asked for each cell drawn. */
+export interface GridSource {
+  arrived(point: number): boolean;
+  /** The number that colours a cell; NaN where there is none. */
+  value(point: number, position: number): number;
+  topId(point: number, position: number): number;
+  topText(point: number, position: number): string;
+  tokenText(position: number): string;
+  continues(position: number): boolean;
+  pointLabel(point: number): string;
+  /** The first row from which the top token stays the final one; -1 while unknown. */
+  settled(position: number): number;
+}
+
+export interface Scene {
+  shape: GridShape;
+  source: GridSource;
+  scale: ColorScale;
+  palette: Palette;
+  selected: Cell;
+  hover: Cell | null;
+  pins: readonly { position: number; id: number; color: string }[];
+  focused: boolean;
+  scrollLeft: number;
+  scrollTop: number;
+  width: number;
+  height: number;
+  ratio: number;
+  font: string;
+}
