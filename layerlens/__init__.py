@@ -10,7 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerlens.analyses import analyses, estimate, logit_lens
+    from layerlens.analyses import analyses
+    from layerlens.analyses.logit_lens import logit_lens
+    from layerlens.analyses.registry import estimate
     from layerlens.errors import (
         Cancelled,
         InputError,
@@ -35,9 +37,9 @@ _PLACES = {
     "Site": "layerlens.model.sites",
     "record": "layerlens.run.record",
     "Trace": "layerlens.run.record",
-    "logit_lens": "layerlens.analyses",
+    "logit_lens": "layerlens.analyses.logit_lens",
     "analyses": "layerlens.analyses",
-    "estimate": "layerlens.analyses",
+    "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
     "open": "layerlens.result:open_result",
     "LensView": "layerlens.views",

@@ -56,7 +56,9 @@ class Work:
 class Job:
     """What an analysis talks to while it runs."""
 
-    def __init__(self, variables: Mapping[str, Variable], listener: Listener, batched: bool):
+    def __init__(
+        self, variables: Mapping[str, Variable], listener: Listener, batched: bool
+    ):
         self.batched = batched
         self.parts: Parts | None = None
         self.checks: list[Check] = []
@@ -120,6 +122,12 @@ class About:
     cost: str
     view: str
 
+    def shown(self) -> dict[str, str]:
+        """As attributes of a result."""
+        return {
+            name: getattr(self, name) for name in ("question", "source", "cost", "view")
+        }
+
 
 class Analysis:
     """One question that can be asked of a model and a text.
@@ -177,7 +185,9 @@ class Analysis:
         tokens = _tokens(model, text, full)
         job = Job(self.variables, listener or Silent(), batched=not tokens.single)
         started = time.perf_counter()
-        finish = functools.partial(self._result, job, model, text, tokens, full, started)
+        finish = functools.partial(
+            self._result, job, model, text, tokens, full, started
+        )
         own = {name: value for name, value in full.items() if name not in TEXT_OPTIONS}
         try:
             with model.running():
@@ -222,14 +232,13 @@ class Analysis:
             model,
             tokens,
             job.parts,
-            analysis=self.name,
             options=options,
             seconds=time.perf_counter() - started,
-            checks=job.checks,
-            code=code,
         )
-        data = job.parts.dataset({**attrs, "source": self.about.source, **job.notes})
-        return Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
+        data = job.parts.dataset({**attrs, **self.about.shown(), **job.notes})
+        return Result(
+            analysis=self.name, data=data, checks=job.checks, code=code, model=model
+        )
 
     def __repr__(self) -> str:
         return f"<analysis {self.name}: {self.about.question}>"
@@ -291,5 +300,7 @@ def _stopped(job: Job) -> str:
 def _signature(options: Mapping[str, Any]) -> inspect.Signature:
     kind = inspect.Parameter
     given = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("model", "text")]
-    keywords = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()]
+    keywords = [
+        kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()
+    ]
     return inspect.Signature([*given, *keywords])

@@ -53,7 +53,9 @@ def estimate_work(model: LensModel, tokens: Tokens, work: Work) -> Estimate:
     parameters = sum(p.numel() for p in model.hf.parameters())
     embedding = model.hf.get_input_embeddings().weight.numel()
     head = model.d_vocab * model.d_model
-    operations = 2.0 * (parameters - embedding) * fed * work.passes + 2.0 * head * work.head_rows
+    operations = (
+        2.0 * (parameters - embedding) * fed * work.passes + 2.0 * head * work.head_rows
+    )
     how = f"operation counts at {speed / 1e9:.0f} GFLOP/s, timed on {PROBE_ROWS} rows of the head"
     return Estimate(work.passes, operations / speed, work.bytes, how)
 
@@ -62,7 +64,9 @@ def _operations_per_second(model: LensModel) -> float:
     with model.running():
         head = Head.of(model)
         width = model.d_model if head.matrix is None else head.matrix.weight.shape[1]
-        x = torch.zeros((min(PROBE_ROWS, head.rows), width), dtype=head.dtype, device=head.device)
+        x = torch.zeros(
+            (min(PROBE_ROWS, head.rows), width), dtype=head.dtype, device=head.device
+        )
         seconds = []
         for _ in range(3):
             started = time.perf_counter()

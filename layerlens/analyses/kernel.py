@@ -30,7 +30,9 @@ STATISTICS_ROWS = 32
 LOGIT_BYTES = 128 << 20
 """Bytes of logits held at once, at most."""
 
-_FLOOR = -1e30  # stands for "no such column": e**_FLOOR is 0, and 0 * _FLOOR is 0, not NaN
+_FLOOR = (
+    -1e30
+)  # stands for "no such column": e**_FLOOR is 0, and 0 * _FLOOR is 0, not NaN
 
 
 class Reduced(NamedTuple):
@@ -54,7 +56,10 @@ class Final(NamedTuple):
     """Extras of the last row of a lens, which the other rows are compared with."""
 
     mean_weight: Tensor | None
-    """[R, d_head] the head's weight rows averaged under each row's own distribution."""
+    """[R, d_head] the head's weight rows averaged under each row's own distribution; None where
+    the head is not affine."""
+    mean_bias: Tensor | None
+    """[R] the same of its bias; None where it has none."""
     kept: list[Tensor]
     """Whole logits [V] of the rows that were asked for."""
 
@@ -114,7 +119,15 @@ class Head:
     @property
     def linear(self) -> bool:
         """Whether float32 logits are an exact affine function of the head's input."""
-        return self.matrix is not None and not self.matrix.softcap and self.dtype == self.work
+        return (
+            self.matrix is not None
+            and not self.matrix.softcap
+            and self.dtype == self.work
+        )
+
+    def accept(self, x: Tensor) -> Tensor:
+        """Rows on the head's device, in its dtype."""
+        return x if self.matrix is None else x.to(device=self.device, dtype=self.dtype)
 
     def _buffers(self) -> tuple[Tensor, Tensor]:
         if self._logits is None or self._scratch is None:
@@ -167,7 +180,7 @@ class Head:
         top_k: int,
         tick: Callable[[], None] = lambda: None,
     ) -> Reduced:
-        """Reduce any number of rows.
+        """Reduce one row or more.
 
         Parameters
         ----------
@@ -185,7 +198,7 @@ class Head:
         LayerLensError
             When a logit is NaN or plus infinity.
         """
-        return self._reduce(x, chosen, top_k, tick, None, ())[0]
+        return self._reduce(x, chosen, top_k, tick)
 
     def reduce_final(
         self,
@@ -199,9 +212,23 @@ class Head:
 
         ``keep`` names, in ascending order, the rows whose whole logits are returned.
         """
-        mean = torch.zeros_like(x, dtype=self.work) if self.linear else None
-        reduced, kept = self._reduce(x, chosen, top_k, tick, mean, keep)
-        return reduced, Final(mean, kept)
+        kept: list[Tensor] = []
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+
+        def see(start: int, logits: Tensor, scratch: Tensor) -> None:
+            inside = [row - start for row in keep if start <= row < start + len(logits)]
+            kept.extend(logits[row, : self.d_vocab].clone() for row in inside)
+            if self.linear and self.matrix is not None:
+                torch.softmax(logits, -1, out=scratch)
+                probability = scratch[:, : self.d_vocab]
+                weights.append(probability @ self.matrix.weight)
+                if self.matrix.bias is not None:
+                    biases.append(probability @ self.matrix.bias)
+
+        reduced = self._reduce(x, chosen, top_k, tick, see)
+        mean = torch.cat(weights) if weights else None
+        return reduced, Final(mean, torch.cat(biases) if biases else None, kept)
 
     def _reduce(
         self,
@@ -209,28 +236,29 @@ class Head:
         chosen: Tensor,
         top_k: int,
         tick: Callable[[], None],
-        mean: Tensor | None,
-        keep: Sequence[int],
-    ) -> tuple[Reduced, list[Tensor]]:
+        see: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> Reduced:
+        """Reduce; ``see`` gets the first row, the logits and the scratch space of each block."""
         buffer, scratch = self._buffers()
         parts: list[Reduced] = []
-        kept: list[Tensor] = []
         for start in range(0, len(x), self.rows):
             tick()
             count = len(self.logits(x[start : start + self.rows]))
-            inside = [row - start for row in keep if start <= row < start + count]
-            kept += [buffer[row, : self.d_vocab].clone() for row in inside]
             for low in range(0, count, self.block_rows):
                 high = min(low + self.block_rows, count)
-                here = slice(start + low, start + high)
-                logits, probability = buffer[low:high], scratch[: high - low]
-                part = _statistics(logits, probability, chosen[here], top_k, self.d_vocab)
-                parts.append(part)
-                if mean is not None and self.matrix is not None:
-                    torch.softmax(logits, -1, out=probability)
-                    weight = self.matrix.weight
-                    torch.mm(probability[:, : self.d_vocab], weight, out=mean[here])
-        return _join(parts, x, chosen, top_k, self.work), kept
+                logits, space = buffer[low:high], scratch[: high - low]
+                parts.append(
+                    _statistics(
+                        logits, space, chosen[start + low : start + high], top_k
+                    )
+                )
+                if see is not None:
+                    see(start + low, logits, space)
+        return (
+            parts[0]
+            if len(parts) == 1
+            else Reduced(*map(torch.cat, zip(*parts, strict=True)))
+        )
 
 
 def row_bytes(d_vocab: int, dtype: torch.dtype) -> int:
@@ -254,7 +282,9 @@ def product_rows(d_vocab: int, bytes_a_row: int, memory: int) -> int:
             f"memory and the limit leaves {max(memory, 0) / 1e6:.1f} MB: raise memory_limit or "
             "ask for fewer positions or points."
         )
-    return max(8, min(PRODUCT_ROWS, memory // bytes_a_row, LOGIT_BYTES // (4 * d_vocab)))
+    return max(
+        8, min(PRODUCT_ROWS, memory // bytes_a_row, LOGIT_BYTES // (4 * d_vocab))
+    )
 
 
 def top_k_by_blocks(logits: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -290,7 +320,7 @@ def top_k_by_blocks(logits: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Ten
 
 
 def _statistics(
-    logits: Tensor, probability: Tensor, chosen: Tensor, top_k: int, d_vocab: int
+    logits: Tensor, probability: Tensor, chosen: Tensor, top_k: int
 ) -> Reduced:
     """Reduce one block of rows; ``probability`` is scratch space of the same shape."""
     maxima = logits.view(len(logits), -1, BLOCK).amax(-1)
@@ -313,22 +343,6 @@ def _statistics(
         # Ones in the float buffer sum exactly below 2**24, and far faster than a mask counts.
         torch.gt(logits, wanted[:, column : column + 1], out=probability)
         above[:, column] = probability.sum(-1).long()
-    return Reduced(ids, values, log_norm, (log_norm - mean_logit).clamp_min(0), wanted, above)
-
-
-def _join(
-    parts: list[Reduced], x: Tensor, chosen: Tensor, top_k: int, dtype: torch.dtype
-) -> Reduced:
-    if len(parts) == 1:
-        return parts[0]
-    if parts:
-        return Reduced(*(torch.cat(field) for field in zip(*parts, strict=True)))
-    number = {"dtype": dtype, "device": x.device}
     return Reduced(
-        torch.empty((0, top_k), dtype=torch.int64, device=x.device),
-        torch.empty((0, top_k), **number),  # type: ignore[arg-type]
-        torch.empty((0,), **number),  # type: ignore[arg-type]
-        torch.empty((0,), **number),  # type: ignore[arg-type]
-        torch.empty(chosen.shape, **number),  # type: ignore[arg-type]
-        torch.empty_like(chosen),
+        ids, values, log_norm, (log_norm - mean_logit).clamp_min(0), wanted, above
     )

@@ -21,7 +21,9 @@ class Listener(Protocol):
     """What :meth:`Analysis.run` calls, on the thread that computes."""
 
     def on_declare(
-        self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
+        self,
+        sizes: Mapping[str, int],
+        coords: Mapping[str, tuple[tuple[str, ...], Any]],
     ) -> None:
         """Axis lengths and coordinates are known; parts will follow."""
 
@@ -42,7 +44,9 @@ class Silent:
     """A listener that does nothing and never cancels; also the base of others."""
 
     def on_declare(
-        self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
+        self,
+        sizes: Mapping[str, int],
+        coords: Mapping[str, tuple[tuple[str, ...], Any]],
     ) -> None:
         """Ignore."""
 
@@ -85,7 +89,11 @@ class Bar(Silent):
             from tqdm.auto import tqdm
 
             self._bar = tqdm(
-                total=total, desc=self._title, delay=BAR_DELAY_SECONDS, leave=False, unit="step"
+                total=total,
+                desc=self._title,
+                delay=BAR_DELAY_SECONDS,
+                leave=False,
+                unit="step",
             )
         if self._bar.total != total:
             self._bar.total = total

@@ -125,9 +125,15 @@ class Parts:
         """The labelled arrays."""
         data: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]] = {}
         for name, variable in self.variables.items():
-            about: dict[str, Any] = {"long_name": variable.long_name, "units": variable.units}
+            about: dict[str, Any] = {
+                "long_name": variable.long_name,
+                "units": variable.units,
+            }
             if np.dtype(variable.dtype).kind in "iu":
                 about["missing"] = variable.missing
             data[name] = (self.dims[name], self.arrays[name], about)
-        coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}
+        coords = {
+            name: (dims, np.asarray(values))
+            for name, (dims, values) in self.coords.items()
+        }
         return xr.Dataset(data, coords=coords, attrs=dict(attributes))

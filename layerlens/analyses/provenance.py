@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,6 @@ from layerlens.analyses.parts import Parts
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-    from layerlens.result import Check
 
 PACKAGES = ("layerlens", "torch", "transformers", "numpy", "xarray")
 
@@ -27,18 +26,14 @@ def attributes(
     tokens: Tokens,
     parts: Parts,
     *,
-    analysis: str,
     options: Mapping[str, Any],
     seconds: float,
-    checks: Sequence[Check],
-    code: str,
 ) -> dict[str, Any]:
     """Attributes of a result; every value is a number or a string, lists and tables are JSON."""
     missing = parts.missing()
     texts = list(tokens.texts)
     shown = texts[0] if tokens.single and texts[0] is not None else json.dumps(texts)
     return {
-        "analysis": analysis,
         "model": model.name,
         "model_type": model.anatomy.family,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -51,8 +46,6 @@ def attributes(
         "versions": json.dumps(versions()),
         "passes": math.nan,
         "seconds": seconds,
-        "checks": json.dumps([check._asdict() for check in checks]),
-        "code": code,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": int(not missing),
         "missing": json.dumps(missing),
@@ -63,7 +56,9 @@ def attributes(
 def vocab(model: LensModel, tokens: Tokens, parts: Parts) -> str:
     """JSON table from every token id that occurs to its display string."""
     ids = parts.token_ids() | set(tokens.ids[tokens.mask].tolist())
-    return json.dumps({i: model.token_string(i) for i in sorted(ids)}, ensure_ascii=False)
+    return json.dumps(
+        {i: model.token_string(i) for i in sorted(ids)}, ensure_ascii=False
+    )
 
 
 @cache

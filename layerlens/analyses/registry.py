@@ -7,7 +7,6 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import layerlens.analyses
 from layerlens.analyses.options import nearest
 
 if TYPE_CHECKING:
@@ -28,8 +27,8 @@ def register(analysis: Analysis) -> Analysis:
 
 @cache
 def _discover() -> None:
-    folder = layerlens.analyses
-    for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+    package = importlib.import_module("layerlens.analyses")
+    for module in pkgutil.iter_modules(package.__path__, "layerlens.analyses."):
         importlib.import_module(module.name)
 
 
@@ -47,15 +46,17 @@ def get(name: str) -> Analysis:
     return _ANALYSES[name]
 
 
-def analyses() -> pd.DataFrame:
+def table() -> pd.DataFrame:
     """A table of every analysis: question, cost in passes, source, view."""
     import pandas as pd
 
     _discover()
     rows = [_ANALYSES[name].about for name in sorted(_ANALYSES)]
     columns = ("question", "cost", "source", "view")
-    table = {column: [getattr(row, column) for row in rows] for column in columns}
-    return pd.DataFrame(table, index=pd.Index([row.name for row in rows], name="analysis"))
+    cells = {column: [getattr(row, column) for row in rows] for column in columns}
+    return pd.DataFrame(
+        cells, index=pd.Index([row.name for row in rows], name="analysis")
+    )
 
 
 def estimate(name: str, model: LensModel, text: Any, **options: Any) -> Estimate:
