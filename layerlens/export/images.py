@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def image_bytes(figure: Figure, kind: str = "png", *, dpi: int = 150) -> bytes:
     import matplotlib
 
     # SVG ids and dates are random otherwise; text stays text, to be searched and read aloud.
-    stable = {"svg.hashsalt": "layerlens", "svg.fonttype": "none"}
+    stable: dict[Any, Any] = {"svg.hashsalt": "layerlens", "svg.fonttype": "none"}
     metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(stable), io.BytesIO() as file:
         figure.savefig(

@@ -64,11 +64,12 @@ def checks_line(data: xr.Dataset) -> str:
     checks = Checks.from_json(data.attrs.get("checks", "[]"))
     if not checks:
         return ""
-    failed = [check.name for check in checks if not check.ok]
-    if failed:
-        return f"{len(failed)} of {len(checks)} checks not ok: {', '.join(failed)}"
-    parts = [f"{check.name} {check.error:.1e} (limit {check.limit:.0e})" for check in checks]
-    return f"checks ok: {', '.join(parts)}"
+    failed = [check for check in checks if not check.ok]
+    head = f"{len(failed)} of {len(checks)} checks not ok" if failed else "checks ok"
+    parts = [
+        f"{check.name} {check.error:.1e} (limit {check.limit:.0e})" for check in failed or checks
+    ]
+    return f"{head}: {', '.join(parts)}"
 
 
 def drawable_line(text: str) -> str:

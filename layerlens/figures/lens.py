@@ -214,13 +214,12 @@ def _texts(axes: Axes, data: xr.Dataset, rgba: np.ndarray, layout: Layout, color
 
 def _labels(axes: Axes, data: xr.Dataset, layout: Layout, colors: Palette) -> None:
     rows, columns = layout.shape
-    tokens = data["token"].values if "token" in data.variables else data["position"].values
-    style = {"fontsize": FONT, "family": list(families()), "color": colors.ink}
+    tokens = _prompt(data)
+    style: dict[str, Any] = {"fontsize": FONT, "family": list(families()), "color": colors.ink}
     limit = int((layout.cell[0] - 0.04) / CHARACTER) if layout.flat else 14
     at = np.arange(0, columns, layout.label_step)
-    names = [fitted(drawable(str(tokens[i])), limit) for i in at]
-    turn = {"rotation": 0} if layout.flat else {"rotation": 90}
-    labels = axes.set_xticks(at + 0.5, names, **style, **turn)
+    names = [fitted(drawable(tokens[i]), limit) for i in at]
+    labels = axes.set_xticks(at + 0.5, names, rotation=0 if layout.flat else 90, **style)
     rows_at = np.arange(rows - 1, -1, -layout.row_step)
     axes.set_yticks(rows_at + 0.5, [str(data["point"].values[i]) for i in rows_at], **style)
     for label in labels:
@@ -229,6 +228,17 @@ def _labels(axes: Axes, data: xr.Dataset, layout: Layout, colors: Palette) -> No
     for side in axes.spines.values():
         side.set_color(colors.faint)
         side.set_linewidth(0.5)
+
+
+def _prompt(data: xr.Dataset) -> list[str]:
+    """Return the prompt's tokens; one that only continues a character says so."""
+    if "token" not in data.variables:
+        return [str(position) for position in data["position"].values]
+    texts = [str(text) for text in data["token"].values]
+    if "continues" not in data.variables:
+        return texts
+    joined = zip(texts, data["continues"].values, strict=True)
+    return ["(cont.)" if goes_on else text for text, goes_on in joined]
 
 
 def _color_bar(
@@ -255,9 +265,9 @@ def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> list[str
     if not layout.texts:
         notes.append("cells too small for their tokens (choose with positions=, points=)")
     if layout.label_step > 1:
-        notes.append(f"every {layout.label_step}th token is labelled, all are drawn")
+        notes.append(f"one token in {layout.label_step} is labelled, all are drawn")
     if layout.row_step > 1:
-        notes.append(f"every {layout.row_step}th point is labelled, all are drawn")
+        notes.append(f"one point in {layout.row_step} is labelled, all are drawn")
     return notes
 
 

@@ -62,7 +62,7 @@ def trajectories_figure(
         raise ResultError(f"There is no position {position}; this text has {count} tokens.")
     colors = palette(theme)
     points = [str(label) for label in data["point"].values]
-    figure = new_figure((min(max(3.5, 1.8 + 0.16 * len(points)), 14.0), 3.4), colors)
+    figure = new_figure((min(max(4.5, 1.8 + 0.16 * len(points)), 14.0), 3.4), colors)
     width, height = figure.get_size_inches()
     place = (0.6 / width, 0.95 / height, 1 - 1.8 / width, 1 - 1.4 / height)
     axes = figure.add_axes(place, facecolor=colors.page)
