@@ -85,7 +85,7 @@ def traits_of(data: xr.Dataset, checks: Checks, *, theme: str = "auto") -> dict[
         "tracked": 0,
         "transposed": False,
         "theme": theme,
-        "cell_width": 0,
+        "cell_width": 72,
         "status": {
             "state": "done",
             "run": meta["run"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +19,8 @@ FONT = 7.0
 CHARACTER = 0.062
 """Inches that a character takes at `FONT` points, on average."""
 
-_LINE = 0.14  # inches from one note to the next
+_NOTE_CHARACTER = 0.054
+_LINE = 0.14  # inches from one line of notes to the next
 
 
 def new_figure(size: tuple[float, float], colors: Palette) -> Figure:
@@ -44,19 +46,30 @@ def write_title(figure: Figure, title: str, colors: Palette) -> None:
 
 
 def write_notes(figure: Figure, notes: list[str], colors: Palette) -> None:
-    """Write the notes into the lower left corner, a line each, the first one on top."""
+    """Write the notes into the lower left corner, broken where needed, the first on top."""
     width, height = figure.get_size_inches()
-    for i, note in enumerate(reversed(notes)):
+    for i, line in enumerate(reversed(wrapped(notes, width))):
         figure.text(
             0.1 / width,
             (0.1 + i * _LINE) / height,
-            drawable_line(note),
+            drawable_line(line),
             fontsize=FONT - 1,
             family=list(families()),
             color=colors.faint,
             parse_math=False,
             gid="note",
         )
+
+
+def wrapped(notes: list[str], width: float) -> list[str]:
+    """Return the notes broken into lines that fit into a figure of `width` inches."""
+    limit = int((width - 0.3) / _NOTE_CHARACTER)
+    return [line for note in notes for line in textwrap.wrap(note, limit)]
+
+
+def notes_height(notes: list[str], width: float) -> float:
+    """Return how much room the notes take in a figure of `width` inches."""
+    return 0.15 + _LINE * len(wrapped(notes, width))
 
 
 def checks_line(data: xr.Dataset) -> str:

@@ -6,7 +6,7 @@ import json
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from layerlens.figures.canvas import (
     FONT,
     checks_line,
     new_figure,
+    notes_height,
     write_notes,
     write_title,
 )
 from layerlens.figures.fonts import drawable, families
-from layerlens.figures.palette import Palette, ink_on, palette, sequential
+from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.quantity import Quantity, quantity
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ def lens_figure(
     colors = palette(theme)
     shown = quantity(chosen, color, tracked)
     layout = _layout(shown.values.shape, cell_width)
+    notes = [note for note in (_not_shown(data, chosen, layout), checks_line(data)) if note]
+    room = (0.3 if layout.flat else 1.0) + notes_height(notes, layout.size[0])
+    layout = replace(layout, bottom=room)
     figure = new_figure(layout.size, colors)
     axes = figure.add_axes(layout.box, facecolor=colors.page)
     rgba = _cells(axes, shown, colors)
@@ -123,8 +127,7 @@ def lens_figure(
     name = str(data.attrs.get("model", "")) or "the model"
     words = f"Top next token after each point of {name}" if title is None else title
     write_title(figure, words, colors)
-    notes = ["; ".join(_not_shown(data, chosen, layout)), checks_line(data)]
-    write_notes(figure, [note for note in notes if note], colors)
+    write_notes(figure, notes, colors)
     return figure
 
 
@@ -169,7 +172,6 @@ def _layout(shape: tuple[int, ...], cell_width: float | None) -> Layout:
         shape=(rows, columns),
         texts=flat and height >= _TEXT_CELL[1],
         flat=flat,
-        bottom=0.8 if flat else 1.5,
         label_step=max(1, int(np.ceil(_LABEL_CELL / width))),
         row_step=max(1, int(np.ceil(_LABEL_CELL / height))),
     )
@@ -177,9 +179,9 @@ def _layout(shape: tuple[int, ...], cell_width: float | None) -> Layout:
 
 def _cells(axes: Axes, shown: Quantity, colors: Palette) -> np.ndarray:
     """Draw the coloured cells; return their colours."""
-    color_map = sequential(colors, high_is_strong=shown.high_is_strong)
     values = np.ma.masked_invalid(shown.values)
-    mesh = axes.pcolormesh(values, cmap=color_map, norm=shown.norm, rasterized=True)
+    cmap = color_map(shown.colors, colors)
+    mesh = axes.pcolormesh(values, cmap=cmap, norm=shown.norm, rasterized=True)
     rows, columns = shown.values.shape
     if rows > 1:
         axes.axhline(rows - 1, color=colors.ink, linewidth=0.8)
@@ -257,7 +259,7 @@ def _color_bar(
     bar_axes.tick_params(labelsize=FONT - 1, colors=colors.ink, length=2)
 
 
-def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> list[str]:
+def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> str:
     notes = []
     for axis, what in (("position", "tokens"), ("point", "points")):
         if chosen.sizes[axis] < data.sizes[axis]:
@@ -268,7 +270,7 @@ def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> list[str
         notes.append(f"one token in {layout.label_step} is labelled, all are drawn")
     if layout.row_step > 1:
         notes.append(f"one point in {layout.row_step} is labelled, all are drawn")
-    return notes
+    return "; ".join(notes)
 
 
 def fitted(text: str, limit: int) -> str:

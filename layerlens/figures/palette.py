@@ -1,10 +1,11 @@
-"""The colours of the figures, light and dark."""
+"""The colours of the figures, light and dark: those of the widgets (js/src/theme)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from matplotlib import colormaps
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 from layerlens.errors import ResultError
@@ -21,6 +22,7 @@ class Palette:
     faint: str
     missing: str
     base: str
+    tracked: str
     lines: tuple[str, ...]
 
 
@@ -29,8 +31,8 @@ _LINES = (
 )  # fmt: skip
 
 _PALETTES: dict[str, Palette] = {
-    "light": Palette("#ffffff", "#1f2328", "#6e7781", "#e4e4e4", "#1565c0", _LINES),
-    "dark": Palette("#1e1e1e", "#e6e6e6", "#9a9a9a", "#3a3a3a", "#64b5f6", _LINES),
+    "light": Palette("#ffffff", "#1a1e24", "#6a7480", "#e2e5ea", "#1565c0", "#8e24aa", _LINES),
+    "dark": Palette("#1e1e1e", "#e6e8eb", "#8f969f", "#36383c", "#5aa9f5", "#ce93d8", _LINES),
 }
 
 
@@ -41,10 +43,14 @@ def palette(theme: str) -> Palette:
     return _PALETTES["light" if theme == "auto" else theme]
 
 
-def sequential(colors: Palette, *, high_is_strong: bool = True) -> Colormap:
-    """Return a colour map from the page's colour to the theme's base colour, or back."""
-    ends = [colors.page, colors.base] if high_is_strong else [colors.base, colors.page]
-    made = LinearSegmentedColormap.from_list("layerlens", ends)
+def color_map(name: str, colors: Palette) -> Colormap:
+    """Return a colour map: ``base`` or ``tracked`` from the page's colour, else matplotlib's."""
+    if name in ("base", "tracked"):
+        made: Colormap = LinearSegmentedColormap.from_list(
+            "layerlens", [colors.page, getattr(colors, name)]
+        )
+    else:
+        made = colormaps[name]
     return made.with_extremes(bad=colors.missing)
 
 
@@ -52,4 +58,4 @@ def ink_on(rgb: tuple[float, float, float], colors: Palette) -> str:
     """Return the darker or lighter text colour, whichever reads better on `rgb` (each 0-1)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#1f2328" if luminance > 0.19 else "#ffffff"
+    return "#12161c" if luminance > 0.185 else "#ffffff"

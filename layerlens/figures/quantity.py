@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number a cell, how it maps to colour, and what it is called."""
+    """One number a cell, what it is called, its range, and the name of its colour map."""
 
     values: NDArray[np.float64]
     label: str
     norm: Normalize
-    high_is_strong: bool
+    colors: str
 
 
 def quantity(data: xr.Dataset, color: str, tracked: int) -> Quantity:
@@ -68,7 +68,7 @@ def _values(data: xr.Dataset, name: str, **choice: int) -> NDArray[np.float64]:
 
 def _probability(data: xr.Dataset) -> Quantity:
     return Quantity(
-        _values(data, "probability", k=0), "probability of the top token", Normalize(0, 1), True
+        _values(data, "probability", k=0), "probability of the top token", Normalize(0, 1), "base"
     )
 
 
@@ -80,20 +80,22 @@ def _upper(values: NDArray[np.float64]) -> float:
 def _entropy(data: xr.Dataset) -> Quantity:
     values = _values(data, "entropy")
     top = np.log(data.attrs["d_vocab"]) if "d_vocab" in data.attrs else _upper(values)
-    return Quantity(values, "entropy (nats)", Normalize(0, float(top)), False)
+    return Quantity(values, "entropy (nats)", Normalize(0, float(top)), "viridis")
 
 
 def _kl(data: xr.Dataset) -> Quantity:
     values = _values(data, "kl_to_final")
-    return Quantity(values, "KL to the final row (nats)", Normalize(0, _upper(values)), False)
+    top = max(1.0, float(np.ceil(_upper(values))))
+    return Quantity(values, "KL to the final row (nats)", Normalize(0, top), "cividis")
 
 
 def _rank(data: xr.Dataset) -> Quantity:
     values = _values(data, "rank")
     values = np.where(values >= 1, values, np.nan)
-    norm = LogNorm(1, max(_upper(values), 10.0))
+    norm = LogNorm(1, float(max(data.attrs.get("d_vocab", _upper(values)), 10)))
     name = str(data["rank"].attrs.get("long_name", "rank"))
-    return Quantity(values, f"{name} (1 = best)", norm, False)
+    words = name if "1 = best" in name else f"{name} (1 = best)"
+    return Quantity(values, words, norm, "viridis_r")
 
 
 def _tracked(data: xr.Dataset, tracked: int) -> Quantity:
@@ -105,4 +107,4 @@ def _tracked(data: xr.Dataset, tracked: int) -> Quantity:
         )
     text = str(data["tracked_token"].values[tracked])
     values = _values(data, "tracked_probability", tracked=tracked)
-    return Quantity(values, f"probability of {drawable(text)}", Normalize(0, 1), True)
+    return Quantity(values, f"probability of {drawable(text)}", Normalize(0, 1), "tracked")

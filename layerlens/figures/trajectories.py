@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.errors import ResultError
-from layerlens.figures.canvas import FONT, checks_line, new_figure, write_notes, write_title
+from layerlens.figures.canvas import (
+    FONT,
+    checks_line,
+    new_figure,
+    notes_height,
+    write_notes,
+    write_title,
+)
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.palette import Palette, palette
 
@@ -62,9 +69,12 @@ def trajectories_figure(
         raise ResultError(f"There is no position {position}; this text has {count} tokens.")
     colors = palette(theme)
     points = [str(label) for label in data["point"].values]
-    figure = new_figure((min(max(4.5, 1.8 + 0.16 * len(points)), 14.0), 3.4), colors)
-    width, height = figure.get_size_inches()
-    place = (0.6 / width, 0.95 / height, 1 - 1.8 / width, 1 - 1.4 / height)
+    notes = [note for note in [checks_line(data)] if note]
+    width = min(max(4.5, 1.8 + 0.16 * len(points)), 14.0)
+    bottom = 0.6 + notes_height(notes, width)
+    height = bottom + 2.4
+    figure = new_figure((width, height), colors)
+    place = (0.6 / width, bottom / height, 1 - 1.8 / width, 1.95 / height)
     axes = figure.add_axes(place, facecolor=colors.page)
     _lines(axes, data.isel(position=position), colors, scale)
     _axes(axes, points, colors)
@@ -72,7 +82,7 @@ def trajectories_figure(
     token = str(data["token"].values[at]) if "token" in data.variables else ""
     words = f"After position {at} ({drawable(token)}), {data.attrs.get('model', '')}"
     write_title(figure, words if title is None else title, colors)
-    write_notes(figure, [note for note in [checks_line(data)] if note], colors)
+    write_notes(figure, notes, colors)
     return figure
 
 

@@ -163,7 +163,7 @@ def test_tokens_as_they_are_drawn() -> None:
 
 
 def test_text_reads_on_its_cell() -> None:
-    assert ink_on((1, 1, 1), palette("dark")) == "#1f2328"
+    assert ink_on((1, 1, 1), palette("dark")) == "#12161c"
     assert ink_on((0.05, 0.3, 0.7), palette("light")) == "#ffffff"
 
 
