@@ -47,6 +47,9 @@ class BlockAnatomy:
         Site kind -> where its value passes.
     mid_norm, post_norm
         Path of a norm that is applied to the sum itself (post-norm blocks), or None.
+    pre_norm
+        Path of a norm that replaces the stream at the beginning of the block, so that
+        sublayers add to its output, or None.
     out_proj
         Path of the attention's output projection, whose input is ``z``, or None.
     mixer
@@ -63,6 +66,7 @@ class BlockAnatomy:
     taps: dict[str, Tap] = field(repr=False)
     mid_norm: str | None = None
     post_norm: str | None = None
+    pre_norm: str | None = None
     out_proj: str | None = None
     mixer: str | None = None
     attention: str | None = None

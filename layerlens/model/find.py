@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.errors import ModelError
-from layerlens.model.anatomy import Anatomy, BlockAnatomy, HeadAnatomy, Tap
-from layerlens.model.families import LOGIT_OPERATIONS, NORM_WORDS, REFUSED, SUBLAYER_SCALES
+from layerlens.model.anatomy import Anatomy, BlockAnatomy, Tap
+from layerlens.model.families import REFUSED, SUBLAYER_SCALES
+from layerlens.model.head import find_head
 from layerlens.model.sums import Part, close, find_sublayers
 from layerlens.model.watch import Call, Watcher, first_tensor
 
@@ -34,13 +35,6 @@ def text_config(hf: nn.Module) -> Any:
     return hf.config.get_text_config(decoder=True)
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises: small, without children, and called a norm."""
-    name = type(module).__name__.lower()
-    flat = all(parameter.dim() < 2 for parameter in module.parameters())
-    return flat and not list(module.children()) and any(word in name for word in NORM_WORDS)
-
-
 def find_anatomy(hf: nn.Module) -> Anatomy:
     """Find where everything is.
 
@@ -53,8 +47,16 @@ def find_anatomy(hf: nn.Module) -> Anatomy:
         sublayers do not add up to what the blocks add.
     """
     config = text_config(hf)
-    if config.model_type in REFUSED:
-        raise ModelError(f"{config.model_type} cannot be read: {REFUSED[config.model_type]}.")
+    try:
+        return _find(hf, config)
+    except ModelError as error:
+        if config.model_type not in REFUSED:
+            raise
+        reason = REFUSED[config.model_type]
+        raise ModelError(f"{config.model_type} cannot be read: {reason}.") from error
+
+
+def _find(hf: nn.Module, config: Any) -> Anatomy:
     ids = probe_ids(config.vocab_size).to(hf.get_input_embeddings().weight.device)
     paths = find_blocks(hf, ids)
     names = {id(module): name for name, module in hf.named_modules()}
@@ -62,10 +64,9 @@ def find_anatomy(hf: nn.Module) -> Anatomy:
     with watcher.on([(name, module) for name, module in hf.named_modules() if name]):
         output = hf(input_ids=ids, use_cache=False, return_dict=True)
     calls = watcher.take()
-    scales = [1.0, *_config_scales(config)]
-    blocks = [_block(path, calls, scales) for path in paths]
+    blocks = [_block(path, calls, config) for path in paths]
     last = next(call for call in calls if call.path == paths[-1])
-    head = _head(hf, config, calls, last, output, names)
+    head = find_head(hf, config, calls, last, getattr(output, "logits", None))
     return Anatomy(
         family=config.model_type,
         embedding=names[id(hf.get_input_embeddings())],
@@ -118,18 +119,25 @@ def _is_chain(calls: list[list[Call]], rows: int) -> bool:
     )
 
 
-def _config_scales(config: Any) -> list[float]:
-    values = [getattr(config, name, None) for name in SUBLAYER_SCALES]
-    return [float(value) for value in values if isinstance(value, (int, float))]
+def _scales(config: Any, block: nn.Module) -> list[float]:
+    """Numbers that a sublayer's output may be multiplied with: 1 and those the model states.
+
+    Only the configuration's own multipliers and the numbers that the block keeps as plain
+    attributes are tried; which one applies is for the sums to show.
+    """
+    stated = [getattr(config, name, None) for name in SUBLAYER_SCALES]
+    stated += [value for value in vars(block).values() if isinstance(value, float)]
+    scales = [float(value) for value in stated if isinstance(value, (int, float)) and value]
+    return list(dict.fromkeys([1.0, *scales]))
 
 
-def _block(path: str, calls: Sequence[Call], scales: list[float]) -> BlockAnatomy:
+def _block(path: str, calls: Sequence[Call], config: Any) -> BlockAnatomy:
     block = next(call for call in calls if call.path == path)
     inner = [call for call in calls if call.path.startswith(path + ".")]
     # A module that runs more than once (shared by blocks) cannot be a place of its own.
     times = Counter(call.path for call in inner)
     inner = [call for call in inner if times[call.path] == 1]
-    found = find_sublayers(block, inner, scales, is_norm)
+    found = find_sublayers(block, inner, _scales(config, block.module))
     if found is None:
         raise ModelError(
             f"{path} ({type(block.module).__name__}) cannot be read: no sublayers were seen "
@@ -150,13 +158,14 @@ def _block(path: str, calls: Sequence[Call], scales: list[float]) -> BlockAnatom
     out_proj = None if attn is None else _projection(attn, inner)
     if out_proj is not None:
         taps["z"] = Tap(out_proj.path, "input")
-    mixer = None if attn is None else _child(attn.origin(inner, is_norm).path, path)
+    mixer = None if attn is None else _child(attn.origin(inner).path, path)
     return BlockAnatomy(
         path=path,
         layout=found.layout,
         taps=taps,
         mid_norm=found.mid_norm,
         post_norm=found.post_norm,
+        pre_norm=found.pre_norm,
         out_proj=None if out_proj is None else out_proj.path,
         mixer=mixer,
     )
@@ -173,7 +182,7 @@ def _roles(
     """Which part is the attention (it mixes positions) and which the MLP."""
     mixing = []
     for part in parts:
-        child = _child(part.origin(inner, is_norm).path, block)
+        child = _child(part.origin(inner).path, block)
         mixing.append(_mixes(next(call for call in inner if call.path == child)))
     if len(parts) == 1:
         return (parts[0], None) if mixing[0] else (None, parts[0])
@@ -210,7 +219,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _projection(part: Part, inner: Sequence[Call]) -> Call | None:
     """The linear map whose output a sublayer gives, before any norm on it."""
-    origin = part.origin(inner, is_norm)
+    origin = part.origin(inner)
     for call in inner:
         inside = call.path == origin.path or call.path.startswith(origin.path + ".")
         same = call.gave is not None and call.gave.shape == origin.gave.shape
@@ -226,7 +235,7 @@ def _mlp_taps(
     down = _projection(mlp, inner)
     if down is None or down.took is None:
         return {}
-    mixer = None if attn is None else _child(attn.origin(inner, is_norm).path, block)
+    mixer = None if attn is None else _child(attn.origin(inner).path, block)
     taps = {"mlp_post": Tap(down.path, "input")}
     for call in inner:
         outside = mixer is None or not call.path.startswith(mixer)
@@ -241,87 +250,3 @@ def _mlp_taps(
             taps["mlp_pre"] = Tap(call.path, "input", volatile=call.took_written)
             break
     return taps
-
-
-def _head(
-    hf: nn.Module,
-    config: Any,
-    calls: Sequence[Call],
-    last: Call,
-    output: Any,
-    names: dict[int, str],
-) -> HeadAnatomy | None:
-    module = hf.get_output_embeddings()
-    logits = getattr(output, "logits", None)
-    if module is None or logits is None:
-        return None
-    name = names[id(module)]
-    after = [call for call in calls if call.entered > last.left]
-    head = next((call for call in after if call.path == name), None)
-    if head is None:
-        return None
-    chain, current = _chain(after, head, last.gave)
-    paths = tuple(call.path for call in chain)
-    scale = 1.0
-    if not torch.equal(current, head.took):
-        scale = float((head.took.double().sum() / current.double().sum()).item())
-        if not close(current * scale, head.took, current.dtype):
-            raise ModelError(
-                f"{type(hf).__name__} cannot be read: what stands between its last block and "
-                f"its head ({name}) is not a chain of modules."
-            )
-    operations = _operations(config, head.gave, logits.reshape(-1, logits.shape[-1]))
-    if operations is None:
-        raise ModelError(
-            f"{type(hf).__name__} cannot be read: its logits are not its head's output, "
-            "nor that output scaled or soft-capped as its configuration says."
-        )
-    norm = next((call.path for call in chain if is_norm(call.module)), None)
-    return HeadAnatomy(paths, name, scale, operations, norm)
-
-
-def _chain(after: Sequence[Call], head: Call, current: Tensor) -> tuple[list[Call], Tensor]:
-    """The modules that lead from the last block to the head."""
-    chain: list[Call] = []
-    while not torch.equal(current, head.took):
-        steps = [
-            call
-            for call in after
-            if call.took is not None
-            and call.gave is not None
-            and not head.path.startswith(call.path + ".")
-            and call.path != head.path
-            and torch.equal(call.took, current)
-            and call not in chain
-        ]
-        if not steps:
-            break
-        step = min(steps, key=lambda call: (call.path.count("."), call.entered))
-        chain.append(step)
-        current = step.gave
-    return chain, current
-
-
-def _operations(config: Any, z: Tensor, logits: Tensor) -> tuple[tuple[str, float], ...] | None:
-    """What the model does to its head's output, from its configuration and the numbers."""
-    set_values = [
-        (operation, float(value))
-        for name, operation in LOGIT_OPERATIONS
-        if isinstance(value := getattr(config, name, None), (int, float))
-    ]
-    for operations in ([], set_values, *[[one] for one in set_values]):
-        if z.shape == logits.shape and close(apply(operations, z), logits, z.dtype):
-            return tuple(operations)
-    return None
-
-
-def apply(operations: Sequence[tuple[str, float]], z: Tensor) -> Tensor:
-    """Apply ``multiply``, ``divide`` and ``cap`` operations to logits, in order."""
-    for operation, value in operations:
-        if operation == "multiply":
-            z = z * value
-        elif operation == "divide":
-            z = z / value
-        else:
-            z = torch.tanh(z / value) * value
-    return z

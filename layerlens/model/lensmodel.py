@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import Anatomy
-from layerlens.model.find import apply, find_anatomy, text_config
+from layerlens.model.find import find_anatomy, text_config
+from layerlens.model.head import apply
 from layerlens.model.text import Tokens, Vocabulary, encode, find_positions
 
 if TYPE_CHECKING:
-    from layerlens.model.proof import Proof
+    from layerlens.model.evidence import Proof
     from layerlens.run.record import Trace
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.model.anatomy import Tap
+from layerlens.model.families import NORM_WORDS
 from layerlens.model.watch import Call
-
-IsNorm = Callable[[nn.Module], bool]
 
 
 def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
@@ -24,6 +23,13 @@ def error(a: Tensor, b: Tensor) -> float:
     """Largest difference, relative to the largest value."""
     size = max(b.abs().max().item(), torch.finfo(b.dtype).tiny)
     return (a.float() - b.float()).abs().max().item() / size
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises: small, without children, and called a norm."""
+    name = type(module).__name__.lower()
+    flat = all(parameter.dim() < 2 for parameter in module.parameters())
+    return flat and not list(module.children()) and any(word in name for word in NORM_WORDS)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Part:
         """Where to read it."""
         return Tap(self.call.path, "output", self.scale, volatile=self.call.written)
 
-    def origin(self, inner: Sequence[Call], is_norm: IsNorm) -> Call:
+    def origin(self, inner: Sequence[Call]) -> Call:
         """The sublayer itself, where the contribution is a norm of its output."""
         call = self.call
         while is_norm(call.module):
@@ -70,6 +76,7 @@ class Sublayers:
     mid: Tap | None = None
     mid_norm: str | None = None
     post_norm: str | None = None
+    pre_norm: str | None = None
 
 
 def _depth(call: Call) -> tuple[int, int]:
@@ -77,25 +84,25 @@ def _depth(call: Call) -> tuple[int, int]:
 
 
 def find_sublayers(
-    block: Call, inner: Sequence[Call], scales: Sequence[float], is_norm: IsNorm
+    block: Call, inner: Sequence[Call], scales: Sequence[float]
 ) -> Sublayers | None:
     """Split what a block adds into its sublayers' outputs.
 
-    Tries, in this order: two sublayers one after the other, two in parallel, one alone;
-    with and without a norm on the sums (post-norm blocks).
+    Tries, in this order: two sublayers one after the other, one alone, two in parallel;
+    with and without a norm on the sums (post-norm blocks) and on the stream that comes in.
     """
     outs = [call for call in inner if call.gave is not None and call.gave.shape == block.took.shape]
+    norms = [call for call in outs if is_norm(call.module)]
+    starts = [(block.took, None)]
+    starts += [(call.gave, call.path) for call in norms if torch.equal(call.took, block.took)]
     ends = [(block.gave, None)]
-    ends += [
-        (call.took, call.path)
-        for call in outs
-        if is_norm(call.module) and torch.equal(call.gave, block.gave)
-    ]
-    for end, post_norm in reversed(ends):
-        for search in (_sequential, _parallel, _single):
-            found = search(block.took, end, inner, outs, scales, is_norm)
-            if found is not None:
-                return Sublayers(*found, post_norm=post_norm)
+    ends += [(call.took, call.path) for call in norms if torch.equal(call.gave, block.gave)]
+    for start, pre_norm in starts:
+        for end, post_norm in reversed(ends):
+            for search in (_sequential, _single, _parallel):
+                found = search(start, end, inner, outs, scales)
+                if found is not None:
+                    return Sublayers(*found, post_norm=post_norm, pre_norm=pre_norm)
     return None
 
 
@@ -125,7 +132,6 @@ def _sequential(
     inner: Sequence[Call],
     outs: Sequence[Call],
     scales: Sequence[float],
-    is_norm: IsNorm,
 ) -> tuple | None:
     """``mid = start + first; end = mid + second``, with or without a norm at mid."""
     for call in inner:
@@ -153,7 +159,6 @@ def _parallel(
     inner: Sequence[Call],
     outs: Sequence[Call],
     scales: Sequence[float],
-    is_norm: IsNorm,
 ) -> tuple | None:
     """``end = start + first + second``."""
     best = None
@@ -178,7 +183,6 @@ def _single(
     inner: Sequence[Call],
     outs: Sequence[Call],
     scales: Sequence[float],
-    is_norm: IsNorm,
 ) -> tuple | None:
     """``end = start + only``."""
     only = _match(end, start, outs, scales)

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from layerlens.errors import ModelError
 from layerlens.model.lensmodel import LensModel
+from layerlens.model.proof import prove_anatomy
 from layerlens.model.tiny import tiny_model
 from layerlens.model.tiny_families import VARIANTS
 
@@ -91,16 +92,21 @@ def examine(model_type: str, **overrides: Any) -> Support:
         return Support(model_type, "unbuilt", _sentence(error), str(cls))
     cls = type(hf).__name__
     try:
-        model = LensModel.wrap(hf, name=model_type)
+        model = LensModel.wrap(hf, name=model_type, prove=False)
+        proof = prove_anatomy(model)
     except ModelError as error:
         return Support(model_type, "refused", _sentence(error), cls)
+    if not proof.ok:
+        line = next(line for line in proof.lines if not line.ok)
+        reason = f"it does not hold that {line.what} (off by {line.error:.2g})"
+        return Support(model_type, "refused", reason, cls)
     blocks = model.anatomy.blocks
     layouts = dict.fromkeys(block.layout for block in blocks)
-    routes = dict.fromkeys(block.attention or "none" for block in blocks)
+    routes = dict.fromkeys(block.attention or "none" for block in blocks if block.mixer)
     return Support(
         model_type,
-        "full" if model.proof and model.proof.full else "partly",
-        "; ".join(model.proof.notes) if model.proof else "",
+        "full" if proof.full else "partly",
+        "; ".join(proof.notes),
         cls,
         ", ".join(layouts),
         ", ".join(routes),

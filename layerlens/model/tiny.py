@@ -22,7 +22,7 @@ from layerlens.errors import ModelError
 from layerlens.model.tiny_families import EXTRAS, LATENT, SIZES
 
 #: A tiny model may not have more parameters than this.
-MOST_PARAMETERS = 3_000_000
+MOST_PARAMETERS = 5_000_000
 
 #: Names under which families state their number of blocks.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
@@ -113,6 +113,9 @@ def _shrunk(
             values[name] = sizes[name]
         elif isinstance(old, list) and layers and len(old) == layers and len(old) > 2:
             values[name] = _spread(old, few)
+    for name, real in cls.attribute_map.items():
+        if name in sizes and known.get(real) is not None and real not in sizes:
+            values[name] = sizes[name]
     for name in nested:
         inner = getattr(default, name, None)
         if isinstance(inner, PreTrainedConfig):

@@ -150,21 +150,41 @@ SIZES: dict[str, Any] = {
 LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": 4}
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_PER_LAYER = {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8}
+_HYBRID = ["linear_attention", "full_attention", "linear_attention"]
 
 #: What single families need besides, or what makes them show their peculiarity.
 EXTRAS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "blt": {"encoder_hash_byte_group_vocab": 50},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
-    "dbrx": {"max_seq_len": 64},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dots3_note_text": {"num_key_value_heads": 4},
-    "gemma4_text": {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8},
+    "dots3_note_text": {"sliding_window": 3},
+    "gemma3n_text": {"num_kv_shared_layers": 0, **_PER_LAYER},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "gemma4_text": _PER_LAYER,
     "granite": {"residual_multiplier": 0.22, "logits_scaling": 3.0, "embedding_multiplier": 2.0},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
+    "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1},
     "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "ministral": {"head_dim": 8},
-    "nemotron": {"head_dim": 8},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
+    "qwen4_exp_text": {
+        "hc_lowrank": 8,
+        "ngram_vocab_size_base": 50,
+        "split_ngram_parts": 2,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 4,
+        "indexer_compress_ratio": 2,
+    },
+    "reformer": {"is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16]},
     "roc_bert": {
         "pronunciation_embed_dim": 8,
         "pronunciation_vocab_size": 9,

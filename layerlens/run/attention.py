@@ -34,11 +34,11 @@ class Watch:
     Parameters
     ----------
     wanted
-        Which of :data:`INSIDE` are asked for.
+        Which of :data:`INSIDE` are asked for; ``out`` for what the interface's function gave.
     see
         Called with the kind and its tensor: ``q``, ``k``, ``v`` as ``[batch, position,
         head, width]`` (``k`` and ``v`` with key-value heads), ``attn_scores`` (-inf where
-        masked) and ``pattern`` as ``[batch, head, query, key]``.
+        masked) and ``pattern`` as ``[batch, head, query, key]``; ``out`` like ``q``.
     """
 
     def __init__(self, wanted: frozenset[str], see: Callable[[str, Tensor], None]) -> None:
@@ -111,7 +111,10 @@ def _attention(
         watch.hand_over(query, key, value)
         if watch.wanted & {"attn_scores", "pattern"}:
             watch.hand_over_weights(*weights(module, query, key, attention_mask, **kwargs))
-    return _original(module)(module, query, key, value, attention_mask, *args, **kwargs)
+    output = _original(module)(module, query, key, value, attention_mask, *args, **kwargs)
+    if watch is not None and "out" in watch.wanted:
+        watch.see("out", output[0])
+    return output
 
 
 AttentionInterface.register(_NAME, _attention)

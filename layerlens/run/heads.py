@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ def find_attention(hf: nn.Module, anatomy: Anatomy) -> Anatomy:
     """Complete an anatomy with its heads.
 
     The attention interface is tried first; blocks whose attention does not use it are
-    watched by a spy; what neither shows has no softmax attention.
+    watched by a spy; what neither shows has no softmax attention. A block that calls its
+    attention more than once in a pass (differential attention) has no one pattern either.
     """
     ids = probe_ids(text_config(hf).vocab_size).to(hf.get_input_embeddings().weight.device)
     by_interface = _shapes(hf, anatomy, ids, interface=True)
@@ -52,11 +54,13 @@ def _shapes(
 ) -> list[dict[str, torch.Size]]:
     """Shapes of what each block's attention handed over in one small pass."""
     seen: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
+    calls = Counter[int]()
     n_heads = getattr(text_config(hf), "num_attention_heads", 1)
     length = ids.shape[-1]
 
     def see(layer: int, kind: str, tensor: Tensor) -> None:
         square = kind not in ("pattern", "attn_scores") or tensor.shape[-2:] == (length, length)
+        calls[layer] += kind == "q"
         if tensor.dim() == 4 and square:
             seen[layer][kind] = tensor.shape
 
@@ -71,4 +75,4 @@ def _shapes(
                 module = hf.get_submodule(block.mixer)
                 spy_on(module, watch, n_heads, Gate(), stack)
         hf(input_ids=ids, use_cache=False, return_dict=True)
-    return seen
+    return [shapes if calls[layer] == 1 else {} for layer, shapes in enumerate(seen)]

@@ -1,0 +1,199 @@
+"""The part of the proof that is about heads: z, the pattern and what heads write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.model.anatomy import BlockAnatomy
+from layerlens.model.evidence import Proof, ProofLine, error, limit
+from layerlens.model.families import GATED_Z
+from layerlens.model.sites import Site
+from layerlens.model.text import Tokens
+from layerlens.run.attention import Watch, watching
+from layerlens.run.forward import model_inputs
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+Values = dict[Site, Tensor]
+Layers = dict[int, dict[str, Tensor]]
+
+
+def prove_heads(
+    model: LensModel, tokens: Tokens, values: Values, logits: Tensor, proof: Proof
+) -> None:
+    """Add the lines on heads, or notes on why there are none.
+
+    Parameters
+    ----------
+    values
+        Every available site and ``result``, from one pass over ``tokens``.
+    logits
+        Of the same pass.
+    """
+    blocks = model.anatomy.blocks
+    _note_missing(blocks, proof)
+    if not any(block.attention for block in blocks):
+        return
+    layers: Layers = {}
+    for site, value in values.items():
+        if site.layer is not None and blocks[site.layer].attention:
+            layers.setdefault(site.layer, {})[site.kind] = value
+    _prove_writes(model, layers, proof)
+    _prove_z(model, tokens, layers, proof)
+    _prove_rows(model, layers, proof)
+    _prove_pattern(model, tokens, layers, logits, proof)
+
+
+def _note_missing(blocks: tuple[BlockAnatomy, ...], proof: Proof) -> None:
+    mixing = [block for block in blocks if block.mixer]
+    unseen = [block for block in mixing if not block.attention]
+    if unseen:
+        which = "no block has" if len(unseen) == len(mixing) else (
+            f"{len(unseen)} of {len(mixing)} blocks that mix positions do not have"
+        )
+        proof.notes.append(f"{which} a softmax attention that can be watched: no heads there")
+    if any(block.attention and "z" not in block.taps for block in blocks):
+        proof.notes.append("the attention does not end in one output projection: no z")
+
+
+def _prove_writes(model: LensModel, layers: Layers, proof: Proof) -> None:
+    """What the heads write adds up to what the output projection gives."""
+    worst = 0.0
+    for layer, got in layers.items():
+        if "z" not in got:
+            continue
+        projection = model.hf.get_submodule(model.anatomy.blocks[layer].out_proj or "")
+        with model.running():
+            whole = projection(got["z"].flatten(-2))
+        bias = getattr(projection, "bias", None)
+        total = got["result"].sum(-2)
+        worst = max(worst, error(total if bias is None else total + bias, whole))
+    what = "z through the output projection, summed over heads"
+    proof.lines.append(ProofLine("heads", worst, limit(model), what))
+
+
+def _prove_z(model: LensModel, tokens: Tokens, layers: Layers, proof: Proof) -> None:
+    """Pattern times v is z, or what the attention gave before its gate or norm."""
+    gated = model.anatomy.family in GATED_Z
+    given = _attention_outputs(model, tokens, layers) if gated else {}
+    worst = 0.0
+    for layer, got in layers.items():
+        v = got["v"]
+        groups = got["pattern"].shape[1] // v.shape[2]
+        v = v.repeat_interleave(groups, dim=2)
+        z = torch.einsum("bhqk,bkhd->bqhd", got["pattern"].to(v.dtype), v)
+        if gated:
+            worst = max(worst, error(z, given[layer]))
+        elif "z" in got:
+            worst = max(worst, error(z, got["z"]))
+    what = "what the attention gives before it is gated or normed" if gated else "z"
+    proof.lines.append(ProofLine("z", worst, limit(model), f"pattern times v is {what}"))
+
+
+def _attention_outputs(model: LensModel, tokens: Tokens, layers: Layers) -> dict[int, Tensor]:
+    """What each layer's attention function gives, ``[batch, position, head, width]``."""
+    given: dict[int, Tensor] = {}
+    with model.running(), ExitStack() as stack:
+        for layer in layers:
+            watch = Watch(
+                frozenset({"out"}), lambda kind, value, layer=layer: given.update({layer: value})
+            )
+            block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
+            stack.enter_context(watching(block, watch))
+        model.hf(**model_inputs(model, tokens, None))
+    return given
+
+
+def _sinks(model: LensModel, layer: int) -> bool:
+    """Whether part of each row of the pattern falls on a sink that is no position."""
+    mixer = model.hf.get_submodule(model.anatomy.blocks[layer].mixer or "")
+    return any("sink" in name for name, _ in mixer.named_parameters())
+
+
+def _prove_rows(model: LensModel, layers: Layers, proof: Proof) -> None:
+    """The rows of the pattern sum to 1, to at most 1 where there are sinks."""
+    worst, sinks = 0.0, False
+    for layer, got in layers.items():
+        over = got["pattern"].float().sum(-1) - 1
+        if _sinks(model, layer):
+            over, sinks = over.clamp(min=0), True
+        worst = max(worst, over.abs().max().item())
+    what = "the pattern's rows sum to 1" + (", or less where there are sinks" if sinks else "")
+    proof.lines.append(ProofLine("rows", worst, limit(model), what))
+
+
+def _prove_pattern(
+    model: LensModel, tokens: Tokens, layers: Layers, logits: Tensor, proof: Proof
+) -> None:
+    """The pattern is the one of the model's own eager implementation."""
+    blocks = model.anatomy.blocks
+    watched = [layer for layer in layers if blocks[layer].attention == "interface"]
+    if not watched:
+        return
+    eager, again = _eager_patterns(model, tokens, watched)
+    if len(eager) < len(watched):
+        proof.notes.append("the family's eager attention hands out no pattern to compare with")
+        return
+    allowed = limit(model, 256)
+    if error(again, logits) > allowed:
+        proof.notes.append(
+            "the family's eager attention gives other logits than the implementation in use, "
+            "so the pattern has nothing to be compared with"
+        )
+        return
+    worst = 0.0
+    for layer in watched:
+        ours, theirs = layers[layer]["pattern"].float(), eager[layer].float()
+        if _sinks(model, layer):  # some families hand out rows without the sink's share
+            ours, theirs = (rows / rows.sum(-1, keepdim=True) for rows in (ours, theirs))
+        worst = max(worst, error(ours, theirs))
+    what = "the pattern equals that of the eager implementation"
+    proof.lines.append(ProofLine("pattern", worst, allowed, what))
+
+
+def _eager_patterns(
+    model: LensModel, tokens: Tokens, layers: list[int]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Patterns that the attention modules hand out in an eager pass, and its logits."""
+    found: dict[int, Tensor] = {}
+    length = tokens.ids.shape[-1]
+
+    def keep(layer: int, output: Any) -> None:
+        for item in output if isinstance(output, tuple) else ():
+            if isinstance(item, Tensor) and item.dim() == 4 and item.shape[-1] == length:
+                found[layer] = item
+
+    with model.running(), _eager(model.hf), ExitStack() as stack:
+        for layer in layers:
+            mixer = model.hf.get_submodule(model.anatomy.blocks[layer].mixer or "")
+            for module in mixer.modules():
+                hook = module.register_forward_hook(
+                    lambda _, __, output, layer=layer: keep(layer, output)
+                )
+                stack.callback(hook.remove)
+        output = model.hf(**model_inputs(model, tokens, "all"))
+    return found, output[0] if not hasattr(output, "logits") else output.logits
+
+
+@contextmanager
+def _eager(hf: nn.Module) -> Iterator[None]:
+    """Use the eager attention for a while; every configuration gets back what it had."""
+    configs = {
+        id(config): config
+        for module in hf.modules()
+        if hasattr(config := getattr(module, "config", None), "_attn_implementation_internal")
+    }
+    before = [(config, config._attn_implementation_internal) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation_internal = "eager"
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
