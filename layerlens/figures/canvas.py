@@ -80,7 +80,7 @@ def checks_line(data: xr.Dataset) -> str:
     failed = [check for check in checks if not check.ok]
     head = f"{len(failed)} of {len(checks)} checks not ok" if failed else "checks ok"
     parts = [
-        f"{check.name} {check.error:.1e} (limit {check.limit:.0e})" for check in failed or checks
+        f"{check.name} {check.error:.2g} (limit {check.limit:.2g})" for check in failed or checks
     ]
     return f"{head}: {', '.join(parts)}"
 

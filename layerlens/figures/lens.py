@@ -265,7 +265,9 @@ def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> str:
         if chosen.sizes[axis] < data.sizes[axis]:
             notes.append(f"{chosen.sizes[axis]} of {data.sizes[axis]} {what} drawn")
     if not layout.texts:
-        notes.append("cells too small for their tokens (choose with positions=, points=)")
+        notes.append(
+            "the cells are too small for their tokens: draw fewer with positions= or points="
+        )
     if layout.label_step > 1:
         notes.append(f"one token in {layout.label_step} is labelled, all are drawn")
     if layout.row_step > 1:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from layerlens.errors import ResultError
+from layerlens.errors import LayerLensError, ResultError
 from layerlens.result.checks import Check, Checks
 from layerlens.result.files import checked_path, write_bytes
 from layerlens.result.select import one_text
@@ -179,7 +179,7 @@ class Result:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the widget, and beside it a picture and a text for hosts that show none."""
         data, metadata = self._widget_bundle()
-        data["text/plain"] = repr(self)
+        data["text/plain"] = repr(self) + data.pop("layerlens/problem", "")
         kinds = {*data, "image/png"} & set(include or {*data, "image/png"}) - set(exclude or ())
         if "image/png" in kinds - set(data):
             data["image/png"] = self._png_base64()
@@ -189,8 +189,9 @@ class Result:
         if self._shown is None:
             try:
                 self._shown = self.widget()
-            except (ImportError, ResultError):  # no widget here: the picture and the text remain
-                return {}, {}
+            except (ImportError, LayerLensError) as error:
+                # The picture and the text remain; the text says why there is no widget.
+                return {"layerlens/problem": f"\nno widget: {error}"}, {}
         bundle = self._shown._repr_mimebundle_()
         if isinstance(bundle, tuple):
             return dict(bundle[0]), dict(bundle[1])

@@ -90,7 +90,7 @@ def test_long_prompts_show_every_token_and_say_what_is_not_written() -> None:
     assert mesh(figure).get_array().shape == (62, 300)
     assert texts(figure, "cell") == []
     [note, _] = sorted(texts(figure, "note"), key=lambda text: "checks" in text)
-    assert "too small for their tokens" in note
+    assert "too small for their tokens: draw fewer" in note
     assert "one token in 3 is labelled, all are drawn" in note
     wide = made.result(3, ["tok"] * 300).figure(cell_width=0.6)
     assert len(texts(wide, "cell")) == 8 * 300

@@ -129,7 +129,9 @@ def test_bundle_has_the_widget_a_picture_and_a_text(monkeypatch) -> None:
 
 def test_bundle_without_a_widget(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "layerlens.views", None)
-    assert set(made.result()._repr_mimebundle_()[0]) == {"image/png", "text/plain"}
+    bundle, _ = made.result()._repr_mimebundle_()
+    assert set(bundle) == {"image/png", "text/plain"}
+    assert "no widget: " in bundle["text/plain"]
 
 
 def test_csv_and_images(tmp_path) -> None:
