@@ -149,7 +149,7 @@ class Anatomy:
         if site.kind == "head_input":
             return Tap(self.head.head, "input")
         if self.head.norm is None:
-            raise SiteError(f"{site} cannot be read: the model has no final norm.")
+            raise SiteError(f"{site} cannot be read: the model has no final norm of its own.")
         return Tap(self.head.norm, "output")
 
     def _why_missing(self, block: BlockAnatomy, kind: str) -> str:

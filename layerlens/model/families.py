@@ -35,5 +35,17 @@ REFUSED = {
 }
 
 #: Families whose attention gates or norms the heads' outputs before the output
-#: projection: there ``z`` is what the projection is given, not pattern times v.
-GATED_Z: frozenset[str] = frozenset()
+#: projection: there ``z`` is what the projection is given, not pattern times v. The proof
+#: compares pattern times v with what the attention gave before that step.
+GATED_Z = frozenset(
+    {
+        "afmoe",  # sigmoid gate, one value a unit
+        "axk2",  # sigmoid gate, one value a unit
+        "bitnet",  # RMS norm over all heads
+        "laguna",  # softplus gate, one value a head or a unit
+        "lfm3",  # sigmoid gate, one value a head
+        "qwen3_5_moe_text",  # sigmoid gate, one value a unit
+        "qwen3_5_text",
+        "qwen3_next",
+    }
+)

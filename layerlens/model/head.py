@@ -60,6 +60,8 @@ def find_head(
                 "nor that output scaled or soft-capped as its configuration says."
             )
         norm = next((call.path for call in chain if is_norm(call.module)), None)
+        if sum(call.path == norm for call in calls) != 1:  # a norm that is used elsewhere too
+            norm = None
         paths = tuple(call.path for call in chain)
         return HeadAnatomy(paths, head.path, scale, operations, norm)
     raise ModelError(

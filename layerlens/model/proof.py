@@ -45,8 +45,8 @@ def prove_anatomy(model: LensModel) -> Proof:
     else:
         proof.notes.append("the model has no language-model head")
     prove_heads(model, tokens, values, logits, proof)
-    _prove_replay(model, tokens, values, proof)
-    _prove_no_op(model, tokens, values, proof)
+    _prove_replay(model, tokens, values, logits, proof)
+    _prove_no_op(model, tokens, proof)
     return proof
 
 
@@ -110,16 +110,21 @@ def _prove_head(model: LensModel, values: Values, logits: Tensor, proof: Proof) 
     proof.lines.append(ProofLine("head", error(again, logits), limit(model), what))
 
 
-def _prove_replay(model: LensModel, tokens: Tokens, values: Values, proof: Proof) -> None:
-    """Line 5: the blocks, run again in order, give the same state."""
-    calls, _ = capture_calls(model, tokens)
+def _prove_replay(
+    model: LensModel, tokens: Tokens, values: Values, logits: Tensor, proof: Proof
+) -> None:
+    """Line 5: recording changes nothing; the blocks, run again, give the same state."""
+    calls, unwatched = capture_calls(model, tokens)
+    if unwatched is not None:
+        what = "a pass in which every site is recorded gives the same logits as one without"
+        proof.lines.append(ProofLine("recording", error(logits, unwatched), 0, what))
     again = replay(model, calls, values[Site("resid_pre", 0)])
     off = error(again, values[Site("resid_post", model.n_layers - 1)])
     what = "all blocks replayed in order give the same last state"
     proof.lines.append(ProofLine("replay", off, limit(model, 1), what))
 
 
-def _prove_no_op(model: LensModel, tokens: Tokens, values: Values, proof: Proof) -> None:
+def _prove_no_op(model: LensModel, tokens: Tokens, proof: Proof) -> None:
     """Line 5, continued: setting every tapped tensor to its own value changes nothing."""
     owner = threading.get_ident()
     taps = {tap for block in model.anatomy.blocks for tap in block.taps.values()}

@@ -15,7 +15,7 @@ from layerlens.model.families import GATED_Z
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
 from layerlens.run.attention import Watch, watching
-from layerlens.run.forward import model_inputs
+from layerlens.run.forward import Gate, model_inputs, spy_on
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -99,13 +99,18 @@ def _prove_z(model: LensModel, tokens: Tokens, layers: Layers, proof: Proof) -> 
 def _attention_outputs(model: LensModel, tokens: Tokens, layers: Layers) -> dict[int, Tensor]:
     """What each layer's attention function gives, ``[batch, position, head, width]``."""
     given: dict[int, Tensor] = {}
+    gate = Gate()
     with model.running(), ExitStack() as stack:
         for layer in layers:
             watch = Watch(
                 frozenset({"out"}), lambda kind, value, layer=layer: given.update({layer: value})
             )
-            block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
-            stack.enter_context(watching(block, watch))
+            block = model.anatomy.blocks[layer]
+            mixer = model.hf.get_submodule(block.mixer or "")
+            if block.attention == "interface":
+                stack.enter_context(watching(mixer, watch))
+            else:
+                spy_on(mixer, watch, block.n_heads, gate, stack)
         model.hf(**model_inputs(model, tokens, None))
     return given
 

@@ -34,7 +34,7 @@ class Watch:
     Parameters
     ----------
     wanted
-        Which of :data:`INSIDE` are asked for; ``out`` for what the interface's function gave.
+        Which of :data:`INSIDE` are asked for; ``out`` for pattern times v.
     see
         Called with the kind and its tensor: ``q``, ``k``, ``v`` as ``[batch, position,
         head, width]`` (``k`` and ``v`` with key-value heads), ``attn_scores`` (-inf where
@@ -58,6 +58,11 @@ class Watch:
             self.see("attn_scores", scores.masked_fill(masked, float("-inf")))
         if "pattern" in self.wanted:
             self.see("pattern", pattern)
+
+    def hand_over_output(self, output: Tensor) -> None:
+        """Hand over ``[batch, head, position, width]``, the heads' outputs, if asked for."""
+        if "out" in self.wanted:
+            self.see("out", output.transpose(1, 2))
 
 
 @contextmanager
@@ -112,8 +117,8 @@ def _attention(
         if watch.wanted & {"attn_scores", "pattern"}:
             watch.hand_over_weights(*weights(module, query, key, attention_mask, **kwargs))
     output = _original(module)(module, query, key, value, attention_mask, *args, **kwargs)
-    if watch is not None and "out" in watch.wanted:
-        watch.see("out", output[0])
+    if watch is not None:
+        watch.hand_over_output(output[0].transpose(1, 2))
     return output
 
 

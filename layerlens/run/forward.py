@@ -264,7 +264,7 @@ def _watch_attention(
 
     watch = Watch(frozenset(site.kind for site in sites), see)
     if block.attention == "interface":
-        stack.enter_context(watching(model.hf.get_submodule(block.path), watch))
+        stack.enter_context(watching(model.hf.get_submodule(block.mixer), watch))
     else:
         spy_on(model.hf.get_submodule(block.mixer), watch, block.n_heads, gate, stack)
 

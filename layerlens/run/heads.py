@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
 from layerlens.model.find import probe_ids, text_config
+from layerlens.model.watch import first_tensor
 from layerlens.run.attention import INSIDE, Watch, watching
 from layerlens.run.forward import Gate, spy_on
 
@@ -18,9 +19,10 @@ from layerlens.run.forward import Gate, spy_on
 def find_attention(hf: nn.Module, anatomy: Anatomy) -> Anatomy:
     """Complete an anatomy with its heads.
 
-    The attention interface is tried first; blocks whose attention does not use it are
-    watched by a spy; what neither shows has no softmax attention. A block that calls its
-    attention more than once in a pass (differential attention) has no one pattern either.
+    The attention interface is tried first; blocks whose attention does not use it, or does
+    something else when it is not one of transformers' own implementations, are watched by
+    a spy; what neither shows has no softmax attention. A block that calls its attention
+    more than once in a pass (differential attention) has no one pattern either.
     """
     ids = probe_ids(text_config(hf).vocab_size).to(hf.get_input_embeddings().weight.device)
     by_interface = _shapes(hf, anatomy, ids, interface=True)
@@ -53,6 +55,7 @@ def _shapes(
     hf: nn.Module, anatomy: Anatomy, ids: Tensor, *, interface: bool
 ) -> list[dict[str, torch.Size]]:
     """Shapes of what each block's attention handed over in one small pass."""
+    plain = first_tensor(hf(input_ids=ids, use_cache=False, return_dict=True))
     seen: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
     calls = Counter[int]()
     n_heads = getattr(text_config(hf), "num_attention_heads", 1)
@@ -70,9 +73,11 @@ def _shapes(
                 continue
             watch = Watch(INSIDE, lambda kind, tensor, layer=layer: see(layer, kind, tensor))
             if interface:
-                stack.enter_context(watching(hf.get_submodule(block.path), watch))
+                stack.enter_context(watching(hf.get_submodule(block.mixer), watch))
             else:
                 module = hf.get_submodule(block.mixer)
                 spy_on(module, watch, n_heads, Gate(), stack)
-        hf(input_ids=ids, use_cache=False, return_dict=True)
+        watched = hf(input_ids=ids, use_cache=False, return_dict=True)
+    if not torch.equal(first_tensor(watched), plain):
+        return [{} for _ in anatomy.blocks]
     return [shapes if calls[layer] == 1 else {} for layer, shapes in enumerate(seen)]

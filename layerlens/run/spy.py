@@ -57,13 +57,15 @@ class Spy(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             self._see_fused(*args, **kwargs)
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            self._watch.hand_over_output(output)
+            return output
         output = func(*args, **kwargs)
         if func in _PRODUCTS:
             at = _PRODUCTS[func]
             left = kwargs.get("batch1", args[at] if len(args) > at else None)
             right = kwargs.get("batch2", args[at + 1] if len(args) > at + 1 else None)
-            self._see_product(left, right)
+            self._see_product(left, right, output)
         elif func in _SOFTMAXES and self._factors is not None and output.dim() in (3, 4):
             self._see_softmax(args[0], output)
         return output
@@ -72,7 +74,7 @@ class Spy(TorchFunctionMode):
         """``[batch, head, ...]``, also where heads were folded into the batch."""
         return tensor if tensor.dim() == 4 else tensor.unflatten(0, (-1, self._n_heads))
 
-    def _see_product(self, left: Tensor, right: Tensor) -> None:
+    def _see_product(self, left: Tensor, right: Tensor, output: Tensor) -> None:
         if self._weights is None:
             self._factors = (left, right)
             return
@@ -80,6 +82,7 @@ class Spy(TorchFunctionMode):
         if self._q is not None and left.shape[-2:] == pattern.shape[-2:]:
             self._watch.hand_over(self._q, self._k, self._heads(right))
             self._watch.hand_over_weights(scores, pattern)
+            self._watch.hand_over_output(self._heads(output))
             self._q = None
 
     def _see_softmax(self, scores: Tensor, pattern: Tensor) -> None:
