@@ -1,6 +1,6 @@
 """One HTML file that shows a result with no kernel, no server and no network.
 
-The page holds the style sheet, the view's traits as JSON, the packed data as base64 and the host
+The page holds the style sheet, the view's traits and the packed data (base64) as JSON, and the host
 script, which plays the kernel's part. A content security policy forbids every request, so a page
 can be passed on with confidence.
 """
@@ -50,10 +50,9 @@ _PAGE = """<!DOCTYPE html>
 <style>{style}</style>
 </head>
 <body>
-<main id="layerlens"></main>
+<main id="layerlens-root"></main>
 <noscript>This page draws its tables with JavaScript, which is switched off.</noscript>
-<script type="application/json" id="layerlens-traits">{traits}</script>
-<script type="text/plain" id="layerlens-snapshot">{snapshot}</script>
+<script type="application/json" id="layerlens-data">{data}</script>
 <script>{script}</script>
 </body>
 </html>
@@ -144,8 +143,7 @@ def html_bytes(traits: Mapping[str, Any], packed: bytes, title: str) -> bytes:
         scheme=THEMES.get(str(traits.get("theme", "auto")), THEMES["auto"]),
         title=html.escape(title),
         style=_style(_static("index.css")),
-        traits=script_json(frozen),
-        snapshot=base64.b64encode(packed).decode("ascii"),
+        data=script_json({"traits": frozen, "packed": base64.b64encode(packed).decode("ascii")}),
         script=_script(_static("host.js")),
     )
     return page.encode("utf-8")

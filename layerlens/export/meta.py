@@ -47,7 +47,6 @@ class Meta(TypedDict):
     cost: str
     code: str
     checks: list[dict[str, Any]]
-    vocab_limit: int
 
 
 def meta_from(
@@ -98,7 +97,6 @@ def meta_from(
         cost=str(attrs.get("cost", "")),
         code=str(attrs.get("code", "")),
         checks=Checks(checks).records(),
-        vocab_limit=int(attrs.get("d_vocab", 0)),
     )
 
 

@@ -80,7 +80,8 @@ def trajectories_figure(
     _axes(axes, points, colors)
     at = position % count
     token = str(data["token"].values[at]) if "token" in data.variables else ""
-    words = f"After position {data['position'].values[at]} ({drawable(token)}), {data.attrs.get('model', '')}"
+    where = f"position {data['position'].values[at]} ({drawable(token)})"
+    words = f"After {where}, {data.attrs.get('model', '')}"
     write_title(figure, words if title is None else title, colors)
     write_notes(figure, notes, colors)
     return figure

@@ -40,7 +40,7 @@ def _short(text: str) -> str:
 
 
 def _answer(data: xr.Dataset) -> list[str]:
-    """The best tokens at the last point and position of a lens of one text."""
+    """Return the best tokens at the last point and position of a lens of one text."""
     if not {"point", "position", "k"} <= set(data.dims) or "batch" in data.dims:
         return []
     if not {"token_id", "probability"} <= set(data.data_vars):

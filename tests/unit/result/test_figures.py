@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import made
+import handmade as made
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb

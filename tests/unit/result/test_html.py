@@ -8,7 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import made
+import handmade as made
 import pytest
 
 from layerlens.errors import ResultError
@@ -63,8 +63,8 @@ def test_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     page = _Page(text)
     assert page.addresses == []
     assert not re.search(r"https?://|@import|url\(", text)
-    assert set(page.scripts) == {"layerlens-traits", "layerlens-snapshot", "host"}
-    assert page.tags.count("script") == 3
+    assert set(page.scripts) == {"layerlens-data", "host"}
+    assert page.tags.count("script") == 2
     assert "img" not in page.tags
     assert page.scripts["host"] == r'const a = "\x3c/script>\x3c!--\x3cscript>", b = 1 < 2;'
     assert "default-src 'none'" in text
@@ -78,10 +78,10 @@ def test_data_of_the_page(tmp_path: Path) -> None:
         data=["</script>", "<!--", "\u2028", "\u2029", "&amp;", "שלום", "👍", "\n", "\\"]
     )
     page = _Page(result.html(tmp_path / "a.html", theme="dark").read_text(encoding="utf-8"))
-    raw = page.scripts["layerlens-traits"]
+    raw = page.scripts["layerlens-data"]
     assert raw.isascii()
     assert "<" not in raw
-    traits = json.loads(raw)
+    traits = json.loads(raw)["traits"]
     assert traits["live"] is False
     assert traits["theme"] == "dark"
     assert traits["row"] == 7
@@ -91,7 +91,7 @@ def test_data_of_the_page(tmp_path: Path) -> None:
         "<!--",
         "\u2028",
     ]
-    meta, [(header, arrays)] = unpack(base64.b64decode(page.scripts["layerlens-snapshot"]))
+    meta, [(header, arrays)] = unpack(base64.b64decode(json.loads(raw)["packed"]))
     assert meta == traits["meta"]
     assert len(arrays) == len(header["arrays"]) >= 8
 
@@ -99,7 +99,7 @@ def test_data_of_the_page(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("built")
 def test_one_text_of_several(tmp_path: Path) -> None:
     page = _Page(made.batch().html(tmp_path / "a.html", text=1).read_text(encoding="utf-8"))
-    assert len(json.loads(page.scripts["layerlens-traits"])["meta"]["tokens"]) == 6
+    assert len(json.loads(page.scripts["layerlens-data"])["traits"]["meta"]["tokens"]) == 6
 
 
 @pytest.mark.usefixtures("built")

@@ -6,7 +6,7 @@ import json
 import struct
 import zlib
 
-import made
+import handmade as made
 import numpy as np
 import pytest
 

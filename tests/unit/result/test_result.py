@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 
-import made
+import handmade as made
 import numpy as np
 import pandas as pd
 import pytest

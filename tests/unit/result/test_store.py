@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-import made
+import handmade as made
 import numpy as np
 import pytest
 import xarray as xr
