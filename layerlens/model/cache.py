@@ -54,7 +54,7 @@ def write_manifest(folder: Path, about: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The folder's manifest, or None where it is missing or is not one."""
+    """Return the folder's manifest, or None where it is missing or is not one."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def damage(folder: Path, *, full: bool = False) -> str | None:
-    """What is wrong with a cached folder, in a few words, or None.
+    """Say in a few words what is wrong with a cached folder; None if nothing is.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def damage(folder: Path, *, full: bool = False) -> str | None:
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder beside ``final`` that takes its place when the block ends well.
+    """Give a temporary folder that takes the place of ``final`` when the block ends well.
 
     Nobody ever sees a half-written ``final``. Where another process put one there meanwhile and
     it is sound, that one stays. When the block fails the temporary folder goes away.

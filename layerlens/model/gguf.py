@@ -57,9 +57,10 @@ def load_gguf(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any, d
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            read: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, dtype=dtype or torch.float32, output_loading_info=True, **where
             )
+            model, info = read
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     except ImportError as error:
         raise ModelError(
@@ -75,7 +76,7 @@ def load_gguf(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any, d
 
 
 def pre_tokenizer_name(path: Path) -> str | None:
-    """The file's ``tokenizer.ggml.pre``, or None."""
+    """Read the file's ``tokenizer.ggml.pre``; None if it has none."""
     from gguf import GGUFReader
 
     field = GGUFReader(path).fields.get("tokenizer.ggml.pre")
@@ -98,8 +99,9 @@ def split_digits(tokenizer: Any, pre: str | None) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' progress bars out of the notebook while we load."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -110,7 +112,7 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """An exception's first line of text, ended by a full stop."""
+    """Return an exception's first line of text, ended by a full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".") + "."
 

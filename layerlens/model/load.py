@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
 )
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def load(
@@ -185,13 +185,14 @@ def _pretrained(where: Path | str, options: dict[str, Any], label: str) -> Any:
 
     try:
         with quiet():
-            hf, info = AutoModelForCausalLM.from_pretrained(
+            read: Any = AutoModelForCausalLM.from_pretrained(
                 where, output_loading_info=True, **options
             )
     except Exception as error:
         # transformers lets through whatever its parts raise: OSError, ValueError, RuntimeError,
         # the safetensors reader's own error, the hub client's. All mean: there is no model.
         raise _explained(error, label) from error
+    hf, info = read
     require_weights(hf, info, label)
     return hf
 

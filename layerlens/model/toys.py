@@ -65,7 +65,7 @@ class Toy:
 
 
 def _induction(count: int, held_out: bool, generator: torch.Generator) -> Examples:
-    """``<bos> s s s ...`` with a new random segment s of distinct words in every row.
+    """Draw ``<bos> s s s ...`` with a new random segment s of distinct words in every row.
 
     There is nothing to hold out: no segment is ever drawn twice.
     """
@@ -82,7 +82,10 @@ def _induction(count: int, held_out: bool, generator: torch.Generator) -> Exampl
 
 
 def _modular(count: int, held_out: bool, generator: torch.Generator) -> Examples:
-    """``a + b = c`` with c = (a + b) mod 113; the split is a fixed shuffle of all pairs."""
+    """Draw ``a + b = c`` with c = (a + b) mod 113; the split is a fixed shuffle of all pairs.
+
+    A held-out pair may have been seen the other way round (``88 + 57`` for ``57 + 88``).
+    """
     shuffle = torch.randperm(MODULUS**2, generator=torch.Generator().manual_seed(0))
     seen = int(MODULAR_SHARE * MODULUS**2)
     pairs = shuffle[seen:] if held_out else shuffle[:seen]
@@ -94,7 +97,7 @@ def _modular(count: int, held_out: bool, generator: torch.Generator) -> Examples
 
 
 def _addition(count: int, held_out: bool, generator: torch.Generator) -> Examples:
-    """``123+456=0579``: every digit a token, the sum with one digit more than its parts.
+    """Draw ``123+456=0579``: every digit a token, the sum with one digit more than its parts.
 
     Every tenth pair, by a fixed rule that mixes both numbers, is held out.
     """
@@ -156,7 +159,7 @@ TOYS: dict[str, Toy] = {
 
 
 def get_toy(name: str) -> Toy:
-    """The toy called ``name`` (with or without ``toy:``).
+    """Return the toy called ``name`` (with or without ``toy:``).
 
     Raises
     ------
@@ -176,10 +179,11 @@ def toy_folder(name: str) -> Path:
 
 
 def make_tokenizer(toy: Toy) -> Any:
-    """The toy's tokenizer (``PreTrainedTokenizerFast``): one token a word or a character."""
+    """Make the toy's tokenizer (``PreTrainedTokenizerFast``): one token a word or a character."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
+    make: Any = PreTrainedTokenizerFast  # its constructor has no annotations
     vocabulary = {word: index for index, word in enumerate(toy.words)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     if toy.split == "words":
@@ -194,7 +198,7 @@ def make_tokenizer(toy: Toy) -> Any:
     special = {"unk_token": UNKNOWN, "pad_token": PADDING}
     if toy.begin:
         special["bos_token"] = BEGIN
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    return make(tokenizer_object=backend, **special)
 
 
 def answer_accuracy(model: Any, examples: Examples) -> float:

@@ -43,10 +43,10 @@ RECIPES = {
 
 
 def build(toy: Toy) -> Any:
-    """The untrained model of a toy."""
+    """Build the untrained model of a toy."""
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    common = {"vocab_size": len(toy.words), "tie_word_embeddings": False}
+    common: dict[str, Any] = {"vocab_size": len(toy.words), "tie_word_embeddings": False}
     common |= {"pad_token_id": len(toy.words) - 1, "eos_token_id": None}
     if toy.name == "modular":
         config = GPT2Config(
@@ -101,7 +101,7 @@ def train(toy: Toy, recipe: Recipe) -> tuple[Any, dict[str, Any]]:
             group["lr"] = recipe.rate * share
         loss = loss_on_answers(model, toy.draw(recipe.batch, False, generator))
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % (recipe.steps // 25) == 0 or step == recipe.steps - 1:

@@ -1,4 +1,4 @@
-"""Are the weights of a model all there, and are they numbers?"""
+"""Whether the weights of a model are all there, and are numbers."""
 
 from __future__ import annotations
 
