@@ -83,6 +83,8 @@ class Reference:
         mean = self._final.mean_weight.double()
         rows = [((self._x.double() - point.double()) * mean).sum(-1) for point in x]
         change = (log_norm - self._log_norm).double()
+        if not rows:
+            return torch.empty_like(log_norm)
         return torch.stack(rows).mul_(scale).add_(change).to(log_norm.dtype)
 
     def _from_logits(

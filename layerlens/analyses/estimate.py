@@ -51,12 +51,12 @@ def estimate_work(model: LensModel, tokens: Tokens, work: Work) -> Estimate:
     speed = _operations_per_second(model)
     fed = int(tokens.ids.numel())
     parameters = sum(p.numel() for p in model.hf.parameters())
-    embedding = model.hf.get_input_embeddings().weight.numel()
+    embedding = sum(p.numel() for p in model.hf.get_input_embeddings().parameters())
     head = model.d_vocab * model.d_model
     operations = (
         2.0 * (parameters - embedding) * fed * work.passes + 2.0 * head * work.head_rows
     )
-    how = f"operation counts at {speed / 1e9:.0f} GFLOP/s, timed on {PROBE_ROWS} rows of the head"
+    how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {PROBE_ROWS} rows of the head"
     return Estimate(work.passes, operations / speed, work.bytes, how)
 
 

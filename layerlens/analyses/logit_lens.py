@@ -13,7 +13,7 @@ from layerlens.analyses import lens_checks
 from layerlens.analyses.cells import Cells
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.divergence import Reference
-from layerlens.analyses.kernel import Head
+from layerlens.analyses.kernel import Final, Head
 from layerlens.analyses.lens_memory import Plan, plan_memory
 from layerlens.analyses.lens_pass import LensPass, Row
 from layerlens.analyses.points import Point, lens_points
@@ -205,7 +205,7 @@ class _Lens:
         )
         self.head = Head.of(model, self.plan.buffers)
         self.rows = len(points) + 1
-        self.stored: list[Tensor] = []
+        self.stored: dict[int, Tensor] = {}
         self.final: Row
         device = self.head.device
         self.log_norm = torch.empty(
@@ -239,7 +239,8 @@ class _Lens:
         lens_pass.run()
         self._settle()
         self._own_answers()
-        passes = self._compare(lens_pass)
+        assert lens_pass.final is not None  # run() has reached the head
+        passes = self._compare(lens_pass.final)
         self.job.note(passes=passes, head_rows=lens_pass.head_rows)
         lens_checks.against_model(
             self.job, lens_pass, self.final, self.tokens, self.cells
@@ -275,7 +276,7 @@ class _Lens:
         if row.point == self.rows - 1:
             self.final = row
         elif self.plan.store:
-            self.stored.append(row.x)
+            self.stored[row.point] = row.x
         self.rank_errors += lens_checks.rank_errors(kept, self.chosen)
         self.job.emit({"point": row.point}, self._arrays(row))
         self.done += 1
@@ -352,15 +353,15 @@ class _Lens:
             target = np.array(int(answers[place]), dtype=np.int32)
             self.job.emit(where, {"rank": ranks[:, place], "target_id": target})
 
-    def _compare(self, lens_pass: LensPass) -> int:
+    def _compare(self, extras: Final) -> int:
         """Fill in the divergence from the final row; returns the passes used in all."""
         final = self.final
-        reference = Reference(self.head, final.x, self.log_norm[-1], lens_pass.final)
+        reference = Reference(self.head, final.x, self.log_norm[-1], extras)
         kl = torch.empty_like(self.log_norm)
         kl[-1:] = reference.kl([final.x], self.log_norm[-1:])
         if self.plan.store:
-            if self.points:
-                kl[:-1] = reference.kl(self.stored, self.log_norm[:-1], self.job.tick)
+            stored = [self.stored[point] for point in range(len(self.points))]
+            kl[:-1] = reference.kl(stored, self.log_norm[:-1], self.job.tick)
         else:
             self._run_again(reference, kl)
         lens_checks.divergence(self.job, kl, final.reduced, reference)

@@ -31,15 +31,15 @@ def attributes(
 ) -> dict[str, Any]:
     """Attributes of a result; every value is a number or a string, lists and tables are JSON."""
     missing = parts.missing()
-    texts = list(tokens.texts)
-    shown = texts[0] if tokens.single and texts[0] is not None else json.dumps(texts)
+    rows = zip(tokens.texts, tokens.strings, strict=True)
+    texts = ["".join(strings) if text is None else text for text, strings in rows]
     return {
         "model": model.name,
         "model_type": model.anatomy.family,
         "dtype": str(model.dtype).removeprefix("torch."),
         "n_layers": model.n_layers,
         "d_vocab": model.d_vocab,
-        "text": shown,
+        "text": texts[0] if tokens.single else json.dumps(texts, ensure_ascii=False),
         "notes": json.dumps(list(tokens.notes), ensure_ascii=False),
         "options": json.dumps(plain(options), ensure_ascii=False),
         "seed": "none" if options.get("seed") is None else int(options["seed"]),
