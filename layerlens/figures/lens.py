@@ -240,7 +240,7 @@ def _prompt(data: xr.Dataset) -> list[str]:
     if "continues" not in data.variables:
         return texts
     joined = zip(texts, data["continues"].values, strict=True)
-    return ["(cont.)" if goes_on else text for text, goes_on in joined]
+    return ["⋯" if goes_on else text for text, goes_on in joined]
 
 
 def _color_bar(

@@ -45,7 +45,7 @@ def test_every_cell_has_its_colour_and_its_text() -> None:
     assert labels[0] == "final"
     prompt = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert prompt[:2] == ["<s>", "The"]
-    assert prompt[5] == "(cont.)"
+    assert prompt[5] == "⋯"
     assert prompt[7] == "↵"
 
 
