@@ -10,16 +10,17 @@ from layerlens.export.meta import meta_of
 if TYPE_CHECKING:
     import xarray as xr
 
+    from layerlens.analyses.contract import About
     from layerlens.result import Result
 
 
-def lens_meta(result: Result, data: xr.Dataset, run: int) -> dict[str, Any]:
-    """Return the ``meta`` trait of a result; `data` are those of one text."""
-    meta = dict(meta_of(data, result.checks, run))
-    if result.model is not None:
-        from layerlens.analyses.registry import get
+def lens_meta(result: Result, data: xr.Dataset, run: int, about: About | None) -> dict[str, Any]:
+    """Return the ``meta`` trait of a result.
 
-        about = get(result.analysis).about
+    `data` are those of one text, `about` what is known of the analysis where there is a model.
+    """
+    meta = dict(meta_of(data, result.checks, run))
+    if about is not None:
         meta |= {"question": about.question, "source": about.source, "cost": about.cost}
     return meta
 

@@ -121,7 +121,8 @@ class LensView(LiveView):
         frames = frames_of(data, run.number)
         self._stream = Stream.finished(frames, run.number)
         self._result = result
-        self._shown_meta = meta = lens_meta(result, data, run.number)
+        about = None if self.model is None else self.analysis.about
+        self._shown_meta = meta = lens_meta(result, data, run.number, about)
         if not self._given_text:
             self._given_text = "".join(token["text"] for token in meta["tokens"])
         self._ready = False
@@ -130,7 +131,7 @@ class LensView(LiveView):
         packed = pack(meta, frames)
         self.meta = meta
         self.snapshot = packed if len(packed) <= MAX_SNAPSHOT_BYTES else b""
-        self._meta_changed()
+        self._follow_meta()
         seconds = float(data.attrs.get("seconds", 0.0))
         self.status = {**IDLE, "state": "done", "run": run.number, "seconds": round(seconds, 3)}
         run.end(result=result)
@@ -180,7 +181,7 @@ class LensView(LiveView):
         self.row = len(layers) - 1 - layers[::-1].index(nearest)
         self.layer = nearest
 
-    def _meta_changed(self) -> None:
+    def _follow_meta(self) -> None:
         """Keep row, position and pins inside the new picture, and row beside layer."""
         layers, n_tokens = self._layers(), len(self._shown_meta.get("tokens", []))
         if not layers:

@@ -29,7 +29,8 @@ class RunListener:
         self._view = view
         self._run = run
         self._task = task
-        self._status_time = 0.0
+        self._progress: dict[str, Any] = {}
+        self._told = 0.0
 
     def on_declare(
         self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
@@ -72,16 +73,23 @@ class RunListener:
 
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the status line, at most ten times a second."""
+        self._progress = {"done": done, "total": total, "what": what}
+        self._tell_progress(at_once=done >= total)
+
+    def _tell_progress(self, *, at_once: bool = False) -> None:
         now = time.monotonic()
-        if done >= total or now - self._status_time >= SECONDS_BETWEEN_STATUS:
-            self._status_time = now
-            self._view._tell(self._run, "running", done=done, total=total, what=what)
+        if self._progress and (at_once or now - self._told >= SECONDS_BETWEEN_STATUS):
+            self._told = now
+            self._view._tell(self._run, "running", **self._progress)
+            self._progress = {}
 
     def on_check(self, check: Check) -> None:
         """Checks are shown when the run ends, all together."""
 
     def cancelled(self) -> bool:
-        """Whether someone asked to stop; asked often, so late frames leave here too."""
+        """Whether someone asked to stop; asked often, so what is late leaves here too."""
+        if not self._task.cancelled:
+            self._tell_progress()
         if self.stream is not None and not self._task.cancelled:
             self.stream.poke()
         return self._task.cancelled

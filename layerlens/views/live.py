@@ -149,9 +149,10 @@ class LiveView(View):
         with self._lock:
             text = self._given if self.text == self._given_text else self.text
             old = self._run
-            answering = old is not None and not old.ended
-            if answering and not again and old.same_question(text, self.options):
-                return
+            if old is not None and not old.ended and not again:
+                same = old.same_question(text, self.options)
+                if same:
+                    return
             run = self._run = Run(1 if old is None else old.number + 1, text, self.options)
             self._tell(run, "queued")
             self._lane.put(self._task(run))
@@ -195,7 +196,7 @@ class LiveView(View):
         before = self._stream, self._shown_meta
         listener = RunListener(self, run, task)
         try:
-            result = self.analysis.run(self.model, run.tokens, run.resolved, listener)
+            result = self.analysis.run(self.model, run.text, run.resolved, listener)
         except Cancelled as stop:
             self._stopped(run, stop, listener)
         except BaseException:
@@ -245,17 +246,17 @@ class LiveView(View):
         if self._stream is not stream:
             self._stream, self._shown_meta = stream, meta
             self._post(meta=meta)
-            self._say(self._meta_changed)
+            self._say(self._follow_meta)
 
     def _restore(self, stream: Stream | None, meta: Mapping[str, Any]) -> None:
         """Show the last picture again, after a run that failed on its way."""
         self._stream, self._shown_meta = stream, meta
         self._post(meta=dict(meta))
-        self._say(self._meta_changed)
+        self._say(self._follow_meta)
         for frame in stream.sent if stream is not None else []:
             self._send_frame(frame)
 
-    def _meta_changed(self) -> None:
+    def _follow_meta(self) -> None:
         """Bring other traits in line with a new `meta`."""
 
     def _tell(self, run: Run, state: str, **more: Any) -> None:
@@ -373,7 +374,7 @@ class LiveView(View):
         from layerlens.analyses import options as opts
 
         known = self.analysis.options
-        return opts.code(self.ANALYSIS, run.tokens, opts.complete(run.resolved, known, ""), known)
+        return opts.code(self.ANALYSIS, run.text, opts.complete(run.resolved, known, ""), known)
 
     def __repr__(self) -> str:
         name = self._shown_meta.get("model", "") if self.model is None else self.model.name

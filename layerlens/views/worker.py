@@ -24,7 +24,8 @@ Guard = Callable[[], AbstractContextManager[object]]
 
 _owners = itertools.count(1)
 _lanes: dict[int, Lane] = {}
-_lanes_lock = threading.Lock()
+# Re-entrant: the garbage collector may close a widget in the middle of `lane_of`.
+_lanes_lock = threading.RLock()
 
 
 def new_owner() -> int:
