@@ -3,6 +3,8 @@ import type { Scene } from "./gridtypes";
 import { drawFitted, TextFitter } from "./text";
 import { cellAt, columnCount, placeOf, type Range, rowCount, visibleRange } from "./windowing";
 
+type Box = [x: number, y: number, width: number, height: number];
+
 /** Narrower cells show colour only. */
 const TEXT_MIN = 18;
 const PAD = 5;
@@ -139,6 +141,8 @@ export class GridPainter {
   #drawSettled(scene: Scene, rows: Range, columns: Range): void {
     const ctx = this.#ctx;
     const { shape, source } = scene;
+    // On a thousand thin columns the line would hide what it is drawn over.
+    if (!shape.transposed && shape.cellWidth < 8) return;
     const along = shape.transposed ? rows : columns;
     ctx.strokeStyle = scene.palette.fg;
     ctx.globalAlpha = 0.75;
@@ -176,7 +180,9 @@ export class GridPainter {
     const { shape, palette } = scene;
     this.#drawPins(scene);
     const chosen = placeOf(shape, scene.selected);
-    const band = shape.transposed ? this.#columnBox(scene, chosen.column) : this.#rowBox(scene, chosen.row);
+    const band = shape.transposed
+      ? this.#columnBox(scene, chosen.column)
+      : this.#rowBox(scene, chosen.row);
     ctx.strokeStyle = palette.accent;
     ctx.lineWidth = 1;
     ctx.globalAlpha = 0.7;
@@ -213,25 +219,20 @@ export class GridPainter {
     }
   }
 
-  #cellBox(scene: Scene, row: number, column: number, inset: number) {
+  #cellBox(scene: Scene, row: number, column: number, inset: number): Box {
     const { shape } = scene;
     const x = shape.headWidth + column * shape.cellWidth - scene.scrollLeft;
     const y = shape.headHeight + row * shape.rowHeight - scene.scrollTop;
-    return [
-      x + inset,
-      y + inset,
-      shape.cellWidth - 1 - 2 * inset,
-      shape.rowHeight - 1 - 2 * inset,
-    ] as const;
+    return [x + inset, y + inset, shape.cellWidth - 1 - 2 * inset, shape.rowHeight - 1 - 2 * inset];
   }
 
-  #rowBox(scene: Scene, row: number) {
+  #rowBox(scene: Scene, row: number): Box {
     const y = scene.shape.headHeight + row * scene.shape.rowHeight - scene.scrollTop;
-    return [-2, y - 0.5, scene.width + 4, scene.shape.rowHeight] as const;
+    return [-2, y - 0.5, scene.width + 4, scene.shape.rowHeight];
   }
 
-  #columnBox(scene: Scene, column: number) {
+  #columnBox(scene: Scene, column: number): Box {
     const x = scene.shape.headWidth + column * scene.shape.cellWidth - scene.scrollLeft;
-    return [x - 0.5, -2, scene.shape.cellWidth, scene.height + 4] as const;
+    return [x - 0.5, -2, scene.shape.cellWidth, scene.height + 4];
   }
 }

@@ -7,7 +7,11 @@ type Fitters = (font: string) => TextFitter;
 /** Below this width the labels of the columns stand upright. */
 export const UPRIGHT_BELOW = 30;
 
+/** Below this one only every tenth or twentieth column has room, for its number. */
+const NUMBERS_BELOW = 12;
+
 export function headHeight(cellWidth: number): number {
+  if (cellWidth < NUMBERS_BELOW) return 42;
   return cellWidth < UPRIGHT_BELOW ? 78 : 38;
 }
 
@@ -43,9 +47,7 @@ export function drawColumnHeads(
 }
 
 function columnText(scene: Scene, column: number): string {
-  return scene.shape.transposed
-    ? scene.source.pointLabel(column)
-    : scene.source.tokenText(column);
+  return scene.shape.transposed ? scene.source.pointLabel(column) : scene.source.tokenText(column);
 }
 
 function level(
@@ -82,19 +84,19 @@ function upright(
   fitters: Fitters,
 ): void {
   const { shape } = scene;
-  if (shape.cellWidth < 12) {
+  if (shape.cellWidth < NUMBERS_BELOW) {
     const step = shape.cellWidth < 7 ? 20 : 10;
     if (column % step !== 0) return;
   }
   const font = `11px ${scene.font}`;
-  const text = shape.cellWidth < 12 ? String(column) : columnText(scene, column);
+  const text = shape.cellWidth < NUMBERS_BELOW ? String(column) : columnText(scene, column);
   const fitted = fitters(font).fit(text, shape.headHeight - 14);
   if (!fitted) return;
   ctx.save();
   ctx.translate(x + shape.cellWidth / 2, shape.headHeight - 7);
   ctx.rotate(-Math.PI / 2);
   ctx.font = font;
-  ctx.fillStyle = shape.cellWidth < 12 ? scene.palette.dim : ink;
+  ctx.fillStyle = shape.cellWidth < NUMBERS_BELOW ? scene.palette.dim : ink;
   drawFitted(ctx, fitted, 0, 0);
   ctx.restore();
 }
@@ -102,7 +104,7 @@ function upright(
 /** Lines between columns, left out where one character runs on. */
 function drawColumnLines(ctx: CanvasRenderingContext2D, scene: Scene, columns: Range): void {
   const { shape, source, palette } = scene;
-  if (shape.cellWidth < 12) return;
+  if (shape.cellWidth < NUMBERS_BELOW) return;
   ctx.fillStyle = palette.line;
   for (let column = columns.from; column < columns.to; column++) {
     const joined =
@@ -113,12 +115,7 @@ function drawColumnLines(ctx: CanvasRenderingContext2D, scene: Scene, columns: R
   }
 }
 
-function drawPinDots(
-  ctx: CanvasRenderingContext2D,
-  scene: Scene,
-  column: number,
-  x: number,
-): void {
+function drawPinDots(ctx: CanvasRenderingContext2D, scene: Scene, column: number, x: number): void {
   let right = x + scene.shape.cellWidth - 8;
   for (const pin of scene.pins) {
     if (pin.position !== column || right < x) continue;

@@ -1,6 +1,13 @@
 import { type ReadonlySignal, signal } from "@preact/signals";
 
-const ATTRIBUTES = ["class", "style", "theme", "data-theme", "data-jp-theme-light", "data-color-mode"];
+const ATTRIBUTES = [
+  "class",
+  "style",
+  "theme",
+  "data-theme",
+  "data-jp-theme-light",
+  "data-color-mode",
+];
 
 /** Whether the page around us is dark: the notebook's own word first, the system's last. */
 export function hostIsDark(doc: Document, systemDark: boolean): boolean {

@@ -91,7 +91,15 @@ export function makeScale(input: ScaleInput): ColorScale {
   switch (mode) {
     case "probability": {
       const colors = blendColors(palette.bg, palette.base);
-      return new ColorScale("Probability of the top token", "%", 0, 1, false, colors, PERCENT_TICKS);
+      return new ColorScale(
+        "Probability of the top token",
+        "%",
+        0,
+        1,
+        false,
+        colors,
+        PERCENT_TICKS,
+      );
     }
     case "tracked": {
       const colors = blendColors(palette.bg, palette.trackedBase);
@@ -106,7 +114,15 @@ export function makeScale(input: ScaleInput): ColorScale {
     case "kl": {
       const high = Math.max(1, Math.ceil(input.klMax));
       const colors = tableColors(cividis);
-      return new ColorScale("KL to the final row", "nats", 0, high, false, colors, linearTicks(high));
+      return new ColorScale(
+        "KL to the final row",
+        "nats",
+        0,
+        high,
+        false,
+        colors,
+        linearTicks(high),
+      );
     }
     case "rank": {
       const colors = tableColors(viridis).reverse();

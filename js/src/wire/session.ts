@@ -2,7 +2,7 @@ import { type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { unpack } from "./packed";
 import { Rpc } from "./rpc";
 import { RunStore } from "./store";
-import { Traits, type TraitSignals } from "./traits";
+import { type TraitSignals, Traits } from "./traits";
 import { type AfmModel, type FrameHeader, isMeta, type LensTraits, type Meta } from "./types";
 
 /**
@@ -29,7 +29,8 @@ export class Session {
       (content) => this.send(content),
       () => this.traits.live.value,
     );
-    const receive = (message: unknown, buffers?: DataView[]) => this.#receive(message, buffers ?? []);
+    const receive = (message: unknown, buffers?: DataView[]) =>
+      this.#receive(message, buffers ?? []);
     model.on("msg:custom", receive as never);
     this.#stop.push(() => model.off("msg:custom", receive as never));
     this.#stop.push(this.traits.meta.subscribe((meta) => this.#begin(meta)));

@@ -1,10 +1,10 @@
 import { computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import { plain } from "../../marks/text";
 import { type Cell, clamp } from "../../marks/windowing";
 import { type LineStyle, lineStyle, type Palette, paletteOf } from "../../theme/palette";
 import { type ColorScale, makeScale } from "../../theme/scale";
 import type { Session } from "../../wire/session";
 import type { Pin } from "../../wire/types";
-import { plain } from "../../marks/text";
 import { LensData } from "./data";
 
 export interface Trajectory {
@@ -89,7 +89,9 @@ export class ViewState {
   }
 
   isPinned(pin: Pin): boolean {
-    return this.session.traits.pins.value.some((p) => p.id === pin.id && p.position === pin.position);
+    return this.session.traits.pins.value.some(
+      (p) => p.id === pin.id && p.position === pin.position,
+    );
   }
 
   togglePin(pin: Pin): void {
@@ -103,6 +105,22 @@ export class ViewState {
       this.session.write({ pins: without });
       this.announced.value = `Unpinned ${name}.`;
     }
+  }
+
+  /** Colour the table by one token; a token not followed yet needs a new run. */
+  colorBy(id: number): void {
+    const data = this.data.peek();
+    const { options, text } = this.session.traits;
+    if (!data) return;
+    const index = data.trackedIndex(id);
+    if (index >= 0) {
+      this.session.write({ color: "tracked", tracked: index });
+      return;
+    }
+    const tracked = [...data.meta.tracked.map((token) => token.id), id];
+    const wanted = { ...options.peek(), tracked };
+    this.session.write({ options: wanted, color: "tracked", tracked: tracked.length - 1 });
+    this.session.send({ kind: "run", text: text.peek(), options: wanted });
   }
 
   #key(pin: Pin): string {

@@ -1,0 +1,121 @@
+import type { Check } from "../../wire/types";
+import { scientific, seconds } from "./format";
+import type { ViewState } from "./state";
+
+/** What is being computed, or what went wrong, in one sentence. */
+export function StatusLine({ state }: { state: ViewState }) {
+  const { session } = state;
+  const status = session.traits.status.value;
+  const { fault } = session;
+  const busy = status.state === "running" || status.state === "queued";
+  return (
+    <div class="ll-status">
+      {busy && (
+        <div class="ll-progress">
+          <progress
+            max={Math.max(1, status.total)}
+            value={status.state === "queued" ? undefined : status.done}
+            aria-label="Progress of the run"
+          />
+          <span class="ll-num" role="status" aria-live="polite">
+            {status.state === "queued"
+              ? status.message || "Waiting for the model…"
+              : `${status.done} of ${status.total} ${status.what || "rows"}`}
+          </span>
+          <button type="button" onClick={() => session.cancel()}>
+            Cancel
+          </button>
+        </div>
+      )}
+      {status.state === "error" && (
+        <p class="ll-error" role="alert">
+          {status.message || "The run failed."}
+        </p>
+      )}
+      {status.state === "cancelled" && (
+        <p class="ll-note" role="status">
+          {status.message || `Cancelled after ${status.done} of ${status.total} rows.`}
+        </p>
+      )}
+      {fault.value && (
+        <p class="ll-error" role="alert">
+          {fault.value}
+        </p>
+      )}
+      <span class="ll-offscreen" role="status" aria-live="polite">
+        {state.announced.value}
+      </span>
+    </div>
+  );
+}
+
+/** What was verified for this very picture, with its numbers. */
+export function Checks({ state }: { state: ViewState }) {
+  state.session.version.value;
+  const meta = state.data.value?.meta;
+  if (!meta) return null;
+  const checks = meta.checks ?? [];
+  const failed = checks.filter((check) => !check.ok).length;
+  const status = state.session.traits.status.value;
+  const took = status.state === "done" ? seconds(status.seconds) : "";
+  return (
+    <details class="ll-checks">
+      <summary>
+        {checks.length === 0 ? (
+          <span class="ll-dim">Checks come with the last row</span>
+        ) : failed === 0 ? (
+          <span class="ll-good">✓ {checks.length} checks passed</span>
+        ) : (
+          <span class="ll-bad">
+            ✗ {failed} of {checks.length} checks failed
+          </span>
+        )}
+        {checks.map((check) => (
+          <span key={check.name} class="ll-check-brief">
+            <Verdict check={check} /> {check.name}{" "}
+            <span class="ll-num ll-dim">{scientific(check.error)}</span>
+          </span>
+        ))}
+        <span class="ll-grow" />
+        <span class="ll-dim">{[meta.cost, took].filter(Boolean).join(" · ")}</span>
+      </summary>
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">check</th>
+            <th scope="col">error</th>
+            <th scope="col">limit</th>
+            <th scope="col">verdict</th>
+            <th scope="col">what was compared</th>
+          </tr>
+        </thead>
+        <tbody>
+          {checks.map((check) => (
+            <tr key={check.name}>
+              <th scope="row">{check.name}</th>
+              <td class="ll-num">{scientific(check.error)}</td>
+              <td class="ll-num">{scientific(check.limit)}</td>
+              <td>
+                <Verdict check={check} /> {check.ok ? "passed" : "failed"}
+              </td>
+              <td>{check.what}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {meta.source && <p class="ll-dim">Method: {meta.source}</p>}
+    </details>
+  );
+}
+
+function Verdict({ check }: { check: Check }) {
+  return check.ok ? (
+    <span class="ll-good" aria-hidden="true">
+      ✓
+    </span>
+  ) : (
+    <span class="ll-bad" aria-hidden="true">
+      ✗
+    </span>
+  );
+}

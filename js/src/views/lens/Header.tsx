@@ -1,0 +1,100 @@
+import { useSignal } from "@preact/signals";
+import type { RefObject } from "preact";
+import { copyText, download, FORMATS, type Format } from "./exports";
+import type { ViewState } from "./state";
+
+interface Props {
+  state: ViewState;
+  root: RefObject<HTMLElement | null>;
+}
+
+/** What is looked at, and what can be taken away. */
+export function Header({ state, root }: Props) {
+  const { session } = state;
+  const data = state.data.value;
+  const meta = data?.meta;
+  const title = session.traits.title.value || "Logit lens";
+  return (
+    <header class="ll-header">
+      <h2 title={meta?.question}>{title}</h2>
+      {meta && (
+        <span class="ll-dim ll-facts">
+          <b>{meta.model}</b> · {meta.n_layers} layers · {meta.dtype}
+        </span>
+      )}
+      <span class="ll-grow" />
+      <CopyCode state={state} root={root} />
+      <Exports state={state} root={root} />
+      <button
+        type="button"
+        class="ll-icon ll-help-button"
+        aria-label="Keys and gestures"
+        title="Keys and gestures (?)"
+        aria-expanded={state.help.value}
+        onClick={() => {
+          state.help.value = !state.help.peek();
+        }}
+      >
+        ?
+      </button>
+    </header>
+  );
+}
+
+function CopyCode({ state, root }: Props) {
+  const said = useSignal("");
+  const code = state.data.value?.meta.code ?? "";
+  const copy = async () => {
+    const done = root.current ? await copyText(code, root.current) : false;
+    said.value = done ? "Copied" : "Could not copy";
+    setTimeout(() => {
+      said.value = "";
+    }, 1600);
+  };
+  return (
+    <button
+      type="button"
+      disabled={!code}
+      title={code || "Nothing has been run yet."}
+      onClick={copy}
+    >
+      <span aria-live="polite">{said.value || "Copy as Python"}</span>
+    </button>
+  );
+}
+
+function Exports({ state, root }: Props) {
+  const busy = useSignal<Format | null>(null);
+  const { session } = state;
+  const live = session.live.value;
+  const take = async (format: Format) => {
+    if (!root.current) return;
+    busy.value = format;
+    try {
+      await download(session, format, root.current);
+    } catch (error) {
+      session.fault.value = `The ${format.toUpperCase()} file could not be made. ${(error as Error).message}`;
+    }
+    busy.value = null;
+  };
+  return (
+    <fieldset class="ll-switch" aria-label="Export">
+      {FORMATS.map((format) => (
+        <button
+          type="button"
+          key={format}
+          disabled={!live || !state.data.value || busy.value !== null}
+          aria-busy={busy.value === format}
+          title={
+            live
+              ? `Save what was computed as ${format.toUpperCase()}`
+              : "Making a file needs a running kernel; this page is itself an export."
+          }
+          onClick={() => void take(format)}
+        >
+          {busy.value === format ? "…" : format.toUpperCase()}
+        </button>
+      ))}
+    </fieldset>
+  );
+}

@@ -1,0 +1,119 @@
+import { useSignal, useSignalEffect } from "@preact/signals";
+import { useRef } from "preact/hooks";
+import { TokenText } from "../../marks/TokenText";
+import { plain } from "../../marks/text";
+import type { TokenInfo } from "../../wire/types";
+import type { ViewState } from "./state";
+
+const NO_KERNEL = "Running a prompt needs a kernel; this page has none.";
+
+/** The prompt, edited in place, and under it the tokens that the model was really fed. */
+export function Prompt({ state }: { state: ViewState }) {
+  const { session } = state;
+  const draft = useSignal(session.traits.text.peek());
+  const area = useRef<HTMLTextAreaElement>(null);
+  useSignalEffect(() => {
+    draft.value = session.traits.text.value;
+  });
+  const live = session.live.value;
+  const changed = draft.value !== session.traits.text.value;
+  const run = () => session.run(draft.peek());
+  return (
+    <div class="ll-prompt">
+      <div class="ll-prompt-line">
+        <textarea
+          ref={area}
+          rows={Math.min(5, draft.value.split("\n").length)}
+          dir="auto"
+          aria-label="Prompt. Enter runs it, Shift and Enter starts a new line."
+          spellcheck={false}
+          readOnly={!live}
+          title={live ? undefined : NO_KERNEL}
+          value={draft.value}
+          onInput={(event) => {
+            draft.value = event.currentTarget.value;
+          }}
+          onKeyDown={(event) => {
+            if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
+            event.preventDefault();
+            run();
+          }}
+        />
+        <button
+          type="button"
+          class={changed ? "ll-primary" : ""}
+          disabled={!live}
+          title={live ? "Run this prompt (Enter)" : NO_KERNEL}
+          onClick={run}
+        >
+          Run
+        </button>
+      </div>
+      <Chips state={state} />
+    </div>
+  );
+}
+
+/** A long prompt shows its beginning; all of it is one press away and in the table anyway. */
+const SHOWN = 48;
+
+/** The tokens fed, ids on hover; a click selects the position. */
+function Chips({ state }: { state: ViewState }) {
+  const all = useSignal(false);
+  const data = state.data.value;
+  if (!data) return null;
+  const { tokens, notes } = data.meta;
+  const shown = all.value ? tokens : tokens.slice(0, SHOWN);
+  const { position: chosen } = state.selected.value;
+  return (
+    <div class="ll-fed">
+      <span class="ll-dim">
+        {tokens.length} {tokens.length === 1 ? "token" : "tokens"} fed
+      </span>
+      <span class="ll-chips" dir="ltr">
+        {shown.map((token, position) => (
+          <button
+            type="button"
+            key={`${position}:${token.id}`}
+            tabIndex={-1}
+            class={chipClass(token, tokens[position + 1], position === chosen)}
+            title={chipTitle(token, position)}
+            onClick={() => state.select({ point: state.selected.peek().point, position })}
+          >
+            {token.cont ? <span class="ll-space">⋯</span> : <TokenText text={token.text} />}
+          </button>
+        ))}
+        {tokens.length > SHOWN && (
+          <button
+            type="button"
+            class="ll-link"
+            aria-expanded={all.value}
+            onClick={() => {
+              all.value = !all.value;
+            }}
+          >
+            {all.value ? "Show fewer" : `Show all ${tokens.length}`}
+          </button>
+        )}
+      </span>
+      {notes.map((note) => (
+        <span class="ll-note" key={note}>
+          {note}
+        </span>
+      ))}
+    </div>
+  );
+}
+
+function chipClass(token: TokenInfo, next: TokenInfo | undefined, chosen: boolean): string {
+  const names = ["ll-chip"];
+  if (token.cont) names.push("ll-joined-left");
+  if (next?.cont) names.push("ll-joined-right");
+  if (chosen) names.push("ll-chosen");
+  return names.join(" ");
+}
+
+function chipTitle(token: TokenInfo, position: number): string {
+  const what = token.cont ? "continues the character before it" : plain(token.text);
+  return `position ${position}, id ${token.id}: ${what}`;
+}

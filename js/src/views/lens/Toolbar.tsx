@@ -1,0 +1,126 @@
+import { headHeight } from "../../marks/gridheads";
+import { plain } from "../../marks/text";
+import type { ColorMode, ThemeChoice } from "../../wire/types";
+import { Search } from "./Search";
+import type { ViewState } from "./state";
+
+const MODES: { mode: ColorMode; label: string; title: string }[] = [
+  { mode: "probability", label: "Probability", title: "Probability of the top token of each cell" },
+  { mode: "entropy", label: "Entropy", title: "Entropy of the next-token distribution, in nats" },
+  { mode: "rank", label: "Rank", title: "Rank of the token that really follows in the text" },
+  { mode: "kl", label: "KL", title: "Divergence of the row from the final row, in nats" },
+  { mode: "tracked", label: "Tracked", title: "Probability of a tracked token" },
+];
+
+/** How the table is coloured, laid out and searched. */
+export function Toolbar({ state }: { state: ViewState }) {
+  const { session } = state;
+  const { traits } = session;
+  const tracked = state.data.value?.meta.tracked ?? [];
+  return (
+    <div class="ll-toolbar" role="toolbar" aria-label="Table">
+      <fieldset class="ll-switch" aria-label="Colour by">
+        {MODES.map(({ mode, label, title }) => {
+          const missing = mode === "tracked" && tracked.length === 0;
+          return (
+            <button
+              type="button"
+              key={mode}
+              aria-pressed={traits.color.value === mode}
+              disabled={missing}
+              title={
+                missing ? "No token is tracked yet: pin one, then press “Colour by it”" : title
+              }
+              onClick={() => session.write({ color: mode })}
+            >
+              {label}
+            </button>
+          );
+        })}
+      </fieldset>
+      {traits.color.value === "tracked" && tracked.length > 1 && (
+        <select
+          aria-label="Tracked token"
+          value={traits.tracked.value}
+          onChange={(event) => session.write({ tracked: Number(event.currentTarget.value) })}
+        >
+          {tracked.map((token, i) => (
+            <option key={token.id} value={i}>
+              {plain(token.text)}
+            </option>
+          ))}
+        </select>
+      )}
+      <Legend state={state} />
+      <div class="ll-tools">
+        <Search state={state} />
+        <Layout state={state} />
+      </div>
+    </div>
+  );
+}
+
+function Legend({ state }: { state: ViewState }) {
+  const scale = state.scale.value;
+  return (
+    <figure class="ll-legend" aria-label={`${scale.label}, ${scale.unit}`}>
+      <figcaption>
+        {scale.label} <span class="ll-dim">({scale.unit})</span>
+      </figcaption>
+      <div class="ll-ramp" style={{ background: scale.gradient() }} />
+      <div class="ll-ticks">
+        {scale.ticks.map((tick) => (
+          <span key={tick.label} class="ll-num" style={{ left: `${100 * tick.at}%` }}>
+            {tick.label}
+          </span>
+        ))}
+      </div>
+    </figure>
+  );
+}
+
+/** The width range runs over the logarithm: small widths matter as much as large ones. */
+const WIDTH_STEPS = 40;
+
+function Layout({ state }: { state: ViewState }) {
+  const { session } = state;
+  const { traits } = session;
+  const width = traits.cell_width.value;
+  return (
+    <div class="ll-layout">
+      <label title="Width of the columns; the edges in the table's head can be dragged too">
+        <span class="ll-dim">Width</span>
+        <input
+          type="range"
+          min={0}
+          max={WIDTH_STEPS}
+          value={Math.round((Math.log(width / 4) / Math.log(60)) * WIDTH_STEPS)}
+          aria-label="Column width"
+          aria-valuetext={`${width} pixels${headHeight(width) > 40 ? ", colour only" : ""}`}
+          onInput={(event) => {
+            const t = Number(event.currentTarget.value) / WIDTH_STEPS;
+            session.write({ cell_width: Math.round(4 * 60 ** t) }, "soon");
+          }}
+        />
+      </label>
+      <button
+        type="button"
+        aria-pressed={traits.transposed.value}
+        title="Tokens down, layers across"
+        onClick={() => session.write({ transposed: !traits.transposed.value })}
+      >
+        Transpose
+      </button>
+      <select
+        aria-label="Theme"
+        title="Theme"
+        value={traits.theme.value}
+        onChange={(event) => session.write({ theme: event.currentTarget.value as ThemeChoice })}
+      >
+        <option value="auto">Theme: auto</option>
+        <option value="light">Light</option>
+        <option value="dark">Dark</option>
+      </select>
+    </div>
+  );
+}

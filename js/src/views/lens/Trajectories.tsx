@@ -1,0 +1,168 @@
+import { useSignal } from "@preact/signals";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { Chart } from "../../marks/chart";
+import { TokenText } from "../../marks/TokenText";
+import { plain } from "../../marks/text";
+import type { LensData } from "./data";
+import { pointLabel } from "./data";
+import { percent } from "./format";
+import type { Trajectory, ViewState } from "./state";
+
+/** The probability of each pinned token over the rows of the lens. */
+export function Trajectories({ state }: { state: ViewState }) {
+  const data = state.data.value;
+  const lines = state.trajectories.value;
+  useEffect(() => {
+    void state.askTracks();
+  }, [state, lines]);
+  if (!data || lines.length === 0) return null;
+  const { point } = state.selected.value;
+  return (
+    <section class="ll-chart" aria-label="Pinned tokens by layer">
+      <header class="ll-bar-head">
+        <h3>Pinned tokens</h3>
+        <span class="ll-dim">probability by row; press in the chart to go there</span>
+        <span class="ll-grow" />
+        <fieldset class="ll-switch" aria-label="Scale of the probability axis">
+          {[false, true].map((log) => (
+            <button
+              type="button"
+              key={String(log)}
+              aria-pressed={state.logChart.value === log}
+              onClick={() => {
+                state.logChart.value = log;
+              }}
+            >
+              {log ? "log" : "linear"}
+            </button>
+          ))}
+        </fieldset>
+        <button type="button" onClick={() => state.session.write({ pins: [] })}>
+          Unpin all
+        </button>
+      </header>
+      <Plot state={state} data={data} lines={lines} />
+      <ul class="ll-lines">
+        {lines.map((line) => (
+          <Line
+            key={`${line.pin.position}:${line.pin.id}`}
+            state={state}
+            data={data}
+            line={line}
+            point={point}
+          />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+interface PlotProps {
+  state: ViewState;
+  data: LensData;
+  lines: readonly Trajectory[];
+}
+
+function Plot({ state, data, lines }: PlotProps) {
+  const host = useRef<HTMLDivElement>(null);
+  const chart = useRef<Chart | null>(null);
+  const width = useSignal(0);
+  const palette = state.palette.value;
+  const log = state.logChart.value;
+  const { point } = state.selected.value;
+  useLayoutEffect(() => {
+    if (!host.current) return;
+    const made = new Chart(host.current, (at) => {
+      state.select({ ...state.selected.peek(), point: at });
+    });
+    chart.current = made;
+    const observer = new ResizeObserver(([entry]) => {
+      width.value = Math.floor(entry?.contentRect.width ?? 0);
+    });
+    observer.observe(host.current);
+    return () => {
+      observer.disconnect();
+      made.dispose();
+    };
+  }, [state, width]);
+  useLayoutEffect(() => {
+    const font = host.current ? getComputedStyle(host.current).fontFamily : "sans-serif";
+    const labels = data.meta.points.map(pointLabel);
+    chart.current?.draw({ labels, lines, palette, log, font, at: state.selected.peek().point });
+  }, [data, lines, palette, log, state]);
+  useLayoutEffect(() => chart.current?.resize(width.value), [width.value]);
+  useLayoutEffect(() => chart.current?.mark(point), [point]);
+  return <div class="ll-plot" ref={host} aria-hidden="true" />;
+}
+
+interface LineProps {
+  state: ViewState;
+  data: LensData;
+  line: Trajectory;
+  point: number;
+}
+
+function Line({ state, data, line, point }: LineProps) {
+  const { pin, style, values, full, problem } = line;
+  const value = values[point];
+  const name = data.tokenName(pin.id);
+  return (
+    <li>
+      <svg width="26" height="10" aria-hidden="true">
+        <line
+          x1="1"
+          x2="25"
+          y1="5"
+          y2="5"
+          stroke={style.color}
+          stroke-width="2.5"
+          stroke-dasharray={style.dash.join(" ")}
+        />
+      </svg>
+      <TokenText text={name} />
+      <span class="ll-dim">
+        after <TokenText text={data.meta.tokens[pin.position]?.text ?? ""} />
+        <span class="ll-num"> · position {pin.position}</span>
+      </span>
+      <span class="ll-num ll-value">
+        {value === null || value === undefined ? "not in the top k" : percent(value)}
+      </span>
+      {!full && (
+        <span class="ll-note" title={problem || undefined}>
+          {problem
+            ? `The line is broken: ${problem}`
+            : `known only in the top ${data.meta.k}; broken elsewhere`}
+        </span>
+      )}
+      <ColorBy state={state} data={data} id={pin.id} />
+      <button
+        type="button"
+        class="ll-icon"
+        aria-label={`Unpin ${plain(name)}`}
+        title="Unpin"
+        onClick={() => state.togglePin(pin)}
+      >
+        ✕
+      </button>
+    </li>
+  );
+}
+
+function ColorBy({ state, data, id }: { state: ViewState; data: LensData; id: number }) {
+  const able = state.session.live.value || data.trackedIndex(id) >= 0;
+  return (
+    <button
+      type="button"
+      class="ll-link"
+      disabled={!able}
+      title={
+        able
+          ? "Colour the table by the probability of this token"
+          : "This token was not followed in every cell; that needs a running kernel."
+      }
+      onClick={() => state.colorBy(id)}
+    >
+      Colour by it
+    </button>
+  );
+}

@@ -1,0 +1,37 @@
+import { toBytes } from "../../wire/decode";
+import type { Session } from "../../wire/session";
+
+export const FORMATS = ["html", "png", "csv"] as const;
+export type Format = (typeof FORMATS)[number];
+
+/** Ask the kernel for a file and hand it to the browser as a download. */
+export async function download(session: Session, format: Format, near: HTMLElement): Promise<void> {
+  const { result, buffers } = await session.rpc.request("export", { format });
+  const { name, mime } = result as { name: string; mime: string };
+  const bytes = buffers[0];
+  if (!bytes) throw new Error("The kernel sent an empty file.");
+  const url = URL.createObjectURL(new Blob([toBytes(bytes) as BlobPart], { type: mime }));
+  const link = near.ownerDocument.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  // The download reads the address after this task.
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+/** Copy text, also where the clipboard API is not allowed (http, file, sandboxed frames). */
+export async function copyText(text: string, near: HTMLElement): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = near.ownerDocument.createElement("textarea");
+    area.value = text;
+    area.className = "ll-offscreen";
+    near.append(area);
+    area.select();
+    const done = near.ownerDocument.execCommand?.("copy") ?? false;
+    area.remove();
+    return done;
+  }
+}
