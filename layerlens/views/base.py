@@ -1,4 +1,4 @@
-"""What every widget shares: one bundle, strict keywords, requests and replies, a fallback picture."""
+"""What every widget shares: bundle, strict keywords, requests and replies, a fallback picture."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class View(anywidget.AnyWidget):
         with self._outbox.inside():
             try:
                 super().set_state(allowed)
-            except Exception as error:  # noqa: BLE001 - shown in the view, nowhere else
+            except Exception as error:
                 self._report(error)
                 self.send_state(key=[key for key in allowed if key in self.keys])
 
@@ -150,7 +150,7 @@ class View(anywidget.AnyWidget):
             kind = content.get("kind") if isinstance(content, dict) else None
             if kind in self._messages:
                 self._messages[kind](content)
-        except Exception as error:  # noqa: BLE001 - shown in the view, nowhere else
+        except Exception as error:
             self._report(error)
         super()._handle_custom_msg(content, buffers)
 

@@ -38,5 +38,5 @@ def _read(name: str) -> str:
     except OSError:
         raise LayerLensError(
             f"The front end of layerlens is missing ('{STATIC / name}' cannot be read): "
-            "install layerlens from a wheel, or run 'npm ci && npm run build' in its js folder."
+            "install layerlens from a wheel, or run 'make build' in the checkout."
         ) from None

@@ -222,7 +222,7 @@ class LensView(LiveView):
 
     def _track(self, params: dict[str, Any], task: Task) -> Reply:
         run = self._run
-        if run is None or self.model is None or run.tokens is None and self._result is None:
+        if run is None or self.model is None or (run.tokens is None and self._result is None):
             raise InputError("There is no picture yet to follow a token in.")
         number = int(self._shown_meta.get("run", 0))
         if number != run.number:

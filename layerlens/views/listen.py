@@ -84,7 +84,7 @@ class RunListener:
             self._progress = {}
 
     def on_check(self, check: Check) -> None:
-        """Checks are shown when the run ends, all together."""
+        """Wait: checks are shown all together when the run ends."""
 
     def cancelled(self) -> bool:
         """Whether someone asked to stop; asked often, so what is late leaves here too."""

@@ -190,7 +190,7 @@ class Lane:
         try:
             with self._guard():
                 task.work(task)
-        except BaseException as error:  # noqa: BLE001 - a view shows it; the thread lives on
+        except BaseException as error:
             try:
                 task.fail(error)
             except Exception:

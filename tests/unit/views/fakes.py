@@ -1,4 +1,4 @@
-"""A front end that records what it is told, and a model that computes only as fast as a test lets it."""
+"""A front end that records what it is told, and a model that is as fast as a test lets it be."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ def assemble(view: LensView, run: int) -> dict[str, np.ndarray]:
         for header, buffer in zip(content["arrays"], buffers, strict=True):
             part = np.frombuffer(buffer, np.dtype(header["dtype"]).newbyteorder("<"))
             shape = [sizes[dim] for dim in header["dims"]]
-            whole = arrays.setdefault(header["name"], np.zeros(shape, part.dtype))
+            whole = arrays.setdefault(
+                header["name"], np.full(shape, np.nan if part.dtype.kind == "f" else 0, part.dtype)
+            )
             box = tuple(
                 slice(s, s + n) for s, n in zip(header["start"], header["shape"], strict=True)
             )
@@ -60,16 +62,20 @@ def assemble(view: LensView, run: int) -> dict[str, np.ndarray]:
 def test_a_view_is_there_at_once_and_streams_what_the_result_holds(model: FakeModel) -> None:
     model.hold()
     view = show(model)
-    assert view.result is None and view.comm.opened["state"]["text"] == "1 2 3"
+    assert view.result is None
+    assert view.comm.opened["state"]["text"] == "1 2 3"
     model.step(len(POINTS))
     result = view.wait(3)
-    assert result is view.result and result is not None
-    assert view.status["state"] == "done" and view.status["run"] == 1
+    assert result is view.result
+    assert result is not None
+    assert view.status["state"] == "done"
+    assert view.status["run"] == 1
     arrays = assemble(view, 1)
     assert np.array_equal(arrays["token_id"], result.data["token_id"].values)
     expected = np.log(result.data["probability"].values)
     assert np.allclose(arrays["logprob"].astype(np.float64), expected, atol=2e-3)
-    assert view.meta["checks"][0]["name"] == "sum" and view.meta["notes"] == ["a note"]
+    assert view.meta["checks"][0]["name"] == "sum"
+    assert view.meta["notes"] == ["a note"]
     assert "ll.logit_lens(model, '1 2 3')" in view.meta["code"]
 
 
@@ -78,7 +84,8 @@ def test_rows_arrive_while_the_model_is_still_running(model: FakeModel) -> None:
     view = show(model)
     model.step(2)
     until(lambda: view.comm.customs("frame"))
-    assert view.status["state"] == "running" and view.result is None
+    assert view.status["state"] == "running"
+    assert view.result is None
     until(lambda: view.comm.customs("frame")[-1][0]["arrays"][0]["start"][0] >= 1)
     model.step(10)
     view.wait(3)
@@ -95,7 +102,8 @@ def test_the_snapshot_holds_the_last_picture(model: FakeModel) -> None:
     result = view.wait(3)
     assert result is not None
     meta, frames = unpack(view.snapshot)
-    assert meta == view.meta and len(frames) == 1
+    assert meta == view.meta
+    assert len(frames) == 1
     header, arrays = frames[0]
     named = {item["name"]: a for item, a in zip(header["arrays"], arrays, strict=True)}
     assert np.array_equal(named["token_id"], result.data["token_id"].values)
@@ -109,8 +117,10 @@ def test_a_new_text_stops_the_old_run(model: FakeModel) -> None:
     view.text = "4 5"
     model.step(100)
     result = view.wait(3)
-    assert result is not None and result.data.sizes["position"] == 2
-    assert view.status["run"] == 2 and [t["id"] for t in view.meta["tokens"]] == [4, 5]
+    assert result is not None
+    assert result.data.sizes["position"] == 2
+    assert view.status["run"] == 2
+    assert [t["id"] for t in view.meta["tokens"]] == [4, 5]
     assert not [c for c, _ in view.comm.customs("frame") if c["run"] == 1 and c["last"]]
 
 
@@ -123,8 +133,10 @@ def test_a_flood_of_runs_ends_in_the_last_one_only(model: FakeModel) -> None:
     model.step(10**4)
     view.wait(3)
     done = [s["run"] for s in view.comm.updates("status") if s["state"] == "done"]
-    assert done == [501] and model.began[-1] == "1 19"
-    assert view.text == "1 19" and view.meta["k"] == 3
+    assert done == [501]
+    assert model.began[-1] == "1 19"
+    assert view.text == "1 19"
+    assert view.meta["k"] == 3
 
 
 def test_the_trait_and_the_message_of_one_edit_run_once(model: FakeModel) -> None:
@@ -148,10 +160,13 @@ def test_cancel_keeps_the_finished_rows(model: FakeModel) -> None:
     view.comm.custom(kind="cancel", run=1)
     with pytest.raises(Cancelled):
         view.wait(3)
-    assert view.status["state"] == "cancelled" and view.result is None
-    assert view.partial is not None and view.partial.data.attrs["complete"] == 0
+    assert view.status["state"] == "cancelled"
+    assert view.result is None
+    assert view.partial is not None
+    assert view.partial.data.attrs["complete"] == 0
     entropy = assemble(view, 1)["entropy"][:, 0].astype(float)
-    assert entropy[:3].tolist() == [0, 1, 2] and np.isnan(entropy[3:]).all()
+    assert entropy[:3].tolist() == [0, 1, 2]
+    assert np.isnan(entropy[3:]).all()
     assert unpack(view.snapshot)[0]["run"] == 1
 
 
@@ -162,7 +177,8 @@ def test_a_late_stop_does_not_hit_the_next_run(model: FakeModel) -> None:
     view.text = "9"
     view.comm.custom(kind="cancel", run=1)
     model.step(100)
-    assert view.wait(3) is not None and view.status["state"] == "done"
+    assert view.wait(3) is not None
+    assert view.status["state"] == "done"
 
 
 def test_cancel_before_the_run_begins(model: FakeModel) -> None:
@@ -193,7 +209,8 @@ def test_bad_input_is_said_in_the_view(
     view = show(model, text, **keywords)
     with pytest.raises(InputError, match=words):
         view.wait(3)
-    assert view.status["state"] == "error" and words in view.status["message"]
+    assert view.status["state"] == "error"
+    assert words in view.status["message"]
 
 
 def test_an_error_keeps_the_last_picture(model: FakeModel) -> None:
@@ -203,15 +220,19 @@ def test_an_error_keeps_the_last_picture(model: FakeModel) -> None:
     view.text = ""
     with pytest.raises(InputError):
         view.wait(3)
-    assert view.meta == meta and view.snapshot == snapshot and view.result is result
+    assert view.meta == meta
+    assert view.snapshot == snapshot
+    assert view.result is result
     model.fail_at = 3
     before = len(view.comm.customs("frame"))
     view.text = "1 2 3 4"
     with pytest.raises(LayerLensError, match="NaN"):
         view.wait(3)
-    assert view.meta == meta and view.snapshot == snapshot
+    assert view.meta == meta
+    assert view.snapshot == snapshot
     frames = view.comm.customs("frame")[before:]
-    assert frames[-1][0]["run"] == 1 and frames[-1][0]["last"]
+    assert frames[-1][0]["run"] == 1
+    assert frames[-1][0]["last"]
     model.fail_at = None
     view.text = "1 2 3 4"
     view.run()
@@ -255,9 +276,11 @@ def test_a_position_beyond_a_shorter_text_becomes_the_last(model: FakeModel) -> 
 def test_pins_and_tracked_words_become_tracked(model: FakeModel) -> None:
     view = show(model, tracked=[" 7"], pins=[{"position": 1, "id": 9}])
     result = view.wait(3)
-    assert result is not None and result.data["tracked"].values.tolist() == [7, 9]
+    assert result is not None
+    assert result.data["tracked"].values.tolist() == [7, 9]
     assert [t["id"] for t in view.meta["tracked"]] == [7, 9]
-    assert view.tracked == 0 and view.options == {"tracked": [" 7"]}
+    assert view.tracked == 0
+    assert view.options == {"tracked": [" 7"]}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +302,8 @@ def test_nonsense_of_the_front_end_is_refused_aloud(
     before = getattr(view, name)
     view.comm.set(**state)
     assert getattr(view, name) == before
-    assert view.status["state"] == "error" and view.status["message"]
+    assert view.status["state"] == "error"
+    assert view.status["message"]
     assert view.comm.updates(name)[-1] == before
 
 
@@ -287,7 +311,10 @@ def test_what_is_the_kernels_stays_the_kernels(model: FakeModel) -> None:
     view = show(model)
     view.wait(3)
     view.comm.set(meta={}, snapshot="", status={"state": "hacked"}, live=False, title="mine")
-    assert view.meta and view.snapshot and view.live and view.title == "mine"
+    assert view.meta
+    assert view.snapshot
+    assert view.live
+    assert view.title == "mine"
     assert view.status["state"] == "done"
 
 
@@ -374,7 +401,8 @@ def test_two_views_take_turns(model: FakeModel) -> None:
     model.hold()
     first, second = show(model), show(model, "4 5")
     model.step(10**3)
-    assert first.wait(3) is not None and second.wait(3) is not None
+    assert first.wait(3) is not None
+    assert second.wait(3) is not None
     assert model.began == ["1 2 3", "4 5"]
 
 
@@ -394,7 +422,8 @@ def test_an_observer_may_wait_for_the_run_that_it_started(model: FakeModel) -> N
     view.observe(lambda change: (view.run("5 6"), seen.append(view.wait(3))), "title")
     view.comm.set(title="new")
     assert seen[0].data.sizes["position"] == 2
-    assert view.status["state"] == "done" and len(view.meta["tokens"]) == 2
+    assert view.status["state"] == "done"
+    assert len(view.meta["tokens"]) == 2
 
 
 def test_a_closed_view_is_freed_and_stops(model: FakeModel) -> None:
@@ -409,18 +438,20 @@ def test_a_closed_view_is_freed_and_stops(model: FakeModel) -> None:
     until(lambda: gc.collect() >= 0 and held() is None)
     count = len(comm.sent)
     time.sleep(0.02)
-    assert comm.closed and len(comm.sent) == count
+    assert comm.closed
+    assert len(comm.sent) == count
 
 
 def test_a_model_without_views_is_freed() -> None:
     model = FakeModel()
+    model.name = "freed"
     view = show(model)
     view.wait(3)
     view.close()
     held = weakref.ref(model)
     del view, model
     until(lambda: gc.collect() >= 0 and held() is None)
-    until(lambda: not any(t.name == "layerlens fake" for t in threading.enumerate()))
+    until(lambda: not any(t.name == "layerlens freed" for t in threading.enumerate()))
 
 
 def test_the_repr_is_the_same_every_time(model: FakeModel) -> None:
@@ -438,12 +469,17 @@ def test_a_result_becomes_a_live_view_without_computing(model: FakeModel) -> Non
     result = first.wait(3)
     assert result is not None
     view = view_of(result)
-    assert isinstance(view, LensView) and view.live and view.result is result
-    assert view.status["state"] == "done" and len(model.began) == 1 and view.text == "1 2"
+    assert isinstance(view, LensView)
+    assert view.live
+    assert view.result is result
+    assert view.status["state"] == "done"
+    assert len(model.began) == 1
+    assert view.text == "1 2"
     assert view.options["top_k"] == 3
     assert json.dumps(view.meta) == json.dumps(first.meta)
     view.text = "3"
-    assert view.wait(3) is not result and len(model.began) == 2
+    assert view.wait(3) is not result
+    assert len(model.began) == 2
 
 
 def test_a_result_without_its_model_is_a_frozen_view(model: FakeModel) -> None:
@@ -451,9 +487,12 @@ def test_a_result_without_its_model_is_a_frozen_view(model: FakeModel) -> None:
     assert result is not None
     result.model = None
     view = LensView.from_result(result, row=1)
-    assert not view.live and view.row == 1 and view.snapshot
+    assert not view.live
+    assert view.row == 1
+    assert view.snapshot
     assert view.text == "<b>1</b><b>2</b>"
-    assert repr(view) in view._plain() and repr(result) in view._plain()
+    assert repr(view) in view._plain()
+    assert repr(result) in view._plain()
     view.text = "3"
     assert view.wait(1) is result
     with pytest.raises(InputError, match="frozen"):
