@@ -23,12 +23,16 @@ class Tap:
         What the tensor is multiplied with to become the site's value.
     volatile
         The model writes into this tensor later in the same pass; a copy is taken.
+    plus
+        Paths of modules whose outputs are added to this one's (before the scale), where a
+        sublayer is the sum of several modules.
     """
 
     module: str
     side: str
     scale: float = 1.0
     volatile: bool = False
+    plus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class BlockAnatomy:
     pre_norm
         Path of a norm that replaces the stream at the beginning of the block, so that
         sublayers add to its output, or None.
+    gain
+        The block multiplies its whole output with this; 1 in nearly all families.
     out_proj
         Path of the attention's output projection, whose input is ``z``, or None.
     mixer
@@ -67,6 +73,7 @@ class BlockAnatomy:
     mid_norm: str | None = None
     post_norm: str | None = None
     pre_norm: str | None = None
+    gain: float = 1.0
     out_proj: str | None = None
     mixer: str | None = None
     attention: str | None = None
@@ -207,7 +214,7 @@ class Anatomy:
             f" {first.n_heads} heads, {first.n_kv_heads} key-value heads",
         ]
         lines += [
-            f"  {kind:<10} {tap.side} of {tap.module}"
+            f"  {kind:<10} {tap.side} of {' + '.join([tap.module, *tap.plus])}"
             + (f" x {tap.scale:g}" if tap.scale != 1 else "")
             for kind, tap in first.taps.items()
         ]

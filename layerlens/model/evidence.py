@@ -76,7 +76,7 @@ class Proof:
         return "\n".join([title, *rows, *notes])
 
 
-def limit(model: LensModel, factor: float = 64.0) -> float:
+def limit(model: LensModel, factor: float = 16.0) -> float:
     """The largest relative error allowed: ``factor`` roundings of the model's dtype."""
     return factor * torch.finfo(model.dtype).eps
 

@@ -41,6 +41,7 @@ GATED_Z = frozenset(
     {
         "afmoe",  # sigmoid gate, one value a unit
         "axk2",  # sigmoid gate, one value a unit
+        "bailing_hybrid",  # sigmoid gate, one value a head
         "bitnet",  # RMS norm over all heads
         "laguna",  # softplus gate, one value a head or a unit
         "lfm3",  # sigmoid gate, one value a head

@@ -19,7 +19,7 @@ from layerlens.model.anatomy import Anatomy, BlockAnatomy, Tap
 from layerlens.model.families import REFUSED, SUBLAYER_SCALES
 from layerlens.model.head import find_head
 from layerlens.model.sums import Part, close, find_sublayers
-from layerlens.model.watch import Call, Watcher, first_tensor
+from layerlens.model.watch import Call, Watcher, first_tensor, swapped
 
 PROBE_LENGTH = 5
 
@@ -166,6 +166,7 @@ def _block(path: str, calls: Sequence[Call], config: Any) -> BlockAnatomy:
         mid_norm=found.mid_norm,
         post_norm=found.post_norm,
         pre_norm=found.pre_norm,
+        gain=found.gain,
         out_proj=None if out_proj is None else out_proj.path,
         mixer=mixer,
     )
@@ -191,21 +192,16 @@ def _roles(
 
 
 def _mixes(call: Call) -> bool:
-    """Whether the last position of a module's output depends on the first of its input."""
+    """Whether the last position of a module's output depends on the others of its input."""
     if call.took is None or call.gave is None:
         return False
     live = call.took_live
     changed = call.took.clone()
-    changed[0] += changed[0].abs().mean() + 1
+    changed[:-1] = 2 * changed[:-1].flip(-1)
     changed = changed.reshape(live.shape)
 
-    def swap(value: Any) -> Any:
-        return changed if value is live else value
-
-    output = call.module(
-        *[swap(value) for value in call.args],
-        **{name: swap(value) for name, value in call.kwargs.items()},
-    )
+    args, kwargs = swapped(call.args, call.kwargs, live, changed)
+    output = call.module(*args, **kwargs)
     again = first_tensor(output).reshape(call.gave.shape)
     return not close(again[-1], call.gave[-1], call.gave.dtype)
 
@@ -219,6 +215,8 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _projection(part: Part, inner: Sequence[Call]) -> Call | None:
     """The linear map whose output a sublayer gives, before any norm on it."""
+    if part.plus:
+        return None
     origin = part.origin(inner)
     for call in inner:
         inside = call.path == origin.path or call.path.startswith(origin.path + ".")

@@ -7,20 +7,22 @@ computes, on a short input, in the model's own dtype.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from layerlens.model.anatomy import BlockAnatomy
+from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.find import probe_ids
 from layerlens.model.proof_heads import prove_heads
 from layerlens.model.sites import Site
+from layerlens.model.sums import ROUNDINGS, misfit
 from layerlens.model.text import Tokens
-from layerlens.model.watch import first_tensor, stream_argument
+from layerlens.model.watch import first_tensor, stream_argument, swapped
 from layerlens.run.forward import forward, model_inputs
 from layerlens.run.replay import capture_calls, replay
 
@@ -44,7 +46,7 @@ def prove_anatomy(model: LensModel) -> Proof:
         _prove_head(model, values, logits, proof)
     else:
         proof.notes.append("the model has no language-model head")
-    prove_heads(model, tokens, values, logits, proof)
+    prove_heads(model, tokens, values, proof)
     _prove_replay(model, tokens, values, logits, proof)
     _prove_no_op(model, tokens, proof)
     return proof
@@ -86,8 +88,8 @@ def _prove_sums(model: LensModel, values: Values, proof: Proof) -> None:
         if layer:
             before = values[Site("resid_post", layer - 1)]
             handed_on = max(handed_on, error(got["resid_pre"], before))
-    what = "resid_post = resid_pre + attn_out + mlp_out in every block"
-    proof.lines.append(ProofLine("sums", worst, limit(model), what))
+    what = "resid_post = resid_pre + attn_out + mlp_out in every block, element by element"
+    proof.lines.append(ProofLine("sums", worst, limit(model, ROUNDINGS), what))
     what = "each block is given what the one before gave"
     proof.lines.append(ProofLine("stream", handed_on, 0, what))
 
@@ -95,11 +97,22 @@ def _prove_sums(model: LensModel, values: Values, proof: Proof) -> None:
 def _sum_error(model: LensModel, block: BlockAnatomy, got: dict[str, Tensor]) -> float:
     state = _norm(model, block.pre_norm, got["resid_pre"])
     if block.layout == "sequential":
-        mid = _norm(model, block.mid_norm, state + got["attn_out"])
-        post = _norm(model, block.post_norm, got["resid_mid"] + got["mlp_out"])
-        return max(error(mid, got["resid_mid"]), error(post, got["resid_post"]))
+        mid = _step(model, block.mid_norm, 1, got["resid_mid"], state, got["attn_out"])
+        end = (got["resid_post"], got["resid_mid"], got["mlp_out"])
+        return max(mid, _step(model, block.post_norm, block.gain, *end))
     parts = [got[kind] for kind in ("attn_out", "mlp_out") if kind in got]
-    return error(_norm(model, block.post_norm, state + sum(parts)), got["resid_post"])
+    return _step(model, block.post_norm, block.gain, got["resid_post"], state, *parts)
+
+
+def _step(
+    model: LensModel, norm: str | None, gain: float, total: Tensor, *terms: Tensor
+) -> float:
+    """How far a state is from being its terms' sum; after a norm, relative to the largest."""
+    if norm is not None:
+        return error(_norm(model, norm, sum(terms[1:], terms[0])), total)
+    if gain != 1:
+        terms = tuple(term * gain for term in terms)
+    return misfit(total, *terms) * torch.finfo(model.dtype).eps
 
 
 def _prove_head(model: LensModel, values: Values, logits: Tensor, proof: Proof) -> None:
@@ -131,7 +144,7 @@ def _prove_no_op(model: LensModel, tokens: Tokens, proof: Proof) -> None:
 
     with model.running(), ExitStack() as stack:
         plain = _final(model, tokens)
-        for tap in taps:
+        for tap in _single_taps(taps):
             module = model.hf.get_submodule(tap.module)
             enter, leave = _own_value_hooks(owner)
             if tap.side == "input":
@@ -144,6 +157,12 @@ def _prove_no_op(model: LensModel, tokens: Tokens, proof: Proof) -> None:
     proof.lines.append(ProofLine("no-op", error(edited, plain), 0, what))
 
 
+def _single_taps(taps: Iterable[Tap]) -> Iterator[Tap]:
+    for tap in taps:
+        for path in (tap.module, *tap.plus):
+            yield replace(tap, module=path, plus=())
+
+
 def _final(model: LensModel, tokens: Tokens) -> Tensor:
     return first_tensor(tuple(model.hf(**model_inputs(model, tokens, "all")).values()))
 
@@ -153,11 +172,7 @@ def _own_value_hooks(owner: int) -> tuple[Callable, Callable]:
         if threading.get_ident() != owner:
             return None
         old = stream_argument(args, kwargs)
-        new = _twin(old)
-        return (
-            tuple(new if value is old else value for value in args),
-            {name: new if value is old else value for name, value in kwargs.items()},
-        )
+        return swapped(args, kwargs, old, _twin(old))
 
     def leave(module: nn.Module, args: tuple, output: Any) -> Any:
         if threading.get_ident() != owner:

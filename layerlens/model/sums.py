@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
@@ -14,15 +14,26 @@ from layerlens.model.families import NORM_WORDS
 from layerlens.model.watch import Call
 
 
+#: How many roundings a sum of a few terms may be off, element by element.
+ROUNDINGS = 8
+
+
 def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two tensors agree up to a few roundings of ``dtype``."""
-    return error(a, b) <= 16 * torch.finfo(dtype).eps
-
-
-def error(a: Tensor, b: Tensor) -> float:
-    """Largest difference, relative to the largest value."""
+    """Whether two tensors agree up to a few roundings of the largest value."""
     size = max(b.abs().max().item(), torch.finfo(b.dtype).tiny)
-    return (a.float() - b.float()).abs().max().item() / size
+    return (a.float() - b.float()).abs().max().item() / size <= 16 * torch.finfo(dtype).eps
+
+
+def misfit(total: Tensor, *terms: Tensor) -> float:
+    """How far terms are from adding up to ``total``, in roundings of the element itself.
+
+    Judged element by element, because a stream may hold single values thousands of times
+    as large as all others, beside which a missing term would not show.
+    """
+    off = (sum(terms[1:], terms[0]) - total).float().abs()
+    size = sum((term.float().abs() for term in terms), total.float().abs())
+    eps = max(torch.finfo(tensor.dtype).eps for tensor in (total, *terms))
+    return (off / (eps * size).clamp(min=torch.finfo(torch.float32).tiny)).max().item()
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -34,20 +45,25 @@ def is_norm(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """One sublayer's contribution: a module's output times a scale."""
+    """One sublayer's contribution: a module's output, plus others' where a sublayer is the
+    sum of several modules, times a scale."""
 
     call: Call
     scale: float
+    plus: tuple[Call, ...] = ()
 
     @property
     def value(self) -> Tensor:
         """``[rows, width]``: what is added to the stream."""
-        return self.call.gave if self.scale == 1 else self.call.gave * self.scale
+        total = sum((call.gave for call in self.plus), self.call.gave)
+        return total if self.scale == 1 else total * self.scale
 
     @property
     def tap(self) -> Tap:
         """Where to read it."""
-        return Tap(self.call.path, "output", self.scale, volatile=self.call.written)
+        written = any(call.written for call in (self.call, *self.plus))
+        plus = tuple(call.path for call in self.plus)
+        return Tap(self.call.path, "output", self.scale, volatile=written, plus=plus)
 
     def origin(self, inner: Sequence[Call]) -> Call:
         """The sublayer itself, where the contribution is a norm of its output."""
@@ -77,113 +93,129 @@ class Sublayers:
     mid_norm: str | None = None
     post_norm: str | None = None
     pre_norm: str | None = None
+    gain: float = 1.0
 
 
 def _depth(call: Call) -> tuple[int, int]:
     return call.path.count("."), call.entered
 
 
-def find_sublayers(
-    block: Call, inner: Sequence[Call], scales: Sequence[float]
-) -> Sublayers | None:
+def find_sublayers(block: Call, inner: Sequence[Call], scales: Sequence[float]) -> Sublayers | None:
     """Split what a block adds into its sublayers' outputs.
 
     Tries, in this order: two sublayers one after the other, one alone, two in parallel;
-    with and without a norm on the sums (post-norm blocks) and on the stream that comes in.
+    with and without a norm on the sums (post-norm blocks) and on the stream that comes in;
+    with and without a number that the block keeps and multiplies its output with. Only if
+    none of that fits, a second sublayer may be the sum of two modules' outputs.
     """
     outs = [call for call in inner if call.gave is not None and call.gave.shape == block.took.shape]
-    norms = [call for call in outs if is_norm(call.module)]
+    norms = [call for call in outs if call.took is not None and is_norm(call.module)]
     starts = [(block.took, None)]
     starts += [(call.gave, call.path) for call in norms if torch.equal(call.took, block.took)]
-    ends = [(block.gave, None)]
-    ends += [(call.took, call.path) for call in norms if torch.equal(call.gave, block.gave)]
-    for start, pre_norm in starts:
-        for end, post_norm in reversed(ends):
-            for search in (_sequential, _single, _parallel):
-                found = search(start, end, inner, outs, scales)
-                if found is not None:
-                    return Sublayers(*found, post_norm=post_norm, pre_norm=pre_norm)
+    ends = [(block.gave, None, 1.0)]
+    ends += [(call.took, call.path, 1.0) for call in norms if torch.equal(call.gave, block.gave)]
+    gains = [buffer.item() for buffer in block.module.buffers(recurse=False) if buffer.numel() == 1]
+    ends = [(block.gave / gain, None, gain) for gain in gains if gain not in (0, 1)] + ends
+    for several in (False, True):
+        for start, pre_norm in starts:
+            for end, post_norm, gain in reversed(ends):
+                search = _Search(start, end, inner, outs, scales, several)
+                if (found := search.run()) is not None:
+                    return replace(found, post_norm=post_norm, pre_norm=pre_norm, gain=gain)
     return None
 
 
-def _match(total: Tensor, base: Tensor, outs: Iterable[Call], scales: Sequence[float]) -> Part | None:
-    """The outermost module whose scaled output is ``total - base``."""
-    fits = []
-    for call in outs:
-        for scale in scales:
-            part = Part(call, scale)
-            wrong = error(base + part.value, total)
-            if wrong <= 16 * torch.finfo(total.dtype).eps and _needed(part, base, total, wrong):
-                fits.append((wrong, part))
-    if not fits:
+@dataclass(frozen=True)
+class _Search:
+    """The search for sublayers between two states of the stream."""
+
+    start: Tensor
+    end: Tensor
+    inner: Sequence[Call]
+    outs: Sequence[Call]
+    scales: Sequence[float]
+    several: bool
+
+    def run(self) -> Sublayers | None:
+        if self.several:
+            return self.sequential()
+        return self.sequential() or self.single() or self.parallel()
+
+    def sequential(self) -> Sublayers | None:
+        """``mid = start + first; end = mid + second``, with or without a norm at mid."""
+        for call in self.inner:
+            middle = call.took
+            if middle is None or middle.shape != self.start.shape:
+                continue
+            if torch.equal(middle, self.start):
+                continue
+            before = [out for out in self.outs if out.left < call.entered]
+            first = self.match(middle, self.start, before)
+            if first is None:
+                continue
+            after = [out for out in self.outs if out.left > call.entered]
+            if (second := self.match(self.end, middle, after, self.several)) is not None:
+                tap = Tap(call.path, "input", volatile=call.took_written)
+                return Sublayers("sequential", (first, second), tap)
+            if is_norm(call.module) and (second := self.match(self.end, call.gave, after)):
+                tap = Tap(call.path, "output", volatile=call.written)
+                return Sublayers("sequential", (first, second), tap, call.path)
         return None
-    best = min(wrong for wrong, _ in fits)
-    return min((part for wrong, part in fits if wrong <= best), key=lambda part: _depth(part.call))
+
+    def parallel(self) -> Sublayers | None:
+        """``end = start + first + second``."""
+        pairs = self.pairs(self.outs)
+        parts = [(Part(one, s), Part(two, s)) for s in self.scales for one, two in pairs]
+        fits = []
+        for one, two in parts:
+            wrong = misfit(self.end, self.start, one.value, two.value)
+            if wrong <= ROUNDINGS and all(
+                _needed(self.end, wrong, self.start, other.value) for other in (one, two)
+            ):
+                fits.append((wrong, one, two))
+        if not fits:
+            return None
+        best = min(wrong for wrong, _, _ in fits)
+        found = next(fit for fit in fits if fit[0] <= 4 * max(best, 0.25))
+        first, second = sorted(found[1:], key=lambda part: part.call.entered)
+        return Sublayers("parallel", (first, second))
+
+    def single(self) -> Sublayers | None:
+        """``end = start + only``."""
+        only = self.match(self.end, self.start, self.outs)
+        return None if only is None else Sublayers("single", (only,))
+
+    def pairs(self, outs: Iterable[Call]) -> list[tuple[Call, Call]]:
+        """Pairs of modules of which none is inside the other, the outermost first."""
+        pairs = combinations(sorted(outs, key=_depth), 2)
+        return [(a, b) for a, b in pairs if not (_inside(a, b) or _inside(b, a))]
+
+    def match(
+        self, total: Tensor, base: Tensor, outs: Sequence[Call], several: bool = False
+    ) -> Part | None:
+        """The outermost module, or pair of modules, whose scaled output is ``total - base``."""
+        parts = [Part(call, scale) for call in outs for scale in self.scales]
+        if several:
+            pairs = self.pairs(outs)
+            parts = [Part(one, s, (two,)) for s in self.scales for one, two in pairs]
+        fits = []
+        for part in parts:
+            wrong = misfit(total, base, part.value)
+            alone = [Part(call, part.scale).value for call in (part.call, *part.plus)]
+            without = alone if part.plus else [torch.zeros_like(base)]
+            if wrong <= ROUNDINGS and all(_needed(total, wrong, base, rest) for rest in without):
+                fits.append((wrong, part))
+        if not fits:
+            return None
+        best = min(wrong for wrong, _ in fits)
+        good = (part for wrong, part in fits if wrong <= best)
+        return min(good, key=lambda part: _depth(part.call))
 
 
-def _needed(part: Part, base: Tensor, total: Tensor, wrong: float) -> bool:
-    """A part must explain something: leaving it out must be clearly worse."""
-    return error(base, total) > 4 * max(wrong, torch.finfo(total.dtype).eps)
-
-
-def _sequential(
-    start: Tensor,
-    end: Tensor,
-    inner: Sequence[Call],
-    outs: Sequence[Call],
-    scales: Sequence[float],
-) -> tuple | None:
-    """``mid = start + first; end = mid + second``, with or without a norm at mid."""
-    for call in inner:
-        middle = call.took
-        if middle is None or middle.shape != start.shape or torch.equal(middle, start):
-            continue
-        before = [out for out in outs if out.left < call.entered]
-        first = _match(middle, start, before, scales)
-        if first is None:
-            continue
-        after = [out for out in outs if out.left > call.entered]
-        second = _match(end, middle, after, scales)
-        if second is not None:
-            tap = Tap(call.path, "input", volatile=call.took_written)
-            return "sequential", (first, second), tap, None
-        if is_norm(call.module) and (second := _match(end, call.gave, after, scales)):
-            tap = Tap(call.path, "output", volatile=call.written)
-            return "sequential", (first, second), tap, call.path
-    return None
-
-
-def _parallel(
-    start: Tensor,
-    end: Tensor,
-    inner: Sequence[Call],
-    outs: Sequence[Call],
-    scales: Sequence[float],
-) -> tuple | None:
-    """``end = start + first + second``."""
-    best = None
-    for scale in scales:
-        for one, two in combinations(sorted(outs, key=_depth), 2):
-            parts = tuple(sorted((Part(one, scale), Part(two, scale)), key=lambda p: p.call.entered))
-            wrong = error(start + parts[0].value + parts[1].value, end)
-            apart = not (_inside(one, two) or _inside(two, one))
-            good = wrong <= 16 * torch.finfo(end.dtype).eps
-            if good and apart and (best is None or wrong < best[0] / 4):
-                best = wrong, parts
-    return None if best is None else ("parallel", best[1], None, None)
+def _needed(total: Tensor, wrong: float, *rest: Tensor) -> bool:
+    """A part must explain something: without it the sum must be clearly worse."""
+    return misfit(total, *rest) > 4 * max(wrong, 1.0)
 
 
 def _inside(one: Call, two: Call) -> bool:
     return one.path.startswith(two.path + ".")
-
-
-def _single(
-    start: Tensor,
-    end: Tensor,
-    inner: Sequence[Call],
-    outs: Sequence[Call],
-    scales: Sequence[float],
-) -> tuple | None:
-    """``end = start + only``."""
-    only = _match(end, start, outs, scales)
-    return None if only is None else ("single", (only,), None, None)

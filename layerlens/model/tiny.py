@@ -72,12 +72,16 @@ def tiny_config(model_type: str, **overrides: Any) -> PreTrainedConfig:
 
 @torch.no_grad()
 def perturb(model: nn.Module) -> None:
-    """Give every parameter random values in which biases and gains matter."""
+    """Give everything that a checkpoint stores random values, so that biases and gains matter."""
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.normal_(std=0.2)
         else:
             parameter.add_(torch.randn_like(parameter) * 0.1)
+    stored = model.state_dict()
+    for name, buffer in model.named_buffers():
+        if name in stored and buffer.is_floating_point():
+            buffer.add_(torch.randn_like(buffer) * 0.1)
 
 
 def _require_tiny(config: PreTrainedConfig) -> None:

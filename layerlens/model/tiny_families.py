@@ -166,10 +166,12 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "gemma4_text": _PER_LAYER,
     "granite": {"residual_multiplier": 0.22, "logits_scaling": 3.0, "embedding_multiplier": 2.0},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba"]},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
     "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1},
     "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4},
+    "laguna": {"num_attention_heads_per_layer": [4, 4, 4]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "ministral": {"head_dim": 8},
@@ -205,7 +207,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "falcon": {
         "new decoder": {"new_decoder_architecture": True},
         "two norms": {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 2},
-        "sequential": {"parallel_attn": False, "multi_query": False},
+        "sequential": {"parallel_attn": False},
+        "many key-value heads": {"multi_query": False, "num_kv_heads": 4},
         "alibi": {"alibi": True},
     },
     "stablelm": {
@@ -217,5 +220,19 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "bloom": {"residual after norm": {"apply_residual_connection_post_layernorm": True}},
     "gpt2": {"scaled by layer": {"scale_attn_by_inverse_layer_idx": True}},
     "cohere": {"normed heads": {"use_qk_norm": True}},
-    "mistral": {"sliding window": {"sliding_window": 3}},
+    "mistral": {"full attention": {"sliding_window": None}},
+    "gemma4_text": {
+        "no per-layer input": {"hidden_size_per_layer_input": 0},
+        "experts": {
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 16,
+        },
+    },
+    "granitemoehybrid": {
+        "no experts": {"num_local_experts": 0},
+        "attention only": {"num_local_experts": 0, "layer_types": ["attention"] * 3},
+    },
 }

@@ -59,6 +59,16 @@ def stream_argument(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     return first_tensor(args) if args else first_tensor(kwargs)
 
 
+def swapped(
+    args: tuple, kwargs: dict[str, Any], old: Tensor | None, new: Tensor
+) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call with one tensor put in another's place."""
+    return (
+        tuple(new if value is old else value for value in args),
+        {name: new if value is old else value for name, value in kwargs.items()},
+    )
+
+
 def _stream(tensor: Tensor | None) -> Tensor | None:
     """As ``[rows, width]``: some families fold batch and position into one axis."""
     return None if tensor is None else tensor.reshape(-1, tensor.shape[-1])

@@ -105,9 +105,13 @@ def forward(
 
     with model.running(), ExitStack() as stack:
         for tap, group in _by_tap(model, sites).items():
-            module = model.hf.get_submodule(tap.module)
             reader = _Reader(model, tap, group, tokens.ids.shape[0], hand_over, gate)
-            stack.callback(_hook(module, tap, reader, gate).remove)
+            paths = (tap.module, *tap.plus)
+            adder = _Adder(reader, len(paths))
+            for index, path in enumerate(paths):
+                take = adder.take(index) if tap.plus else reader
+                module = model.hf.get_submodule(path)
+                stack.callback(_hook(module, tap, take, gate).remove)
         for layer, group in _by_attention(sites).items():
             _watch_attention(model, layer, group, hand_over, gate, stack)
         output = model.hf(**model_inputs(model, tokens, logits))
@@ -196,6 +200,26 @@ class _Reader:
                 z = head_writes(self._model, site.layer, z, site.head)
             return z if site.head is None else z[..., 0, :]
         return z if site.head is None else z[..., site.head, :]
+
+
+class _Adder:
+    """Waits for the outputs of several modules and hands on their sum."""
+
+    def __init__(self, hand_on: Callable[[Tensor], None], number: int) -> None:
+        self._hand_on = hand_on
+        self._number = number
+        self._parts: dict[int, Tensor] = {}
+
+    def take(self, index: int) -> Callable[[Tensor], None]:
+        """What takes the output of the module with this number."""
+
+        def taking(tensor: Tensor) -> None:
+            self._parts[index] = tensor.clone()
+            if len(self._parts) == self._number:
+                first, *rest = (self._parts.pop(index) for index in range(self._number))
+                self._hand_on(sum((part.reshape(first.shape) for part in rest), first))
+
+        return taking
 
 
 def head_writes(model: LensModel, layer: int, z: Tensor, head: int | None = None) -> Tensor:
