@@ -37,20 +37,13 @@ class Cells:
         self.single = tokens.single
         self.n_texts, self._length = tokens.ids.shape
         real = [np.flatnonzero(row) for row in tokens.mask.numpy()]
-        wanted = [
-            np.array(model.positions(tokens, where, i), dtype=int)
-            for i in range(len(real))
-        ]
+        wanted = [np.array(model.positions(tokens, where, i), dtype=int) for i in range(len(real))]
         index = [np.searchsorted(r, w) for r, w in zip(real, wanted, strict=True)]
         self.positions = np.unique(np.concatenate(index))
         if not len(self.positions):
-            raise InputError(
-                f"No position was chosen by {where!r}: ask for at least one."
-            )
+            raise InputError(f"No position was chosen by {where!r}: ask for at least one.")
         index = [np.unique(i) for i in index]
-        self.text = np.concatenate(
-            [np.full(len(i), row) for row, i in enumerate(index)]
-        )
+        self.text = np.concatenate([np.full(len(i), row) for row, i in enumerate(index)])
         self.position = np.searchsorted(self.positions, np.concatenate(index))
         self.column = np.concatenate([r[i] for r, i in zip(real, index, strict=True)])
         ids = tokens.ids.numpy()
@@ -60,9 +53,7 @@ class Cells:
         at_end = self.column == ends[self.text]
         self.target_id = np.where(at_end, -1, following)
         self.last = np.flatnonzero(at_end)
-        self._flat: Tensor | None = torch.from_numpy(
-            self.text * self._length + self.column
-        )
+        self._flat: Tensor | None = torch.from_numpy(self.text * self._length + self.column)
         if len(self.text) == ids.size:
             self._flat = None
         self._tokens = tokens
@@ -89,12 +80,8 @@ class Cells:
         """Coordinates along ``position`` (and ``batch``): index, token, id, continuation."""
         dims = ("position",) if self.single else ("batch", "position")
         tokens = self._tokens
-        strings = [
-            tokens.strings[b][c] for b, c in zip(self.text, self.column, strict=True)
-        ]
-        joins = [
-            tokens.continues[b][c] for b, c in zip(self.text, self.column, strict=True)
-        ]
+        strings = [tokens.strings[b][c] for b, c in zip(self.text, self.column, strict=True)]
+        joins = [tokens.continues[b][c] for b, c in zip(self.text, self.column, strict=True)]
         texts = np.array(strings, dtype=object)
         found: dict[str, tuple[tuple[str, ...], Any]] = {
             "position": (("position",), self.positions.astype(np.int32)),

@@ -56,9 +56,7 @@ class Work:
 class Job:
     """What an analysis talks to while it runs."""
 
-    def __init__(
-        self, variables: Mapping[str, Variable], listener: Listener, batched: bool
-    ):
+    def __init__(self, variables: Mapping[str, Variable], listener: Listener, batched: bool):
         self.batched = batched
         self.parts: Parts | None = None
         self.checks: list[Check] = []
@@ -124,9 +122,7 @@ class About:
 
     def shown(self) -> dict[str, str]:
         """As attributes of a result."""
-        return {
-            name: getattr(self, name) for name in ("question", "source", "cost", "view")
-        }
+        return {name: getattr(self, name) for name in ("question", "source", "cost", "view")}
 
 
 class Analysis:
@@ -185,9 +181,7 @@ class Analysis:
         tokens = _tokens(model, text, full)
         job = Job(self.variables, listener or Silent(), batched=not tokens.single)
         started = time.perf_counter()
-        finish = functools.partial(
-            self._result, job, model, text, tokens, full, started
-        )
+        finish = functools.partial(self._result, job, model, text, tokens, full, started)
         own = {name: value for name, value in full.items() if name not in TEXT_OPTIONS}
         try:
             with model.running():
@@ -236,9 +230,7 @@ class Analysis:
             seconds=time.perf_counter() - started,
         )
         data = job.parts.dataset({**attrs, **self.about.shown(), **job.notes})
-        return Result(
-            analysis=self.name, data=data, checks=job.checks, code=code, model=model
-        )
+        return Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
 
     def __repr__(self) -> str:
         return f"<analysis {self.name}: {self.about.question}>"
@@ -300,7 +292,5 @@ def _stopped(job: Job) -> str:
 def _signature(options: Mapping[str, Any]) -> inspect.Signature:
     kind = inspect.Parameter
     given = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("model", "text")]
-    keywords = [
-        kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()
-    ]
+    keywords = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()]
     return inspect.Signature([*given, *keywords])

@@ -112,6 +112,4 @@ class Reference:
     @staticmethod
     def rows_at_once(head: Head) -> int:
         """Rows that are compared together when logits are made again."""
-        return max(
-            8, min(head.rows, COMPARE_BYTES // (2 * head.width * head.work.itemsize))
-        )
+        return max(8, min(head.rows, COMPARE_BYTES // (2 * head.width * head.work.itemsize)))

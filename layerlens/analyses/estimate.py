@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -50,12 +50,11 @@ def estimate_work(model: LensModel, tokens: Tokens, work: Work) -> Estimate:
     """Seconds for counted work, from the speed of one product with this model's head."""
     speed = _operations_per_second(model)
     fed = int(tokens.ids.numel())
-    parameters = sum(p.numel() for p in model.hf.parameters())
-    embedding = sum(p.numel() for p in model.hf.get_input_embeddings().parameters())
+    hf: Any = model.hf
+    parameters = sum(p.numel() for p in hf.parameters())
+    embedding = sum(p.numel() for p in hf.get_input_embeddings().parameters())
     head = model.d_vocab * model.d_model
-    operations = (
-        2.0 * (parameters - embedding) * fed * work.passes + 2.0 * head * work.head_rows
-    )
+    operations = 2.0 * (parameters - embedding) * fed * work.passes + 2.0 * head * work.head_rows
     how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {PROBE_ROWS} rows of the head"
     return Estimate(work.passes, operations / speed, work.bytes, how)
 
@@ -64,9 +63,7 @@ def _operations_per_second(model: LensModel) -> float:
     with model.running():
         head = Head.of(model)
         width = model.d_model if head.matrix is None else head.matrix.weight.shape[1]
-        x = torch.zeros(
-            (min(PROBE_ROWS, head.rows), width), dtype=head.dtype, device=head.device
-        )
+        x = torch.zeros((min(PROBE_ROWS, head.rows), width), dtype=head.dtype, device=head.device)
         seconds = []
         for _ in range(3):
             started = time.perf_counter()

@@ -30,9 +30,8 @@ STATISTICS_ROWS = 32
 LOGIT_BYTES = 128 << 20
 """Bytes of logits held at once, at most."""
 
-_FLOOR = (
-    -1e30
-)  # stands for "no such column": e**_FLOOR is 0, and 0 * _FLOOR is 0, not NaN
+# Stands for "no such column": e**_FLOOR is 0, and 0 * _FLOOR is 0, not NaN.
+_FLOOR = -1e30
 
 
 class Reduced(NamedTuple):
@@ -119,11 +118,7 @@ class Head:
     @property
     def linear(self) -> bool:
         """Whether float32 logits are an exact affine function of the head's input."""
-        return (
-            self.matrix is not None
-            and not self.matrix.softcap
-            and self.dtype == self.work
-        )
+        return self.matrix is not None and not self.matrix.softcap and self.dtype == self.work
 
     def accept(self, x: Tensor) -> Tensor:
         """Rows on the head's device, in its dtype."""
@@ -247,18 +242,11 @@ class Head:
             for low in range(0, count, self.block_rows):
                 high = min(low + self.block_rows, count)
                 logits, space = buffer[low:high], scratch[: high - low]
-                parts.append(
-                    _statistics(
-                        logits, space, chosen[start + low : start + high], top_k
-                    )
-                )
+                here = slice(start + low, start + high)
+                parts.append(_statistics(logits, space, chosen[here], top_k, self.d_vocab))
                 if see is not None:
                     see(start + low, logits, space)
-        return (
-            parts[0]
-            if len(parts) == 1
-            else Reduced(*map(torch.cat, zip(*parts, strict=True)))
-        )
+        return parts[0] if len(parts) == 1 else Reduced(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def row_bytes(d_vocab: int, dtype: torch.dtype) -> int:
@@ -278,13 +266,11 @@ def product_rows(d_vocab: int, bytes_a_row: int, memory: int) -> int:
     """
     if memory < 8 * bytes_a_row:
         raise MemoryLimitError(
-            f"Eight rows of {d_vocab:,} logits need {8 * bytes_a_row / 1e6:.1f} MB of working "
-            f"memory and the limit leaves {max(memory, 0) / 1e6:.1f} MB: raise memory_limit or "
+            f"Eight rows of {d_vocab:,} logits need {8 * bytes_a_row / 1e6:.2g} MB of working "
+            f"memory and the limit leaves {max(memory, 0) / 1e6:.2g} MB: raise memory_limit or "
             "ask for fewer positions or points."
         )
-    return max(
-        8, min(PRODUCT_ROWS, memory // bytes_a_row, LOGIT_BYTES // (4 * d_vocab))
-    )
+    return max(8, min(PRODUCT_ROWS, memory // bytes_a_row, LOGIT_BYTES // (4 * d_vocab)))
 
 
 def top_k_by_blocks(logits: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -320,7 +306,7 @@ def top_k_by_blocks(logits: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Ten
 
 
 def _statistics(
-    logits: Tensor, probability: Tensor, chosen: Tensor, top_k: int
+    logits: Tensor, probability: Tensor, chosen: Tensor, top_k: int, d_vocab: int
 ) -> Reduced:
     """Reduce one block of rows; ``probability`` is scratch space of the same shape."""
     maxima = logits.view(len(logits), -1, BLOCK).amax(-1)
@@ -330,6 +316,8 @@ def _statistics(
             "(float16 overflows where bfloat16 or float32 do not)."
         )
     values, ids = top_k_by_blocks(logits, maxima, top_k)
+    if bool((values[:, -1] <= _FLOOR).any()):  # fewer than k tokens are not suppressed (-inf)
+        values, ids = torch.topk(logits[:, :d_vocab], top_k)
     torch.softmax(logits, -1, out=probability)
     best = probability.gather(1, ids[:, :1]).squeeze(1)
     log_norm = values[:, 0] - best.log()
@@ -338,11 +326,10 @@ def _statistics(
         # A suppressed token has logit -inf and weight 0: it adds nothing to the mean.
         mean_logit = (probability * logits.clamp_min(_FLOOR)).sum(-1)
     wanted = logits.gather(1, chosen)
+    bounds = wanted.clamp_min(_FLOOR)  # columns that only fill a block are no tokens
     above = torch.empty_like(chosen)
     for column in range(chosen.shape[1]):
         # Ones in the float buffer sum exactly below 2**24, and far faster than a mask counts.
-        torch.gt(logits, wanted[:, column : column + 1], out=probability)
+        torch.gt(logits, bounds[:, column : column + 1], out=probability)
         above[:, column] = probability.sum(-1).long()
-    return Reduced(
-        ids, values, log_norm, (log_norm - mean_logit).clamp_min(0), wanted, above
-    )
+    return Reduced(ids, values, log_norm, (log_norm - mean_logit).clamp_min(0), wanted, above)

@@ -24,9 +24,7 @@ LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2
 BFLOAT16_TOLERANCE = 4e-2
 
 
-def against_model(
-    job: Job, lens_pass: LensPass, final: Row, tokens: Tokens, cells: Cells
-) -> None:
+def against_model(job: Job, lens_pass: LensPass, final: Row, tokens: Tokens, cells: Cells) -> None:
     """Compare the final row with the logits that the model itself returned."""
     own, extras = lens_pass.logits, lens_pass.final
     if own is None or extras is None:
@@ -50,9 +48,7 @@ def against_model(
         what = "largest difference between the final row and the model's own logits, last position"
         job.check("final row is the model's", error, limit, what)
     if len(cells.last):
-        what = (
-            "log-sum-exp of the streamed softmax against one over the whole row (nats)"
-        )
+        what = "log-sum-exp of the streamed softmax against one over the whole row (nats)"
         job.check("probabilities sum to one", norm_error, ROUNDING, what)
 
 
@@ -84,7 +80,5 @@ def rank_errors(kept: Reduced, chosen: Tensor) -> int:
 
 def numbers(job: Job, errors: int) -> None:
     """Report what :func:`rank_errors` counted."""
-    what = (
-        "tokens ranked within k and not among the k listed, or the reverse (ties apart)"
-    )
+    what = "tokens ranked within k and not among the k listed, or the reverse (ties apart)"
     job.check("ranks agree with the list", errors, 0, what)

@@ -64,11 +64,7 @@ def plan_memory(
     matrix = model.head_matrix()
     dtype = torch.float32 if matrix is None else matrix.weight.dtype
     width = model.d_model if matrix is None else matrix.weight.shape[1]
-    linear = (
-        matrix is not None
-        and not matrix.softcap
-        and dtype in (torch.float32, torch.float64)
-    )
+    linear = matrix is not None and not matrix.softcap and dtype in (torch.float32, torch.float64)
     state = cells * width * dtype.itemsize
     result = (points + 1) * cells * (9 * top_k + 9 * tracked + 5 * 5 + 12)
     store = points * state <= STORE_SHARE * limit

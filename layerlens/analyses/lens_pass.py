@@ -111,9 +111,7 @@ class LensPass:
                 scale = self._anatomy.scale_in
                 self._finish(rows * scale if normed else self._model.head_input(rows))
 
-        self.logits = forward(
-            self._model, self._tokens, list(wanted), see, logits="last"
-        )
+        self.logits = forward(self._model, self._tokens, list(wanted), see, logits="last")
 
     def _point(self, index: int, value: Tensor, *, hold: bool) -> None:
         state = self._cells.pick(value)
@@ -151,9 +149,7 @@ class LensPass:
         if not pending:
             return
         rows = torch.cat([x for _, x in pending]) if len(pending) > 1 else pending[0][1]
-        chosen = (
-            self._chosen.repeat(len(pending), 1) if len(pending) > 1 else self._chosen
-        )
+        chosen = self._chosen.repeat(len(pending), 1) if len(pending) > 1 else self._chosen
         reduced = self._head.reduce(rows, chosen, self._top_k, self._tick)
         self.head_rows += len(rows)
         count = len(self._cells)

@@ -31,19 +31,11 @@ NO_LAYER = -2
 
 _CELL = ("point", "position")
 VARIABLES = {
-    "token_id": Variable(
-        (*_CELL, "k"), "int32", "1", "predicted token, best first", is_token=True
-    ),
-    "probability": Variable(
-        (*_CELL, "k"), "float32", "1", "probability of the predicted token"
-    ),
+    "token_id": Variable((*_CELL, "k"), "int32", "1", "predicted token, best first", is_token=True),
+    "probability": Variable((*_CELL, "k"), "float32", "1", "probability of the predicted token"),
     "entropy": Variable(_CELL, "float32", "nats", "entropy of the prediction"),
-    "kl_to_final": Variable(
-        _CELL, "float32", "nats", "KL divergence, final from this point"
-    ),
-    "cross_entropy": Variable(
-        _CELL, "float32", "nats", "cross-entropy of the next token"
-    ),
+    "kl_to_final": Variable(_CELL, "float32", "nats", "KL divergence, final from this point"),
+    "cross_entropy": Variable(_CELL, "float32", "nats", "cross-entropy of the next token"),
     "rank": Variable(_CELL, "int32", "1", "rank of the target token, 1 = best"),
     "target_id": Variable(
         ("position",),
@@ -55,9 +47,7 @@ VARIABLES = {
     "tracked_probability": Variable(
         (*_CELL, "tracked"), "float32", "1", "probability of the tracked token"
     ),
-    "tracked_rank": Variable(
-        (*_CELL, "tracked"), "int32", "1", "rank of the tracked token"
-    ),
+    "tracked_rank": Variable((*_CELL, "tracked"), "int32", "1", "rank of the tracked token"),
     "first_layer": Variable(
         ("position",),
         "int32",
@@ -97,9 +87,7 @@ def count_work(
     """Passes, rows through the head and bytes of one call; runs nothing."""
     chosen = lens_points(model, points)
     cells = Cells(model, tokens, positions)
-    plan = plan_memory(
-        model, len(chosen), len(cells), top_k, len(tracked), memory_limit
-    )
+    plan = plan_memory(model, len(chosen), len(cells), top_k, len(tracked), memory_limit)
     rows = (len(chosen) + 1) * len(cells) + (len(chosen) + 1) * len(cells.last)
     again = 1 if plan.linear else 2 if not plan.store else 1
     compared = len(cells) if plan.linear else again * len(chosen) * len(cells)
@@ -200,20 +188,14 @@ class _Lens:
             tracked,
             top_k,
         )
-        self.plan: Plan = plan_memory(
-            model, len(points), len(cells), top_k, len(tracked), limit
-        )
+        self.plan: Plan = plan_memory(model, len(points), len(cells), top_k, len(tracked), limit)
         self.head = Head.of(model, self.plan.buffers)
         self.rows = len(points) + 1
         self.stored: dict[int, Tensor] = {}
         self.final: Row
         device = self.head.device
-        self.log_norm = torch.empty(
-            (self.rows, len(cells)), dtype=self.head.work, device=device
-        )
-        self.answer = torch.empty(
-            (self.rows, len(cells)), dtype=torch.int64, device=device
-        )
+        self.log_norm = torch.empty((self.rows, len(cells)), dtype=self.head.work, device=device)
+        self.answer = torch.empty((self.rows, len(cells)), dtype=torch.int64, device=device)
         chosen = torch.empty((len(cells), 1 + len(tracked)), dtype=torch.int64)
         chosen[:, 0] = torch.from_numpy(cells.target_id.clip(min=0))
         chosen[:, 1:] = torch.tensor(tracked, dtype=torch.int64)
@@ -242,9 +224,7 @@ class _Lens:
         assert lens_pass.final is not None  # run() has reached the head
         passes = self._compare(lens_pass.final)
         self.job.note(passes=passes, head_rows=lens_pass.head_rows)
-        lens_checks.against_model(
-            self.job, lens_pass, self.final, self.tokens, self.cells
-        )
+        lens_checks.against_model(self.job, lens_pass, self.final, self.tokens, self.cells)
         lens_checks.numbers(self.job, self.rank_errors)
 
     def _declare(self) -> None:
@@ -310,17 +290,13 @@ class _Lens:
 
     def _settle(self) -> None:
         """First point whose answer is the final one, and the one from which it stays so."""
-        states = [i for i, point in enumerate(self.points) if point.is_state] + [
-            self.rows - 1
-        ]
+        states = [i for i, point in enumerate(self.points) if point.is_state] + [self.rows - 1]
         same = (self.answer[states] == self.answer[-1]).cpu().numpy()
         first = same.argmax(0)
         stays = np.flip(np.logical_and.accumulate(np.flip(same, 0), 0), 0)
         settle = stays.argmax(0)
         index = np.array(states)
-        layers = np.array(
-            [point.layer for point in self.points] + [self.model.n_layers]
-        )
+        layers = np.array([point.layer for point in self.points] + [self.model.n_layers])
         found = {
             "first_point": index[first],
             "settle_point": index[settle],
@@ -333,9 +309,7 @@ class _Lens:
         }
         self.job.emit({}, arrays)
         late = float((first - settle).max(initial=0))
-        self.job.check(
-            "settle after first", late, 0, "points by which settle comes before first"
-        )
+        self.job.check("settle after first", late, 0, "points by which settle comes before first")
 
     def _own_answers(self) -> None:
         """At the end of a text there is no next token: rank the model's own answer there."""

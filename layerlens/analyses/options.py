@@ -20,14 +20,10 @@ def nearest(word: str, known: Sequence[str], what: str) -> InputError:
     """The error for a misspelt word, naming the nearest valid one."""
     close = get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return InputError(
-        f"{what} {word!r} is not known: {hint}Valid are {', '.join(known)}."
-    )
+    return InputError(f"{what} {word!r} is not known: {hint}Valid are {', '.join(known)}.")
 
 
-def complete(
-    options: Mapping[str, Any], known: Mapping[str, Any], name: str
-) -> dict[str, Any]:
+def complete(options: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Given options over the defaults.
 
     Raises
@@ -56,15 +52,11 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def code(
-    name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, Any]
-) -> str:
+def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     """The Python call that makes the result again, with the options that differ from defaults."""
     ids = getattr(text, "ids", None)  # Tokens: their ids, which are exact
     if ids is not None:
-        rows = [
-            row[keep].tolist() for row, keep in zip(text.ids, text.mask, strict=True)
-        ]
+        rows = [row[keep].tolist() for row, keep in zip(text.ids, text.mask, strict=True)]
         texts = list(text.texts)
         text = rows[0] if text.single else (texts if all(texts) else rows)
     arguments = [_literal(text)]

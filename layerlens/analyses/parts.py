@@ -110,7 +110,7 @@ class Parts:
 
     def _labels(self, axis: str) -> list[Any]:
         if axis in self.coords:
-            return np.asarray(self.coords[axis][1]).tolist()
+            return list(np.asarray(self.coords[axis][1]).tolist())
         return list(range(self.sizes[axis]))
 
     def token_ids(self) -> set[int]:
@@ -132,8 +132,5 @@ class Parts:
             if np.dtype(variable.dtype).kind in "iu":
                 about["missing"] = variable.missing
             data[name] = (self.dims[name], self.arrays[name], about)
-        coords = {
-            name: (dims, np.asarray(values))
-            for name, (dims, values) in self.coords.items()
-        }
+        coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}
         return xr.Dataset(data, coords=coords, attrs=dict(attributes))

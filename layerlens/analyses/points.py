@@ -65,9 +65,7 @@ def lens_points(model: LensModel, wanted: str | Sequence[str]) -> list[Point]:
             )
     chosen = [p for p in every if p.label in names or _kind(p.label) in names]
     if not chosen:
-        raise InputError(
-            f"This model has no point of the kinds {names}: ask for 'post'."
-        )
+        raise InputError(f"This model has no point of the kinds {names}: ask for 'post'.")
     return chosen
 
 
@@ -81,9 +79,7 @@ def _all_points(model: LensModel) -> list[Point]:
     points: list[Point] = []
     for label, site, layer in model.anatomy.points(STATES):
         component = before.get(_kind(label))
-        parallel = component == "mlp_out" and f"{layer}_mid" not in {
-            p.label for p in points
-        }
+        parallel = component == "mlp_out" and f"{layer}_mid" not in {p.label for p in points}
         for kind in COMPONENTS if parallel else (component,):
             if kind and kind in model.anatomy.blocks[layer].taps:
                 points.append(Point(f"{layer}_{kind}", Site(kind, layer), layer, False))

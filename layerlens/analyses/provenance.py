@@ -56,9 +56,7 @@ def attributes(
 def vocab(model: LensModel, tokens: Tokens, parts: Parts) -> str:
     """JSON table from every token id that occurs to its display string."""
     ids = parts.token_ids() | set(tokens.ids[tokens.mask].tolist())
-    return json.dumps(
-        {i: model.token_string(i) for i in sorted(ids)}, ensure_ascii=False
-    )
+    return json.dumps({i: model.token_string(i) for i in sorted(ids)}, ensure_ascii=False)
 
 
 @cache

@@ -54,9 +54,7 @@ def table() -> pd.DataFrame:
     rows = [_ANALYSES[name].about for name in sorted(_ANALYSES)]
     columns = ("question", "cost", "source", "view")
     cells = {column: [getattr(row, column) for row in rows] for column in columns}
-    return pd.DataFrame(
-        cells, index=pd.Index([row.name for row in rows], name="analysis")
-    )
+    return pd.DataFrame(cells, index=pd.Index([row.name for row in rows], name="analysis"))
 
 
 def estimate(name: str, model: LensModel, text: Any, **options: Any) -> Estimate:

@@ -1,0 +1,152 @@
+"""Declaring, running, stopping and describing an analysis, with a made-up one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import layerlens as ll
+from layerlens.analyses import registry
+from layerlens.analyses.contract import Analysis, Job, Variable, Work, analysis
+from layerlens.analyses.listeners import Bar
+from layerlens.analyses.options import code
+from layerlens.analyses.parts import Parts
+from layerlens.errors import Cancelled, InputError
+from layerlens.model.lensmodel import LensModel
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> Analysis:
+    """An analysis that counts, layer by layer, and can be told to stop."""
+    monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
+
+    @analysis(
+        name="count",
+        question="How many?",
+        source="made up",
+        cost="0",
+        view="curves",
+        variables={
+            "number": Variable(("layer",), "float32", "1", "a number"),
+            "whole": Variable(("layer",), "int32", "1", "a whole number", missing=-7),
+            "extra": Variable(("other",), "float32", "1", "only with an axis that may lack"),
+        },
+        work=lambda model, tokens, *, step, stop_after: Work(step, 3, 4),
+    )
+    def count(job: Job, model: Any, tokens: Any, *, step: int = 1, stop_after: int = 99) -> None:
+        """Count."""
+        lead = {} if tokens.single else {"batch": len(tokens.lengths)}
+        job.declare({"layer": 3, **lead}, {"layer": (("layer",), np.arange(3))})
+        for layer in range(3):
+            if layer == stop_after:
+                raise KeyboardInterrupt
+            shape = tuple(lead.values())
+            value = np.full(shape, layer * step)
+            job.emit({"layer": layer}, {"number": value, "whole": value})
+            job.progress(layer + 1, 3)
+        job.check("sum", 0.5, 1.0, "made up")
+        job.note(passes=0)
+
+    return count
+
+
+def test_a_result_has_its_provenance(count: Analysis, gpt2: LensModel) -> None:
+    result = count(gpt2, [1, 2], step=2)
+    assert result.analysis == "count"
+    assert result.data.number.values.tolist() == [0, 2, 4]
+    assert "extra" not in result.data
+    attrs = result.data.attrs
+    assert attrs["code"] == result.code == "ll.count(model, [1, 2], step=2)"
+    assert attrs["model"] == "tiny gpt2"
+    assert attrs["dtype"] == "float32"
+    assert attrs["passes"] == 0
+    assert attrs["complete"] == 1
+    assert json.loads(attrs["options"])["step"] == 2
+    assert json.loads(attrs["versions"])["torch"] == torch.__version__
+    assert json.loads(attrs["vocab"]) == {"1": "[1]", "2": "[2]"}
+    assert [(check.name, check.ok) for check in result.checks] == [("sum", True)]
+
+
+def test_several_texts_add_a_batch_axis(count: Analysis, gpt2: LensModel) -> None:
+    result = count(gpt2, torch.tensor([[1, 2], [3, 4]]))
+    assert result.data.number.dims == ("batch", "layer")
+    assert result.data.number.values.tolist() == [[0, 1, 2]] * 2
+
+
+def test_an_interrupt_leaves_a_partial_result(count: Analysis, gpt2: LensModel) -> None:
+    with pytest.raises(Cancelled, match="partial") as caught:
+        count(gpt2, [1, 2], stop_after=2)
+    data = caught.value.partial.data  # type: ignore[union-attr]
+    np.testing.assert_array_equal(data.number, [0, 1, np.nan])
+    assert data.whole.values.tolist() == [0, 1, -7]
+    assert json.loads(data.attrs["missing"]) == {"number": [2], "whole": [2]}
+
+
+def test_a_misspelt_option_names_the_nearest(count: Analysis, gpt2: LensModel) -> None:
+    with pytest.raises(InputError, match="did you mean 'step'"):
+        count(gpt2, [1], stepp=2)
+
+
+def test_a_model_that_was_not_loaded_is_refused(count: Analysis, gpt2: LensModel) -> None:
+    with pytest.raises(InputError, match=r"ll\.load\(hf_model, tokenizer\)"):
+        count(gpt2.hf, [1])  # type: ignore[arg-type]
+
+
+def test_the_table_lists_every_analysis(count: Analysis) -> None:
+    table = ll.analyses()
+    assert list(table.columns) == ["question", "cost", "source", "view"]
+    assert table.loc["count", "question"] == "How many?"
+    assert table.loc["logit_lens", "view"] == "lens"
+
+
+def test_estimates_say_passes_seconds_bytes_and_how(count: Analysis, gpt2: LensModel) -> None:
+    found = ll.estimate("count", gpt2, [1, 2], step=5)
+    assert (found.passes, found.bytes) == (5, 4)
+    assert found.seconds > 0
+    assert "GFLOP/s" in found.how
+    with pytest.raises(InputError, match="did you mean 'count'"):
+        ll.estimate("cuont", gpt2, [1])
+
+
+def test_the_lens_estimate_counts_what_the_lens_does(gpt2: LensModel) -> None:
+    ids = list(range(20))
+    work = ll.logit_lens.work(gpt2, ids)
+    attrs = ll.logit_lens(gpt2, ids).data.attrs
+    assert work.passes == attrs["passes"]
+    own_answers, mean_rows = 8, 20
+    # The estimate cannot know that the last state is what the head is fed (one point less).
+    assert work.head_rows - own_answers - mean_rows == attrs["head_rows"] + 20
+    assert 0 < work.bytes < 400e6
+
+
+def test_help_shows_the_options(count: Analysis) -> None:
+    assert str(count.__signature__) == "(model, text, *, step=1, stop_after=99, add_bos=None)"
+    assert count.__doc__ == "Count."
+
+
+def test_code_is_a_call_that_parses() -> None:
+    known = {"a": 1, "where": None, "names": ()}
+    text = code("f", "it's", {"a": 2, "where": slice(1, None), "names": (" x", 3)}, known)
+    assert text == "ll.f(model, \"it's\", a=2, where=slice(1, None, None), names=(' x', 3))"
+    assert code("f", ["a", "b"], known, known) == "ll.f(model, ['a', 'b'])"
+    assert code("f", torch.tensor([1, 2]), known, known) == "ll.f(model, [1, 2])"
+
+
+def test_parts_report_what_never_came() -> None:
+    variable = Variable(("point", "position"), "float32", "1", "x")
+    coords = {"point": (("point",), ["a", "b", "c"])}
+    parts = Parts({"x": variable}, {"batch": 2, "point": 3, "position": 2}, coords, batched=True)
+    parts.put({"point": 0}, {"x": np.ones((2, 2))})
+    parts.put({"point": 2, "batch": 1}, {"x": np.ones(2)})
+    assert parts.missing() == {"x": ["b", "c"]}
+
+
+def test_a_short_call_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("quick") as bar:
+        for step in range(5):
+            bar.on_progress(step + 1, 5, "layer")
+    assert capsys.readouterr().err.strip() == ""
