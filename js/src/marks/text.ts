@@ -4,7 +4,7 @@ const FSI = "\u2068";
 const PDI = "\u2069";
 const RTL = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/;
 // Bidirectional controls inside a token could reorder what stands beside it.
-const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu;
+const CONTROLS = /[\p{Cc}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu;
 
 const NAMED: Record<string, string> = { "\n": "↵", "\t": "⇥", "\r": "␍" };
 

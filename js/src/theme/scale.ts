@@ -39,7 +39,7 @@ export class ColorScale {
     const t = this.log
       ? Math.log(value / low) / Math.log(high / low)
       : (value - low) / (high - low);
-    return t < 0 ? 0 : t > 1 ? 1 : t;
+    return Math.min(1, Math.max(0, t));
   }
 
   /** The legend's bar as CSS. */
@@ -68,7 +68,7 @@ function linearTicks(high: number): Tick[] {
 
 function decadeTicks(high: number): Tick[] {
   const ticks: Tick[] = [];
-  for (let value = 1, i = 0; value <= high; value *= 10, i++) {
+  for (let value = 1; value <= high; value *= 10) {
     const label = value < 1000 ? String(value) : `${value / 1000}k`;
     ticks.push({ at: Math.log(value) / Math.log(high), label });
   }

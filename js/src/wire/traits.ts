@@ -54,7 +54,8 @@ export class Traits {
   /** Set traits here at once and in the kernel now, or a little later while something is dragged. */
   write(values: Partial<LensTraits>, when: "now" | "soon" = "now"): void {
     for (const [name, value] of Object.entries(values)) {
-      (this.signals as Record<string, Signal<unknown>>)[name]!.value = value;
+      const own = (this.signals as Record<string, Signal<unknown>>)[name];
+      if (own) own.value = value;
       this.model.set(name, value);
     }
     clearTimeout(this.#timer);

@@ -55,7 +55,6 @@ export function CellPopup({ state }: { state: ViewState }) {
     root?.querySelector<HTMLElement>(".ll-table")?.focus({ preventScroll: true });
   };
   return (
-    // biome-ignore lint/a11y/noStaticElementInteractions: keys move between the buttons inside
     <div
       class="ll-float ll-popup"
       ref={box}

@@ -1,3 +1,5 @@
+// biome-ignore-all lint/a11y/useSemanticElements: a grid of 30 000 cells cannot be a <table>
+// biome-ignore-all lint/a11y/useFocusableInteractive: the grid has the focus, its cells never do
 import type { RefObject } from "preact";
 import { useId, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { plain } from "../../marks/text";
@@ -33,7 +35,6 @@ export function Table({ state, root }: Props) {
   const shape = readerShape(state);
   const { point, position } = state.selected.value;
   return (
-    // biome-ignore lint/a11y/useSemanticElements: a table of 30 000 cells cannot be elements
     <div
       class="ll-table"
       ref={scroller}
@@ -48,7 +49,7 @@ export function Table({ state, root }: Props) {
     >
       <Reader state={state} prefix={prefix} />
       <div class="ll-sizer" ref={sizer}>
-        <canvas ref={canvas} aria-hidden="true" />
+        <canvas ref={canvas} />
       </div>
     </div>
   );
