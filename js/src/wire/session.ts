@@ -5,6 +5,8 @@ import { RunStore } from "./store";
 import { type TraitSignals, Traits } from "./traits";
 import { type AfmModel, type FrameHeader, isMeta, type LensTraits, type Meta } from "./types";
 
+export type Track = { values: (number | null)[] } | { problem: string } | "asked";
+
 /**
  * One model's connection: made once in `initialize`, shared by all its views.
  *
@@ -17,6 +19,8 @@ export class Session {
   readonly store: Signal<RunStore | null> = signal(null);
   readonly version: Signal<number> = signal(0);
   readonly fault: Signal<string> = signal("");
+  /** Whole lines of pinned tokens that the kernel was asked for, shared by all views. */
+  readonly tracks: Signal<ReadonlyMap<string, Track>> = signal(new Map());
   readonly #traits: Traits;
   #early: { frame: FrameHeader; buffers: DataView[] }[] = [];
   #pulled = 0;
@@ -80,7 +84,13 @@ export class Session {
       this.version.value++;
       return;
     }
-    this.store.value = new RunStore({ ...meta });
+    const store = new RunStore({ ...meta });
+    // Names of tokens stay true from run to run: one widget shows one model.
+    for (const [id, text] of current?.vocab ?? []) {
+      if (!store.vocab.has(id)) store.vocab.set(id, text);
+    }
+    this.store.value = store;
+    this.tracks.value = new Map();
     this.version.value++;
     this.fault.value = "";
     const early = this.#early;

@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
 import type { RefObject } from "preact";
+import type { ThemeChoice } from "../../wire/types";
 import { copyText, download, FORMATS, type Format } from "./exports";
 import type { ViewState } from "./state";
 
@@ -25,6 +26,16 @@ export function Header({ state, root }: Props) {
       <span class="ll-grow" />
       <CopyCode state={state} root={root} />
       <Exports state={state} root={root} />
+      <select
+        aria-label="Theme"
+        title="Theme"
+        value={session.traits.theme.value}
+        onChange={(event) => session.write({ theme: event.currentTarget.value as ThemeChoice })}
+      >
+        <option value="auto">Theme: auto</option>
+        <option value="light">Light</option>
+        <option value="dark">Dark</option>
+      </select>
       <button
         type="button"
         class="ll-icon ll-help-button"
@@ -70,6 +81,7 @@ function Exports({ state, root }: Props) {
   const take = async (format: Format) => {
     if (!root.current) return;
     busy.value = format;
+    session.fault.value = "";
     try {
       await download(session, format, root.current);
     } catch (error) {

@@ -31,8 +31,8 @@ export function LensView({ state }: { state: ViewState }) {
             <Side state={state} />
           </div>
           <p class="ll-hint">
-            Stepped line: from there on the top token stays final. Hover a cell for its top tokens,
-            click to keep them; arrow keys move, Enter opens, P pins, ? lists everything.
+            Stepped line: from there on the top token stays final. Click a cell for its top tokens;
+            arrow keys move, Enter opens, P pins, ? lists all.
           </p>
           <Trajectories state={state} />
         </>

@@ -1,6 +1,6 @@
 import { headHeight } from "../../marks/gridheads";
 import { plain } from "../../marks/text";
-import type { ColorMode, ThemeChoice } from "../../wire/types";
+import type { ColorMode } from "../../wire/types";
 import { Search } from "./Search";
 import type { ViewState } from "./state";
 
@@ -111,16 +111,6 @@ function Layout({ state }: { state: ViewState }) {
       >
         Transpose
       </button>
-      <select
-        aria-label="Theme"
-        title="Theme"
-        value={traits.theme.value}
-        onChange={(event) => session.write({ theme: event.currentTarget.value as ThemeChoice })}
-      >
-        <option value="auto">Theme: auto</option>
-        <option value="light">Light</option>
-        <option value="dark">Dark</option>
-      </select>
     </div>
   );
 }

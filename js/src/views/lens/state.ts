@@ -3,7 +3,7 @@ import { plain } from "../../marks/text";
 import { type Cell, clamp } from "../../marks/windowing";
 import { type LineStyle, lineStyle, type Palette, paletteOf } from "../../theme/palette";
 import { type ColorScale, makeScale } from "../../theme/scale";
-import type { Session } from "../../wire/session";
+import type { Session, Track } from "../../wire/session";
 import type { Pin } from "../../wire/types";
 import { LensData } from "./data";
 
@@ -24,8 +24,6 @@ export interface Popup {
   y: number;
 }
 
-type Track = { values: (number | null)[] } | { problem: string } | "asked";
-
 /**
  * The state of one view: what is synced lives in the session's traits, what belongs to this screen
  * only (hover, popup, chart scale, help) lives here and is never sent.
@@ -41,7 +39,6 @@ export class ViewState {
   readonly help = signal(false);
   readonly logChart = signal(false);
   readonly announced = signal("");
-  readonly #tracks = signal<ReadonlyMap<string, Track>>(new Map());
 
   constructor(
     readonly session: Session,
@@ -130,7 +127,7 @@ export class ViewState {
   #trajectories(): Trajectory[] {
     this.session.version.value;
     const data = this.data.value;
-    const tracks = this.#tracks.value;
+    const tracks = this.session.tracks.value;
     if (!data) return [];
     return this.session.traits.pins.value.map((pin, index) => {
       const track = tracks.get(this.#key(pin));
@@ -151,7 +148,7 @@ export class ViewState {
     if (!data?.store.complete || !this.session.live.peek()) return;
     for (const { pin, full } of this.trajectories.peek()) {
       const key = this.#key(pin);
-      if (full || this.#tracks.peek().has(key) || pin.position >= data.positions) continue;
+      if (full || this.session.tracks.peek().has(key) || pin.position >= data.positions) continue;
       this.#note(key, "asked");
       try {
         const { result } = await this.session.rpc.request("track", pin);
@@ -165,7 +162,8 @@ export class ViewState {
   }
 
   #note(key: string, track: Track): void {
-    this.#tracks.value = new Map(this.#tracks.peek()).set(key, track);
+    const { tracks } = this.session;
+    tracks.value = new Map(tracks.peek()).set(key, track);
   }
 }
 
