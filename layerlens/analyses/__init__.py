@@ -17,7 +17,7 @@ class _Callable(ModuleType):
     """A package cannot share its name with a public function, so it is that function too."""
 
     def __call__(self) -> pd.DataFrame:
-        """A table of every analysis: question, cost in passes, source, view."""
+        """Return a table of every analysis: question, cost in passes, source, view."""
         from layerlens.analyses.registry import table
 
         return table()

@@ -202,7 +202,7 @@ class Analysis:
         return self._work(model, tokens, **own)
 
     def estimate(self, model: LensModel, text: Any, **options: Any) -> Estimate:
-        """Passes, seconds and bytes that a call would take; see `Estimate` for how."""
+        """Estimate what a call would take; see `Estimate` for how."""
         from layerlens.analyses.estimate import estimate_work
 
         tokens = _tokens(model, text, opts.complete(options, self.options, self.name))

@@ -110,7 +110,7 @@ class Head:
 
     @classmethod
     def of(cls, model: LensModel, memory: int = 2 * LOGIT_BYTES) -> Head:
-        """The head of a model."""
+        """Take the head of a model."""
         matrix = model.head_matrix()
         d_vocab = model.d_vocab if matrix is None else len(matrix.weight)
         return cls(matrix, model.head, d_vocab, device=model.device, memory=memory)
@@ -274,7 +274,7 @@ def product_rows(d_vocab: int, bytes_a_row: int, memory: int) -> int:
 
 
 def top_k_by_blocks(logits: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest values of each row, exactly.
+    """Find the ``k`` largest values of each row, exactly.
 
     A value among the k largest lies in one of the k blocks with the largest maxima: were its
     block not chosen, k chosen blocks would each hold a value at least as large.

@@ -28,7 +28,7 @@ class Listener(Protocol):
         """Axis lengths and coordinates are known; parts will follow."""
 
     def on_emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
-        """A finished part; the arrays are not used again by who sent them."""
+        """Hear of a finished part; the arrays are not used again by who sent them."""
 
     def on_progress(self, done: int, total: int, what: str) -> None:
         """``done`` of ``total`` steps."""

@@ -1,4 +1,4 @@
-"""The logit lens: what would the model answer if it stopped at this layer?"""
+"""The logit lens: what the model would answer if it stopped at a layer."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def count_work(
     positions: Any,
     memory_limit: int,
 ) -> Work:
-    """Passes, rows through the head and bytes of one call; runs nothing."""
+    """Count passes, rows through the head and bytes of one call; runs nothing."""
     chosen = lens_points(model, points)
     cells = Cells(model, tokens, positions)
     plan = plan_memory(model, len(chosen), len(cells), top_k, len(tracked), memory_limit)

@@ -17,7 +17,7 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def nearest(word: str, known: Sequence[str], what: str) -> InputError:
-    """The error for a misspelt word, naming the nearest valid one."""
+    """Return the error for a misspelt word, naming the nearest valid one."""
     close = get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return InputError(f"{what} {word!r} is not known: {hint}Valid are {', '.join(known)}.")
@@ -38,7 +38,7 @@ def complete(options: Mapping[str, Any], known: Mapping[str, Any], name: str) ->
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON-ready and literal Python: tensors and arrays become lists."""
+    """Make a value fit for JSON and literal Python: tensors and arrays become lists."""
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, slice):
@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """The Python call that makes the result again, with the options that differ from defaults."""
+    """Write the call that makes a result again, with the options that differ from defaults."""
     ids = getattr(text, "ids", None)  # Tokens: their ids, which are exact
     if ids is not None:
         rows = [row[keep].tolist() for row, keep in zip(text.ids, text.mask, strict=True)]

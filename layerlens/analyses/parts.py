@@ -87,7 +87,7 @@ class Parts:
             self._seen[name] = np.zeros(shape[: self._streamed(name) + 1], dtype=bool)
 
     def _streamed(self, name: str) -> int:
-        """The axis along which missing parts are reported: the first after ``batch``."""
+        """Return the axis along which missing parts are reported: the first after ``batch``."""
         return 1 if self.dims[name][0] == "batch" and len(self.dims[name]) > 1 else 0
 
     def put(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
@@ -122,7 +122,7 @@ class Parts:
         return {i for i in found if i >= 0}
 
     def dataset(self, attributes: Mapping[str, Any]) -> xr.Dataset:
-        """The labelled arrays."""
+        """Label the arrays."""
         data: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]] = {}
         for name, variable in self.variables.items():
             about: dict[str, Any] = {

@@ -40,7 +40,7 @@ class Point:
 
 
 def lens_points(model: LensModel, wanted: str | Sequence[str]) -> list[Point]:
-    """The points that were asked for, in the order in which a pass reaches them.
+    """Find the points that were asked for, in the order in which a pass reaches them.
 
     Parameters
     ----------
@@ -80,8 +80,10 @@ def _all_points(model: LensModel) -> list[Point]:
     for label, site, layer in model.anatomy.points(STATES):
         component = before.get(_kind(label))
         parallel = component == "mlp_out" and f"{layer}_mid" not in {p.label for p in points}
-        for kind in COMPONENTS if parallel else (component,):
-            if kind and kind in model.anatomy.blocks[layer].taps:
-                points.append(Point(f"{layer}_{kind}", Site(kind, layer), layer, False))
+        points.extend(
+            Point(f"{layer}_{kind}", Site(kind, layer), layer, False)
+            for kind in (COMPONENTS if parallel else (component,))
+            if kind and kind in model.anatomy.blocks[layer].taps
+        )
         points.append(Point(label, site, layer, True))
     return points

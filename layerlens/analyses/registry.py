@@ -33,7 +33,7 @@ def _discover() -> None:
 
 
 def get(name: str) -> Analysis:
-    """The analysis of this name.
+    """Return the analysis of this name.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def get(name: str) -> Analysis:
 
 
 def table() -> pd.DataFrame:
-    """A table of every analysis: question, cost in passes, source, view."""
+    """Return a table of every analysis: question, cost in passes, source, view."""
     import pandas as pd
 
     _discover()
@@ -58,5 +58,5 @@ def table() -> pd.DataFrame:
 
 
 def estimate(name: str, model: LensModel, text: Any, **options: Any) -> Estimate:
-    """Passes, seconds and bytes that ``ll.<name>(model, text, **options)`` would take."""
+    """Estimate passes, seconds and bytes that ``ll.<name>(model, text, **options)`` would take."""
     return get(name).estimate(model, text, **options)
