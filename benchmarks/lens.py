@@ -77,14 +77,14 @@ def _status(name: str) -> int:
 
 
 class FirstRow(Silent):
-    """Notes when the first row of a lens was handed over."""
+    """Notes when the first row of a lens was handed over (other parts may come before it)."""
 
     def __init__(self) -> None:
         self.seconds: float | None = None
         self.start = time.perf_counter()
 
-    def on_emit(self, where: object, arrays: object) -> None:
-        if self.seconds is None:
+    def on_emit(self, where: object, arrays: dict[str, object]) -> None:
+        if self.seconds is None and "entropy" in arrays:
             self.seconds = time.perf_counter() - self.start
 
 

@@ -1,0 +1,203 @@
+"""The lens table in JupyterLab and Notebook 7, as a newcomer uses it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import notebook
+from driver import Server, evaluate, open_notebook, run_all, save
+from playwright.sync_api import Locator, Page, expect
+
+LOAD = "import layerlens as ll\nmodel = ll.load()"
+SHOW = 'view = ll.LensView(model, "The capital of France is")\nview'
+
+
+@pytest.fixture
+def view(server: Server, page: Page) -> Locator:
+    """A notebook that shows one lens of the default model, finished."""
+    (server.folder / "one.ipynb").write_text(notebook(LOAD, SHOW))
+    open_notebook(page, server, "one.ipynb")
+    run_all(page)
+    found = page.locator(".layerlens .ll-view")
+    finished(found)
+    return found
+
+
+def finished(view: Locator, checks: str = "checks passed") -> None:
+    expect(view.locator(".ll-checks > summary")).to_contain_text(checks, timeout=60_000)
+
+
+def top_answer(view: Locator) -> Locator:
+    """The first bar beside the slider."""
+    return view.locator(".ll-side li").first
+
+
+def test_a_lens_from_open_to_reload(
+    view: Locator, page: Page, server: Server, shoot: Callable[[str], None]
+) -> None:
+    expect(top_answer(view)).to_contain_text("Paris")
+    expect(top_answer(view)).to_contain_text("77.25")
+    view.scroll_into_view_if_needed()
+    shoot("1-done")
+
+    # scrub: the slider alone changes the distribution, without a word to the kernel
+    slider = view.get_by_label("Layer", exact=True)
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(view.locator(".ll-slider output")).to_contain_text("29")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 2  # the notebook ate no key
+    shoot("2-scrubbed")
+
+    # pin with the keyboard: arrows move, Enter opens, p pins
+    table = view.get_by_role("grid")
+    table.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("End")
+    page.keyboard.press("p")
+    chart = view.get_by_role("region", name="Pinned tokens by layer")
+    expect(chart.locator("li")).to_have_count(1)
+    page.keyboard.press("Enter")
+    popup = page.get_by_label("Top tokens of this cell")
+    expect(popup).to_be_visible()
+    shoot("3-pinned-and-open")
+    page.keyboard.press("Escape")
+    expect(popup).to_have_count(0)
+    assert json.loads(evaluate(page, "import json; print(json.dumps(view.pins))"))
+
+    # edit the prompt in place
+    prompt = view.locator("textarea")
+    prompt.fill("The capital of Italy is")
+    prompt.press("Enter")
+    expect(top_answer(view)).not_to_contain_text("Paris", timeout=30_000)
+    finished(view)
+    expect(view.locator(".ll-fed")).to_contain_text("Italy")
+    assert evaluate(page, "print(view.text, '|', view.wait().data.sizes['position'])") == (
+        "The capital of Italy is | 5"
+    )
+    shoot("4-edited")
+
+    # the page comes back as it was
+    save(page)
+    page.reload(wait_until="domcontentloaded")
+    finished(view)
+    expect(view.locator("textarea")).to_have_value("The capital of Italy is")
+    expect(chart.locator("li")).to_have_count(1)
+    shoot("5-reloaded")
+
+
+def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
+    table = view.get_by_role("grid")
+    box = table.bounding_box()
+    page.mouse.move(box["x"] + 320, box["y"] + 120)
+    expect(page.get_by_role("tooltip")).to_be_visible()
+    expect(page.get_by_role("tooltip")).to_contain_text("nats")
+    shoot("1-hover")
+    page.mouse.click(box["x"] + 320, box["y"] + 120)
+    popup = page.get_by_label("Top tokens of this cell")
+    popup.get_by_role("button").nth(1).click()
+    expect(view.get_by_role("region", name="Pinned tokens by layer").locator("li")).to_have_count(1)
+    shoot("2-pinned")
+    view.get_by_role("button", name="Transpose").click()
+    view.get_by_role("button", name="Entropy").click()
+    shoot("3-transposed")
+    assert evaluate(page, "print(view.transposed, view.color)") == "True entropy"
+
+
+def test_search_for_a_token(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
+    search = view.get_by_role("combobox").first
+    search.fill("Rome")
+    expect(page.get_by_role("option").first).to_contain_text("Rome", timeout=20_000)
+    shoot("1-found")
+    search.press("ArrowDown")
+    search.press("Enter")
+    chart = view.get_by_role("region", name="Pinned tokens by layer")
+    expect(chart.locator("li")).to_contain_text("Rome")
+
+
+def test_bad_input_ends_in_a_sentence(
+    view: Locator, page: Page, shoot: Callable[[str], None]
+) -> None:
+    prompt = view.locator("textarea")
+    prompt.fill("")
+    prompt.press("Enter")
+    expect(view.get_by_role("alert").first).to_contain_text("empty", timeout=20_000)
+    expect(top_answer(view)).to_contain_text("Paris")  # the last picture stays
+    shoot("1-empty")
+
+
+def test_cancel_keeps_what_was_computed(
+    view: Locator, page: Page, shoot: Callable[[str], None]
+) -> None:
+    prompt = view.locator("textarea")
+    prompt.fill("one two three four five six seven eight nine ten " * 40)
+    prompt.press("Enter")
+    cancel = view.get_by_role("button", name="Cancel")
+    cancel.click(timeout=20_000)
+    expect(view.locator(".ll-status")).to_contain_text("stopped", ignore_case=True, timeout=30_000)
+    shoot("1-cancelled")
+    prompt.fill("The capital of France is")
+    prompt.press("Enter")
+    expect(top_answer(view)).to_contain_text("Paris", timeout=60_000)
+
+
+def test_two_views_of_one_widget(server: Server, page: Page) -> None:
+    name = "two.ipynb"
+    load = 'import layerlens as ll\nmodel = ll.load("toy:induction")'
+    show = "view = ll.LensView(model, [5, 9, 3, 5, 9])\nview"
+    (server.folder / name).write_text(notebook(load, show, "view"))
+    open_notebook(page, server, name)
+    run_all(page)
+    views = page.locator(".layerlens .ll-view")
+    expect(views).to_have_count(2)
+    for number in range(2):
+        finished(views.nth(number))
+    views.nth(0).get_by_role("button", name="Rank").click()
+    expect(views.nth(1).get_by_role("button", name="Rank")).to_have_attribute("aria-pressed", "true")
+
+
+def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
+    page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()"
+    )
+    page.wait_for_timeout(3000)
+    expect(top_answer(view)).to_contain_text("Paris")  # what was received can still be read
+    slider = view.get_by_label("Layer", exact=True)
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(top_answer(view)).not_to_contain_text("Paris")
+
+
+def test_export_opens_offline(
+    view: Locator, page: Page, tmp_path: Path, chrome, shoot: Callable[[str], None]  # noqa: ANN001
+) -> None:
+    with page.expect_download(timeout=60_000) as download:
+        view.get_by_role("button", name="HTML").click()
+    target = tmp_path / "lens.html"
+    download.value.save_as(target)
+    with page.expect_download(timeout=60_000) as download:
+        view.get_by_role("button", name="PNG").click()
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+    context = chrome.new_context(viewport={"width": 1280, "height": 1000}, offline=True)
+    frozen = context.new_page()
+    errors: list[str] = []
+    frozen.on("pageerror", lambda error: errors.append(str(error)))
+    frozen.goto(target.as_uri())
+    twin = frozen.locator(".ll-view")
+    expect(top_answer(twin)).to_contain_text("Paris")
+    expect(twin.locator("textarea")).to_have_attribute("readonly", "")
+    expect(twin.get_by_role("button", name="Run")).to_be_disabled()
+    twin.get_by_role("grid").focus()
+    frozen.keyboard.press("p")
+    expect(twin.get_by_role("region", name="Pinned tokens by layer").locator("li")).to_have_count(1)
+    slider = twin.get_by_label("Layer", exact=True)
+    slider.focus()
+    frozen.keyboard.press("Home")
+    expect(top_answer(twin)).not_to_contain_text("Paris")
+    frozen.screenshot(path=Path(__file__).with_name("shots") / "frozen.png")
+    context.close()
+    assert errors == []
