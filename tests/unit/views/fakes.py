@@ -165,7 +165,7 @@ def _lens(
 
 def _row(point: int, length: int, top_k: int, tracked: Any) -> dict[str, np.ndarray]:
     ids = (np.arange(length * top_k).reshape(length, top_k) + point) % D_VOCAB
-    row = {
+    row: dict[str, np.ndarray] = {
         "token_id": ids,
         "probability": np.full((length, top_k), 0.5 / (point + 1), dtype=np.float32),
         "entropy": np.full(length, float(point), dtype=np.float32),
