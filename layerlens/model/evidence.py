@@ -77,7 +77,7 @@ class Proof:
 
 
 def limit(model: LensModel, factor: float = 16.0) -> float:
-    """The largest relative error allowed: ``factor`` roundings of the model's dtype."""
+    """Return the largest relative error allowed: ``factor`` roundings of the model's dtype."""
     return factor * torch.finfo(model.dtype).eps
 
 

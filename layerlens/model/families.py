@@ -8,7 +8,7 @@ from __future__ import annotations
 
 #: Configuration attributes that scale what a sublayer adds to the residual stream
 #: (Granite's ``residual_multiplier``). A scale seen in a pass must be 1 or one of these.
-SUBLAYER_SCALES = ("residual_multiplier", "residual_scale", "mlp_multipliers", "attention_out_multiplier")
+SUBLAYER_SCALES = ("residual_multiplier", "residual_scale")
 
 #: What happens to the head's output: configuration attribute -> operation.
 #: ``cap`` is ``c * tanh(z / c)``; several are applied in this order.
@@ -25,13 +25,30 @@ LOGIT_OPERATIONS = (
 #: Words in a class name that mark a normalisation layer.
 NORM_WORDS = ("norm", "layernorm", "rms")
 
-#: Families that are refused, with the reason. Structure shows that they do not fit, but
-#: these sentences say it better than a failed search could.
+_STREAMS = "it carries several residual streams side by side"
+
+#: Why families do not fit, put in place of the search's own words when it fails.
 REFUSED = {
-    "gemma3n": "it carries several residual streams side by side (AltUp)",
-    "gemma3n_text": "it carries several residual streams side by side (AltUp)",
+    "beam": "it scales the residual stream down before each sum",
+    "cpmant": "it puts prompt tokens of its own in front of the text",
+    "deepseek_v4": f"{_STREAMS} (hyper-connections)",
+    "doge": "it multiplies the residual stream with learned vectors before each sum",
+    "falcon_h1": "each block runs an attention and a state-space mixer side by side",
+    "gemma3n": f"{_STREAMS} (AltUp)",
+    "gemma3n_text": f"{_STREAMS} (AltUp)",
+    "gpt_neox_japanese": "its last block adds the attention's bias outside of any module",
+    "hrm_text": "it runs its stacks of blocks several times over, in a loop",
+    "hy_v4": f"{_STREAMS} (hyper-connections)",
+    "inkling2_text": "its sublayers read a mixture of earlier blocks' states, not one stream",
+    "longcat_flash": "each block holds two attentions and two MLPs, and a shortcut around them",
+    "prophetnet": "it predicts several tokens ahead in streams of their own",
+    "qwen4_exp": f"{_STREAMS} (hyper-connections)",
+    "qwen4_exp_text": f"{_STREAMS} (hyper-connections)",
     "reformer": "its blocks are reversible and carry two residual streams",
+    "xlm": "its sublayers are kept in separate lists, not in blocks",
     "xlnet": "it is a permutation language model with a two-stream attention",
+    "xmod": "its language adapters are a third sublayer in each block",
+    "zaya": "it scales and shifts the residual stream with learned vectors before each sum",
 }
 
 #: Families whose attention gates or norms the heads' outputs before the output

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ def _is_chain(calls: list[list[Call]], rows: int) -> bool:
         return False
     return all(
         before.left < after.entered and torch.equal(before.gave, after.took)
-        for before, after in zip(steps, steps[1:], strict=False)
+        for before, after in pairwise(steps)
     )
 
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layerlens.errors import ProofError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.find import probe_ids
-from layerlens.model.proof_heads import prove_heads
+from layerlens.model.proof_heads import prove_heads, through
 from layerlens.model.sites import Site
 from layerlens.model.sums import ROUNDINGS, misfit
 from layerlens.model.text import Tokens
@@ -41,7 +42,8 @@ def prove_anatomy(model: LensModel) -> Proof:
     ids = probe_ids(model.d_vocab, length=7, seed=1)
     tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), (None,), ((),), ((),), True)
     values, logits = _prove_sites(model, tokens, proof)
-    _prove_sums(model, values, proof)
+    _prove_sums(model, tokens, values, proof)
+    _prove_neurons(model, values, proof)
     if model.anatomy.head is not None:
         _prove_head(model, values, logits, proof)
     else:
@@ -57,7 +59,10 @@ def _prove_sites(model: LensModel, tokens: Tokens, proof: Proof) -> tuple[Values
     sites = model.anatomy.available()
     sites += [Site("result", s.layer) for s in sites if s.kind == "z"]
     values: Values = {}
-    logits = forward(model, tokens, sites, values.__setitem__, logits="all")
+    try:
+        logits = forward(model, tokens, sites, values.__setitem__, logits="all")
+    except SiteError as failure:
+        raise ProofError(f"{model.name} is refused because {failure}") from failure
     batch, length = tokens.ids.shape
     wrong = sum(
         tensor.shape[:2] != (batch, length) and tensor.shape[-2:] != (length, length)
@@ -79,12 +84,12 @@ def _norm(model: LensModel, path: str | None, value: Tensor) -> Tensor:
         return value if path is None else model.hf.get_submodule(path)(value)
 
 
-def _prove_sums(model: LensModel, values: Values, proof: Proof) -> None:
+def _prove_sums(model: LensModel, tokens: Tokens, values: Values, proof: Proof) -> None:
     """Line 2: the sublayers' outputs add up to what each block adds."""
     worst = handed_on = 0.0
     for layer, block in enumerate(model.anatomy.blocks):
         got = {site.kind: value for site, value in values.items() if site.layer == layer}
-        worst = max(worst, _sum_error(model, block, got))
+        worst = max(worst, _sum_error(model, block, got, tokens))
         if layer:
             before = values[Site("resid_post", layer - 1)]
             handed_on = max(handed_on, error(got["resid_pre"], before))
@@ -94,25 +99,65 @@ def _prove_sums(model: LensModel, values: Values, proof: Proof) -> None:
     proof.lines.append(ProofLine("stream", handed_on, 0, what))
 
 
-def _sum_error(model: LensModel, block: BlockAnatomy, got: dict[str, Tensor]) -> float:
-    state = _norm(model, block.pre_norm, got["resid_pre"])
-    if block.layout == "sequential":
-        mid = _step(model, block.mid_norm, 1, got["resid_mid"], state, got["attn_out"])
-        end = (got["resid_post"], got["resid_mid"], got["mlp_out"])
-        return max(mid, _step(model, block.post_norm, block.gain, *end))
-    parts = [got[kind] for kind in ("attn_out", "mlp_out") if kind in got]
-    return _step(model, block.post_norm, block.gain, got["resid_post"], state, *parts)
-
-
-def _step(
-    model: LensModel, norm: str | None, gain: float, total: Tensor, *terms: Tensor
+def _sum_error(
+    model: LensModel, block: BlockAnatomy, got: dict[str, Tensor], tokens: Tokens
 ) -> float:
-    """How far a state is from being its terms' sum; after a norm, relative to the largest."""
-    if norm is not None:
-        return error(_norm(model, norm, sum(terms[1:], terms[0])), total)
-    if gain != 1:
-        terms = tuple(term * gain for term in terms)
-    return misfit(total, *terms) * torch.finfo(model.dtype).eps
+    state = _norm(model, block.pre_norm, got["resid_pre"])
+    added = {
+        kind: _outputs(model, block.taps[kind], tokens) if block.taps[kind].plus else [got[kind]]
+        for kind in ("attn_out", "mlp_out")
+        if kind in got
+    }
+    everything = [part for parts in added.values() for part in parts]
+    steps = [("resid_post", block.post_norm, block.gain, [state, *everything])]
+    if block.layout == "sequential":
+        first, second = added.values()
+        steps = [
+            ("resid_mid", block.mid_norm, 1.0, [state, *first]),
+            ("resid_post", block.post_norm, block.gain, [got["resid_mid"], *second]),
+        ]
+    worst = 0.0
+    for kind, norm, gain, terms in steps:
+        terms = [term.float() * gain for term in terms] if gain != 1 else terms
+        if norm is not None:
+            off = error(_norm(model, norm, sum(terms[1:], terms[0])), got[kind])
+        else:
+            off = misfit(got[kind], *terms) * torch.finfo(model.dtype).eps
+        worst = max(worst, off)
+    return worst
+
+
+def _outputs(model: LensModel, tap: Tap, tokens: Tokens) -> list[Tensor]:
+    """What each module of a tap gives, times its scale.
+
+    The model adds them to the stream one by one, and their sum may round differently.
+    """
+    given: dict[str, Tensor] = {}
+
+    def leave(path: str, output: Any) -> None:
+        given[path] = first_tensor(output).reshape(*tokens.ids.shape, -1) * tap.scale
+
+    with model.running(), ExitStack() as stack:
+        for path in (tap.module, *tap.plus):
+            module = model.hf.get_submodule(path)
+            hook = module.register_forward_hook(lambda _, __, out, path=path: leave(path, out))
+            stack.callback(hook.remove)
+        model.hf(**model_inputs(model, tokens, None))
+    return [given[path] for path in (tap.module, *tap.plus)]
+
+
+def _prove_neurons(model: LensModel, values: Values, proof: Proof) -> None:
+    """Line 2, continued: the hidden units of dense MLPs write what the MLP adds."""
+    worst, seen = 0.0, 0
+    for layer, block in enumerate(model.anatomy.blocks):
+        if "mlp_post" in block.taps:
+            hidden = values[Site("mlp_post", layer)]
+            again = through(model, block.taps["mlp_post"].module, hidden, block.taps["mlp_out"])
+            worst = max(worst, error(again, values[Site("mlp_out", layer)]))
+            seen += 1
+    if seen:
+        what = f"mlp_post through the last projection is mlp_out, in {seen} blocks"
+        proof.lines.append(ProofLine("neurons", worst, limit(model), what))
 
 
 def _prove_head(model: LensModel, values: Values, logits: Tensor, proof: Proof) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerlens.model.anatomy import BlockAnatomy
+from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.families import GATED_Z
 from layerlens.model.sites import Site
+from layerlens.model.sums import is_norm
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument, swapped
 from layerlens.run.attention import Watch, watching
@@ -59,20 +60,37 @@ def _note_missing(blocks: tuple[BlockAnatomy, ...], proof: Proof) -> None:
         proof.notes.append("the attention does not end in one output projection: no z")
 
 
+def through(model: LensModel, path: str, value: Tensor, tap: Tap) -> Tensor:
+    """What a projection makes of a value at the place where the sublayer's output is read.
+
+    Between the two there may be a norm (sandwich and post-norm blocks) and a scale.
+    """
+    with model.running():
+        out = model.hf.get_submodule(path)(value)
+        if is_norm(norm := model.hf.get_submodule(tap.module)):
+            out = norm(out)
+    return out if tap.scale == 1 else out * tap.scale
+
+
 def _prove_writes(model: LensModel, layers: Layers, proof: Proof) -> None:
-    """What the heads write adds up to what the output projection gives."""
-    worst = 0.0
+    """What the heads write adds up to the projection's output, and that is attn_out."""
+    summed = given = 0.0
     for layer, got in layers.items():
         if "z" not in got:
             continue
-        projection = model.hf.get_submodule(model.anatomy.blocks[layer].out_proj or "")
+        block = model.anatomy.blocks[layer]
+        projection = model.hf.get_submodule(block.out_proj or "")
         with model.running():
             whole = projection(got["z"].flatten(-2))
         bias = getattr(projection, "bias", None)
         total = got["result"].sum(-2)
-        worst = max(worst, error(total if bias is None else total + bias, whole))
+        summed = max(summed, error(total if bias is None else total + bias, whole))
+        again = through(model, block.out_proj or "", got["z"].flatten(-2), block.taps["attn_out"])
+        given = max(given, error(again, got["attn_out"]))
     what = "z through the output projection, summed over heads"
-    proof.lines.append(ProofLine("heads", worst, limit(model), what))
+    proof.lines.append(ProofLine("heads", summed, limit(model), what))
+    what = "z through the output projection is attn_out"
+    proof.lines.append(ProofLine("attn_out", given, limit(model), what))
 
 
 def _prove_z(model: LensModel, tokens: Tokens, layers: Layers, proof: Proof) -> None:

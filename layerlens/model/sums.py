@@ -13,7 +13,6 @@ from layerlens.model.anatomy import Tap
 from layerlens.model.families import NORM_WORDS
 from layerlens.model.watch import Call
 
-
 #: How many roundings a sum of a few terms may be off, element by element.
 ROUNDINGS = 8
 
@@ -32,8 +31,8 @@ def misfit(total: Tensor, *terms: Tensor) -> float:
     """
     off = (sum(terms[1:], terms[0]) - total).float().abs()
     size = sum((term.float().abs() for term in terms), total.float().abs())
-    eps = max(torch.finfo(tensor.dtype).eps for tensor in (total, *terms))
-    return (off / (eps * size).clamp(min=torch.finfo(torch.float32).tiny)).max().item()
+    coarse = max((torch.finfo(tensor.dtype) for tensor in (total, *terms)), key=lambda f: f.eps)
+    return (off / (coarse.eps * size.clamp(min=coarse.tiny))).max().item()
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -45,18 +44,20 @@ def is_norm(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """One sublayer's contribution: a module's output, plus others' where a sublayer is the
-    sum of several modules, times a scale."""
+    """One sublayer's contribution: a module's output times a scale.
+
+    Where a sublayer is the sum of several modules, ``plus`` holds the others.
+    """
 
     call: Call
     scale: float
     plus: tuple[Call, ...] = ()
 
     @property
-    def value(self) -> Tensor:
-        """``[rows, width]``: what is added to the stream."""
-        total = sum((call.gave for call in self.plus), self.call.gave)
-        return total if self.scale == 1 else total * self.scale
+    def values(self) -> list[Tensor]:
+        """What is added to the stream, module by module, each ``[rows, width]``."""
+        given = [call.gave for call in (self.call, *self.plus)]
+        return given if self.scale == 1 else [value * self.scale for value in given]
 
     @property
     def tap(self) -> Tap:
@@ -168,9 +169,9 @@ class _Search:
         parts = [(Part(one, s), Part(two, s)) for s in self.scales for one, two in pairs]
         fits = []
         for one, two in parts:
-            wrong = misfit(self.end, self.start, one.value, two.value)
+            wrong = misfit(self.end, self.start, *one.values, *two.values)
             if wrong <= ROUNDINGS and all(
-                _needed(self.end, wrong, self.start, other.value) for other in (one, two)
+                _needed(self.end, wrong, self.start, *other.values) for other in (one, two)
             ):
                 fits.append((wrong, one, two))
         if not fits:
@@ -200,10 +201,10 @@ class _Search:
             parts = [Part(one, s, (two,)) for s in self.scales for one, two in pairs]
         fits = []
         for part in parts:
-            wrong = misfit(total, base, part.value)
-            alone = [Part(call, part.scale).value for call in (part.call, *part.plus)]
-            without = alone if part.plus else [torch.zeros_like(base)]
-            if wrong <= ROUNDINGS and all(_needed(total, wrong, base, rest) for rest in without):
+            values = part.values
+            wrong = misfit(total, base, *values)
+            others = [values[:at] + values[at + 1 :] for at in range(len(values))]
+            if wrong <= ROUNDINGS and all(_needed(total, wrong, base, *rest) for rest in others):
                 fits.append((wrong, part))
         if not fits:
             return None
