@@ -31,16 +31,16 @@ def export(view: LensView, kind: str) -> tuple[str, str, bytes]:
     """
     if kind not in MIME:
         raise InputError(f"'{kind}' is not a format of a lens; take one of {', '.join(MIME)}.")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{_stem(view)}.{kind}"
-        if kind == "html":
-            from layerlens.export.html import write_html
+    name = f"{_stem(view)}.{kind}"
+    if kind == "html":
+        from layerlens.export.html import html_bytes
 
-            traits, packed = view._frozen()
-            write_html(path, traits, packed, view.title or f"layerlens: {view.text}")
-        else:
-            getattr(_result(view), kind)(path)
-        return path.name, MIME[kind], path.read_bytes()
+        traits, packed = view._frozen()
+        return name, MIME[kind], html_bytes(traits, packed, view.title or f"layerlens: {view.text}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        getattr(_result(view), kind)(path)
+        return name, MIME[kind], path.read_bytes()
 
 
 def _result(view: LensView) -> Result:

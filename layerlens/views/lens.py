@@ -250,6 +250,9 @@ class LensView(LiveView):
         if self._stream is None:
             raise InputError("There is no picture yet; wait until the run is done.")
         traits = {name: getattr(self, name) for name in PICTURE_TRAITS}
+        traits["meta"] = dict(self._shown_meta)
+        ended = self.status["state"] not in ("queued", "running")
+        traits["status"] = {**self.status, "state": self.status["state"] if ended else "cancelled"}
         return traits, pack(self._shown_meta, self._stream.merged())
 
     def _plain(self) -> str:

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -342,6 +343,22 @@ def test_requests_are_answered(model: FakeModel) -> None:
     assert b"entropy" in buffers[0]
     ask(kind="request", rid=4, method="export", params={"format": "exe"})
     assert "exe" in reply(view, 4)[0]["message"]
+
+
+def test_the_frozen_page_has_what_is_on_screen(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("index.css", "host.js"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr("layerlens.export.html.STATIC", tmp_path)
+    view = show(model, pins=[{"position": 1, "id": 9}])
+    view.wait(3)
+    view.row = 2
+    traits, packed = view._frozen()
+    assert (traits["row"], traits["layer"], traits["pins"]) == (2, 1, [{"position": 1, "id": 9}])
+    assert unpack(packed)[0] == traits["meta"] == view.meta
+    page = view.html(tmp_path / "a.html").read_text()
+    assert "<b>1</b>" not in page
 
 
 def test_a_track_is_computed_once(model: FakeModel) -> None:
