@@ -144,9 +144,6 @@ export class GridPainter {
     // On a thousand thin columns the line would hide what it is drawn over.
     if (!shape.transposed && shape.cellWidth < 8) return;
     const along = shape.transposed ? rows : columns;
-    ctx.strokeStyle = scene.palette.fg;
-    ctx.globalAlpha = 0.75;
-    ctx.lineWidth = 1.5;
     ctx.beginPath();
     let last = Number.NaN;
     for (let position = along.from; position < along.to; position++) {
@@ -171,6 +168,14 @@ export class GridPainter {
         last = bottom;
       }
     }
+    // A light line under a dark one (or the reverse) can be seen on every colour of the tables.
+    ctx.globalAlpha = 0.7;
+    ctx.lineWidth = 3.5;
+    ctx.strokeStyle = scene.palette.bg;
+    ctx.stroke();
+    ctx.globalAlpha = 0.85;
+    ctx.lineWidth = 1.5;
+    ctx.strokeStyle = scene.palette.fg;
     ctx.stroke();
     ctx.globalAlpha = 1;
   }

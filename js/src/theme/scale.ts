@@ -84,7 +84,10 @@ export interface ScaleInput {
   trackedText: string;
 }
 
-/** The scale of one colour mode. Ranges are fixed by the quantity wherever it has a natural end. */
+/**
+ * The scale of one colour mode. In every sequential table dark is what a settled row looks like:
+ * certain, near the final row, the right token first. Ranges are fixed by the quantity wherever it has a natural end.
+ */
 export function makeScale(input: ScaleInput): ColorScale {
   const { mode, palette, vocabulary } = input;
   const most = Math.max(vocabulary, 2);
@@ -125,9 +128,9 @@ export function makeScale(input: ScaleInput): ColorScale {
       );
     }
     case "rank": {
-      const colors = tableColors(viridis).reverse();
-      const label = "Rank of the token that really follows";
-      return new ColorScale(label, "1 = best, log scale", 1, most, true, colors, decadeTicks(most));
+      const colors = tableColors(viridis);
+      const label = "Rank of the next token";
+      return new ColorScale(label, "log, 1 = best", 1, most, true, colors, decadeTicks(most));
     }
   }
 }

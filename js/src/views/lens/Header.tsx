@@ -19,7 +19,7 @@ export function Header({ state, root }: Props) {
     <header class="ll-header">
       <h2 title={meta?.question}>{title}</h2>
       {meta && (
-        <span class="ll-dim ll-facts">
+        <span class="ll-dim ll-facts" title={`${meta.model} (${meta.model_type})`}>
           <b>{meta.model}</b> · {meta.n_layers} layers · {meta.dtype}
         </span>
       )}
