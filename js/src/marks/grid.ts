@@ -142,7 +142,7 @@ export class GridPainter {
     const ctx = this.#ctx;
     const { shape, source } = scene;
     // On a thousand thin columns the line would hide what it is drawn over.
-    if (!shape.transposed && shape.cellWidth < 8) return;
+    if (!shape.transposed && shape.cellWidth < 10) return;
     const along = shape.transposed ? rows : columns;
     ctx.beginPath();
     let last = Number.NaN;

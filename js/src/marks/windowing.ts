@@ -28,7 +28,8 @@ export interface Place {
   column: number;
 }
 
-export const MIN_CELL = 4;
+/** Pixels; the trait on the Python side has the same lower end. */
+export const MIN_CELL = 8;
 export const MAX_CELL = 240;
 
 export function clamp(value: number, low: number, high: number): number {

@@ -64,6 +64,8 @@ function Chips({ state }: { state: ViewState }) {
   if (!data) return null;
   const { tokens, notes } = data.meta;
   const shown = all.value ? tokens : tokens.slice(0, SHOWN);
+  // The tokenizer's own note says that a beginning-of-sequence token was put in front.
+  const bos = notes.some((note) => note.startsWith("BOS"));
   const { position: chosen } = state.selected.value;
   return (
     <div class="ll-fed">
@@ -80,6 +82,7 @@ function Chips({ state }: { state: ViewState }) {
             title={chipTitle(token, position)}
             onClick={() => state.select({ point: state.selected.peek().point, position })}
           >
+            {position === 0 && bos && <span class="ll-bos">BOS</span>}
             {token.cont ? <span class="ll-space">⋯</span> : <TokenText text={token.text} />}
           </button>
         ))}

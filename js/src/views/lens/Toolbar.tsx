@@ -1,5 +1,6 @@
 import { headHeight } from "../../marks/gridheads";
 import { plain } from "../../marks/text";
+import { MAX_CELL, MIN_CELL } from "../../marks/windowing";
 import type { ColorMode } from "../../wire/types";
 import { Search } from "./Search";
 import type { ViewState } from "./state";
@@ -81,6 +82,7 @@ function Legend({ state }: { state: ViewState }) {
 
 /** The width range runs over the logarithm: small widths matter as much as large ones. */
 const WIDTH_STEPS = 40;
+const SPAN = MAX_CELL / MIN_CELL;
 
 function Layout({ state }: { state: ViewState }) {
   const { session } = state;
@@ -94,12 +96,12 @@ function Layout({ state }: { state: ViewState }) {
           type="range"
           min={0}
           max={WIDTH_STEPS}
-          value={Math.round((Math.log(width / 4) / Math.log(60)) * WIDTH_STEPS)}
+          value={Math.round((Math.log(width / MIN_CELL) / Math.log(SPAN)) * WIDTH_STEPS)}
           aria-label="Column width"
           aria-valuetext={`${width} pixels${headHeight(width) > 40 ? ", colour only" : ""}`}
           onInput={(event) => {
             const t = Number(event.currentTarget.value) / WIDTH_STEPS;
-            session.write({ cell_width: Math.round(4 * 60 ** t) }, "soon");
+            session.write({ cell_width: Math.round(MIN_CELL * SPAN ** t) }, "soon");
           }}
         />
       </label>
