@@ -86,8 +86,8 @@ class LensModel:
         ProofError
             If the numbers contradict it.
         """
-        from layerlens.model.proof import prove_anatomy
         from layerlens.run.heads import find_attention
+        from layerlens.run.proof import prove_anatomy
 
         if not hasattr(hf, "get_input_embeddings") or not hasattr(hf, "config"):
             raise ModelError(

@@ -14,7 +14,7 @@ from layerlens.model.families import NORM_WORDS
 from layerlens.model.watch import Call
 
 #: How many roundings a sum of a few terms may be off, element by element.
-ROUNDINGS = 8
+ROUNDINGS = 4
 
 
 def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
@@ -52,6 +52,7 @@ class Part:
     call: Call
     scale: float
     plus: tuple[Call, ...] = ()
+    misfit: float = 0.0
 
     @property
     def values(self) -> list[Tensor]:
@@ -113,16 +114,21 @@ def find_sublayers(block: Call, inner: Sequence[Call], scales: Sequence[float]) 
     norms = [call for call in outs if call.took is not None and is_norm(call.module)]
     starts = [(block.took, None)]
     starts += [(call.gave, call.path) for call in norms if torch.equal(call.took, block.took)]
-    ends = [(block.gave, None, 1.0)]
-    ends += [(call.took, call.path, 1.0) for call in norms if torch.equal(call.gave, block.gave)]
-    gains = [buffer.item() for buffer in block.module.buffers(recurse=False) if buffer.numel() == 1]
-    ends = [(block.gave / gain, None, gain) for gain in gains if gain not in (0, 1)] + ends
+    ends = [(block.gave, None)]
+    ends += [(call.took, call.path) for call in norms if torch.equal(call.gave, block.gave)]
+    single = [kept for kept in block.module.buffers(recurse=False) if kept.numel() == 1]
+    gains = dict.fromkeys([1.0, *(kept.item() for kept in single if kept.item())])
     for several in (False, True):
         for start, pre_norm in starts:
-            for end, post_norm, gain in reversed(ends):
-                search = _Search(start, end, inner, outs, scales, several)
-                if (found := search.run()) is not None:
-                    return replace(found, post_norm=post_norm, pre_norm=pre_norm, gain=gain)
+            for end, post_norm in reversed(ends):
+                fits = []
+                for gain in gains:
+                    search = _Search(start, end / gain, inner, outs, scales, several)
+                    if (found := search.run()) is not None:
+                        fits.append(replace(found, gain=gain))
+                if fits:
+                    best = min(fits, key=lambda fit: max(part.misfit for part in fit.parts))
+                    return replace(best, post_norm=post_norm, pre_norm=pre_norm)
     return None
 
 
@@ -178,7 +184,8 @@ class _Search:
             return None
         best = min(wrong for wrong, _, _ in fits)
         found = next(fit for fit in fits if fit[0] <= 4 * max(best, 0.25))
-        first, second = sorted(found[1:], key=lambda part: part.call.entered)
+        parts = (replace(part, misfit=found[0]) for part in found[1:])
+        first, second = sorted(parts, key=lambda part: part.call.entered)
         return Sublayers("parallel", (first, second))
 
     def single(self) -> Sublayers | None:
@@ -205,12 +212,8 @@ class _Search:
             wrong = misfit(total, base, *values)
             others = [values[:at] + values[at + 1 :] for at in range(len(values))]
             if wrong <= ROUNDINGS and all(_needed(total, wrong, base, *rest) for rest in others):
-                fits.append((wrong, part))
-        if not fits:
-            return None
-        best = min(wrong for wrong, _ in fits)
-        good = (part for wrong, part in fits if wrong <= best)
-        return min(good, key=lambda part: _depth(part.call))
+                fits.append(replace(part, misfit=wrong))
+        return min(fits, key=lambda part: (part.misfit, _depth(part.call)), default=None)
 
 
 def _needed(total: Tensor, wrong: float, *rest: Tensor) -> bool:

@@ -23,7 +23,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from layerlens.errors import ModelError
 from layerlens.model.lensmodel import LensModel
-from layerlens.model.proof import prove_anatomy
 from layerlens.model.tiny import tiny_model
 from layerlens.model.tiny_families import VARIANTS
 
@@ -83,6 +82,8 @@ def examine(model_type: str, **overrides: Any) -> Support:
     **overrides
         Configuration attributes of a variant.
     """
+    from layerlens.run.proof import prove_anatomy
+
     try:
         hf = tiny_model(model_type, **overrides)
         with torch.inference_mode():

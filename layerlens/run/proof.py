@@ -19,12 +19,12 @@ from layerlens.errors import ProofError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.find import probe_ids
-from layerlens.model.proof_heads import prove_heads, through
 from layerlens.model.sites import Site
 from layerlens.model.sums import ROUNDINGS, misfit
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument, swapped
 from layerlens.run.forward import forward, model_inputs
+from layerlens.run.proof_heads import prove_heads, through
 from layerlens.run.replay import capture_calls, replay
 
 if TYPE_CHECKING:

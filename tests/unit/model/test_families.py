@@ -1,0 +1,324 @@
+"""Every family that users meet is found and proven; a wrong anatomy is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from layerlens.errors import ModelError, ProofError
+from layerlens.model.anatomy import Anatomy, BlockAnatomy, Tap
+from layerlens.model.evidence import Proof
+from layerlens.model.lensmodel import LensModel
+from layerlens.model.support import all_families, examine, page, summary
+from layerlens.model.tiny import tiny_config, tiny_model
+from layerlens.model.tiny_families import VARIANTS
+from layerlens.run.proof import prove_anatomy
+
+IN_FULL = ["bart", "bert", "biogpt", "bloom", "codegen", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "gemma4_text", "glm", "glm4", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "gpt2", "granite", "granitemoe", "granitemoeshared", "llama", "llama4_text", "mbart", "minimax_m2", "ministral3", "mistral", "mixtral", "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "smollm3", "stablelm", "starcoder2", "whisper", "xglm"]
+
+PARALLEL = {"cohere", "cohere2", "codegen", "falcon", "gpt_neox", "gptj", "phi"}
+
+OWN_ATTENTION_CODE = {"bloom", "codegen", "falcon", "gpt_neo", "gptj", "mpt", "openai-gpt", "xglm"}
+
+HYBRID = ["bamba", "falcon_mamba", "jamba", "lfm2_moe", "mamba", "mamba2", "qwen3_next", "rwkv"]
+
+VARIANT_CASES = [
+    pytest.param(name, overrides, id=f"{name}-{label}")
+    for name, several in VARIANTS.items()
+    for label, overrides in several.items()
+    if (name, label) != ("granitemoehybrid", "no experts")
+]
+
+
+def proof_of(hf: nn.Module) -> tuple[LensModel, Proof]:
+    model = LensModel.wrap(hf, prove=False)
+    return model, prove_anatomy(model)
+
+
+@pytest.mark.parametrize("model_type", IN_FULL)
+def test_a_family_is_proven_in_full(model_type: str) -> None:
+    model, proof = proof_of(tiny_model(model_type))
+    assert proof.full, str(proof)
+    block = model.anatomy.blocks[0]
+    assert block.layout == ("parallel" if model_type in PARALLEL else "sequential")
+    assert (block.attention == "spy") == (model_type in OWN_ATTENTION_CODE)
+    assert model.n_layers == 3
+    assert model.n_heads == 4
+    assert model.d_model == 32
+
+
+@pytest.mark.parametrize(("model_type", "overrides"), VARIANT_CASES)
+def test_a_variant_is_proven_in_full(model_type: str, overrides: dict[str, Any]) -> None:
+    _, proof = proof_of(tiny_model(model_type, **overrides))
+    assert proof.full, str(proof)
+
+
+@pytest.mark.parametrize("model_type", HYBRID)
+def test_blocks_without_softmax_attention_are_proven_without_heads(model_type: str) -> None:
+    model, proof = proof_of(tiny_model(model_type))
+    assert proof.ok, str(proof)
+    assert not proof.full
+    assert "no heads there" in proof.notes[0]
+    assert any(block.attention is None and "z" not in block.taps for block in model.anatomy.blocks)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("gemma3n_text", "several residual streams"),
+        ("reformer", "two residual streams"),
+        ("xlnet", "two-stream attention"),
+        ("hrm_text", "in a loop"),
+    ],
+)
+def test_a_family_that_does_not_fit_is_refused_in_one_sentence(
+    model_type: str, reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason) as caught:
+        LensModel.wrap(tiny_model(model_type))
+    assert str(caught.value).count(". ") == 0
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "model_type", ["llama", "gpt2", "gemma2", "gpt_neox", "mixtral", "gemma4_text", "falcon"]
+)
+def test_half_precision_is_proven(model_type: str, dtype: torch.dtype) -> None:
+    _, proof = proof_of(tiny_model(model_type).to(dtype))
+    assert proof.full, str(proof)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi"])
+def test_a_stream_with_huge_single_values_is_proven_in_half_precision(model_type: str) -> None:
+    """Real models hold values thousands of times as large as what a block adds."""
+    hf = tiny_model(model_type)
+    with torch.no_grad():
+        hf.get_input_embeddings().weight[:, 5] = 800.0
+    _, proof = proof_of(hf.to(torch.bfloat16))
+    assert proof.full, str(proof)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "gemma2", "bert"])
+def test_eager_attention_is_proven(model_type: str) -> None:
+    hf = tiny_model(model_type)
+    hf.set_attn_implementation("eager")
+    _, proof = proof_of(hf)
+    assert proof.full, str(proof)
+    assert hf.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "falcon"])
+def test_one_block_is_enough(model_type: str) -> None:
+    name = {"gpt2": "n_layer"}.get(model_type, "num_hidden_layers")
+    model, proof = proof_of(tiny_model(model_type, **{name: 1}))
+    assert proof.full, str(proof)
+    assert model.n_layers == 1
+
+
+def test_the_proof_leaves_the_model_as_it_was() -> None:
+    hf = tiny_model("gpt2", attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5).train()
+    hf.transformer.h[1].eval()
+    modes = [module.training for module in hf.modules()]
+    seen: list[int] = []
+    hook = hf.transformer.h[0].register_forward_hook(lambda *_: seen.append(1))
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in hf.modules()]
+    configs = [id(getattr(module, "config", None)) for module in hf.modules()]
+    config = hf.config.to_dict()
+
+    _, proof = proof_of(hf)
+
+    assert proof.full, str(proof)
+    assert seen, "the user's own hook was not called"
+    assert modes == [module.training for module in hf.modules()]
+    assert hooks == [
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in hf.modules()
+    ]
+    assert configs == [id(getattr(module, "config", None)) for module in hf.modules()]
+    assert config == hf.config.to_dict()
+    assert hf.config._attn_implementation == "sdpa"
+    hook.remove()
+
+
+# What follows breaks an anatomy on purpose: a proof that cannot fail proves nothing.
+
+
+def with_block(anatomy: Anatomy, layer: int, **changes: Any) -> Anatomy:
+    blocks = list(anatomy.blocks)
+    blocks[layer] = replace(blocks[layer], **changes)
+    return replace(anatomy, blocks=tuple(blocks))
+
+
+def with_taps(anatomy: Anatomy, layer: int, **taps: Tap) -> Anatomy:
+    return with_block(anatomy, layer, taps={**anatomy.blocks[layer].taps, **taps})
+
+
+def swapped(block: BlockAnatomy) -> dict[str, Tap]:
+    return {"attn_out": block.taps["mlp_out"], "mlp_out": block.taps["attn_out"]}
+
+
+def failing(model_type: str, change: Any, **overrides: Any) -> str:
+    """Names of the lines that fail, or the refusal, once the anatomy is changed."""
+    model = LensModel.wrap(tiny_model(model_type, **overrides), prove=False)
+    assert prove_anatomy(model).ok
+    model.anatomy = change(model.anatomy)
+    try:
+        proof = prove_anatomy(model)
+    except ProofError as error:
+        return str(error)
+    with pytest.raises(ProofError):
+        proof.require()
+    return " ".join(line.name for line in proof.lines if not line.ok)
+
+
+LLAMA = "model.layers.1"
+
+
+@pytest.mark.parametrize(
+    ("line", "taps"),
+    [
+        ("sums", {"attn_out": Tap(f"{LLAMA}.input_layernorm", "output")}),
+        ("sums", {"mlp_out": Tap(f"{LLAMA}.mlp.down_proj", "output", scale=1.01)}),
+        ("sums", {"resid_mid": Tap(f"{LLAMA}.mlp", "input")}),
+        ("sums", {"resid_pre": Tap(f"{LLAMA}.input_layernorm", "output")}),
+        ("sums", {"resid_post": Tap(f"{LLAMA}.mlp", "output")}),
+        ("stream", {"resid_post": Tap("model.layers.2", "output")}),
+        ("z", {"z": Tap(f"{LLAMA}.self_attn.q_proj", "input")}),
+        ("z", {"z": Tap("model.layers.0.self_attn.o_proj", "input")}),
+        ("neurons", {"mlp_post": Tap("model.layers.0.mlp.down_proj", "input")}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_moved_tap_fails(line: str, taps: dict[str, Tap]) -> None:
+    assert line in failing("llama", lambda anatomy: with_taps(anatomy, 1, **taps)).split()
+
+
+def test_a_tap_that_never_fires_is_refused() -> None:
+    hf = tiny_model("llama")
+    hf.add_module("unused", nn.Identity())
+    model = LensModel.wrap(hf, prove=False)
+    model.anatomy = with_taps(model.anatomy, 1, z=Tap("unused", "input"))
+    with pytest.raises(ProofError, match="fired 0 times"):
+        prove_anatomy(model)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gptj", "cohere", "gpt_neox", "falcon"])
+def test_attention_and_mlp_taken_for_each_other_fail(model_type: str) -> None:
+    names = failing(model_type, lambda a: with_taps(a, 1, **swapped(a.blocks[1])))
+    assert {"sums", "attn_out"} & set(names.split())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "line", "change"),
+    [
+        ("bert", "sums", {"mid_norm": None}),
+        ("bert", "sums", {"post_norm": None}),
+        ("minimax", "sums", {"pre_norm": None}),
+        ("gemma4_text", "sums", {"gain": 1.0}),
+        ("llama", "fired", {"mixer": "model.layers.0.self_attn"}),
+    ],
+)
+def test_a_wrong_structure_fails(model_type: str, line: str, change: dict[str, Any]) -> None:
+    names = failing(model_type, lambda anatomy: with_block(anatomy, 1, **change))
+    assert line in names.split()
+
+
+def test_a_forgotten_scale_fails() -> None:
+    def unscaled(anatomy: Anatomy) -> Anatomy:
+        taps = {kind: replace(tap, scale=1.0) for kind, tap in anatomy.blocks[2].taps.items()}
+        return with_taps(anatomy, 2, **taps)
+
+    assert "sums" in failing("granite", unscaled).split()
+
+
+def test_a_forgotten_summand_fails() -> None:
+    def without(anatomy: Anatomy) -> Anatomy:
+        tap = anatomy.blocks[0].taps["mlp_out"]
+        assert tap.plus
+        return with_taps(anatomy, 0, mlp_out=replace(tap, plus=()))
+
+    assert "sums" in failing("granitemoeshared", without).split()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change"),
+    [
+        ("llama", {"chain": ()}),
+        ("gemma2", {"operations": ()}),
+        ("cohere", {"operations": ()}),
+        ("granite", {"operations": (("multiply", 3.0),)}),
+        ("llama", {"scale_in": 0.99}),
+    ],
+)
+def test_a_wrong_head_fails(model_type: str, change: dict[str, Any]) -> None:
+    names = failing(model_type, lambda a: replace(a, head=replace(a.head, **change)))
+    assert names.split() == ["head"]
+
+
+def test_a_pattern_that_is_not_the_models_own_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from layerlens.run import attention
+
+    def uniform(module: nn.Module, query: Tensor, key: Tensor, *_: Any, **__: Any) -> Any:
+        scores = query.new_zeros(*query.shape[:3], key.shape[2])
+        return scores, scores.softmax(-1)
+
+    model = LensModel.wrap(tiny_model("llama"), prove=False)
+    monkeypatch.setattr(attention, "weights", uniform)
+    proof = prove_anatomy(model)
+    assert {"z", "pattern"} <= {line.name for line in proof.lines if not line.ok}
+
+
+def test_recording_that_changes_the_pass_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from layerlens.run import attention
+
+    model = LensModel.wrap(tiny_model("llama"), prove=False)
+    original = attention._original
+
+    def meddling(module: nn.Module) -> Any:
+        function = original(module)
+
+        def doubled(*args: Any, **kwargs: Any) -> Any:
+            out, weights = function(*args, **kwargs)
+            return out * 2, weights
+
+        return doubled
+
+    monkeypatch.setattr(attention, "_original", meddling)
+    assert "recording" in {line.name for line in prove_anatomy(model).lines if not line.ok}
+
+
+def test_tiny_models_are_tiny_random_and_repeatable() -> None:
+    first, again, other = (tiny_model("llama", seed) for seed in (0, 0, 1))
+    assert torch.equal(first.lm_head.weight, again.lm_head.weight)
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+    assert not torch.equal(first.model.norm.weight, torch.ones(32))
+    before = torch.random.get_rng_state()
+    tiny_model("gpt2")
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert tiny_config("qwen3_next").layer_types[:2] == ["linear_attention", "full_attention"]
+
+
+def test_a_tiny_model_that_would_not_be_tiny_is_not_built() -> None:
+    with pytest.raises(ModelError, match="more than"):
+        tiny_model("llama", vocab_size=10_000_000)
+
+
+def test_the_survey_says_what_came_out() -> None:
+    full = examine("llama")
+    assert (full.outcome, full.attention, full.heads) == ("full", "interface", "4 / 2")
+    partly = examine("mamba")
+    assert partly.outcome == "partly"
+    assert "no heads there" in partly.reason
+    refused = examine("xlnet")
+    assert refused.outcome == "refused"
+    unbuilt = examine("llama", vocab_size=10_000_000)
+    assert unbuilt.outcome == "unbuilt"
+    found = [full, partly, refused, unbuilt]
+    assert summary(found).startswith("1 proven in full, 1 proven without heads, 1 refused")
+    text = page(found)
+    assert "| llama | LlamaForCausalLM | sequential | interface | 4 / 2 | proven in full |" in text
+    assert len(all_families()) > 180
