@@ -27,6 +27,7 @@ const shared = {
   jsxImportSource: "preact",
   legalComments: "none",
   charset: "utf8",
+  loader: { ".svg": "dataurl" },
   logLevel: "warning",
   define: {
     "process.env.NODE_ENV": watch ? '"development"' : '"production"',

@@ -1,0 +1,109 @@
+# make demo    set up from a fresh clone and look at the tour
+# make test    set up and run every test
+# make check   lint, formats and types
+#
+# PYTHON=python3.12   the interpreter that makes the environment (3.11 or newer)
+# VENV=.venv          where the environment is; one that holds a torch already keeps it
+# TORCH=torch==2.13.0 what pip installs where the environment holds none
+# HEADLESS=1          make demo writes files instead of opening a browser
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+
+bin := $(VENV)/bin
+py := $(bin)/python
+stamps := $(VENV)/.stamps
+js_sources := $(shell find js/src js/lab -type f 2>/dev/null) js/build.mjs
+jupyter_files := $(wildcard jupyter-config/*/*.json) js/lab/install.json
+display := $(if $(HEADLESS),,$(DISPLAY)$(WAYLAND_DISPLAY)$(if $(filter Darwin,$(shell uname)),quartz))
+
+.PHONY: demo tour files test unit js-test kernel-test notebook-test browser-test packaging-test \
+	check format build setup system clean
+.DELETE_ON_ERROR:
+
+demo: setup
+	@$(MAKE) --no-print-directory $(if $(display),tour,files)
+
+tour:
+	$(bin)/jupyter lab notebooks/00_tour.ipynb
+
+files:
+	@mkdir -p demo
+	$(bin)/jupyter nbconvert --to notebook --execute notebooks/00_tour.ipynb --output-dir demo
+	$(py) -m layerlens.demo demo
+
+test: setup
+	@$(MAKE) --no-print-directory unit js-test kernel-test notebook-test packaging-test browser-test
+
+unit:
+	$(py) -m pytest -q tests/unit $(wildcard tests/reference)
+
+js-test: $(stamps)/node
+	cd js && npm test
+
+kernel-test:
+	$(py) -m pytest -q tests/kernel
+
+notebook-test:
+	$(py) -m pytest -q --nbval-lax notebooks
+
+packaging-test:
+	$(py) -m pytest -q tests/packaging
+
+browser-test:
+	$(py) -m pytest -q tests/browser
+
+check: $(stamps)/python $(stamps)/node
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	cd js && npm run check && npm run typecheck
+
+format: $(stamps)/python $(stamps)/node
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+	cd js && npm run format
+
+build: $(stamps)/python
+	$(bin)/python -m build
+
+setup: $(stamps)/python $(stamps)/system $(stamps)/model
+
+system: $(stamps)/system
+
+$(stamps)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "layerlens needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(py) || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(stamps) && touch $@
+
+# torch first and by itself: its builds differ by machine, and one that is there is left alone.
+$(stamps)/torch: $(stamps)/venv
+	$(py) -c 'import torch' 2>/dev/null || $(py) -m pip install -q $(TORCH)
+	@touch $@
+
+$(stamps)/node: js/package.json js/package-lock.json | $(stamps)/venv
+	@command -v npm >/dev/null || { echo "Building the front end needs Node 20 or newer, with npm."; exit 1; }
+	cd js && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+layerlens/static/index.js: $(js_sources) $(stamps)/node
+	cd js && npm run --silent build
+	@touch $@
+
+# An editable install copies the lab extension and the server's configuration, hence the files here.
+$(stamps)/python: pyproject.toml $(jupyter_files) layerlens/static/index.js $(stamps)/torch
+	HATCH_JUPYTER_BUILDER_SKIP_NPM=1 $(py) -m pip install -q -e '.[test,dev]'
+	@touch $@
+
+$(stamps)/system: | $(stamps)/venv
+	@.ci/system-packages
+	@touch $@
+
+$(stamps)/model: $(stamps)/python
+	$(py) -m layerlens.model.default
+	@touch $@
+
+clean:
+	rm -rf dist demo layerlens/static layerlens/labextension js/node_modules $(stamps)
