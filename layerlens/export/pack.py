@@ -63,8 +63,8 @@ class Wire:
 
 WIRE: dict[str, Wire] = {
     "token_id": Wire("token_id", "id"),
-    "probability": Wire("logprob", "float16", log=True),
-    "logprob": Wire("logprob", "float16"),
+    "probability": Wire("logprob", "float32", log=True),
+    "logprob": Wire("logprob", "float32"),
     "entropy": Wire("entropy", "float16"),
     "cross_entropy": Wire("cross_entropy", "float16"),
     "kl_to_final": Wire("kl_to_final", "float16"),

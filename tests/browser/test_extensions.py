@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from driver import Server, run_all
+from driver import Server, open_notebook, run_all
 from playwright.sync_api import Page, expect
 
 _COMMANDS = "() => window.jupyterapp && window.jupyterapp.commands.listCommands().filter(c => c.startsWith('layerlens'))"
 
 
 def test_the_tour_runs(server: Server, page: Page, shoot: Callable[[str], None]) -> None:
-    from driver import open_notebook
-
     open_notebook(page, server, "00_tour.ipynb")
     run_all(page, timeout=180_000)
     view = page.locator(".layerlens .ll-view").first
     expect(view.locator(".ll-side li").first).to_contain_text("Paris", timeout=60_000)
-    view.scroll_into_view_if_needed()
+    view.evaluate("element => element.scrollIntoView({block: 'center'})")
+    expect(view.get_by_role("grid")).to_be_in_viewport()
+    page.wait_for_timeout(500)  # the notebook paints what was scrolled to
     shoot("tour")
 
 

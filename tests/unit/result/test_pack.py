@@ -24,8 +24,8 @@ def test_pack_and_unpack() -> None:
     data = result.data
     assert np.array_equal(found["token_id"], data.token_id.values)
     assert found["token_id"].dtype == np.uint16
-    assert found["logprob"].dtype == np.float16
-    assert np.allclose(np.exp(found["logprob"].astype(float)), data.probability, rtol=2e-3)
+    assert found["logprob"].dtype == np.float32
+    assert np.allclose(np.exp(found["logprob"].astype(float)), data.probability, rtol=1e-6)
     assert np.allclose(found["entropy"], data.entropy, rtol=1e-3)
     assert np.isnan(found["cross_entropy"][:, -1]).all()
     assert np.array_equal(found["rank"], data["rank"])
@@ -72,11 +72,11 @@ def test_a_row_says_where_it_goes() -> None:
     assert header == {
         "name": "logprob",
         "dims": ["point", "position", "k"],
-        "dtype": "float16",
+        "dtype": "float32",
         "start": [7, 0, 0],
         "shape": [1, 4, 2],
     }
-    assert len(buffer) == 16
+    assert len(buffer) == 32
 
 
 def test_meta() -> None:
