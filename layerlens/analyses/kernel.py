@@ -217,9 +217,10 @@ class Head:
             if self.linear and self.matrix is not None:
                 torch.softmax(logits, -1, out=scratch)
                 probability = scratch[:, : self.d_vocab]
-                weights.append(probability @ self.matrix.weight)
+                total = scratch.sum(-1)
+                weights.append(probability @ self.matrix.weight / total.unsqueeze(-1))
                 if self.matrix.bias is not None:
-                    biases.append(probability @ self.matrix.bias)
+                    biases.append(probability @ self.matrix.bias / total)
 
         reduced = self._reduce(x, chosen, top_k, tick, see)
         mean = torch.cat(weights) if weights else None
@@ -320,11 +321,13 @@ def _statistics(
         values, ids = torch.topk(logits[:, :d_vocab], top_k)
     torch.softmax(logits, -1, out=probability)
     best = probability.gather(1, ids[:, :1]).squeeze(1)
-    log_norm = values[:, 0] - best.log()
-    mean_logit = torch.linalg.vecdot(probability, logits)
+    # The softmax adds up in sequence and misses one by 1e-5; the pairwise sum says by how much.
+    total = probability.sum(-1)
+    log_norm = values[:, 0] - best.log() + total.log()
+    mean_logit = torch.linalg.vecdot(probability, logits) / total
     if not bool(torch.isfinite(mean_logit).all()):
         # A suppressed token has logit -inf and weight 0: it adds nothing to the mean.
-        mean_logit = (probability * logits.clamp_min(_FLOOR)).sum(-1)
+        mean_logit = (probability * logits.clamp_min(_FLOOR)).sum(-1) / total
     wanted = logits.gather(1, chosen)
     bounds = wanted.clamp_min(_FLOOR)  # columns that only fill a block are no tokens
     above = torch.empty_like(chosen)

@@ -202,3 +202,12 @@ def test_a_limit_below_eight_rows_says_what_it_needs() -> None:
     matrix = SimpleNamespace(weight=weight, bias=None, scale=1.0, softcap=None)
     with pytest.raises(MemoryLimitError, match=r"3\.2 MB .* leaves 1 MB"):
         Head(matrix, lambda x: x, 50_000, memory=1_000_000)  # type: ignore[arg-type]
+
+
+def test_large_vocabularies_stay_exact_in_single_precision() -> None:
+    torch.manual_seed(0)
+    logits = 30 + 3 * torch.randn(4, 60_000)
+    got = reduce_logits(logits, none(4), 1)
+    logp = logits.double().log_softmax(-1)
+    assert torch.allclose(got.entropy.double(), -(logp.exp() * logp).sum(-1), atol=3e-5)
+    assert torch.allclose(got.log_norm.double(), logits.double().logsumexp(-1), atol=1e-5)
