@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import Anatomy, BlockAnatomy, Tap
@@ -31,12 +32,17 @@ def probe_ids(n_vocab: int, length: int = PROBE_LENGTH, seed: int = 0) -> Tensor
     return torch.randint(n_vocab // 16, n_vocab, (1, length), generator=generator)
 
 
-def text_config(hf: nn.Module) -> Any:
-    """The configuration of the text decoder (nested in multi-modal models)."""
+def text_config(hf: PreTrainedModel) -> Any:
+    """Return the configuration of the text decoder (nested in multi-modal models)."""
     return hf.config.get_text_config(decoder=True)
 
 
-def find_anatomy(hf: nn.Module) -> Anatomy:
+def input_device(hf: PreTrainedModel) -> torch.device:
+    """Return the device on which token ids have to be."""
+    return next(hf.get_input_embeddings().parameters()).device
+
+
+def find_anatomy(hf: PreTrainedModel) -> Anatomy:
     """Find where everything is.
 
     The model must be in ``eval`` mode; gradients must be off.
@@ -57,8 +63,8 @@ def find_anatomy(hf: nn.Module) -> Anatomy:
         raise ModelError(f"{config.model_type} cannot be read: {reason}.") from error
 
 
-def _find(hf: nn.Module, config: Any) -> Anatomy:
-    ids = probe_ids(config.vocab_size).to(hf.get_input_embeddings().weight.device)
+def _find(hf: PreTrainedModel, config: Any) -> Anatomy:
+    ids = probe_ids(config.vocab_size).to(input_device(hf))
     paths = find_blocks(hf, ids)
     names = {id(module): name for name, module in hf.named_modules()}
     watcher = Watcher()
@@ -77,7 +83,7 @@ def _find(hf: nn.Module, config: Any) -> Anatomy:
     )
 
 
-def find_blocks(hf: nn.Module, ids: Tensor) -> list[str]:
+def find_blocks(hf: PreTrainedModel, ids: Tensor) -> list[str]:
     """Paths of the blocks, in the order in which they run."""
     lists = {
         name: [(f"{name}.{key}", child) for key, child in module.named_children()]
@@ -110,7 +116,7 @@ def _is_chain(calls: list[list[Call]], rows: int) -> bool:
         return False
     steps = [call[0] for call in calls]
     for step in steps:
-        if step.took is None or step.gave is None or step.took.shape != step.gave.shape:
+        if step.took.dim() != 2 or step.took.shape != step.gave.shape:
             return False
     if steps[0].took.shape[0] != rows:
         return False
@@ -174,7 +180,7 @@ def _block(path: str, calls: Sequence[Call], config: Any) -> BlockAnatomy:
 
 
 def _child(path: str, block: str) -> str:
-    """The direct child of the block that holds this module."""
+    """Return the path of the direct child of the block that holds this module."""
     return ".".join(path.split(".")[: block.count(".") + 2])
 
 
@@ -194,7 +200,7 @@ def _roles(
 
 def _mixes(call: Call) -> bool:
     """Whether the last position of a module's output depends on the others of its input."""
-    if call.took is None or call.gave is None:
+    if not call.took.numel() or not call.gave.numel():
         return False
     live = call.took_live
     changed = call.took.clone()
@@ -215,13 +221,13 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _projection(part: Part, inner: Sequence[Call]) -> Call | None:
-    """The linear map whose output a sublayer gives, before any norm on it."""
+    """Find the linear map whose output a sublayer gives, before any norm on it."""
     if part.plus:
         return None
     origin = part.origin(inner)
     for call in inner:
         inside = call.path == origin.path or call.path.startswith(origin.path + ".")
-        same = call.gave is not None and call.gave.shape == origin.gave.shape
+        same = call.gave.shape == origin.gave.shape
         if inside and same and _is_linear(call.module) and torch.equal(call.gave, origin.gave):
             return call
     return None
@@ -232,7 +238,7 @@ def _mlp_taps(
 ) -> dict[str, Tap]:
     """Hidden units of a dense MLP: after and, where a module shows it, before activation."""
     down = _projection(mlp, inner)
-    if down is None or down.took is None:
+    if down is None or not down.took.numel():
         return {}
     mixer = None if attn is None else _child(attn.origin(inner).path, block)
     taps = {"mlp_post": Tap(down.path, "input")}
@@ -242,7 +248,6 @@ def _mlp_taps(
             outside
             and call.left < down.entered
             and not list(call.module.parameters())
-            and call.took is not None
             and call.took.shape == down.took.shape
             and not torch.equal(call.took, call.gave)
         ):

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import HeadAnatomy
@@ -16,9 +17,9 @@ from layerlens.model.watch import Call
 
 
 def find_head(
-    hf: nn.Module, config: Any, calls: Sequence[Call], last: Call, logits: Tensor | None
+    hf: PreTrainedModel, config: Any, calls: Sequence[Call], last: Call, logits: Tensor | None
 ) -> HeadAnatomy | None:
-    """The chain of modules after the last block, the head, and what is done to its output.
+    """Find the chain of modules after the last block, the head, and what follows it.
 
     The head is the model's output embedding where a chain of modules leads up to it, else
     the smallest module around it for which that holds (heads that are more than one
@@ -41,7 +42,7 @@ def find_head(
     ModelError
         If there is a head but what leads to it, or what follows it, is not understood.
     """
-    module = hf.get_output_embeddings()
+    module = hf.get_output_embeddings()  # type: ignore[no-untyped-call]
     if module is None or logits is None:
         return None
     name = next(path for path, member in hf.named_modules() if member is module)
@@ -71,10 +72,10 @@ def find_head(
 
 
 def _candidates(name: str, after: Sequence[Call]) -> Iterator[Call]:
-    """The output embedding and the modules around it, from the inside out."""
+    """Yield the output embedding and the modules around it, from the inside out."""
     while name:
         found = [call for call in after if call.path == name]
-        if len(found) == 1 and found[0].took is not None and found[0].gave is not None:
+        if len(found) == 1 and found[0].took.numel() and found[0].gave.numel():
             yield found[0]
         name = name.rpartition(".")[0]
 
@@ -82,7 +83,7 @@ def _candidates(name: str, after: Sequence[Call]) -> Iterator[Call]:
 def _lead(
     after: Sequence[Call], head: Call, current: Tensor
 ) -> tuple[list[Call], float] | None:
-    """The modules from the last block to the head, and a scale on what they give."""
+    """Return the modules from the last block to the head, and a scale on what they give."""
     chain, current = _chain(after, head, current)
     if torch.equal(current, head.took):
         return chain, 1.0
@@ -93,14 +94,13 @@ def _lead(
 
 
 def _chain(after: Sequence[Call], head: Call, current: Tensor) -> tuple[list[Call], Tensor]:
-    """The modules that lead from the last block to the head."""
+    """Follow the modules that lead from the last block to the head."""
     chain: list[Call] = []
     while not torch.equal(current, head.took):
         steps = [
             call
             for call in after
-            if call.took is not None
-            and call.gave is not None
+            if call.gave.numel()
             and not head.path.startswith(call.path + ".")
             and call.path != head.path
             and torch.equal(call.took, current)
@@ -115,7 +115,7 @@ def _chain(after: Sequence[Call], head: Call, current: Tensor) -> tuple[list[Cal
 
 
 def _operations(config: Any, z: Tensor, logits: Tensor) -> tuple[tuple[str, float], ...] | None:
-    """What the model does to its head's output, from its configuration and the numbers."""
+    """Find what the model does to its head's output, from its configuration and the numbers."""
     set_values = [
         (operation, float(value))
         for name, operation in LOGIT_OPERATIONS

@@ -68,14 +68,13 @@ class Part:
         return Tap(self.call.path, "output", self.scale, volatile=written, plus=plus)
 
     def origin(self, inner: Sequence[Call]) -> Call:
-        """The sublayer itself, where the contribution is a norm of its output."""
+        """Find the sublayer itself, where the contribution is a norm of its output."""
         call = self.call
         while is_norm(call.module):
             givers = [
                 other
                 for other in inner
-                if other.gave is not None
-                and other.left < call.entered
+                if other.left < call.entered
                 and other.gave.shape == call.took.shape
                 and torch.equal(other.gave, call.took)
             ]
@@ -110,11 +109,11 @@ def find_sublayers(block: Call, inner: Sequence[Call], scales: Sequence[float]) 
     with and without a number that the block keeps and multiplies its output with. Only if
     none of that fits, a second sublayer may be the sum of two modules' outputs.
     """
-    outs = [call for call in inner if call.gave is not None and call.gave.shape == block.took.shape]
-    norms = [call for call in outs if call.took is not None and is_norm(call.module)]
-    starts = [(block.took, None)]
+    outs = [call for call in inner if call.gave.shape == block.took.shape]
+    norms = [call for call in outs if is_norm(call.module)]
+    starts: list[tuple[Tensor, str | None]] = [(block.took, None)]
     starts += [(call.gave, call.path) for call in norms if torch.equal(call.took, block.took)]
-    ends = [(block.gave, None)]
+    ends: list[tuple[Tensor, str | None]] = [(block.gave, None)]
     ends += [(call.took, call.path) for call in norms if torch.equal(call.gave, block.gave)]
     single = [kept for kept in block.module.buffers(recurse=False) if kept.numel() == 1]
     gains = dict.fromkeys([1.0, *(kept.item() for kept in single if kept.item())])
@@ -152,9 +151,7 @@ class _Search:
         """``mid = start + first; end = mid + second``, with or without a norm at mid."""
         for call in self.inner:
             middle = call.took
-            if middle is None or middle.shape != self.start.shape:
-                continue
-            if torch.equal(middle, self.start):
+            if middle.shape != self.start.shape or torch.equal(middle, self.start):
                 continue
             before = [out for out in self.outs if out.left < call.entered]
             first = self.match(middle, self.start, before)
@@ -184,9 +181,9 @@ class _Search:
             return None
         best = min(wrong for wrong, _, _ in fits)
         found = next(fit for fit in fits if fit[0] <= 4 * max(best, 0.25))
-        parts = (replace(part, misfit=found[0]) for part in found[1:])
-        first, second = sorted(parts, key=lambda part: part.call.entered)
-        return Sublayers("parallel", (first, second))
+        both = [replace(part, misfit=found[0]) for part in found[1:]]
+        both.sort(key=lambda part: part.call.entered)
+        return Sublayers("parallel", tuple(both))
 
     def single(self) -> Sublayers | None:
         """``end = start + only``."""
@@ -201,7 +198,7 @@ class _Search:
     def match(
         self, total: Tensor, base: Tensor, outs: Sequence[Call], several: bool = False
     ) -> Part | None:
-        """The outermost module, or pair of modules, whose scaled output is ``total - base``."""
+        """Find the outermost module, or pair, whose scaled output is ``total - base``."""
         parts = [Part(call, scale) for call in outs for scale in self.scales]
         if several:
             pairs = self.pairs(outs)
@@ -217,7 +214,7 @@ class _Search:
 
 
 def _needed(total: Tensor, wrong: float, *rest: Tensor) -> bool:
-    """A part must explain something: without it the sum must be clearly worse."""
+    """Tell whether a sum is clearly worse without one of its parts."""
     return misfit(total, *rest) > 4 * max(wrong, 1.0)
 
 

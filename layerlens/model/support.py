@@ -122,7 +122,7 @@ def _sentence(error: Exception) -> str:
 
 def _child(pipe: Any, model_type: str, overrides: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     with suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -178,7 +178,8 @@ def _collect(pipe: Any, process: Any, label: str, model_type: str) -> Support:
 
 def all_families() -> list[tuple[str, str, dict[str, Any]]]:
     """Every causal-LM model type and the variants, as ``(label, model_type, overrides)``."""
-    families = [(name, name, {}) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    names = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    families: list[tuple[str, str, dict[str, Any]]] = [(name, name, {}) for name in names]
     variants = [
         (f"{name} ({label})", name, overrides)
         for name, several in VARIANTS.items()
@@ -188,13 +189,13 @@ def all_families() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def summary(found: Iterable[Support]) -> str:
-    """How many came out how, in one line."""
+    """Say how many came out how, in one line."""
     counts = Counter(support.outcome for support in found)
     return ", ".join(f"{counts[key]} {text}" for key, text in OUTCOMES.items())
 
 
 def page(found: list[Support]) -> str:
-    """The table of families as a Markdown page."""
+    """Write the table of families as a Markdown page."""
     types = [support for support in found if "(" not in support.model_type]
     variants = [support for support in found if "(" in support.model_type]
     head = "| model type | class | layout | attention | heads / key-value heads | result |"

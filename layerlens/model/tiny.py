@@ -57,7 +57,8 @@ def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedMo
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        model = AutoModelForCausalLM.from_config(config).eval()
+        model = _build(config)
+        model.train(False)
         perturb(model)
     finally:
         torch.random.set_rng_state(state)
@@ -65,7 +66,7 @@ def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedMo
 
 
 def tiny_config(model_type: str, **overrides: Any) -> PreTrainedConfig:
-    """The configuration of a tiny model; see :func:`tiny_model`."""
+    """Make the configuration of a tiny model; see :func:`tiny_model`."""
     extras = {**EXTRAS.get(model_type, {}), **overrides}
     return _shrunk(CONFIG_MAPPING[model_type], None, extras)
 
@@ -84,10 +85,15 @@ def perturb(model: nn.Module) -> None:
             buffer.add_(torch.randn_like(buffer) * 0.1)
 
 
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return model
+
+
 def _require_tiny(config: PreTrainedConfig) -> None:
     """Count the parameters before any memory is taken."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = _build(config)
     size = sum(parameter.numel() for parameter in model.parameters())
     if size > MOST_PARAMETERS:
         raise ModelError(
@@ -99,7 +105,7 @@ def _require_tiny(config: PreTrainedConfig) -> None:
 def _shrunk(
     cls: type[PreTrainedConfig], default: PreTrainedConfig | None, extras: dict[str, Any]
 ) -> PreTrainedConfig:
-    """A configuration of this class with every size made small.
+    """Make a configuration of this class with every size made small.
 
     ``extras`` win over the table of sizes; a dictionary among them holds extras of the
     nested configuration of that name.
@@ -131,7 +137,7 @@ def _shrunk(
 
 
 def _default(cls: type[PreTrainedConfig], extras: dict[str, Any]) -> PreTrainedConfig:
-    """The family's default configuration; some are not valid without the extras."""
+    """Return the family's default configuration; some are not valid without the extras."""
     try:
         return cls()
     except Exception:  # validators raise errors of several libraries

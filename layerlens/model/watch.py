@@ -13,15 +13,18 @@ from torch import Tensor, nn
 
 @dataclass
 class Call:
-    """One call of one module during the watched pass; tensors are copies."""
+    """One call of one module during the watched pass.
+
+    ``took`` and ``gave`` are copies, ``[rows, width]``; empty where there was no tensor.
+    """
 
     path: str
     module: nn.Module
-    took: Tensor | None
-    gave: Tensor | None
-    took_live: Tensor | None
-    gave_live: Tensor | None
-    args: tuple
+    took: Tensor
+    gave: Tensor
+    took_live: Tensor
+    gave_live: Tensor
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     entered: int
     left: int
@@ -29,49 +32,50 @@ class Call:
     @property
     def written(self) -> bool:
         """Whether the model wrote into this call's output after it was given."""
-        return self.gave is not None and not torch.equal(self.gave, _stream(self.gave_live))
+        return not torch.equal(self.gave, _stream(self.gave_live))
 
     @property
     def took_written(self) -> bool:
         """Whether the model wrote into this call's input after it was taken."""
-        return self.took is not None and not torch.equal(self.took, _stream(self.took_live))
+        return not torch.equal(self.took, _stream(self.took_live))
 
 
-def first_tensor(value: Any) -> Tensor | None:
-    """The first floating tensor in a value that modules pass around."""
+def first_tensor(value: Any) -> Tensor:
+    """Return the first floating tensor in what modules pass around, an empty one if none."""
+    return next(_tensors(value), torch.empty(0))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
-        return value if value.is_floating_point() else None
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (tuple, list)):
-        return None
-    for item in value:
-        if (found := first_tensor(item)) is not None:
-            return found
-    return None
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, (dict, tuple, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
 
 
-def stream_argument(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
-    """The hidden states that a module was called with."""
+def stream_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the hidden states that a module was called with, an empty tensor if none."""
     for name in ("hidden_states", "x", "input"):
-        if isinstance(kwargs.get(name), Tensor):
-            return kwargs[name]
+        value = kwargs.get(name)
+        if isinstance(value, Tensor):
+            return value
     return first_tensor(args) if args else first_tensor(kwargs)
 
 
 def swapped(
-    args: tuple, kwargs: dict[str, Any], old: Tensor | None, new: Tensor
-) -> tuple[tuple, dict[str, Any]]:
-    """The arguments of a call with one tensor put in another's place."""
+    args: tuple[Any, ...], kwargs: dict[str, Any], old: Tensor, new: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put one tensor in another's place among the arguments of a call."""
     return (
         tuple(new if value is old else value for value in args),
         {name: new if value is old else value for name, value in kwargs.items()},
     )
 
 
-def _stream(tensor: Tensor | None) -> Tensor | None:
-    """As ``[rows, width]``: some families fold batch and position into one axis."""
-    return None if tensor is None else tensor.reshape(-1, tensor.shape[-1])
+def _stream(tensor: Tensor) -> Tensor:
+    """Reshape to ``[rows, width]``: some families fold batch and position into one axis."""
+    return tensor.reshape(-1, tensor.shape[-1]) if tensor.numel() else tensor
 
 
 class Watcher:
@@ -80,10 +84,10 @@ class Watcher:
     def __init__(self) -> None:
         self._calls: list[Call] = []
         self._clock = 0
-        self._open: dict[int, list[tuple]] = {}
+        self._open: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
 
     def take(self) -> list[Call]:
-        """The finished calls in the order in which they were entered."""
+        """Hand over the finished calls in the order in which they were entered."""
         calls, self._calls = self._calls, []
         return sorted(calls, key=lambda call: call.entered)
 
@@ -101,18 +105,20 @@ class Watcher:
             for handle in handles:
                 handle.remove()
 
-    def _hooks(self, path: str) -> tuple[Callable, Callable]:
-        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _hooks(self, path: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._clock += 1
             live = stream_argument(args, kwargs)
-            taken = None if live is None else _stream(live).clone()
-            self._open.setdefault(id(module), []).append((self._clock, live, taken))
+            opened = (self._clock, live, _stream(live).clone())
+            self._open.setdefault(id(module), []).append(opened)
 
-        def leave(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        def leave(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
             self._clock += 1
             entered, live, taken = self._open[id(module)].pop()
             given = first_tensor(output)
-            copied = None if given is None else _stream(given).clone()
+            copied = _stream(given).clone()
             self._calls.append(
                 Call(path, module, taken, copied, live, given, args, kwargs, entered, self._clock)
             )

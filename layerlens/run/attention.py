@@ -126,7 +126,7 @@ AttentionInterface.register(_NAME, _attention)
 
 
 def weights(
-    module: nn.Module,
+    module: nn.Module | None,
     query: Tensor,
     key: Tensor,
     attention_mask: Tensor | None,

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
-from layerlens.model.find import probe_ids, text_config
+from layerlens.model.find import input_device, probe_ids, text_config
 from layerlens.model.watch import first_tensor
 from layerlens.run.attention import INSIDE, Watch, watching
 from layerlens.run.forward import Gate, spy_on
 
 
-def find_attention(hf: nn.Module, anatomy: Anatomy) -> Anatomy:
+def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
     """Complete an anatomy with its heads.
 
     The attention interface is tried first; blocks whose attention does not use it, or does
@@ -24,7 +26,7 @@ def find_attention(hf: nn.Module, anatomy: Anatomy) -> Anatomy:
     a spy; what neither shows has no softmax attention. A block that calls its attention
     more than once in a pass (differential attention) has no one pattern either.
     """
-    ids = probe_ids(text_config(hf).vocab_size).to(hf.get_input_embeddings().weight.device)
+    ids = probe_ids(text_config(hf).vocab_size).to(input_device(hf))
     by_interface = _shapes(hf, anatomy, ids, interface=True)
     by_spy: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
     if not all(map(_complete, by_interface)):
@@ -52,7 +54,7 @@ def _with_heads(block: BlockAnatomy, how: str, shapes: dict[str, torch.Size]) ->
 
 
 def _shapes(
-    hf: nn.Module, anatomy: Anatomy, ids: Tensor, *, interface: bool
+    hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor, *, interface: bool
 ) -> list[dict[str, torch.Size]]:
     """Shapes of what each block's attention handed over in one small pass."""
     plain = first_tensor(hf(input_ids=ids, use_cache=False, return_dict=True))
@@ -71,7 +73,7 @@ def _shapes(
         for layer, block in enumerate(anatomy.blocks):
             if block.mixer is None:
                 continue
-            watch = Watch(INSIDE, lambda kind, tensor, layer=layer: see(layer, kind, tensor))
+            watch = Watch(INSIDE, partial(see, layer))
             if interface:
                 stack.enter_context(watching(hf.get_submodule(block.mixer), watch))
             else:

@@ -76,6 +76,8 @@ def _prove_sites(model: LensModel, tokens: Tokens, proof: Proof) -> tuple[Values
     proof.lines.append(
         ProofLine("finite", len(bad), 0, f"no NaN or infinity at {bad[0] if bad else 'any site'}")
     )
+    if logits is None:
+        raise ProofError(f"{model.name} is refused because it gives no logits.")
     return values, logits
 
 
@@ -128,7 +130,7 @@ def _sum_error(
 
 
 def _outputs(model: LensModel, tap: Tap, tokens: Tokens) -> list[Tensor]:
-    """What each module of a tap gives, times its scale.
+    """Return what each module of a tap gives, times its scale.
 
     The model adds them to the stream one by one, and their sum may round differently.
     """
@@ -212,14 +214,14 @@ def _final(model: LensModel, tokens: Tokens) -> Tensor:
     return first_tensor(tuple(model.hf(**model_inputs(model, tokens, "all")).values()))
 
 
-def _own_value_hooks(owner: int) -> tuple[Callable, Callable]:
-    def enter(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+def _own_value_hooks(owner: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != owner:
             return None
         old = stream_argument(args, kwargs)
         return swapped(args, kwargs, old, _twin(old))
 
-    def leave(module: nn.Module, args: tuple, output: Any) -> Any:
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if threading.get_ident() != owner:
             return None
         old = first_tensor(output)
@@ -231,7 +233,7 @@ def _own_value_hooks(owner: int) -> tuple[Callable, Callable]:
 
 
 def _twin(tensor: Tensor) -> Tensor:
-    """A copy with the same strides: kernels may round differently for other layouts."""
+    """Make a copy with the same strides: kernels may round differently for other layouts."""
     twin = torch.empty_strided(
         tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
     )

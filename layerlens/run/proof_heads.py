@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,19 +62,19 @@ def _note_missing(blocks: tuple[BlockAnatomy, ...], proof: Proof) -> None:
 
 
 def through(model: LensModel, path: str, value: Tensor, tap: Tap) -> Tensor:
-    """What a projection makes of a value at the place where the sublayer's output is read.
+    """Say what a projection makes of a value at the place where the sublayer's output is read.
 
     Between the two there may be a norm (sandwich and post-norm blocks) and a scale.
     """
     with model.running():
-        out = model.hf.get_submodule(path)(value)
+        out: Tensor = model.hf.get_submodule(path)(value)
         if is_norm(norm := model.hf.get_submodule(tap.module)):
             out = norm(out)
     return out if tap.scale == 1 else out * tap.scale
 
 
 def _prove_writes(model: LensModel, layers: Layers, proof: Proof) -> None:
-    """What the heads write adds up to the projection's output, and that is attn_out."""
+    """Compare: what the heads write adds up to the projection's output, and that is attn_out."""
     summed = given = 0.0
     for layer, got in layers.items():
         if "z" not in got:
@@ -112,14 +113,16 @@ def _prove_z(model: LensModel, tokens: Tokens, layers: Layers, proof: Proof) -> 
 
 
 def _attention_outputs(model: LensModel, tokens: Tokens, layers: Layers) -> dict[int, Tensor]:
-    """What each layer's attention function gives, ``[batch, position, head, width]``."""
+    """Return what each layer's attention function gives, ``[batch, position, head, width]``."""
     given: dict[int, Tensor] = {}
     gate = Gate()
+
+    def see(layer: int, kind: str, value: Tensor) -> None:
+        given[layer] = value
+
     with model.running(), ExitStack() as stack:
         for layer in layers:
-            watch = Watch(
-                frozenset({"out"}), lambda kind, value, layer=layer: given.update({layer: value})
-            )
+            watch = Watch(frozenset({"out"}), partial(see, layer))
             block = model.anatomy.blocks[layer]
             mixer = model.hf.get_submodule(block.mixer or "")
             if block.attention == "interface":
@@ -137,7 +140,7 @@ def _sinks(model: LensModel, layer: int) -> bool:
 
 
 def _prove_rows(model: LensModel, layers: Layers, proof: Proof) -> None:
-    """The rows of the pattern sum to 1, to at most 1 where there are sinks."""
+    """Compare: the rows of the pattern sum to 1, to at most 1 where there are sinks."""
     worst, sinks = 0.0, False
     for layer, got in layers.items():
         over = got["pattern"].float().sum(-1) - 1
@@ -149,7 +152,7 @@ def _prove_rows(model: LensModel, layers: Layers, proof: Proof) -> None:
 
 
 def _prove_pattern(model: LensModel, tokens: Tokens, layers: Layers, proof: Proof) -> None:
-    """The pattern is the one of the model's own eager implementation."""
+    """Compare: the pattern is the one of the model's own eager implementation."""
     watched = {
         layer: got
         for layer, got in layers.items()
@@ -190,7 +193,7 @@ def _eager_patterns(
     outputs: dict[int, Tensor] = {}
     length = tokens.ids.shape[-1]
 
-    def enter(layer: int, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def enter(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorded = layers[layer]["resid_pre"].clone()
         old = stream_argument(args, kwargs)
         return swapped(args, kwargs, old, recorded.reshape(old.shape))
@@ -232,10 +235,10 @@ def _eager_patterns(
 @contextmanager
 def _eager(hf: nn.Module) -> Iterator[None]:
     """Use the eager attention for a while; every configuration gets back what it had."""
-    configs = {
-        id(config): config
+    configs: dict[int, Any] = {
+        id(module.config): module.config
         for module in hf.modules()
-        if hasattr(config := getattr(module, "config", None), "_attn_implementation_internal")
+        if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
     }
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
     try:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from layerlens.run.attention import Watch, weights
 
-_PRODUCTS: dict[Callable, int] = {
+_PRODUCTS: dict[Callable[..., Any], int] = {
     # function -> position of the first factor among its arguments
     torch.matmul: 0,
     torch.bmm: 0,
@@ -47,12 +47,15 @@ class Spy(TorchFunctionMode):
         self._watch = watch
         self._n_heads = n_heads
         self._factors: tuple[Tensor, Tensor] | None = None
-        self._q: Tensor | None = None
-        self._k: Tensor | None = None
+        self._queries: tuple[Tensor, Tensor] | None = None
         self._weights: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
@@ -63,31 +66,33 @@ class Spy(TorchFunctionMode):
         output = func(*args, **kwargs)
         if func in _PRODUCTS:
             at = _PRODUCTS[func]
-            left = kwargs.get("batch1", args[at] if len(args) > at else None)
-            right = kwargs.get("batch2", args[at + 1] if len(args) > at + 1 else None)
+            left = args[at] if len(args) > at else kwargs["batch1"]
+            right = args[at + 1] if len(args) > at + 1 else kwargs["batch2"]
             self._see_product(left, right, output)
         elif func in _SOFTMAXES and self._factors is not None and output.dim() in (3, 4):
-            self._see_softmax(args[0], output)
+            self._see_softmax(*self._factors, args[0], output)
         return output
 
     def _heads(self, tensor: Tensor) -> Tensor:
         """``[batch, head, ...]``, also where heads were folded into the batch."""
-        return tensor if tensor.dim() == 4 else tensor.unflatten(0, (-1, self._n_heads))
+        if tensor.dim() == 4:
+            return tensor
+        return tensor.reshape(-1, self._n_heads, *tensor.shape[1:])
 
     def _see_product(self, left: Tensor, right: Tensor, output: Tensor) -> None:
         if self._weights is None:
             self._factors = (left, right)
             return
         scores, pattern = self._weights
-        if self._q is not None and left.shape[-2:] == pattern.shape[-2:]:
-            self._watch.hand_over(self._q, self._k, self._heads(right))
+        if self._queries is not None and left.shape[-2:] == pattern.shape[-2:]:
+            q, k = self._queries
+            self._watch.hand_over(q, k, self._heads(right))
             self._watch.hand_over_weights(scores, pattern)
             self._watch.hand_over_output(self._heads(output))
-            self._q = None
+            self._queries = None
 
-    def _see_softmax(self, scores: Tensor, pattern: Tensor) -> None:
-        q, k = self._factors
-        self._q, self._k = self._heads(q), self._heads(k).transpose(-1, -2)
+    def _see_softmax(self, q: Tensor, k: Tensor, scores: Tensor, pattern: Tensor) -> None:
+        self._queries = self._heads(q), self._heads(k).transpose(-1, -2)
         self._weights = self._heads(scores), self._heads(pattern)
 
     def _see_fused(

@@ -18,7 +18,16 @@ from layerlens.model.tiny import tiny_config, tiny_model
 from layerlens.model.tiny_families import VARIANTS
 from layerlens.run.proof import prove_anatomy
 
-IN_FULL = ["bart", "bert", "biogpt", "bloom", "codegen", "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "gemma4_text", "glm", "glm4", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "gpt2", "granite", "granitemoe", "granitemoeshared", "llama", "llama4_text", "mbart", "minimax_m2", "ministral3", "mistral", "mixtral", "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "smollm3", "stablelm", "starcoder2", "whisper", "xglm"]
+IN_FULL = [
+    "bart", "bert", "biogpt", "bloom", "codegen", "cohere", "cohere2", "deepseek_v2",
+    "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text",
+    "gemma4_text", "glm", "glm4", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",
+    "gpt2", "granite", "granitemoe", "granitemoeshared", "llama", "llama4_text", "mbart",
+    "minimax_m2", "ministral3", "mistral", "mixtral", "mpt", "nanochat", "nemotron", "olmo",
+    "olmo2", "olmo3", "olmoe", "openai-gpt", "opt", "persimmon", "phi", "phi3", "phimoe",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "smollm3", "stablelm", "starcoder2",
+    "whisper", "xglm",
+]
 
 PARALLEL = {"cohere", "cohere2", "codegen", "falcon", "gpt_neox", "gptj", "phi"}
 
