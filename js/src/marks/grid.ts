@@ -1,7 +1,16 @@
 import { drawColumnHeads, drawCorner, drawRowHeads } from "./gridheads";
 import type { Scene } from "./gridtypes";
 import { drawFitted, TextFitter } from "./text";
-import { cellAt, columnCount, placeOf, type Range, rowCount, visibleRange } from "./windowing";
+import {
+  cellAt,
+  columnCount,
+  placeOf,
+  type Range,
+  rowCount,
+  totalHeight,
+  totalWidth,
+  visibleRange,
+} from "./windowing";
 
 type Box = [x: number, y: number, width: number, height: number];
 
@@ -233,11 +242,13 @@ export class GridPainter {
 
   #rowBox(scene: Scene, row: number): Box {
     const y = scene.shape.headHeight + row * scene.shape.rowHeight - scene.scrollTop;
-    return [-2, y - 0.5, scene.width + 4, scene.shape.rowHeight];
+    const right = Math.min(scene.width + 4, totalWidth(scene.shape) - scene.scrollLeft);
+    return [-2, y - 0.5, right + 1, scene.shape.rowHeight];
   }
 
   #columnBox(scene: Scene, column: number): Box {
     const x = scene.shape.headWidth + column * scene.shape.cellWidth - scene.scrollLeft;
-    return [x - 0.5, -2, scene.shape.cellWidth, scene.height + 4];
+    const bottom = Math.min(scene.height + 4, totalHeight(scene.shape) - scene.scrollTop);
+    return [x - 0.5, -2, scene.shape.cellWidth, bottom + 1];
   }
 }

@@ -1,4 +1,5 @@
 import type { Check } from "../../wire/types";
+import { pointLabel } from "./data";
 import { scientific, seconds } from "./format";
 import type { ViewState } from "./state";
 
@@ -20,7 +21,8 @@ export function StatusLine({ state }: { state: ViewState }) {
           <span class="ll-num" role="status" aria-live="polite">
             {status.state === "queued"
               ? status.message || "Waiting for the model…"
-              : `${status.done} of ${status.total} ${status.what || "rows"}`}
+              : `${status.done} of ${status.total} rows`}
+            {status.what && <span class="ll-dim"> · {pointLabel(status.what)}</span>}
           </span>
           <button type="button" onClick={() => session.cancel()}>
             Cancel

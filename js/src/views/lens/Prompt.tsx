@@ -64,8 +64,8 @@ function Chips({ state }: { state: ViewState }) {
   if (!data) return null;
   const { tokens, notes } = data.meta;
   const shown = all.value ? tokens : tokens.slice(0, SHOWN);
-  // The tokenizer's own note says that a beginning-of-sequence token was put in front.
-  const bos = notes.some((note) => note.startsWith("BOS"));
+  // Notes name BOS when the first token is one, given or added.
+  const bos = notes.some((note) => note.includes("BOS"));
   const { position: chosen } = state.selected.value;
   return (
     <div class="ll-fed">

@@ -35,14 +35,12 @@ export class TableController {
   #frame = 0;
   #dragging: { column: number; id: number } | null = null;
   #focused = false;
-  #font = "sans-serif";
 
   constructor(
     private readonly state: ViewState,
     private readonly elements: TableElements,
   ) {
     this.#painter = new GridPainter(elements.canvas);
-    this.#font = getComputedStyle(elements.root).fontFamily || this.#font;
     this.#listen();
     this.#stop.push(effect(() => this.#resize()));
     this.#stop.push(effect(() => this.#showSelected()));
@@ -138,7 +136,8 @@ export class TableController {
       width,
       height,
       ratio: window.devicePixelRatio || 1,
-      font: this.#font,
+      // Read each time: a host may bring our style sheet after the first picture.
+      font: getComputedStyle(this.elements.root).fontFamily || "sans-serif",
     };
     this.#painter.draw(scene);
   }
