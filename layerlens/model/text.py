@@ -175,15 +175,21 @@ class Vocabulary:
         )
 
     def search(self, query: str, limit: int) -> list[tuple[int, str]]:
-        """Entries whose text holds the query, exact and short ones first."""
-        needle = query.strip().lower()
+        """Entries whose text holds the query, exact and short ones first.
+
+        Upper and lower case count only for the order; of two equal words the one with a
+        leading space, as inside a sentence, comes first.
+        """
+        wanted = query.strip()
+        needle = wanted.lower()
         if not needle:
             return []
-        hits = [
-            (text.strip().lower() != needle, not text.strip().lower().startswith(needle), len(text), i)
-            for i, text in enumerate(self.strings)
-            if needle in text.lower()
-        ]
+        hits = []
+        for index, text in enumerate(self.strings):
+            if needle in text.lower():
+                word = text.strip()
+                order = (word != wanted, word.lower() != needle, not word.lower().startswith(needle))
+                hits.append((*order, len(word), not text.startswith(" "), index))
         return [(hit[-1], self.strings[hit[-1]]) for hit in sorted(hits)[:limit]]
 
 

@@ -111,7 +111,7 @@ def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[s
 def test_search_for_a_token(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     search = view.get_by_label("Find a token in the vocabulary")
     search.fill("Rome")
-    expect(page.get_by_role("option").first).to_contain_text("Rome", timeout=20_000)
+    expect(view.locator(".ll-search").get_by_role("option").first).to_contain_text("Rome", timeout=20_000)
     shoot("1-found")
     search.press("ArrowDown")
     search.press("Enter")

@@ -122,7 +122,8 @@ def test_targets(tools: SimpleNamespace) -> None:
 
 
 def test_search_puts_the_exact_entry_first(tools: SimpleNamespace) -> None:
-    assert tools.vocabulary.search("A", 2)[0][1].lower() == "a"
+    assert tools.vocabulary.search("A", 2)[0][1] == "A"
+    assert tools.vocabulary.search("a", 2)[0][1] == "a"
     assert tools.vocabulary.search("", 2) == []
 
 
