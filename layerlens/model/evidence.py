@@ -81,9 +81,22 @@ def limit(model: LensModel, factor: float = 16.0) -> float:
     return factor * torch.finfo(model.dtype).eps
 
 
-def error(a: Tensor, b: Tensor) -> float:
-    """Largest difference, relative to the largest value of ``b``; infinite if shapes differ."""
+def error(a: Tensor, b: Tensor, scale: Tensor | None = None) -> float:
+    """Return the largest difference, relative to the largest value of ``b``.
+
+    Parameters
+    ----------
+    scale
+        What to be relative to in place of ``b``: the magnitudes that were added up to it,
+        which may be far larger than their sum.
+
+    Returns
+    -------
+    float
+        Infinite if the shapes differ.
+    """
     if a.shape != b.shape:
         return float("inf")
-    size = max(b.abs().max().item(), torch.finfo(torch.float32).tiny)
+    largest = (b if scale is None else scale).abs().max().item()
+    size = max(largest, torch.finfo(torch.float32).tiny)
     return (a.double() - b.double()).abs().max().item() / size

@@ -30,6 +30,7 @@ _STREAMS = "it carries several residual streams side by side"
 #: Why families do not fit, put in place of the search's own words when it fails.
 REFUSED = {
     "beam": "it scales the residual stream down before each sum",
+    "blt": "its blocks run over patches of bytes, and a decoder stands between them and the head",
     "cpmant": "it puts prompt tokens of its own in front of the text",
     "deepseek_v4": f"{_STREAMS} (hyper-connections)",
     "doge": "it multiplies the residual stream with learned vectors before each sum",
@@ -60,6 +61,7 @@ GATED_Z = frozenset(
         "axk2",  # sigmoid gate, one value a unit
         "bailing_hybrid",  # sigmoid gate, one value a head
         "bitnet",  # RMS norm over all heads
+        "dots3_note_text",  # sigmoid gate, one value a head
         "laguna",  # softplus gate, one value a head or a unit
         "lfm3",  # sigmoid gate, one value a head
         "qwen3_5_moe_text",  # sigmoid gate, one value a unit

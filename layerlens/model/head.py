@@ -101,6 +101,7 @@ def _chain(after: Sequence[Call], head: Call, current: Tensor) -> tuple[list[Cal
             call
             for call in after
             if call.gave.numel()
+            and call.alone
             and not head.path.startswith(call.path + ".")
             and call.path != head.path
             and torch.equal(call.took, current)

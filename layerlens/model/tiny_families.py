@@ -17,6 +17,7 @@ SIZES: dict[str, Any] = {
     "input_embedding_size": 32,
     "output_embedding_size": 32,
     "embedding_size": 32,
+    "hidden_size_global": 32,
     "word_embed_proj_dim": 32,
     "backbone_hidden_size": 32,
     "dim_model_base": 32,
@@ -128,7 +129,7 @@ SIZES: dict[str, Any] = {
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
-    # positions and special tokens
+    # positions, special tokens and the rest
     "max_position_embeddings": 64,
     "original_max_position_embeddings": 64,
     "n_positions": 64,
@@ -141,6 +142,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
     "decoder_start_token_id": 2,
     "forced_eos_token_id": 2,
+    "is_decoder": True,
     "image_size": 8,
     "patch_size": 4,
 }
@@ -158,12 +160,30 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dots3_note_text": {"sliding_window": 3},
+    "dots3_note_text": {
+        "sliding_window": 3,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 16,
+        "swa_head_dim": 12,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 8,
+    },
+    "dots3_note": {
+        "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
+        "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32},
+    },
     "gemma3n_text": {"num_kv_shared_layers": 0, **_PER_LAYER},
-    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "gemma4_assistant": {
+        "text_config": {
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+        }
+    },
     "gemma4_text": _PER_LAYER,
     "granite": {"residual_multiplier": 0.22, "logits_scaling": 3.0, "embedding_multiplier": 2.0},
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba"]},
@@ -194,6 +214,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "shape_vocab_size": 9,
     },
     "xmod": {"default_language": "en_XX"},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
 }
 

@@ -30,6 +30,11 @@ class Call:
     left: int
 
     @property
+    def alone(self) -> bool:
+        """Whether the module was given one thing only."""
+        return sum(value is not None for value in (*self.args, *self.kwargs.values())) == 1
+
+    @property
     def written(self) -> bool:
         """Whether the model wrote into this call's output after it was given."""
         return not torch.equal(self.gave, _stream(self.gave_live))

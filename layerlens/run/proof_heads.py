@@ -84,8 +84,11 @@ def _prove_writes(model: LensModel, layers: Layers, proof: Proof) -> None:
         with model.running():
             whole = projection(got["z"].flatten(-2))
         bias = getattr(projection, "bias", None)
-        total = got["result"].sum(-2)
-        summed = max(summed, error(total if bias is None else total + bias, whole))
+        writes = got["result"]
+        total, size = writes.sum(-2), writes.float().abs().sum(-2)
+        if bias is not None:  # each head's write was computed with the bias and freed of it
+            total, size = total + bias, size + writes.shape[-2] * bias.float().abs()
+        summed = max(summed, error(total, whole, size))
         again = through(model, block.out_proj or "", got["z"].flatten(-2), block.taps["attn_out"])
         given = max(given, error(again, got["attn_out"]))
     what = "z through the output projection, summed over heads"
@@ -103,11 +106,12 @@ def _prove_z(model: LensModel, tokens: Tokens, layers: Layers, proof: Proof) -> 
         v = got["v"]
         groups = got["pattern"].shape[1] // v.shape[2]
         v = v.repeat_interleave(groups, dim=2)
-        z = torch.einsum("bhqk,bkhd->bqhd", got["pattern"].to(v.dtype), v)
+        pattern = got["pattern"].to(v.dtype)
+        z, size = (torch.einsum("bhqk,bkhd->bqhd", pattern, x) for x in (v, v.abs()))
         if gated:
-            worst = max(worst, error(z, given[layer]))
+            worst = max(worst, error(z, given[layer], size))
         elif "z" in got:
-            worst = max(worst, error(z, got["z"]))
+            worst = max(worst, error(z, got["z"], size))
     what = "what the attention gives before it is gated or normed" if gated else "z"
     proof.lines.append(ProofLine("z", worst, limit(model), f"pattern times v is {what}"))
 
@@ -203,31 +207,21 @@ def _eager_patterns(
             if isinstance(item, Tensor) and item.dim() == 4 and item.shape[-1] == length:
                 patterns[layer] = item
 
+    def leave(layer: int, output: Any) -> None:
+        like = layers[layer]["resid_post"]
+        outputs[layer] = first_tensor(output).reshape(like.shape).clone()
+
     with model.running(), _eager(model.hf), ExitStack() as stack:
-        for layer, got in layers.items():
+        for layer in layers:
             block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
             mixer = model.hf.get_submodule(model.anatomy.blocks[layer].mixer or "")
-            hooks = [
-                module.register_forward_hook(
-                    lambda _, __, output, layer=layer: keep(layer, output)
-                )
-                for module in mixer.modules()
-            ]
-            hooks.append(
-                block.register_forward_pre_hook(
-                    lambda _, args, kwargs, layer=layer: enter(layer, args, kwargs),
-                    with_kwargs=True,
-                )
-            )
-            hooks.append(
-                block.register_forward_hook(
-                    lambda _, __, output, layer=layer, like=got["resid_post"]: outputs.update(
-                        {layer: first_tensor(output).reshape(like.shape).clone()}
-                    )
-                )
-            )
-            for hook in hooks:
-                stack.callback(hook.remove)
+            before = partial(lambda layer, _, args, kwargs: enter(layer, args, kwargs), layer)
+            after = partial(lambda layer, _, __, output: leave(layer, output), layer)
+            inside = partial(lambda layer, _, __, output: keep(layer, output), layer)
+            stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(block.register_forward_hook(after).remove)
+            for module in mixer.modules():
+                stack.callback(module.register_forward_hook(inside).remove)
         model.hf(**model_inputs(model, tokens, None))
     return patterns, outputs
 
