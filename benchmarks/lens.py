@@ -88,7 +88,9 @@ class FirstRow(Silent):
             self.seconds = time.perf_counter() - self.start
 
 
-def first_row(model: ll.LensModel, tokens: object, bare: Callable[[], object]) -> tuple[float, float]:
+def first_row(
+    model: ll.LensModel, tokens: object, bare: Callable[[], object]
+) -> tuple[float, float]:
     """Seconds to the first row, and what one block and one head product cost together."""
     listener = FirstRow()
     ll.logit_lens.run(model, tokens, {"top_k": TOP_K}, listener)
@@ -168,19 +170,13 @@ def nnsight(model: ll.LensModel, ids: torch.Tensor) -> dict[str, Callable[[], ob
 
     def record() -> None:
         with torch.inference_mode(), wrapped.trace(ids):
-            kept = []
-            for path in paths:
-                kept.append(at(path).output)
-            kept = kept.save()
+            [at(path).output for path in paths].save()
 
     def lens() -> None:
         norm = model.hf.get_submodule(norm_path)
         unembedding = model.hf.get_submodule(head_path)
         with torch.inference_mode(), wrapped.trace(ids):
-            rows = []
-            for path in paths:
-                rows.append(_summary(unembedding(norm(at(path).output))[0]))
-            rows = rows.save()
+            [_summary(unembedding(norm(at(path).output))[0]) for path in paths].save()
 
     return {"nnsight: record block outputs": record, "nnsight: lens, block outputs": lens}
 
@@ -234,7 +230,9 @@ def report(model: ll.LensModel, length: int, repeats: int) -> None:
 
 def main() -> None:
     """Read the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", choices=("default", "gpt2-shape"), default="default")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeats", type=int, default=7)

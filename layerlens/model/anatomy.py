@@ -197,11 +197,12 @@ class Anatomy:
             block has a state between its sublayers, ``("0_post", ..., 0)`` and so on.
         """
         points = [("embed", Site("resid_pre", 0), -1)] if "embed" in kinds else []
-        for layer, block in enumerate(self.blocks):
-            for kind in ("mid", "post"):
-                if kind in kinds and f"resid_{kind}" in block.taps:
-                    points.append((f"{layer}_{kind}", Site(f"resid_{kind}", layer), layer))
-        return points
+        return points + [
+            (f"{layer}_{kind}", Site(f"resid_{kind}", layer), layer)
+            for layer, block in enumerate(self.blocks)
+            for kind in ("mid", "post")
+            if kind in kinds and f"resid_{kind}" in block.taps
+        ]
 
     def __str__(self) -> str:
         first = self.blocks[0]

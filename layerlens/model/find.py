@@ -233,9 +233,7 @@ def _projection(part: Part, inner: Sequence[Call]) -> Call | None:
     return None
 
 
-def _mlp_taps(
-    mlp: Part, attn: Part | None, block: str, inner: Sequence[Call]
-) -> dict[str, Tap]:
+def _mlp_taps(mlp: Part, attn: Part | None, block: str, inner: Sequence[Call]) -> dict[str, Tap]:
     """Hidden units of a dense MLP: after and, where a module shows it, before activation."""
     down = _projection(mlp, inner)
     if down is None or not down.took.numel():

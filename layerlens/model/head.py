@@ -42,7 +42,7 @@ def find_head(
     ModelError
         If there is a head but what leads to it, or what follows it, is not understood.
     """
-    module = hf.get_output_embeddings()  # type: ignore[no-untyped-call]
+    module = hf.get_output_embeddings()
     if module is None or logits is None:
         return None
     name = next(path for path, member in hf.named_modules() if member is module)
@@ -80,9 +80,7 @@ def _candidates(name: str, after: Sequence[Call]) -> Iterator[Call]:
         name = name.rpartition(".")[0]
 
 
-def _lead(
-    after: Sequence[Call], head: Call, current: Tensor
-) -> tuple[list[Call], float] | None:
+def _lead(after: Sequence[Call], head: Call, current: Tensor) -> tuple[list[Call], float] | None:
     """Return the modules from the last block to the head, and a scale on what they give."""
     chain, current = _chain(after, head, current)
     if torch.equal(current, head.took):

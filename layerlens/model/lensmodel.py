@@ -19,6 +19,9 @@ from layerlens.model.head import apply
 from layerlens.model.text import Tokens, Vocabulary, encode, find_positions
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from layerlens.model.sites import NamesFilter
     from layerlens.model.evidence import Proof
     from layerlens.run.record import Trace
 
@@ -65,7 +68,7 @@ class LensModel:
         Held while the model runs.
     """
 
-    def __init__(self, hf: nn.Module, tokenizer: Any, anatomy: Anatomy, name: str) -> None:
+    def __init__(self, hf: PreTrainedModel, tokenizer: Any, anatomy: Anatomy, name: str) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
         self.anatomy = anatomy
@@ -75,7 +78,12 @@ class LensModel:
 
     @classmethod
     def wrap(
-        cls, hf: nn.Module, tokenizer: Any = None, *, name: str | None = None, prove: bool = True
+        cls,
+        hf: PreTrainedModel,
+        tokenizer: Any = None,
+        *,
+        name: str | None = None,
+        prove: bool = True,
     ) -> LensModel:
         """Find the anatomy of a model in memory and prove it.
 
@@ -126,7 +134,7 @@ class LensModel:
     def d_vocab(self) -> int:
         """Rows of the head, or of the embedding where there is no head."""
         head = self.hf.get_output_embeddings()
-        module = self.hf.get_input_embeddings() if head is None else head
+        module: Any = self.hf.get_input_embeddings() if head is None else head
         return int(getattr(module, "out_features", module.weight.shape[0]))
 
     @property
@@ -143,7 +151,9 @@ class LensModel:
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        return self.hf.get_input_embeddings().weight.device
+        embedding: Any = self.hf.get_input_embeddings()
+        device: torch.device = embedding.weight.device
+        return device
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -243,7 +253,9 @@ class LensModel:
                 scale = scale * value if operation == "multiply" else scale / value
         return HeadMatrix(weight, module.bias, scale, softcap)
 
-    def run_with_cache(self, text: Any, names_filter: Any = None) -> tuple[Tensor, Trace]:
+    def run_with_cache(
+        self, text: Any, names_filter: NamesFilter = None
+    ) -> tuple[Tensor | None, Trace]:
         """Logits and recorded activations of one pass, with TransformerLens names.
 
         Parameters

@@ -86,12 +86,26 @@ class Site:
         return name if self.head is None else f"{name}[{self.head}]"
 
     @property
+    def block(self) -> int:
+        """Number of the block; raises ``SiteError`` where no layer was given."""
+        if self.layer is None:
+            raise SiteError(f"{self.kind} needs a layer here: write it like '{self.kind}.0'.")
+        return self.layer
+
+    @property
     def whole(self) -> Site:
         """The same site with all of its heads."""
         return self if self.head is None else replace(self, head=None)
 
 
-def parse_site(name: str | Site | tuple) -> Site:
+#: Any way to write one site.
+SiteName = str | Site | tuple[str | int, ...]
+
+#: What TransformerLens calls a ``names_filter``.
+NamesFilter = str | list[str] | Callable[[str], bool] | None
+
+
+def parse_site(name: SiteName) -> Site:
     """Read one site from any of its names.
 
     Returns
@@ -140,7 +154,7 @@ def _kind(short: str, name: str) -> str:
     raise SiteError(f"'{name}' is no site.{hint}")
 
 
-def expand(sites: str | Site | Iterable, n_layers: int) -> list[Site]:
+def expand(sites: SiteName | Iterable[SiteName], n_layers: int) -> list[Site]:
     """Every site that the names stand for, in order, each once.
 
     Raises
@@ -148,7 +162,7 @@ def expand(sites: str | Site | Iterable, n_layers: int) -> list[Site]:
     SiteError
         If a name is unknown or its layer lies outside the model.
     """
-    if isinstance(sites, (str, Site)):
+    if isinstance(sites, str | Site | tuple):
         sites = [sites]
     found: dict[Site, None] = {}
     for site in map(parse_site, sites):
@@ -167,7 +181,7 @@ def expand(sites: str | Site | Iterable, n_layers: int) -> list[Site]:
     return list(found)
 
 
-def select(available: Iterable[Site], names_filter: str | list | Callable | None) -> list[Site]:
+def select(available: Iterable[Site], names_filter: NamesFilter) -> list[Site]:
     """The available sites that a TransformerLens ``names_filter`` picks.
 
     Raises

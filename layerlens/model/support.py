@@ -122,7 +122,7 @@ def _sentence(error: Exception) -> str:
 
 def _child(pipe: Any, model_type: str, overrides: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
     with suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -60,10 +60,10 @@ class Tokens:
 
 
 class Vocabulary:
-    """Readable strings for a tokenizer's entries.
+    r"""Readable strings for a tokenizer's entries.
 
     Strings are true to the bytes of each entry: a leading space stays a space, and bytes
-    that are no character by themselves are written ``\\xF0``.
+    that are no character by themselves are written ``\xF0``.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Vocabulary:
             return f"[{index}]".encode()
         if index in self._added:
             return self._added[index].encode()
-        token = self.tokenizer.convert_ids_to_tokens(index)
+        token: str | None = self.tokenizer.convert_ids_to_tokens(index)
         if token is None:  # the head has more rows than the tokenizer has entries
             return f"[{index}]".encode()
         if self._byte_level:
@@ -184,13 +184,17 @@ class Vocabulary:
         needle = wanted.lower()
         if not needle:
             return []
-        hits = []
-        for index, text in enumerate(self.strings):
-            if needle in text.lower():
-                word = text.strip()
-                order = (word != wanted, word.lower() != needle, not word.lower().startswith(needle))
-                hits.append((*order, len(word), not text.startswith(" "), index))
-        return [(hit[-1], self.strings[hit[-1]]) for hit in sorted(hits)[:limit]]
+
+        def order(hit: tuple[int, str]) -> tuple[bool, bool, bool, int, bool, int]:
+            index, text = hit
+            word = text.strip()
+            small = word.lower()
+            inside = not text.startswith(" ")
+            begins = small.startswith(needle)
+            return word != wanted, small != needle, not begins, len(word), inside, index
+
+        hits = [hit for hit in enumerate(self.strings) if needle in hit[1].lower()]
+        return sorted(hits, key=order)[:limit]
 
 
 def _join_clusters(strings: list[str], continues: list[bool]) -> None:

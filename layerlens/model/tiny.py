@@ -86,7 +86,7 @@ def perturb(model: nn.Module) -> None:
 
 
 def _build(config: PreTrainedConfig) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
 

@@ -96,9 +96,12 @@ def _redirected(config: Any) -> Any:
 def _original(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """The attention function that the model itself would have called."""
     source = sys.modules[type(module).__module__]
-    interface = getattr(source, "ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
+    interface: Any = getattr(source, "ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
     eager = getattr(source, "eager_attention_forward", None)
-    return interface.get_interface(module.config._layerlens_original, eager)
+    config: Any = module.config
+    original: Callable[..., tuple[Tensor, Tensor | None]]
+    original = interface.get_interface(config._layerlens_original, eager)
+    return original
 
 
 def _attention(

@@ -123,7 +123,8 @@ def forward(
         )
     if logits is None:
         return None
-    return output.logits if logits == "all" else output.logits[:, -1:]
+    given: Tensor = output.logits
+    return given if logits == "all" else given[:, -1:]
 
 
 def model_inputs(
@@ -157,7 +158,7 @@ def _by_attention(sites: list[Site]) -> dict[int, list[Site]]:
     groups: dict[int, list[Site]] = {}
     for site in sites:
         if site.kind in INSIDE:
-            groups.setdefault(site.layer, []).append(site)
+            groups.setdefault(site.block, []).append(site)
     return groups
 
 
@@ -193,11 +194,11 @@ class _Reader:
     def _value(self, site: Site, tensor: Tensor) -> Tensor:
         if site.kind in GLOBAL or site.kind not in HEADS:
             return tensor
-        block = self._model.anatomy.blocks[site.layer]
-        z = tensor.unflatten(-1, (block.n_heads, -1))
+        block = self._model.anatomy.blocks[site.block]
+        z: Tensor = tensor.unflatten(-1, (block.n_heads, -1))
         if site.kind == "result":
             with self._gate.closed():
-                z = head_writes(self._model, site.layer, z, site.head)
+                z = head_writes(self._model, site.block, z, site.head)
             return z if site.head is None else z[..., 0, :]
         return z if site.head is None else z[..., site.head, :]
 
@@ -238,7 +239,7 @@ def head_writes(model: LensModel, layer: int, z: Tensor, head: int | None = None
         ``[..., head or 1, d_model]``, without the projection's bias; its sum over heads
         plus the bias is the projection's output.
     """
-    projection = model.hf.get_submodule(model.anatomy.blocks[layer].out_proj)
+    projection = model.hf.get_submodule(model.anatomy.tap(Site("z", layer)).module)
     heads = range(z.shape[-2]) if head is None else [head]
     bias = getattr(projection, "bias", None)
     writes = []
@@ -255,11 +256,11 @@ def _hook(
 ) -> torch.utils.hooks.RemovableHandle:
     """Hook a module; calls on other threads (a user's own ``generate``) pass unseen."""
 
-    def entering(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if gate.open:
             reader(stream_argument(args, kwargs))
 
-    def leaving(module: nn.Module, args: tuple, output: Any) -> None:
+    def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if gate.open:
             reader(first_tensor(output))
 
@@ -277,8 +278,9 @@ def _watch_attention(
     stack: ExitStack,
 ) -> None:
     block = model.anatomy.blocks[layer]
-    if block.attention is None:
+    if block.attention is None or block.mixer is None:
         model.anatomy.tap(sites[0])  # raises, and says why
+        return
 
     def see(kind: str, tensor: Tensor) -> None:
         for site in sites:
@@ -293,20 +295,18 @@ def _watch_attention(
         spy_on(model.hf.get_submodule(block.mixer), watch, block.n_heads, gate, stack)
 
 
-def spy_on(
-    module: nn.Module, watch: Watch, n_heads: int, gate: Gate, stack: ExitStack
-) -> None:
+def spy_on(module: nn.Module, watch: Watch, n_heads: int, gate: Gate, stack: ExitStack) -> None:
     """Look at the torch functions that a module calls, until the stack closes."""
-    running: list[Spy] = []
+    running: list[ExitStack] = []
 
-    def entering(module: nn.Module, args: tuple) -> None:
+    def entering(module: nn.Module, args: tuple[Any, ...]) -> None:
         if gate.open:
-            running.append(Spy(watch, n_heads))
-            running[-1].__enter__()
+            running.append(ExitStack())
+            running[-1].enter_context(Spy(watch, n_heads))
 
     def leaving(*_: Any) -> None:
         if running and gate.ours:
-            running.pop().__exit__(None, None, None)
+            running.pop().close()
 
     stack.callback(leaving)  # an exception inside the module skips the forward hook
     stack.callback(module.register_forward_pre_hook(entering).remove)

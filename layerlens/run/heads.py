@@ -48,9 +48,7 @@ def _complete(shapes: dict[str, torch.Size]) -> bool:
 
 
 def _with_heads(block: BlockAnatomy, how: str, shapes: dict[str, torch.Size]) -> BlockAnatomy:
-    return replace(
-        block, attention=how, n_heads=shapes["q"][2], n_kv_heads=shapes["k"][2]
-    )
+    return replace(block, attention=how, n_heads=shapes["q"][2], n_kv_heads=shapes["k"][2])
 
 
 def _shapes(

@@ -53,8 +53,10 @@ def _note_missing(blocks: tuple[BlockAnatomy, ...], proof: Proof) -> None:
     mixing = [block for block in blocks if block.mixer]
     unseen = [block for block in mixing if not block.attention]
     if unseen:
-        which = "no block has" if len(unseen) == len(mixing) else (
-            f"{len(unseen)} of {len(mixing)} blocks that mix positions do not have"
+        which = (
+            "no block has"
+            if len(unseen) == len(mixing)
+            else (f"{len(unseen)} of {len(mixing)} blocks that mix positions do not have")
         )
         proof.notes.append(f"{which} a softmax attention that can be watched: no heads there")
     if any(block.attention and "z" not in block.taps for block in blocks):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import SiteError
-from layerlens.model.sites import GLOBAL, HEADS, Site, expand, parse_site
+from layerlens.model.sites import GLOBAL, HEADS, Site, SiteName, expand, parse_site
 from layerlens.model.text import Tokens
 from layerlens.run.forward import forward
 
@@ -49,7 +49,7 @@ class Trace(Mapping[str, Tensor]):
         """The recorded sites, in the order in which they got their values."""
         return list(self._values)
 
-    def __getitem__(self, name: str | Site | tuple) -> Tensor:
+    def __getitem__(self, name: SiteName) -> Tensor:
         site = parse_site(name)
         if site in self._values:
             return self._values[site]
@@ -57,7 +57,7 @@ class Trace(Mapping[str, Tensor]):
         if site.layer is None and site.kind not in GLOBAL and layers:
             return torch.stack([self._values[kept] for kept in sorted(layers)])
         if site.layer is not None and site.layer < 0 and layers:
-            top = max(kept.layer for kept in layers) + 1
+            top = 1 + max(kept.layer or 0 for kept in layers)
             return self[Site(site.kind, site.layer + top, site.head)]
         raise SiteError(f"{name} was not recorded; this trace has {self._summary()}.")
 
@@ -87,7 +87,7 @@ class Trace(Mapping[str, Tensor]):
 def record(
     model: LensModel,
     text: Any,
-    sites: str | Site | Iterable,
+    sites: SiteName | Iterable[SiteName],
     *,
     positions: Any = None,
     heads: Iterable[int] | None = None,
@@ -184,9 +184,7 @@ def _check_heads(model: LensModel, site: Site, heads: list[int]) -> None:
             )
 
 
-def _cut(
-    site: Site, value: Tensor, positions: list[int] | None, heads: list[int] | None
-) -> Tensor:
+def _cut(site: Site, value: Tensor, positions: list[int] | None, heads: list[int] | None) -> Tensor:
     """What is kept of a value; a copy where only part is, so that the rest is freed."""
     square = site.kind in ("pattern", "attn_scores")
     if heads is not None and site.kind in HEADS and site.head is None:

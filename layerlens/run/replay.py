@@ -22,7 +22,7 @@ class BlockCall:
     """How the model itself called a block: everything but the residual stream is kept."""
 
     block: nn.Module
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     stream: Tensor
 
@@ -49,7 +49,7 @@ def capture_calls(model: LensModel, tokens: Tokens) -> tuple[list[BlockCall], Te
     """
     calls: list[BlockCall] = []
 
-    def entering(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append(BlockCall(module, args, kwargs, stream_argument(args, kwargs)))
 
     with model.running(), ExitStack() as stack:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driver import DARK, LIGHT, Server, Visit, chromium, serve, visit
+from driver import LIGHT, Server, Visit, chromium, serve, visit
 from playwright.sync_api import Browser, Page, sync_playwright
 
 SHOTS = Path(__file__).with_name("shots")
@@ -49,13 +49,12 @@ def chrome() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(
-    scope="session",
-    params=[("lab", LIGHT), ("lab", DARK), ("notebook", LIGHT)],
-    ids=["lab-light", "lab-dark", "notebook"],
-)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    app, theme = request.param
+@pytest.fixture(scope="session")
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """JupyterLab in light colours, or what ``everywhere`` asks for."""
+    app, theme = getattr(request, "param", ("lab", LIGHT))
     folder = tmp_path_factory.mktemp("work")
     shutil.copy(TOUR, folder)
     with serve(folder, tmp_path_factory.mktemp("home"), app, theme) as running:
@@ -75,7 +74,7 @@ def page(visited: Visit) -> Page:
 
 
 @pytest.fixture
-def shoot(request: pytest.FixtureRequest, page: Page):  # noqa: ANN201
+def shoot(request: pytest.FixtureRequest, page: Page):
     """Save a screenshot under the test's name."""
     SHOTS.mkdir(exist_ok=True)
     name = request.node.name.replace("test_", "").replace("[", "-").replace("]", "")

@@ -21,10 +21,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
-_LOCAL = ("http://127.0.0.1", "http://localhost", "ws://127.0.0.1", "data:", "blob:", "file:", "about:")
+#: For tests that run in JupyterLab, light and dark, and in Notebook 7.
+EVERYWHERE = pytest.mark.parametrize(
+    "server",
+    [("lab", LIGHT), ("lab", DARK), ("notebook", LIGHT)],
+    ids=["lab-light", "lab-dark", "notebook"],
+    indirect=True,
+    scope="session",
+)
+
+_LOCAL = (
+    "http://127.0.0.1",
+    "http://localhost",
+    "ws://127.0.0.1",
+    "data:",
+    "blob:",
+    "file:",
+    "about:",
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,11 @@ def serve(folder: Path, home: Path, app: str = "lab", theme: str = LIGHT) -> Ite
     log = home / f"{app}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             _wait_for(f"{url}/api/status?token={token}", process, log)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from driver import Server, open_notebook, run_all
+from driver import EVERYWHERE, Server, open_notebook, run_all
 from playwright.sync_api import Page, expect
 
-_COMMANDS = "() => window.jupyterapp && window.jupyterapp.commands.listCommands().filter(c => c.startsWith('layerlens'))"
+_COMMANDS = """() => window.jupyterapp
+  && window.jupyterapp.commands.listCommands().filter(c => c.startsWith('layerlens')).length >= 2"""
 
 
+@EVERYWHERE
 def test_the_tour_runs(server: Server, page: Page, shoot: Callable[[str], None]) -> None:
     open_notebook(page, server, "00_tour.ipynb")
     run_all(page, timeout=180_000)
@@ -21,9 +23,10 @@ def test_the_tour_runs(server: Server, page: Page, shoot: Callable[[str], None])
     shoot("tour")
 
 
+@EVERYWHERE
 def test_commands_are_there(server: Server, page: Page, shoot: Callable[[str], None]) -> None:
     page.goto(f"{server.url}/{'lab' if server.app == 'lab' else 'tree'}?token={server.token}")
-    page.wait_for_function(f"() => (({_COMMANDS})() || []).length >= 2", timeout=60_000)
+    page.wait_for_function(_COMMANDS, timeout=60_000)
     if server.app == "lab":
         card = page.locator(".jp-LauncherCard", has_text="layerlens")
         expect(card.first).to_be_visible(timeout=30_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import notebook
-from driver import Server, evaluate, open_notebook, run_all, save
+from driver import EVERYWHERE, Server, evaluate, open_notebook, run_all, save
 from playwright.sync_api import Locator, Page, expect
 
 LOAD = "import layerlens as ll\nmodel = ll.load()"
@@ -36,6 +36,7 @@ def top_answer(view: Locator) -> Locator:
     return view.locator(".ll-side li").first
 
 
+@EVERYWHERE
 def test_a_lens_from_open_to_reload(
     view: Locator, page: Page, server: Server, shoot: Callable[[str], None]
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_lens_from_open_to_reload(
     shoot("5-reloaded")
 
 
+@EVERYWHERE
 def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     table = view.get_by_role("grid")
     box = table.bounding_box()
@@ -111,7 +113,9 @@ def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[s
 def test_search_for_a_token(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     search = view.get_by_label("Find a token in the vocabulary")
     search.fill("Rome")
-    expect(view.locator(".ll-search").get_by_role("option").first).to_contain_text("Rome", timeout=20_000)
+    expect(view.locator(".ll-search").get_by_role("option").first).to_contain_text(
+        "Rome", timeout=20_000
+    )
     shoot("1-found")
     search.press("ArrowDown")
     search.press("Enter")
@@ -161,12 +165,15 @@ def test_two_views_of_one_widget(server: Server, page: Page) -> None:
     for number in range(2):
         finished(views.nth(number))
     views.nth(0).get_by_role("button", name="Rank").click()
-    expect(views.nth(1).get_by_role("button", name="Rank")).to_have_attribute("aria-pressed", "true")
+    expect(views.nth(1).get_by_role("button", name="Rank")).to_have_attribute(
+        "aria-pressed", "true"
+    )
 
 
 def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
     page.evaluate(
-        "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()"
+        "() => { const { context } = window.jupyterapp.shell.currentWidget;"
+        "  return context.sessionContext.session.kernel.restart(); }"
     )
     page.wait_for_timeout(3000)
     expect(top_answer(view)).to_contain_text("Paris")  # what was received can still be read
@@ -176,8 +183,13 @@ def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
     expect(top_answer(view)).not_to_contain_text("Paris")
 
 
+@EVERYWHERE
 def test_export_opens_offline(
-    view: Locator, page: Page, tmp_path: Path, chrome, shoot: Callable[[str], None]  # noqa: ANN001
+    view: Locator,
+    page: Page,
+    tmp_path: Path,
+    chrome,
+    shoot: Callable[[str], None],
 ) -> None:
     with page.expect_download(timeout=60_000) as download:
         view.get_by_role("button", name="HTML").click()

@@ -32,7 +32,9 @@ def main(folder: str) -> None:
         for layer in range(bridge.cfg.n_layers):
             points[f"{layer}_mid"] = cache[f"blocks.{layer}.hook_resid_mid"]
             points[f"{layer}_post"] = cache[f"blocks.{layer}.hook_resid_post"]
-        rows = {label: _row(bridge.unembed(bridge.ln_final(x))[0, -1]) for label, x in points.items()}
+        rows = {
+            label: _row(bridge.unembed(bridge.ln_final(x))[0, -1]) for label, x in points.items()
+        }
         rows["final"] = _row(logits[0, -1])
         patterns = {
             f"{layer}.{head}": cache[f"blocks.{layer}.attn.hook_pattern"][0, head, -1].tolist()

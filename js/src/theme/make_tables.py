@@ -1,6 +1,7 @@
 """Write tables.ts: the colour tables of the web views, taken from matplotlib.
 
-Run after a change of matplotlib's tables or of the list below: ``python js/src/theme/make_tables.py``.
+Run after a change of matplotlib's tables or of the list below:
+``python js/src/theme/make_tables.py``.
 """
 
 from pathlib import Path
@@ -19,8 +20,7 @@ def table(name: str) -> str:
 def main() -> None:
     """Write the TypeScript file beside this script."""
     lines = ["/** Made by make_tables.py from matplotlib's tables; 256 colours of 6 digits. */"]
-    for name in NAMES:
-        lines.append(f"export const {name} =\n  {table(name)!r};".replace("'", '"'))
+    lines += [f'export const {name} =\n  "{table(name)}";' for name in NAMES]
     Path(__file__).with_name("tables.ts").write_text("\n".join(lines) + "\n")
 
 

@@ -28,9 +28,7 @@ def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def tools() -> SimpleNamespace:
     tokenizer = byte_tokenizer(bos=True)
-    return SimpleNamespace(
-        tokenizer=tokenizer, vocabulary=Vocabulary(tokenizer, len(tokenizer))
-    )
+    return SimpleNamespace(tokenizer=tokenizer, vocabulary=Vocabulary(tokenizer, len(tokenizer)))
 
 
 def tokens(tools: SimpleNamespace, text: object, **options: object) -> Tokens:

@@ -233,7 +233,9 @@ def test_grouped_query_heads_are_named(llama: LensModel) -> None:
         ll.record(llama, IDS, "k.0.3")
 
 
-def test_a_site_that_never_fires_is_an_error(llama: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_that_never_fires_is_an_error(
+    llama: LensModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = llama.hf.model.layers[1].mlp
     monkeypatch.setattr(layer, "forward", lambda x: layer.down_proj(layer.up_proj(x)))
     with pytest.raises(ll.SiteError, match="fired 0 times"):
