@@ -21,8 +21,8 @@ from layerlens.model.text import Tokens, Vocabulary, encode, find_positions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from layerlens.model.sites import NamesFilter
     from layerlens.model.evidence import Proof
+    from layerlens.model.sites import NamesFilter
     from layerlens.run.record import Trace
 
 
