@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["pytest_jupyter.jupyter_server"]
+# Imported here and not named as a plugin at the top, because some of its fixtures use themselves.
+from pytest_jupyter.jupyter_server import *  # noqa: F403
 
 
 @pytest.fixture
