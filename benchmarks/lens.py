@@ -12,9 +12,11 @@ installed (``pip install -e .[rivals]``).
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,10 +133,15 @@ def transformer_lens(model: ll.LensModel, ids: torch.Tensor) -> dict[str, Callab
     """TransformerLens (bridge) on the same weights."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    folder = getattr(model.hf.config, "name_or_path", "") or "gpt2"
-    bridge = TransformerBridge.boot_transformers(
-        folder, hf_model=model.hf, tokenizer=model.tokenizer
-    )
+    tokenizer = model.tokenizer or ll.load("toy:induction").tokenizer  # it insists on one
+    with tempfile.TemporaryDirectory() as folder:
+        model.hf.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        bridge = TransformerBridge.boot_transformers(
+            folder,
+            hf_model=copy.deepcopy(model.hf),
+            tokenizer=tokenizer,  # it rebuilds what it gets
+        )
     names = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 
     def record() -> None:
@@ -156,7 +163,8 @@ def nnsight(model: ll.LensModel, ids: torch.Tensor) -> dict[str, Callable[[], ob
     """nnsight on the same weights, the lens inside the trace."""
     from nnsight import NNsight
 
-    wrapped = NNsight(model.hf)
+    hf = copy.deepcopy(model.hf)
+    wrapped = NNsight(hf)
     head = model.anatomy.head
     norm_path, head_path = head.norm, head.head
 
@@ -173,8 +181,8 @@ def nnsight(model: ll.LensModel, ids: torch.Tensor) -> dict[str, Callable[[], ob
             [at(path).output for path in paths].save()
 
     def lens() -> None:
-        norm = model.hf.get_submodule(norm_path)
-        unembedding = model.hf.get_submodule(head_path)
+        norm = hf.get_submodule(norm_path)
+        unembedding = hf.get_submodule(head_path)
         with torch.inference_mode(), wrapped.trace(ids):
             [_summary(unembedding(norm(at(path).output))[0]) for path in paths].save()
 
@@ -187,13 +195,13 @@ def _summary(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def bytes_sent(model: ll.LensModel, tokens: object) -> tuple[int, int]:
-    """Bytes of the frames of one lens, and of ids, log-probabilities and entropy alone."""
+    """Bytes of the frames of one lens, and the least: ids (4 bytes), log p and entropy (2 each)."""
     from layerlens.export.pack import frames_of
 
     result = ll.logit_lens.run(model, tokens, {"top_k": TOP_K}, Silent())
     sent = sum(len(buffer) for _, buffers in frames_of(result.data) for buffer in buffers)
     points, length = result.data.sizes["point"], result.data.sizes["position"]
-    return sent, points * length * (TOP_K * (2 + 2) + 2)
+    return sent, points * length * (TOP_K * (4 + 2) + 2)
 
 
 def report(model: ll.LensModel, length: int, repeats: int) -> None:
@@ -225,7 +233,9 @@ def report(model: ll.LensModel, length: int, repeats: int) -> None:
     first, least = first_row(model, tokens, bare)
     sent, least_bytes = bytes_sent(model, tokens)
     print(f"first row after {first:.3f} s (one block and one head product: {least:.3f} s)")
-    print(f"{sent / 1e6:.3f} MB to the browser ({sent / least_bytes:.2f} x ids, log p and entropy)")
+    print(
+        f"{sent / 1e6:.3f} MB to the browser ({sent / least_bytes:.2f} x the least for ids, log p and entropy)"
+    )
 
 
 def main() -> None:
