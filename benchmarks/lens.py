@@ -234,7 +234,8 @@ def report(model: ll.LensModel, length: int, repeats: int) -> None:
     sent, least_bytes = bytes_sent(model, tokens)
     print(f"first row after {first:.3f} s (one block and one head product: {least:.3f} s)")
     print(
-        f"{sent / 1e6:.3f} MB to the browser ({sent / least_bytes:.2f} x the least for ids, log p and entropy)"
+        f"{sent / 1e6:.3f} MB to the browser "
+        f"({sent / least_bytes:.2f} x the least for ids, log p and entropy)"
     )
 
 

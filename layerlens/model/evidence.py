@@ -77,8 +77,12 @@ class Proof:
 
 
 def limit(model: LensModel, factor: float = 16.0) -> float:
-    """Return the largest relative error allowed: ``factor`` roundings of the model's dtype."""
-    return factor * torch.finfo(model.dtype).eps
+    """Return the largest relative error allowed: ``factor`` roundings of the model's dtype.
+
+    Never finer than float32, because families take norms and softmax in float32 and so do
+    the logits here.
+    """
+    return factor * max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
 
 
 def error(a: Tensor, b: Tensor, scale: Tensor | None = None) -> float:

@@ -16,7 +16,8 @@ from layerlens.errors import ModelError
 from layerlens.model.anatomy import Anatomy
 from layerlens.model.find import find_anatomy, text_config
 from layerlens.model.head import apply
-from layerlens.model.text import Tokens, Vocabulary, encode, find_positions
+from layerlens.model.text import Tokens, encode, find_positions
+from layerlens.model.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

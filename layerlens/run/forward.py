@@ -87,7 +87,8 @@ def forward(
     Returns
     -------
     Tensor or None
-        The model's own logits, ``[batch, position or 1, vocabulary]``.
+        The model's own logits, ``[batch, position or 1, vocabulary]``; None for a model
+        without a head.
 
     Raises
     ------
@@ -121,9 +122,9 @@ def forward(
             f"{wrong[0]} fired {fired[wrong[0]]} times in one pass instead of once; "
             "what was recorded cannot be trusted."
         )
-    if logits is None:
+    given: Tensor | None = getattr(output, "logits", None)  # absent in a model without a head
+    if logits is None or given is None:
         return None
-    given: Tensor = output.logits
     return given if logits == "all" else given[:, -1:]
 
 

@@ -44,17 +44,19 @@ def prove_anatomy(model: LensModel) -> Proof:
     values, logits = _prove_sites(model, tokens, proof)
     _prove_sums(model, tokens, values, proof)
     _prove_neurons(model, values, proof)
-    if model.anatomy.head is not None:
-        _prove_head(model, values, logits, proof)
-    else:
+    if model.anatomy.head is None:
         proof.notes.append("the model has no language-model head")
+    elif logits is None:
+        raise ProofError(f"{model.name} is refused because it gives no logits.")
+    else:
+        _prove_head(model, values, logits, proof)
     prove_heads(model, tokens, values, proof)
     _prove_replay(model, tokens, values, logits, proof)
     _prove_no_op(model, tokens, proof)
     return proof
 
 
-def _prove_sites(model: LensModel, tokens: Tokens, proof: Proof) -> tuple[Values, Tensor]:
+def _prove_sites(model: LensModel, tokens: Tokens, proof: Proof) -> tuple[Values, Tensor | None]:
     """Line 1: every site fires once a block with its shape."""
     sites = model.anatomy.available()
     sites += [Site("result", s.layer) for s in sites if s.kind == "z"]
@@ -76,8 +78,6 @@ def _prove_sites(model: LensModel, tokens: Tokens, proof: Proof) -> tuple[Values
     proof.lines.append(
         ProofLine("finite", len(bad), 0, f"no NaN or infinity at {bad[0] if bad else 'any site'}")
     )
-    if logits is None:
-        raise ProofError(f"{model.name} is refused because it gives no logits.")
     return values, logits
 
 
@@ -171,11 +171,11 @@ def _prove_head(model: LensModel, values: Values, logits: Tensor, proof: Proof) 
 
 
 def _prove_replay(
-    model: LensModel, tokens: Tokens, values: Values, logits: Tensor, proof: Proof
+    model: LensModel, tokens: Tokens, values: Values, logits: Tensor | None, proof: Proof
 ) -> None:
     """Line 5: recording changes nothing; the blocks, run again, give the same state."""
     calls, unwatched = capture_calls(model, tokens)
-    if unwatched is not None:
+    if logits is not None and unwatched is not None:
         what = "a pass in which every site is recorded gives the same logits as one without"
         proof.lines.append(ProofLine("recording", error(logits, unwatched), 0, what))
     again = replay(model, calls, values[Site("resid_pre", 0)])

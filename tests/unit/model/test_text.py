@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import layerlens as ll
-from layerlens.model.text import Tokens, Vocabulary, encode, find_positions
+from layerlens.model.text import Tokens, encode, find_positions
+from layerlens.model.vocabulary import Vocabulary
 
 
 def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
