@@ -98,7 +98,7 @@ def count_work(
     name="logit_lens",
     question="What would the model answer if it stopped at this layer?",
     source="nostalgebraist, interpreting GPT: the logit lens (2020)",
-    cost="1 (2 for long texts), plus one product of every row with the head",
+    cost="1 pass (2 for long texts), plus one product of every row with the head",
     view="lens",
     variables=VARIABLES,
     work=count_work,

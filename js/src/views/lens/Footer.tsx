@@ -21,7 +21,7 @@ export function StatusLine({ state }: { state: ViewState }) {
           <span class="ll-num" role="status" aria-live="polite">
             {status.state === "queued"
               ? status.message || "Waiting for the model…"
-              : `${status.done} of ${status.total} rows`}
+              : `${status.done} of ${status.total} steps`}
             {status.what && <span class="ll-dim"> · {pointLabel(status.what)}</span>}
           </span>
           <button type="button" onClick={() => session.cancel()}>
@@ -36,7 +36,7 @@ export function StatusLine({ state }: { state: ViewState }) {
       )}
       {status.state === "cancelled" && (
         <p class="ll-note" role="status">
-          {status.message || `Cancelled after ${status.done} of ${status.total} rows.`}
+          {status.message || `Cancelled after ${status.done} of ${status.total} steps.`}
         </p>
       )}
       {fault.value && (
