@@ -159,7 +159,7 @@ describe("the lens view", () => {
     const { el } = await shown(model);
     expect(el.querySelector("[role=alert]")?.textContent).toBe("The prompt is empty.");
     model.push("status", { state: "running", done: 3, total: 9, what: "rows" });
-    await vi.waitFor(() => expect(el.textContent).toContain("3 of 9 rows"));
+    await vi.waitFor(() => expect(el.textContent).toContain("3 of 9 steps"));
     expect(el.querySelector("[role=alert]")).toBeNull();
   });
 
