@@ -8,17 +8,20 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+import transformers
+import xarray as xr
+
+import layerlens
 from layerlens.analyses.options import plain
 from layerlens.analyses.parts import Parts
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-PACKAGES = ("layerlens", "torch", "transformers", "numpy", "xarray")
 
 
 def attributes(
@@ -61,11 +64,13 @@ def vocab(model: LensModel, tokens: Tokens, parts: Parts) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that take part."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+    """Versions of Python and of the packages that take part.
+
+    Taken from the modules themselves: a distribution's version leaves out torch's build
+    (``+cpu``), and the distribution called layerlens is another one.
+    """
+    modules = (layerlens, torch, transformers, np, xr)
+    return {
+        "python": platform.python_version(),
+        **{module.__name__: str(module.__version__) for module in modules},
+    }
