@@ -40,7 +40,9 @@ def test_every_cell_has_its_colour_and_its_text() -> None:
     colors = cells.get_facecolor().reshape(8, 9, 4)
     assert (np.diff(colors[:, 0, 0]) < 0).all()  # more probable: further from white
     assert len(texts(figure, "cell")) == 72
-    assert {"␣<script>…", "The", "␣$x^2$", "日本"} <= set(texts(figure, "cell"))
+    assert {"␣<script>…", "The", "␣$x^2$"} <= set(texts(figure, "cell"))
+    # code points stand in where no font here has the characters
+    assert any(text.startswith(drawable("日本")[:6]) for text in texts(figure, "cell"))
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[0] == "final"
     prompt = [label.get_text() for label in figure.axes[0].get_xticklabels()]
