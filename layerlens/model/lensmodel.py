@@ -285,7 +285,7 @@ class LensModel:
         return (
             f"LensModel({self.name!r}: {self.anatomy.family}, {self.n_layers} blocks, "
             f"{self.n_heads} heads, d = {self.d_model}, vocabulary {self.d_vocab}, "
-            f"{size / 1e6:.1f} M parameters, {str(self.dtype).removeprefix('torch.')})"
+            f"{_count(size)} parameters, {str(self.dtype).removeprefix('torch.')})"
         )
 
 
@@ -300,3 +300,11 @@ def _evaluating(hf: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _count(number: int) -> str:
+    """``134.5 M``, ``42.1 k`` or ``512``."""
+    for size, unit in ((10**6, " M"), (10**3, " k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)

@@ -32,9 +32,16 @@ class FrontEnd:
         self.client: BlockingKernelClient
         self.manager, self.client = start_new_kernel(startup_timeout=60)
         self.said: list[Message] = []
+        self._listen()
+
+    def _listen(self) -> None:
         self._reading = True
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _stop_listening(self) -> None:
+        self._reading = False
+        self._reader.join(5)
 
     def _read(self) -> None:
         while self._reading:
@@ -44,10 +51,16 @@ class FrontEnd:
                 self.said.append(message)
 
     def close(self) -> None:
-        self._reading = False
-        self._reader.join(2)
+        self._stop_listening()
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
+
+    def restart(self) -> None:
+        """Restart the kernel and wait until it answers."""
+        self._stop_listening()  # waiting reads the same socket, which only one thread may
+        self.manager.restart_kernel(now=True)
+        self.client.wait_for_ready(timeout=60)
+        self._listen()
 
     # Cells
 
