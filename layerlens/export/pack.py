@@ -120,7 +120,7 @@ def encode(name: str, values: NDArray[Any], d_vocab: int) -> tuple[str, str, byt
         if array.dtype.kind == "f":
             array = np.where(np.isnan(array), wire.none, array)
         info = np.iinfo(dtype)
-        encoded = np.clip(array, info.min, info.max).astype(dtype)
+        encoded = np.clip(array.astype(np.int64), info.min, info.max).astype(dtype)
     return wire.name, dtype.name, np.ascontiguousarray(encoded).tobytes()
 
 
