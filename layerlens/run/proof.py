@@ -6,7 +6,6 @@ computes, on a short input, in the model's own dtype.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +22,7 @@ from layerlens.model.sites import Site
 from layerlens.model.sums import ROUNDINGS, misfit
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument, swapped
-from layerlens.run.forward import forward, model_inputs
+from layerlens.run.forward import Gate, forward, model_inputs
 from layerlens.run.proof_heads import prove_heads, through
 from layerlens.run.replay import capture_calls, replay
 
@@ -186,14 +185,14 @@ def _prove_replay(
 
 def _prove_no_op(model: LensModel, tokens: Tokens, proof: Proof) -> None:
     """Line 5, continued: setting every tapped tensor to its own value changes nothing."""
-    owner = threading.get_ident()
+    gate = Gate()
     taps = {tap for block in model.anatomy.blocks for tap in block.taps.values()}
 
     with model.running(), ExitStack() as stack:
         plain = _final(model, tokens)
         for tap in _single_taps(taps):
             module = model.hf.get_submodule(tap.module)
-            enter, leave = _own_value_hooks(owner)
+            enter, leave = _own_value_hooks(gate)
             if tap.side == "input":
                 hook = module.register_forward_pre_hook(enter, with_kwargs=True)
             else:
@@ -214,15 +213,15 @@ def _final(model: LensModel, tokens: Tokens) -> Tensor:
     return first_tensor(tuple(model.hf(**model_inputs(model, tokens, "all")).values()))
 
 
-def _own_value_hooks(owner: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _own_value_hooks(gate: Gate) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if threading.get_ident() != owner:
+        if not gate.ours:
             return None
         old = stream_argument(args, kwargs)
         return swapped(args, kwargs, old, _twin(old))
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if threading.get_ident() != owner:
+        if not gate.ours:
             return None
         old = first_tensor(output)
         if output is old:
