@@ -1,0 +1,98 @@
+"""One resolved edit: what happens to which part of one site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.model.sites import HEADS, Site
+
+#: What can be done to a value.
+OPERATIONS = ("set", "add", "scale", "project_out", "block")
+
+#: Sites whose values are ``[batch, head, query, key]``.
+SQUARE = frozenset({"pattern", "attn_scores"})
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One operation on chosen rows of one site.
+
+    Parameters
+    ----------
+    site
+        Kind, layer, and a head or None for all heads.
+    op
+        ``set``, ``add``, ``scale``; ``project_out`` removes what lies in the span of an
+        orthonormal basis; ``block`` makes attention scores minus infinity.
+    value
+        Broadcasts against ``[position, (head,) width]`` of what is chosen; a basis ``[width,
+        n]`` for ``project_out``; None for ``block``.
+    positions
+        Columns; queries for ``pattern`` and ``attn_scores``. None for every one.
+    row
+        Row of the batch; None for every one.
+    neurons
+        Entries of the last axis; None for all.
+    keys
+        Key positions of ``pattern`` and ``attn_scores``; None for all.
+    """
+
+    site: Site
+    op: str
+    value: Tensor | float | None = None
+    positions: tuple[int, ...] | None = None
+    row: int | None = None
+    neurons: tuple[int, ...] | None = None
+    keys: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.op not in OPERATIONS:
+            raise InputError(f"{self.op!r} is no operation: use {', '.join(OPERATIONS)}.")
+
+    def write(self, flat: Tensor, rows: Tensor, batch: int = 1) -> None:
+        """Change rows of a tensor in place.
+
+        Parameters
+        ----------
+        flat
+            ``[row, width]``, or ``[row, head, width]`` for sites with heads.
+        rows
+            Numbers of the rows, ``[batch * position]``.
+        batch
+            How many times ``value`` is repeated along ``rows``.
+        """
+        index: tuple[Tensor | int, ...] = (rows,)
+        if self.site.kind in HEADS and self.site.head is not None:
+            index = (rows, self.site.head)
+        old = flat[index]
+        part = self.keys if self.site.kind in SQUARE else self.neurons
+        if part is None:
+            flat[index] = self._new(old, batch)
+            return
+        columns = torch.tensor(part, device=flat.device)
+        new = old.clone()
+        new[..., columns] = self._new(old[..., columns], batch)
+        flat[index] = new
+
+    def _new(self, old: Tensor, batch: int) -> Tensor:
+        """The new values in place of the old ones."""
+        if self.op == "block":
+            return torch.full_like(old, float("-inf"))
+        if not isinstance(self.value, Tensor):
+            number = 0.0 if self.value is None else float(self.value)
+            return torch.full_like(old, number) if self.op == "set" else (
+                old * number if self.op == "scale" else old + number
+            )
+        value = self.value.to(device=old.device, dtype=old.dtype)
+        if self.op == "project_out":
+            return old - (old @ value) @ value.transpose(-1, -2)
+        split = old.unflatten(0, (batch, -1))
+        if self.op == "set":
+            new = value.expand(split.shape)
+        else:
+            new = split + value if self.op == "add" else split * value
+        return new.reshape(old.shape)
