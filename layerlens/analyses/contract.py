@@ -1,8 +1,9 @@
 """How an analysis is declared, run, stopped and turned into a labelled result.
 
-An analysis is a function ``(job, model, tokens, *, options)``. It declares its axes, pushes
-finished parts with ``job.emit`` while the model is still running, and ends with its checks.
-Everything around it (options, provenance, progress, cancelling, the result) is here.
+An analysis is a function ``(job, model, tokens, *, options)``, with one ``tokens`` for each text
+that it compares. It declares its axes, pushes finished parts with ``job.emit`` while the model is
+still running, and ends with its checks. Everything around it (options, provenance, progress,
+cancelling, the result) is here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class Job:
         self.parts: Parts | None = None
         self.checks: list[Check] = []
         self.notes: dict[str, Any] = {}
+        self.remarks: list[str] = []
         self._variables = variables
         self._listener = listener
 
@@ -109,6 +111,11 @@ class Job:
         """Add to the attributes of the result."""
         self.notes.update(notes)
 
+    def remark(self, sentence: str) -> None:
+        """Tell the reader of the result something; it stands among its ``notes``."""
+        if sentence not in self.remarks:
+            self.remarks.append(sentence)
+
 
 @dataclass(frozen=True)
 class About:
@@ -126,9 +133,14 @@ class About:
 
 
 class Analysis:
-    """One question that can be asked of a model and a text.
+    """One question that can be asked of a model and a text, or several.
 
     Call it to get a :class:`layerlens.result.Result`; live views use :meth:`run`.
+
+    Attributes
+    ----------
+    inputs
+        Names of the texts: ``("text",)``, ``("clean", "corrupt")``.
     """
 
     def __init__(
@@ -137,25 +149,28 @@ class Analysis:
         about: About,
         variables: Mapping[str, Variable],
         work: Callable[..., Work] | None,
+        inputs: Sequence[str] = ("text",),
     ) -> None:
         functools.update_wrapper(self, function)
         self.about = about
         self.name = about.name
+        self.inputs = tuple(inputs)
         self.variables = dict(variables)
         self.options = {**opts.defaults(function), **TEXT_OPTIONS}
         self._function = function
         self._work = work
-        self.__signature__ = _signature(self.options)
+        self.__signature__ = _signature(self.inputs, self.options)
 
-    def __call__(self, model: LensModel, text: Any, **options: Any) -> Result:
+    def __call__(self, model: LensModel, *texts: Any, **options: Any) -> Result:
         """Compute on this thread, with a progress bar when it lasts.
 
         Parameters
         ----------
         model
             From ``ll.load``.
-        text
-            A string, a list of strings, token ids, chat messages or `Tokens`.
+        *texts
+            One for each of ``inputs``, in their order or by name: a string, a list of strings,
+            token ids, chat messages or `Tokens`.
         **options
             See the analysis; ``add_bos`` as in ``model.tokens``.
 
@@ -166,8 +181,9 @@ class Analysis:
         Cancelled
             When interrupted; its ``partial`` holds what was finished.
         """
+        given, options = self._given(texts, options)
         with Bar(self.name) as bar:
-            return self.run(model, text, options, bar)
+            return self.run(model, given, options, bar)
 
     def run(
         self,
@@ -176,44 +192,79 @@ class Analysis:
         options: Mapping[str, Any] | None = None,
         listener: Listener | None = None,
     ) -> Result:
-        """Compute on this thread and tell ``listener`` of every part as it is finished."""
+        """Compute on this thread and tell ``listener`` of every part as it is finished.
+
+        Parameters
+        ----------
+        text
+            The text; for an analysis of several, a mapping from each name in ``inputs`` to one.
+        """
         full = opts.complete(options or {}, self.options, self.name)
-        tokens = _tokens(model, text, full)
-        job = Job(self.variables, listener or Silent(), batched=not tokens.single)
+        given = self._named(text)
+        tokens = _tokens(model, given, full)
+        job = Job(self.variables, listener or Silent(), batched=not _first(tokens).single)
         started = time.perf_counter()
-        finish = functools.partial(self._result, job, model, text, tokens, full, started)
-        own = {name: value for name, value in full.items() if name not in TEXT_OPTIONS}
+        finish = functools.partial(self._result, job, model, given, tokens, full, started)
         try:
             with model.running():
-                self._function(job, model, tokens, **own)
+                self._function(job, model, *tokens.values(), **_own(full))
         except (KeyboardInterrupt, Cancelled) as stop:
             error = Cancelled(_stopped(job))
             error.partial = None if job.parts is None else finish()
             raise error from stop
         return finish()
 
-    def work(self, model: LensModel, text: Any, **options: Any) -> Work:
+    def work(self, model: LensModel, *texts: Any, **options: Any) -> Work:
         """Count passes, rows through the head and bytes without running anything."""
         if self._work is None:
             raise InputError(f"{self.name} cannot be estimated.")
+        given, options = self._given(texts, options)
         full = opts.complete(options, self.options, self.name)
-        tokens = _tokens(model, text, full)
-        own = {name: value for name, value in full.items() if name not in TEXT_OPTIONS}
-        return self._work(model, tokens, **own)
+        return self._work(model, *_tokens(model, given, full).values(), **_own(full))
 
-    def estimate(self, model: LensModel, text: Any, **options: Any) -> Estimate:
+    def estimate(self, model: LensModel, *texts: Any, **options: Any) -> Estimate:
         """Estimate what a call would take; see `Estimate` for how."""
         from layerlens.analyses.estimate import estimate_work
 
-        tokens = _tokens(model, text, opts.complete(options, self.options, self.name))
-        return estimate_work(model, tokens, self.work(model, tokens, **options))
+        given, options = self._given(texts, options)
+        tokens = _tokens(model, given, opts.complete(options, self.options, self.name))
+        work = self.work(model, *tokens.values(), **options)
+        return estimate_work(model, _first(tokens), work)
+
+    def _given(
+        self, texts: Sequence[Any], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Texts by name, however they were given, and the options that remain."""
+        options = dict(options)
+        if len(texts) > len(self.inputs):
+            raise InputError(
+                f"{self.name} takes {', '.join(self.inputs)}, not {len(texts)} texts: give "
+                "everything else by name."
+            )
+        given = dict(zip(self.inputs, texts, strict=False))
+        for name in self.inputs[len(texts) :]:
+            if name not in options:
+                raise InputError(
+                    f"{self.name} needs {' and '.join(self.inputs)}; {name} was not given."
+                )
+            given[name] = options.pop(name)
+        return given, options
+
+    def _named(self, text: Any) -> dict[str, Any]:
+        """What :meth:`run` was given, by name."""
+        if not isinstance(text, Mapping):
+            return self._given([text], {})[0]
+        given, rest = self._given([], text)
+        if rest:
+            raise opts.nearest(next(iter(rest)), self.inputs, f"Text of {self.name}:")
+        return given
 
     def _result(
         self,
         job: Job,
         model: LensModel,
-        text: Any,
-        tokens: Tokens,
+        given: Mapping[str, Any],
+        tokens: Mapping[str, Tokens],
         options: Mapping[str, Any],
         started: float,
     ) -> Result:
@@ -221,13 +272,14 @@ class Analysis:
 
         if job.parts is None:
             raise RuntimeError(f"{self.name} ended without declaring its axes")
-        code = opts.code(self.name, text, options, self.options)
+        code = opts.code(self.name, given, options, self.options)
         attrs = attributes(
             model,
             tokens,
             job.parts,
             options=options,
             seconds=time.perf_counter() - started,
+            remarks=job.remarks,
         )
         data = job.parts.dataset({**attrs, **self.about.shown(), **job.notes})
         return Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
@@ -245,6 +297,7 @@ def analysis(
     view: str,
     variables: Mapping[str, Variable],
     work: Callable[..., Work] | None = None,
+    inputs: Sequence[str] = ("text",),
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -264,23 +317,39 @@ def analysis(
         What it fills.
     work
         ``(model, tokens, *, options) -> Work`` for estimates.
+    inputs
+        Names of the texts that it is given; one ``tokens`` for each. The batch axis of its
+        variables is that of the first.
     """
     from layerlens.analyses.registry import register
 
     def decorate(function: Callable[..., None]) -> Analysis:
         about = About(name, question, source, cost, view)
-        return register(Analysis(function, about, variables, work))
+        return register(Analysis(function, about, variables, work, inputs))
 
     return decorate
 
 
-def _tokens(model: LensModel, text: Any, options: Mapping[str, Any]) -> Tokens:
+def _tokens(
+    model: LensModel, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Tokens]:
+    """The tokens of each text."""
     if not hasattr(model, "running"):
         raise InputError(
             f"The first argument is a model from ll.load, not {type(model).__name__}: "
             "write ll.load(hf_model, tokenizer) for one that is in memory already."
         )
-    return model.tokens(text, **{name: options[name] for name in TEXT_OPTIONS})
+    how = {name: options[name] for name in TEXT_OPTIONS}
+    return {name: model.tokens(text, **how) for name, text in given.items()}
+
+
+def _first(tokens: Mapping[str, Tokens]) -> Tokens:
+    return next(iter(tokens.values()))
+
+
+def _own(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the analysis itself."""
+    return {name: value for name, value in options.items() if name not in TEXT_OPTIONS}
 
 
 def _stopped(job: Job) -> str:
@@ -289,8 +358,8 @@ def _stopped(job: Job) -> str:
     return "Stopped; .partial of this error holds what was finished, missing cells are NaN."
 
 
-def _signature(options: Mapping[str, Any]) -> inspect.Signature:
+def _signature(inputs: Sequence[str], options: Mapping[str, Any]) -> inspect.Signature:
     kind = inspect.Parameter
-    given = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("model", "text")]
+    given = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("model", *inputs)]
     keywords = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()]
     return inspect.Signature([*given, *keywords])

@@ -49,28 +49,63 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return str(value)
+    return _named(value)
+
+
+def _named(value: Any) -> str:
+    """A name for a function or an object, without an address."""
+    for attribute in ("code", "__name__", "name"):
+        if isinstance(name := getattr(value, attribute, None), str) and name:
+            return name
+    return type(value).__name__
 
 
 def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """Write the call that makes a result again, with the options that differ from defaults."""
-    ids = getattr(text, "ids", None)  # Tokens: their ids, which are exact
-    if ids is not None:
-        rows = [row[keep].tolist() for row, keep in zip(text.ids, text.mask, strict=True)]
-        texts = list(text.texts)
-        text = rows[0] if text.single else (texts if all(texts) else rows)
-    arguments = [_literal(text)]
+    """Write the call that makes a result again, with the options that differ from defaults.
+
+    Parameters
+    ----------
+    text
+        The text, or a mapping from the names of several to each.
+    options, known
+        All options and their defaults. A function is written by its name, another object (a
+        model) as a variable with the name of its option, unless it says with an attribute
+        ``code`` how it is made.
+    """
+    texts = text if isinstance(text, Mapping) else {"text": text}
+    arguments = [
+        _text(given) if list(texts) == ["text"] else f"{key}={_text(given)}"
+        for key, given in texts.items()
+    ]
     arguments += [
-        f"{key}={_literal(value)}"
+        f"{key}={_literal(key, value)}"
         for key, value in options.items()
         if plain(value) != plain(known[key])
     ]
     return f"ll.{name}(model, {', '.join(arguments)})"
 
 
-def _literal(value: Any) -> str:
-    if isinstance(value, slice):
+def _text(text: Any) -> str:
+    ids = getattr(text, "ids", None)  # Tokens: their ids, which are exact
+    if ids is not None:
+        rows = [row[keep].tolist() for row, keep in zip(text.ids, text.mask, strict=True)]
+        texts = list(text.texts)
+        text = rows[0] if text.single else (texts if all(texts) else rows)
+    return repr(plain(text))
+
+
+def _literal(option: str, value: Any) -> str:
+    if hasattr(value, "tolist"):
+        return repr(plain(value))
+    if value is None or isinstance(value, bool | int | float | str | slice | range):
         return repr(value)
-    if isinstance(value, tuple):
-        return repr(tuple(plain(item) for item in value))
-    return repr(plain(value))
+    if isinstance(value, Mapping):
+        pairs = [f"{key!r}: {_literal(option, item)}" for key, item in value.items()]
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list | tuple | set | frozenset):
+        inner = ", ".join(_literal(option, item) for item in value)
+        if isinstance(value, tuple):
+            return f"({inner},)" if len(value) == 1 else f"({inner})"
+        return f"[{inner}]"
+    written = getattr(value, "code", None) or getattr(value, "__name__", "")
+    return written if isinstance(written, str) and written and written[0] != "<" else option

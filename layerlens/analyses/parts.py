@@ -21,7 +21,8 @@ class Variable:
     Parameters
     ----------
     dims
-        Axis names; a leading ``batch`` is added when several texts were given.
+        Axis names; a leading ``batch`` is added when several texts were given, unless it is
+        a ``summary``.
     dtype
         NumPy dtype name.
     units
@@ -32,6 +33,9 @@ class Variable:
         Value of cells that were not computed: NaN in floats; for integers one that cannot occur.
     is_token
         Whether the values are token ids, whose display strings are stored beside the data.
+    summary
+        Whether it sums up several texts: it has no ``batch`` axis, and exists only where
+        several were given.
     """
 
     dims: tuple[str, ...]
@@ -40,6 +44,7 @@ class Variable:
     long_name: str
     missing: float = -1
     is_token: bool = False
+    summary: bool = False
 
     @property
     def fill(self) -> float:
@@ -70,42 +75,48 @@ class Parts:
         *,
         batched: bool,
     ) -> None:
-        lead = ("batch",) if batched else ()
         self.sizes = dict(sizes)
         self.coords = dict(coords)
         self.variables = {
             name: variable
             for name, variable in variables.items()
-            if all(axis in sizes for axis in variable.dims)
+            if all(axis in sizes for axis in variable.dims) and (batched or not variable.summary)
         }
-        self.dims = {name: lead + v.dims for name, v in self.variables.items()}
+        self.dims = {
+            name: (("batch",) if batched and not v.summary else ()) + v.dims
+            for name, v in self.variables.items()
+        }
         self.arrays: dict[str, np.ndarray] = {}
         self._seen: dict[str, np.ndarray] = {}
         for name, variable in self.variables.items():
             shape = tuple(sizes[axis] for axis in self.dims[name])
             self.arrays[name] = np.full(shape, variable.fill, dtype=variable.dtype)
-            self._seen[name] = np.zeros(shape[: self._streamed(name) + 1], dtype=bool)
-
-    def _streamed(self, name: str) -> int:
-        """Return the axis along which missing parts are reported: the first after ``batch``."""
-        return 1 if self.dims[name][0] == "batch" and len(self.dims[name]) > 1 else 0
+            self._seen[name] = np.zeros(shape, dtype=bool)
 
     def put(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
         """Store a part; an axis given by an int is absent from the arrays."""
         for name, array in arrays.items():
             index = tuple(where.get(axis, slice(None)) for axis in self.dims[name])
             self.arrays[name][index] = array
-            self._seen[name][index[: self._streamed(name) + 1]] = True
+            self._seen[name][index] = True
 
     def missing(self) -> dict[str, list[Any]]:
-        """For each unfinished variable, the labels along its first axis that never came."""
+        """For each unfinished variable, the labels along its first axis where a part is missing.
+
+        The first axis is the one after ``batch``; a variable of no axis at all has no label.
+        """
         gaps: dict[str, list[Any]] = {}
         for name, seen in self._seen.items():
-            axis = self._streamed(name)
-            absent = ~(seen.all(axis=0) if axis else seen)
-            if absent.any():
-                labels = self._labels(self.dims[name][axis])
-                gaps[name] = [labels[i] for i in np.flatnonzero(absent)]
+            if seen.all():
+                continue
+            axes = [axis for axis in self.dims[name] if axis != "batch"] or list(self.dims[name])
+            if not axes:
+                gaps[name] = []
+                continue
+            kept = self.dims[name].index(axes[0])
+            absent = ~seen.all(axis=tuple(i for i in range(seen.ndim) if i != kept))
+            labels = self._labels(axes[0])
+            gaps[name] = [labels[i] for i in np.flatnonzero(absent)]
         return gaps
 
     def _labels(self, axis: str) -> list[Any]:

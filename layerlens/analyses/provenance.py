@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -26,24 +26,35 @@ if TYPE_CHECKING:
 
 def attributes(
     model: LensModel,
-    tokens: Tokens,
+    tokens: Mapping[str, Tokens],
     parts: Parts,
     *,
     options: Mapping[str, Any],
     seconds: float,
+    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Attributes of a result; every value is a number or a string, lists and tables are JSON."""
+    """Attributes of a result; every value is a number or a string, lists and tables are JSON.
+
+    Parameters
+    ----------
+    tokens
+        By the name of the text. Where there are several, or one that is not called ``text``,
+        each also has attributes of its own, see `named_texts`.
+    remarks
+        What the analysis wants its reader to know.
+    """
     missing = parts.missing()
-    rows = zip(tokens.texts, tokens.strings, strict=True)
-    texts = ["".join(strings) if text is None else text for text, strings in rows]
+    texts = {name: _texts(found) for name, found in tokens.items()}
+    first = next(iter(texts.values()))
+    notes = dict.fromkeys([note for found in tokens.values() for note in found.notes] + [*remarks])
     return {
         "model": model.name,
         "model_type": model.anatomy.family,
         "dtype": str(model.dtype).removeprefix("torch."),
         "n_layers": model.n_layers,
         "d_vocab": model.d_vocab,
-        "text": texts[0] if tokens.single else json.dumps(texts, ensure_ascii=False),
-        "notes": json.dumps(list(tokens.notes), ensure_ascii=False),
+        "text": first if isinstance(first, str) else json.dumps(first, ensure_ascii=False),
+        "notes": json.dumps(list(notes), ensure_ascii=False),
         "options": json.dumps(plain(options), ensure_ascii=False),
         "seed": "none" if options.get("seed") is None else int(options["seed"]),
         "versions": json.dumps(versions()),
@@ -52,13 +63,54 @@ def attributes(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": int(not missing),
         "missing": json.dumps(missing),
-        "vocab": vocab(model, tokens, parts),
+        "vocab": vocab(model, tokens.values(), parts),
+        **({} if list(tokens) == ["text"] else named_texts(tokens)),
     }
 
 
-def vocab(model: LensModel, tokens: Tokens, parts: Parts) -> str:
+def named_texts(tokens: Mapping[str, Tokens]) -> dict[str, str]:
+    """Attributes that say what each of several texts was.
+
+    Returns
+    -------
+    dict
+        ``inputs``, the JSON list of their names, and for each name ``<name>_text``, and as JSON
+        lists ``<name>_ids``, ``<name>_tokens`` (strings) and ``<name>_continues``; lists of
+        lists, without padding, where several texts were given under one name.
+    """
+    found = {"inputs": json.dumps(list(tokens))}
+    for name, given in tokens.items():
+        texts = _texts(given)
+        lists: dict[str, Any] = {
+            "ids": given.ids.tolist(),
+            "tokens": given.strings,
+            "continues": given.continues,
+        }
+        if not isinstance(texts, str):
+            found[f"{name}_text"] = json.dumps(texts, ensure_ascii=False)
+        else:
+            found[f"{name}_text"] = texts
+        for what, rows in lists.items():
+            real = [
+                [value for value, keep in zip(row, mask, strict=True) if keep]
+                for row, mask in zip(rows, given.mask.tolist(), strict=True)
+            ]
+            kept: Any = real[0] if given.single else real
+            found[f"{name}_{what}"] = json.dumps(kept, ensure_ascii=False)
+    return found
+
+
+def _texts(tokens: Tokens) -> str | list[str]:
+    rows = zip(tokens.texts, tokens.strings, strict=True)
+    texts = ["".join(strings) if text is None else text for text, strings in rows]
+    return texts[0] if tokens.single else texts
+
+
+def vocab(model: LensModel, texts: Iterable[Tokens], parts: Parts) -> str:
     """JSON table from every token id that occurs to its display string."""
-    ids = parts.token_ids() | set(tokens.ids[tokens.mask].tolist())
+    ids = parts.token_ids()
+    for tokens in texts:
+        ids |= set(tokens.ids[tokens.mask].tolist())
     return json.dumps({i: model.token_string(i) for i in sorted(ids)}, ensure_ascii=False)
 
 

@@ -57,6 +57,6 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(cells, index=pd.Index([row.name for row in rows], name="analysis"))
 
 
-def estimate(name: str, model: LensModel, text: Any, **options: Any) -> Estimate:
-    """Estimate passes, seconds and bytes that ``ll.<name>(model, text, **options)`` would take."""
-    return get(name).estimate(model, text, **options)
+def estimate(name: str, model: LensModel, *texts: Any, **options: Any) -> Estimate:
+    """Estimate passes, seconds and bytes of ``ll.<name>(model, *texts, **options)``."""
+    return get(name).estimate(model, *texts, **options)
