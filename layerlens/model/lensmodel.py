@@ -191,9 +191,16 @@ class LensModel:
         return self.vocabulary.search(query, limit)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Hold the lock, be in ``eval`` mode (restored after) and record no gradients."""
-        with self.lock, _evaluating(self.hf), torch.inference_mode():
+    def running(self, *, gradients: bool = False) -> Iterator[None]:
+        """Hold the lock and be in ``eval`` mode (restored after).
+
+        Parameters
+        ----------
+        gradients
+            Record what is computed for autograd; else nothing is.
+        """
+        quiet = torch.inference_mode(not gradients)
+        with self.lock, _evaluating(self.hf), quiet, torch.set_grad_enabled(gradients):
             yield
 
     def _head(self) -> Any:

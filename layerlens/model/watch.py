@@ -78,6 +78,16 @@ def swapped(
     )
 
 
+def with_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
+    """Put one tensor in another's place in what a module gave."""
+    if output is old:
+        return new
+    if isinstance(output, dict):
+        changed = {key: new if value is old else value for key, value in output.items()}
+        return type(output)(**changed) if type(output) is not dict else changed
+    return type(output)(new if value is old else value for value in output)
+
+
 def _stream(tensor: Tensor) -> Tensor:
     """Reshape to ``[rows, width]``: some families fold batch and position into one axis."""
     return tensor.reshape(-1, tensor.shape[-1]) if tensor.numel() else tensor

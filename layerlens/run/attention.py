@@ -1,10 +1,10 @@
-"""See q, k, v, scores and pattern inside a block's attention, while it runs.
+"""See and change q, k, v, scores and pattern inside a block's attention, while it runs.
 
 Families that use transformers' attention interface get, for the watched layers only, a
 configuration that names our registered function. That function hands over what it was
 given and then calls the implementation that the model would have called, so recording
-never changes a number. Families with attention code of their own are watched by
-:mod:`layerlens.run.spy`.
+never changes a number; what is changed on the way is changed for that call alone. Families
+with attention code of their own are watched by :mod:`layerlens.run.spy`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,32 @@ _NAME = "layerlens"
 _watching = threading.local()
 
 
+Alter = Callable[[str, Tensor], Tensor]
+"""Called with a kind and its tensor; gives the tensor to go on with."""
+
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
+"""One of transformers' attention functions."""
+
+
+class Handler(Protocol):
+    """What stands between a mixer and its attention function."""
+
+    def attend(
+        self,
+        original: Attention,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Do what ``original`` does, or something else in its place."""
+
+
 class Watch:
-    """What to hand over from one attention call.
+    """What to hand over from one attention call, and what to change in it.
 
     Parameters
     ----------
@@ -39,17 +63,42 @@ class Watch:
         Called with the kind and its tensor: ``q``, ``k``, ``v`` as ``[batch, position,
         head, width]`` (``k`` and ``v`` with key-value heads), ``attn_scores`` (-inf where
         masked) and ``pattern`` as ``[batch, head, query, key]``; ``out`` like ``q``.
+    changed
+        Which of :data:`INSIDE` are changed.
+    change
+        Called with such a kind and its tensor, shaped as for ``see``.
     """
 
-    def __init__(self, wanted: frozenset[str], see: Callable[[str, Tensor], None]) -> None:
+    def __init__(
+        self,
+        wanted: frozenset[str],
+        see: Callable[[str, Tensor], None],
+        changed: frozenset[str] = frozenset(),
+        change: Alter | None = None,
+    ) -> None:
         self.wanted = wanted
         self.see = see
+        self.changed = changed
+        self._change = change
 
-    def hand_over(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Hand over those of q, k, v (each ``[batch, head, position, width]``) asked for."""
-        for kind, tensor in (("q", q), ("k", k), ("v", v)):
-            if kind in self.wanted:
-                self.see(kind, tensor.transpose(1, 2))
+    def altered(self, kind: str, tensor: Tensor) -> Tensor:
+        """The tensor to go on with, shaped as for ``see``."""
+        if self._change is None or kind not in self.changed:
+            return tensor
+        return self._change(kind, tensor)
+
+    def vectors(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Change and hand over q, k, v, each ``[batch, head, position, width]``."""
+        q, k, v = (self.vector(kind, tensor) for kind, tensor in zip("qkv", (q, k, v), strict=True))
+        return q, k, v
+
+    def vector(self, kind: str, tensor: Tensor) -> Tensor:
+        """Change and hand over one of q, k, v, ``[batch, head, position, width]``."""
+        if kind in self.changed:
+            tensor = self.altered(kind, tensor.transpose(1, 2)).transpose(1, 2)
+        if kind in self.wanted:
+            self.see(kind, tensor.transpose(1, 2))
+        return tensor
 
     def hand_over_weights(self, scores: Tensor, pattern: Tensor) -> None:
         """Hand over those of scores and pattern asked for."""
@@ -64,10 +113,44 @@ class Watch:
         if "out" in self.wanted:
             self.see("out", output.transpose(1, 2))
 
+    def weigh(self, scores: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The pattern for scores, both changed as asked and handed over."""
+        scores = self.altered("attn_scores", scores)
+        pattern = self.altered("pattern", softmax(scores, sinks, dtype))
+        self.hand_over_weights(scores, pattern)
+        return pattern
+
+    def attend(
+        self,
+        original: Attention,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hand over what was asked for, then do what the model's own function does.
+
+        The heads' outputs are computed here only where scores or pattern are changed.
+        """
+        query, key, value = self.vectors(query, key, value)
+        pattern = None
+        if (self.wanted | self.changed) & {"attn_scores", "pattern"}:
+            found, sinks = scores(module, query, key, mask, **kwargs)
+            pattern = self.weigh(found, sinks, query.dtype)
+        if pattern is not None and self.changed & {"attn_scores", "pattern"}:
+            output = torch.matmul(pattern, repeat_heads(value, query)).transpose(1, 2).contiguous()
+        else:
+            output, pattern = original(module, query, key, value, mask, *args, **kwargs)
+        self.hand_over_output(output.transpose(1, 2))
+        return output, pattern
+
 
 @contextmanager
-def watching(block: nn.Module, watch: Watch) -> Iterator[None]:
-    """Send the attention of this block, on this thread, past the watch."""
+def watching(block: nn.Module, handler: Handler) -> Iterator[None]:
+    """Send the attention of this block, on this thread, past the handler."""
     active = _watching.__dict__.setdefault("active", {})
     swapped: list[tuple[nn.Module, Any]] = []
     try:
@@ -76,7 +159,7 @@ def watching(block: nn.Module, watch: Watch) -> Iterator[None]:
             if getattr(config, "_attn_implementation", None) not in (None, _NAME):
                 swapped.append((module, config))
                 module.config = _redirected(config)
-                active[id(module)] = watch
+                active[id(module)] = handler
         yield
     finally:
         for module, config in swapped:
@@ -93,14 +176,13 @@ def _redirected(config: Any) -> Any:
     return redirected
 
 
-def _original(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _original(module: nn.Module) -> Attention:
     """The attention function that the model itself would have called."""
     source = sys.modules[type(module).__module__]
     interface: Any = getattr(source, "ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
     eager = getattr(source, "eager_attention_forward", None)
     config: Any = module.config
-    original: Callable[..., tuple[Tensor, Tensor | None]]
-    original = interface.get_interface(config._layerlens_original, eager)
+    original: Attention = interface.get_interface(config._layerlens_original, eager)
     return original
 
 
@@ -113,22 +195,24 @@ def _attention(
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Hand over what was asked for, then do what the model's own function does."""
-    watch = _watching.__dict__.get("active", {}).get(id(module))
-    if watch is not None:
-        watch.hand_over(query, key, value)
-        if watch.wanted & {"attn_scores", "pattern"}:
-            watch.hand_over_weights(*weights(module, query, key, attention_mask, **kwargs))
-    output = _original(module)(module, query, key, value, attention_mask, *args, **kwargs)
-    if watch is not None:
-        watch.hand_over_output(output[0].transpose(1, 2))
-    return output
+    """Let the handler of this module, if there is one on this thread, do the attention."""
+    handler: Handler | None = _watching.__dict__.get("active", {}).get(id(module))
+    original = _original(module)
+    if handler is None:
+        return original(module, query, key, value, attention_mask, *args, **kwargs)
+    return handler.attend(original, module, query, key, value, attention_mask, *args, **kwargs)
 
 
 AttentionInterface.register(_NAME, _attention)
 
 
-def weights(
+def repeat_heads(tensor: Tensor, query: Tensor) -> Tensor:
+    """Keys or values ``[batch, head, position, width]``, one a query head."""
+    groups = query.shape[1] // tensor.shape[1]
+    return tensor.repeat_interleave(groups, dim=1) if groups > 1 else tensor
+
+
+def scores(
     module: nn.Module | None,
     query: Tensor,
     key: Tensor,
@@ -140,8 +224,8 @@ def weights(
     position_bias: Tensor | None = None,
     is_causal: bool | None = None,
     **_: Any,
-) -> tuple[Tensor, Tensor]:
-    """Scores before the softmax and the pattern after it.
+) -> tuple[Tensor, Tensor | None]:
+    """Scores before the softmax, and the scores of the sinks.
 
     Parameters
     ----------
@@ -156,30 +240,34 @@ def weights(
 
     Returns
     -------
-    scores, pattern
-        Both ``[batch, head, query, key]``; the softmax is taken in float32.
+    scores
+        ``[batch, head, query, key]``, the lowest finite number where masked.
+    sinks
+        ``[head]`` or None.
     """
-    groups = query.shape[1] // key.shape[1]
-    key = key.repeat_interleave(groups, dim=1) if groups > 1 else key
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query, key.transpose(-1, -2)) * scale
+    found = torch.matmul(query, repeat_heads(key, query).transpose(-1, -2)) * scale
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        found = torch.tanh(found / softcap) * softcap
     if position_bias is not None:
-        scores = scores + position_bias
-    lowest = torch.finfo(scores.dtype).min
+        found = found + position_bias
+    lowest = torch.finfo(found.dtype).min
     if attention_mask is None:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        if causal and scores.shape[-2] > 1:
-            ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
-            scores = scores.masked_fill(ahead.triu(scores.shape[-1] - scores.shape[-2] + 1), lowest)
+        if causal and found.shape[-2] > 1:
+            ahead = torch.ones(found.shape[-2:], dtype=torch.bool, device=found.device)
+            found = found.masked_fill(ahead.triu(found.shape[-1] - found.shape[-2] + 1), lowest)
     elif attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask[..., : scores.shape[-1]], lowest)
+        found = found.masked_fill(~attention_mask[..., : found.shape[-1]], lowest)
     else:
-        scores = (scores + attention_mask[..., : scores.shape[-1]]).clamp(min=lowest)
-    sinks = getattr(module, "sinks", None) if s_aux is None else s_aux
+        found = (found + attention_mask[..., : found.shape[-1]]).clamp(min=lowest)
+    return found, getattr(module, "sinks", None) if s_aux is None else s_aux
+
+
+def softmax(scores: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The pattern ``[batch, head, query, key]``; the softmax is taken in float32."""
     if sinks is None:
-        return scores, scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        return scores.softmax(-1, dtype=torch.float32).to(dtype)
     column = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1).to(scores.dtype)
     pattern = torch.cat([scores, column], dim=-1).softmax(-1, dtype=torch.float32)
-    return scores, pattern[..., :-1].to(query.dtype)
+    return pattern[..., :-1].to(dtype)

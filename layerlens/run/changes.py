@@ -53,30 +53,30 @@ class Change:
         if self.op not in OPERATIONS:
             raise InputError(f"{self.op!r} is no operation: use {', '.join(OPERATIONS)}.")
 
-    def write(self, flat: Tensor, rows: Tensor, batch: int = 1) -> None:
+    def write(self, values: Tensor, at: tuple[Tensor, ...], batch: int = 1) -> None:
         """Change rows of a tensor in place.
 
         Parameters
         ----------
-        flat
-            ``[row, width]``, or ``[row, head, width]`` for sites with heads.
-        rows
-            Numbers of the rows, ``[batch * position]``.
+        values
+            ``[*row, width]``, or ``[*row, head, width]`` for sites with heads.
+        at
+            Which rows: one index, of ``[batch * position]`` entries, for each of their axes.
         batch
-            How many times ``value`` is repeated along ``rows``.
+            How many times ``value`` is repeated along the rows.
         """
-        index: tuple[Tensor | int, ...] = (rows,)
+        index: tuple[Tensor | int, ...] = at
         if self.site.kind in HEADS and self.site.head is not None:
-            index = (rows, self.site.head)
-        old = flat[index]
+            index = (*at, self.site.head)
+        old = values[index]
         part = self.keys if self.site.kind in SQUARE else self.neurons
         if part is None:
-            flat[index] = self._new(old, batch)
+            values[index] = self._new(old, batch)
             return
-        columns = torch.tensor(part, device=flat.device)
+        columns = torch.tensor(part, device=values.device)
         new = old.clone()
         new[..., columns] = self._new(old[..., columns], batch)
-        flat[index] = new
+        values[index] = new
 
     def _new(self, old: Tensor, batch: int) -> Tensor:
         """The new values in place of the old ones."""
@@ -84,8 +84,10 @@ class Change:
             return torch.full_like(old, float("-inf"))
         if not isinstance(self.value, Tensor):
             number = 0.0 if self.value is None else float(self.value)
-            return torch.full_like(old, number) if self.op == "set" else (
-                old * number if self.op == "scale" else old + number
+            return (
+                torch.full_like(old, number)
+                if self.op == "set"
+                else (old * number if self.op == "scale" else old + number)
             )
         value = self.value.to(device=old.device, dtype=old.dtype)
         if self.op == "project_out":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,43 +17,15 @@ from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
 from layerlens.run.attention import INSIDE, Watch, watching
-from layerlens.run.spy import Spy
+from layerlens.run.changes import Change
+from layerlens.run.gate import Gate
+from layerlens.run.hooks import install, plain_rows
+from layerlens.run.spy import spy_on
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 OnSite = Callable[[Site, Tensor], None]
-
-
-class Gate:
-    """Decides whether a hook may look: only on the thread that runs the pass.
-
-    It is closed while a value is handled, because handling it may call modules of the
-    model (the final norm, the head, a projection), which are not part of the pass.
-    """
-
-    def __init__(self) -> None:
-        self._owner = threading.get_ident()
-        self._closed = 0
-
-    @property
-    def ours(self) -> bool:
-        """Whether this is the thread of the pass."""
-        return threading.get_ident() == self._owner
-
-    @property
-    def open(self) -> bool:
-        """Whether a hook may look."""
-        return not self._closed and self.ours
-
-    @contextmanager
-    def closed(self) -> Iterator[None]:
-        """Keep hooks from looking for a while."""
-        self._closed += 1
-        try:
-            yield
-        finally:
-            self._closed -= 1
 
 
 def forward(
@@ -64,6 +35,8 @@ def forward(
     on_site: OnSite,
     *,
     logits: Literal["all", "last"] | None = "last",
+    changes: Sequence[Change] = (),
+    gradients: bool = False,
 ) -> Tensor | None:
     """Run one pass on the calling thread; call ``on_site`` as each site gets its value.
 
@@ -83,6 +56,12 @@ def forward(
         An exception raised in it ends the pass; all hooks are removed.
     logits
         ``"all"`` positions, the ``"last"`` one, or None.
+    changes
+        What to change on the way, those at one site in this order; a site that is read is
+        handed over after it was changed.
+    gradients
+        Record the pass for autograd, so that what it gives can be differentiated with
+        respect to tensors among the changes.
 
     Returns
     -------
@@ -93,7 +72,8 @@ def forward(
     Raises
     ------
     SiteError
-        If a site does not exist in this model, or did not fire exactly once.
+        If a site does not exist in this model, or did not fire exactly once; or if a
+        change never met its site.
     """
     sites = list(sites)
     fired: Counter[Site] = Counter()
@@ -104,7 +84,8 @@ def forward(
         with gate.closed():
             on_site(site, tensor)
 
-    with model.running(), ExitStack() as stack:
+    with model.running(gradients=gradients), ExitStack() as stack:
+        installed = install(model, changes, plain_rows, gate, stack)
         for tap, group in _by_tap(model, sites).items():
             reader = _Reader(model, tap, group, tokens.ids.shape[0], hand_over, gate)
             paths = (tap.module, *tap.plus)
@@ -115,7 +96,9 @@ def forward(
                 stack.callback(_hook(module, tap, take, gate).remove)
         for layer, group in _by_attention(sites).items():
             _watch_attention(model, layer, group, hand_over, gate, stack)
-        output = model.hf(**model_inputs(model, tokens, logits))
+        changes_last = any(change.site.kind in GLOBAL for change in changes)
+        output = model.hf(**model_inputs(model, tokens, "all" if changes_last else logits))
+    installed.require_all()
     wrong = [site for site in sites if fired[site] != 1]
     if wrong:
         raise SiteError(
@@ -294,21 +277,3 @@ def _watch_attention(
         stack.enter_context(watching(model.hf.get_submodule(block.mixer), watch))
     else:
         spy_on(model.hf.get_submodule(block.mixer), watch, block.n_heads, gate, stack)
-
-
-def spy_on(module: nn.Module, watch: Watch, n_heads: int, gate: Gate, stack: ExitStack) -> None:
-    """Look at the torch functions that a module calls, until the stack closes."""
-    running: list[ExitStack] = []
-
-    def entering(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if gate.open:
-            running.append(ExitStack())
-            running[-1].enter_context(Spy(watch, n_heads))
-
-    def leaving(*_: Any) -> None:
-        if running and gate.ours:
-            running.pop().close()
-
-    stack.callback(leaving)  # an exception inside the module skips the forward hook
-    stack.callback(module.register_forward_pre_hook(entering).remove)
-    stack.callback(module.register_forward_hook(leaving).remove)

@@ -15,7 +15,8 @@ from layerlens.model.anatomy import Anatomy, BlockAnatomy
 from layerlens.model.find import input_device, probe_ids, text_config
 from layerlens.model.watch import first_tensor
 from layerlens.run.attention import INSIDE, Watch, watching
-from layerlens.run.forward import Gate, spy_on
+from layerlens.run.gate import Gate
+from layerlens.run.spy import spy_on
 
 
 def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:

@@ -6,13 +6,13 @@ computes, on a short input, in the model's own dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerlens.errors import ProofError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
@@ -21,8 +21,10 @@ from layerlens.model.find import probe_ids
 from layerlens.model.sites import Site
 from layerlens.model.sums import ROUNDINGS, misfit
 from layerlens.model.text import Tokens
-from layerlens.model.watch import first_tensor, stream_argument, swapped
-from layerlens.run.forward import Gate, forward, model_inputs
+from layerlens.model.watch import first_tensor
+from layerlens.run.forward import forward, model_inputs
+from layerlens.run.gate import Gate
+from layerlens.run.hooks import on_input, on_output, twin
 from layerlens.run.proof_heads import prove_heads, through
 from layerlens.run.replay import capture_calls, replay
 
@@ -191,13 +193,8 @@ def _prove_no_op(model: LensModel, tokens: Tokens, proof: Proof) -> None:
     with model.running(), ExitStack() as stack:
         plain = _final(model, tokens)
         for tap in _single_taps(taps):
-            module = model.hf.get_submodule(tap.module)
-            enter, leave = _own_value_hooks(gate)
-            if tap.side == "input":
-                hook = module.register_forward_pre_hook(enter, with_kwargs=True)
-            else:
-                hook = module.register_forward_hook(leave)
-            stack.callback(hook.remove)
+            hook = on_input if tap.side == "input" else on_output
+            stack.callback(hook(model.hf.get_submodule(tap.module), gate, twin).remove)
         edited = _final(model, tokens)
     what = f"setting {len(taps)} tensors to their own values changes no output"
     proof.lines.append(ProofLine("no-op", error(edited, plain), 0, what))
@@ -211,29 +208,3 @@ def _single_taps(taps: Iterable[Tap]) -> Iterator[Tap]:
 
 def _final(model: LensModel, tokens: Tokens) -> Tensor:
     return first_tensor(tuple(model.hf(**model_inputs(model, tokens, "all")).values()))
-
-
-def _own_value_hooks(gate: Gate) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not gate.ours:
-            return None
-        old = stream_argument(args, kwargs)
-        return swapped(args, kwargs, old, _twin(old))
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not gate.ours:
-            return None
-        old = first_tensor(output)
-        if output is old:
-            return _twin(old)
-        return type(output)(_twin(old) if value is old else value for value in output)
-
-    return enter, leave
-
-
-def _twin(tensor: Tensor) -> Tensor:
-    """Make a copy with the same strides: kernels may round differently for other layouts."""
-    twin = torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-    )
-    return twin.copy_(tensor)

@@ -18,7 +18,9 @@ from layerlens.model.sums import is_norm
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument, swapped
 from layerlens.run.attention import Watch, watching
-from layerlens.run.forward import Gate, model_inputs, spy_on
+from layerlens.run.forward import model_inputs
+from layerlens.run.gate import Gate
+from layerlens.run.spy import spy_on
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

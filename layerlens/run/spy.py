@@ -1,22 +1,25 @@
-"""See q, k, v, scores and pattern in families whose attention is code of their own.
+"""See and change v, scores and pattern in families whose attention is code of their own.
 
 While such an attention module runs, the torch functions it calls are looked at: the
 product that feeds the softmax has q and k as its factors, the softmax turns the scores
 into the pattern, and the product that takes the pattern has v as its other factor.
-Nothing is computed differently.
+Nothing is computed differently unless a change was asked for. q and k are known only when the
+softmax has shown which product was theirs, so they can be seen and not changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from layerlens.run.attention import Watch, weights
+from layerlens.run.attention import Watch, repeat_heads, scores
+from layerlens.run.gate import Gate
 
 _PRODUCTS: dict[Callable[..., Any], int] = {
     # function -> position of the first factor among its arguments
@@ -59,19 +62,12 @@ class Spy(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self._see_fused(*args, **kwargs)
-            output = func(*args, **kwargs)
-            self._watch.hand_over_output(output)
-            return output
-        output = func(*args, **kwargs)
+            return self._fused(func, *args, **kwargs)
         if func in _PRODUCTS:
-            at = _PRODUCTS[func]
-            left = args[at] if len(args) > at else kwargs["batch1"]
-            right = args[at + 1] if len(args) > at + 1 else kwargs["batch2"]
-            self._see_product(left, right, output)
-        elif func in _SOFTMAXES and self._factors is not None and output.dim() in (3, 4):
-            self._see_softmax(*self._factors, args[0], output)
-        return output
+            return self._product(func, args, kwargs)
+        if func in _SOFTMAXES and self._factors is not None and args[0].dim() in (3, 4):
+            return self._softmax(func, args, kwargs)
+        return func(*args, **kwargs)
 
     def _heads(self, tensor: Tensor) -> Tensor:
         """``[batch, head, ...]``, also where heads were folded into the batch."""
@@ -79,24 +75,46 @@ class Spy(TorchFunctionMode):
             return tensor
         return tensor.reshape(-1, self._n_heads, *tensor.shape[1:])
 
-    def _see_product(self, left: Tensor, right: Tensor, output: Tensor) -> None:
+    def _product(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        at = _PRODUCTS[func]
+        left = args[at] if len(args) > at else kwargs["batch1"]
+        right = args[at + 1] if len(args) > at + 1 else kwargs["batch2"]
         if self._weights is None:
             self._factors = (left, right)
-            return
-        scores, pattern = self._weights
-        if self._queries is not None and left.shape[-2:] == pattern.shape[-2:]:
-            q, k = self._queries
-            self._watch.hand_over(q, k, self._heads(right))
-            self._watch.hand_over_weights(scores, pattern)
-            self._watch.hand_over_output(self._heads(output))
-            self._queries = None
+            return func(*args, **kwargs)
+        found, pattern = self._weights
+        if self._queries is None or left.shape[-2:] != pattern.shape[-2:]:
+            return func(*args, **kwargs)
+        for kind, tensor in zip("qk", self._queries, strict=True):
+            self._watch.vector(kind, tensor)
+        value = self._watch.vector("v", self._heads(right))
+        if "v" in self._watch.changed:
+            value = value.reshape(right.shape)
+            args = tuple(value if arg is right else arg for arg in args)
+            kwargs = {key: value if arg is right else arg for key, arg in kwargs.items()}
+        output = func(*args, **kwargs)
+        self._watch.hand_over_weights(found, pattern)
+        self._watch.hand_over_output(self._heads(output))
+        self._queries = None
+        return output
 
-    def _see_softmax(self, q: Tensor, k: Tensor, scores: Tensor, pattern: Tensor) -> None:
+    def _softmax(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        given, *rest = args
+        found = self._watch.altered("attn_scores", self._heads(given))
+        pattern = self._heads(func(found.reshape(given.shape), *rest, **kwargs))
+        pattern = self._watch.altered("pattern", pattern)
+        q, k = self._factors or (given, given)
         self._queries = self._heads(q), self._heads(k).transpose(-1, -2)
-        self._weights = self._heads(scores), self._heads(pattern)
+        self._weights = found, pattern
+        return pattern.reshape(given.shape)
 
-    def _see_fused(
+    def _fused(
         self,
+        func: Callable[..., Tensor],
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -104,9 +122,36 @@ class Spy(TorchFunctionMode):
         dropout_p: float = 0.0,
         is_causal: bool = False,
         scale: float | None = None,
-        **_: Any,
-    ) -> None:
-        self._watch.hand_over(query, key, value)
-        if self._watch.wanted & {"attn_scores", "pattern"}:
-            seen = weights(None, query, key, attn_mask, scaling=scale, is_causal=is_causal)
-            self._watch.hand_over_weights(*seen)
+        **rest: Any,
+    ) -> Tensor:
+        query, key, value = self._watch.vectors(query, key, value)
+        pattern = None
+        if (self._watch.wanted | self._watch.changed) & {"attn_scores", "pattern"}:
+            found, _ = scores(None, query, key, attn_mask, scaling=scale, is_causal=is_causal)
+            pattern = self._watch.weigh(found, None, query.dtype)
+        if pattern is not None and self._watch.changed & {"attn_scores", "pattern"}:
+            output = torch.matmul(pattern, repeat_heads(value, query))
+        else:
+            output = func(
+                query, key, value, attn_mask, dropout_p, is_causal=is_causal, scale=scale, **rest
+            )
+        self._watch.hand_over_output(output)
+        return output
+
+
+def spy_on(module: nn.Module, watch: Watch, n_heads: int, gate: Gate, stack: ExitStack) -> None:
+    """Look at the torch functions that a module calls, until the stack closes."""
+    running: list[ExitStack] = []
+
+    def entering(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if gate.open:
+            running.append(ExitStack())
+            running[-1].enter_context(Spy(watch, n_heads))
+
+    def leaving(*_: Any) -> None:
+        if running and gate.ours:
+            running.pop().close()
+
+    stack.callback(leaving)  # an exception inside the module skips the forward hook
+    stack.callback(module.register_forward_pre_hook(entering).remove)
+    stack.callback(module.register_forward_hook(leaving).remove)

@@ -321,11 +321,10 @@ def test_a_pattern_that_is_not_the_models_own_fails(monkeypatch: pytest.MonkeyPa
     from layerlens.run import attention
 
     def uniform(module: nn.Module, query: Tensor, key: Tensor, *_: Any, **__: Any) -> Any:
-        scores = query.new_zeros(*query.shape[:3], key.shape[2])
-        return scores, scores.softmax(-1)
+        return query.new_zeros(*query.shape[:3], key.shape[2]), None
 
     model = LensModel.wrap(tiny_model("llama"), prove=False)
-    monkeypatch.setattr(attention, "weights", uniform)
+    monkeypatch.setattr(attention, "scores", uniform)
     proof = prove_anatomy(model)
     assert {"z", "pattern"} <= {line.name for line in proof.lines if not line.ok}
 

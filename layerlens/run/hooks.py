@@ -1,0 +1,325 @@
+"""Hooks that change values while a model runs, whoever calls it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.errors import SiteError
+from layerlens.model.anatomy import BlockAnatomy, Tap
+from layerlens.model.sites import HEADS, Site
+from layerlens.model.watch import first_tensor, stream_argument, swapped, with_tensor
+from layerlens.run.attention import INSIDE, Watch, watching
+from layerlens.run.changes import SQUARE, Change
+from layerlens.run.gate import Gate
+from layerlens.run.spy import spy_on
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+Rows = Callable[[Change, int, int], Tensor | None]
+"""Called with a change, and batch and length of the present call; gives the numbers of the
+rows that the change means in the flattened ``[batch * length]``, or None for none."""
+
+
+def plain_rows(change: Change, batch: int, length: int) -> Tensor:
+    """Rows of a call that holds every position of the text."""
+    columns = torch.arange(length) if change.positions is None else torch.tensor(change.positions)
+    if change.row is not None:
+        return change.row * length + columns
+    return (torch.arange(batch)[:, None] * length + columns).flatten()
+
+
+class Installed:
+    """What was put on a model: which changes fired, and the shape of the present call."""
+
+    def __init__(self, changes: Sequence[Change], batch: int | None) -> None:
+        self.fired: Counter[Site] = Counter()
+        self.changes = changes
+        self._batch = batch
+
+    def see_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the batch of a call of the whole model; some modules fold it into positions."""
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if given:
+            self._batch = given[0].shape[0]
+
+    def shape(self, tensor: Tensor) -> tuple[int, int]:
+        """Batch and length of what passes, ``[batch, position, width]`` or folded."""
+        if tensor.dim() > 2:
+            return tensor.shape[0], tensor.shape[1]
+        batch = self._batch or 1
+        return batch, tensor.shape[0] // batch
+
+    def require_all(self) -> None:
+        """Raise a ``SiteError`` that names the first change that met no value."""
+        for change in self.changes:
+            if not self.fired[change.site]:
+                raise SiteError(
+                    f"The edit of {change.site} never fired, so it changed nothing: the model "
+                    "did not run that part, or not at these positions."
+                )
+
+
+def install(
+    model: LensModel,
+    changes: Sequence[Change],
+    rows: Rows,
+    gate: Gate,
+    stack: ExitStack,
+    *,
+    batch: int | None = None,
+) -> Installed:
+    """Put the hooks for some changes on a model until the stack closes.
+
+    Parameters
+    ----------
+    changes
+        Those at one site are applied in this order.
+    rows
+        Which rows a change means in a call.
+    batch
+        Rows of the batch, where blocks are called without the model around them.
+
+    Raises
+    ------
+    SiteError
+        If a site cannot be changed in this model, with the reason.
+    """
+    installed = Installed(changes, batch)
+    writer = _Writer(rows, installed)
+    if batch is None:
+        seen = lambda _, args, kwargs: installed.see_call(args, kwargs) if gate.open else None  # noqa: E731
+        stack.callback(model.hf.register_forward_pre_hook(seen, with_kwargs=True).remove)
+    mids: dict[int, list[Change]] = {}
+    inside: dict[int, list[Change]] = {}
+    for tap_or_layer, group in _places(model, changes):
+        if isinstance(tap_or_layer, Tap):
+            _change_tap(model, tap_or_layer, group, writer, gate, stack)
+        elif group[0].site.kind in INSIDE:
+            inside[tap_or_layer] = group
+        else:
+            mids[tap_or_layer] = group
+    for layer, group in mids.items():
+        _change_mid(model, layer, group, writer, gate, stack)
+    for layer, group in inside.items():
+        _change_attention(model, layer, group, writer, gate, stack)
+    return installed
+
+
+def _places(model: LensModel, changes: Iterable[Change]) -> list[tuple[Tap | int, list[Change]]]:
+    """The changes by where they are made: at a tap, between the sublayers, in the attention."""
+    groups: dict[tuple[str, Tap | int], list[Change]] = {}
+    for change in changes:
+        site = change.site
+        if site.kind == "result":
+            raise SiteError(f"{site} cannot be edited: edit z or attn_out of the layer instead.")
+        tap = None if site.kind in INSIDE else model.anatomy.tap(site)
+        if site.kind in INSIDE:
+            _require_attention(model, site)
+            groups.setdefault(("inside", site.block), []).append(change)
+        elif site.kind == "resid_mid" and model.anatomy.blocks[site.block].mid_norm is None:
+            groups.setdefault(("mid", site.block), []).append(change)
+        elif tap is not None:
+            groups.setdefault(("tap", tap), []).append(change)
+    return [(place, group) for (_, place), group in groups.items()]
+
+
+def _require_attention(model: LensModel, site: Site) -> None:
+    block = model.anatomy.blocks[site.block]
+    if block.attention is None:
+        model.anatomy.tap(site)  # raises, and says why
+    if block.attention == "spy" and site.kind in ("q", "k"):
+        raise SiteError(
+            f"{site} cannot be edited: attention of this family is code of its own, in which only "
+            "v, attn_scores, pattern and z can be changed."
+        )
+
+
+class _Writer:
+    """Applies changes to values on their way."""
+
+    def __init__(self, rows: Rows, installed: Installed) -> None:
+        self._rows = rows
+        self.installed = installed
+
+    def apply(self, values: Tensor, changes: Sequence[Change], batch: int, length: int) -> None:
+        """Change ``[batch, position, ...]``, or ``[batch * position, ...]``, in place."""
+        folded = values.shape[0] == batch * length and values.shape[:2] != (batch, length)
+        for change in changes:
+            rows = self._rows(change, batch, length)
+            if rows is None:
+                continue
+            self.installed.fired[change.site] += 1
+            rows = rows.to(values.device)
+            at = (rows,) if folded else (rows // length, rows % length)
+            repeats = batch if change.row is None else 1
+            change.write(values, at, repeats)
+
+    def changed(self, tensor: Tensor, tap: Tap, changes: Sequence[Change], n_heads: int) -> Tensor:
+        """A changed copy of what passes at a tap."""
+        batch, length = self.installed.shape(tensor)
+        new = twin(tensor)
+        value = new if tap.scale == 1 else new * tap.scale
+        heads = changes[0].site.kind in HEADS
+        self.apply(value.unflatten(-1, (n_heads, -1)) if heads else value, changes, batch, length)
+        return new if tap.scale == 1 else value / tap.scale
+
+
+def twin(tensor: Tensor) -> Tensor:
+    """Make a copy with the same strides: kernels may round differently for other layouts."""
+    if torch.is_grad_enabled():
+        return tensor.clone()
+    copy = torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+    return copy.copy_(tensor)
+
+
+def on_output(module: nn.Module, gate: Gate, new: Callable[[Tensor], Tensor]) -> Any:
+    """Hook the output of a module; returns the handle."""
+
+    def leaving(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not gate.open:
+            return None
+        old = first_tensor(output)
+        return with_tensor(output, old, new(old))
+
+    return module.register_forward_hook(leaving)
+
+
+def on_input(module: nn.Module, gate: Gate, new: Callable[[Tensor], Tensor]) -> Any:
+    """Hook the input of a module; returns the handle."""
+
+    def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not gate.open:
+            return None
+        old = stream_argument(args, kwargs)
+        return swapped(args, kwargs, old, new(old))
+
+    return module.register_forward_pre_hook(entering, with_kwargs=True)
+
+
+def _change_tap(
+    model: LensModel,
+    tap: Tap,
+    changes: Sequence[Change],
+    writer: _Writer,
+    gate: Gate,
+    stack: ExitStack,
+) -> None:
+    site = changes[0].site
+    n_heads = model.anatomy.blocks[site.layer].n_heads if site.layer is not None else 0
+    if tap.plus:
+        _change_sum(model, tap, lambda total: writer.changed(total, tap, changes, 0), gate, stack)
+        return
+    module = model.hf.get_submodule(tap.module)
+    hook = on_input if tap.side == "input" else on_output
+    handle = hook(module, gate, lambda value: writer.changed(value, tap, changes, n_heads))
+    stack.callback(handle.remove)
+
+
+def _change_sum(
+    model: LensModel,
+    tap: Tap,
+    changed: Callable[[Tensor], Tensor],
+    gate: Gate,
+    stack: ExitStack,
+) -> None:
+    """Change the sum of several modules' outputs through the last of them that runs."""
+    paths = (tap.module, *tap.plus)
+    parts: list[Tensor] = []
+
+    def take(part: Tensor) -> Tensor:
+        parts.append(part)
+        if len(parts) < len(paths):
+            return part
+        total = sum((other.reshape(part.shape) for other in parts[:-1]), part)
+        parts.clear()
+        return part + (changed(total) - total)
+
+    for path in paths:
+        stack.callback(on_output(model.hf.get_submodule(path), gate, take).remove)
+
+
+def _change_mid(
+    model: LensModel,
+    layer: int,
+    changes: Sequence[Change],
+    writer: _Writer,
+    gate: Gate,
+    stack: ExitStack,
+) -> None:
+    """Change the state between the sublayers by changing what the first one adds.
+
+    The model keeps that state in a local variable, so there is no other place to reach it.
+    """
+    block = model.anatomy.blocks[layer]
+    tap = model.anatomy.tap(Site("attn_out", layer))
+    before: list[Tensor] = []
+
+    def keep(state: Tensor) -> Tensor:
+        before[:] = [state.clone()]
+        return state
+
+    def changed(output: Tensor) -> Tensor:
+        batch, length = writer.installed.shape(before[0])
+        middle = before[0] + (output * tap.scale).reshape(before[0].shape)
+        new = middle.clone()
+        writer.apply(new, changes, batch, length)
+        return output + ((new - middle) / tap.scale).reshape(output.shape)
+
+    stack.callback(_on_start(model, block, gate, keep).remove)
+    if tap.plus:
+        _change_sum(model, tap, changed, gate, stack)
+        return
+    hook = on_input if tap.side == "input" else on_output
+    stack.callback(hook(model.hf.get_submodule(tap.module), gate, changed).remove)
+
+
+def _on_start(
+    model: LensModel, block: BlockAnatomy, gate: Gate, keep: Callable[[Tensor], Tensor]
+) -> Any:
+    """Hook the state that the sublayers of a block add to."""
+    if block.pre_norm is not None:
+        return on_output(model.hf.get_submodule(block.pre_norm), gate, keep)
+    return on_input(model.hf.get_submodule(block.path), gate, keep)
+
+
+def _change_attention(
+    model: LensModel,
+    layer: int,
+    changes: Sequence[Change],
+    writer: _Writer,
+    gate: Gate,
+    stack: ExitStack,
+) -> None:
+    block = model.anatomy.blocks[layer]
+    watch = attention_watch(changes, writer.apply)
+    mixer = model.hf.get_submodule(block.mixer or "")
+    if block.attention == "interface":
+        stack.enter_context(watching(mixer, watch))
+    else:
+        spy_on(mixer, watch, block.n_heads, gate, stack)
+
+
+def attention_watch(
+    changes: Sequence[Change], apply: Callable[[Tensor, Sequence[Change], int, int], None]
+) -> Watch:
+    """A watch that changes what passes inside one attention."""
+    by_kind: dict[str, list[Change]] = {}
+    for change in changes:
+        by_kind.setdefault(change.site.kind, []).append(change)
+
+    def alter(kind: str, tensor: Tensor) -> Tensor:
+        new = twin(tensor)
+        rows = new.transpose(1, 2) if kind in SQUARE else new
+        apply(rows, by_kind[kind], rows.shape[0], rows.shape[1])
+        return new
+
+    return Watch(frozenset(), lambda kind, tensor: None, frozenset(by_kind), alter)
