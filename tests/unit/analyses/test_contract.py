@@ -150,3 +150,67 @@ def test_a_short_call_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
         for step in range(5):
             bar.on_progress(step + 1, 5, "layer")
     assert capsys.readouterr().err.strip() == ""
+
+
+def test_an_analysis_of_two_texts_has_both_in_its_provenance(
+    monkeypatch: pytest.MonkeyPatch, gpt2: LensModel
+) -> None:
+    monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
+
+    @analysis(
+        name="differ",
+        question="Where do they differ?",
+        source="made up",
+        cost="0",
+        view="grid",
+        variables={
+            "differs": Variable(("position",), "float32", "1", "whether"),
+            "share": Variable((), "float32", "1", "share of texts", summary=True),
+        },
+        work=lambda model, clean, corrupt, *, metric: Work(2, 0, 0),
+        inputs=("clean", "corrupt"),
+    )
+    def differ(job: Job, model: Any, clean: Any, corrupt: Any, *, metric: Any = None) -> None:
+        """Compare."""
+        lead = {} if clean.single else {"batch": len(clean.ids)}
+        job.declare({"position": clean.ids.shape[1], **lead}, {})
+        job.emit({}, {"differs": (clean.ids != corrupt.ids).numpy().reshape(*lead.values(), -1)})
+        if lead:
+            job.emit({}, {"share": np.float32(0.5)})
+        job.remark("a remark")
+
+    def my_metric(logits: Any) -> Any:
+        return logits
+
+    result = differ(gpt2, [1, 2], corrupt=[1, 3], metric=my_metric)
+    attrs = result.data.attrs
+    assert result.code == "ll.differ(model, clean=[1, 2], corrupt=[1, 3], metric=my_metric)"
+    assert json.loads(attrs["inputs"]) == ["clean", "corrupt"]
+    assert json.loads(attrs["corrupt_ids"]) == [1, 3]
+    assert json.loads(attrs["corrupt_tokens"]) == ["[1]", "[3]"]
+    assert attrs["corrupt_text"] == "[1][3]"
+    assert json.loads(attrs["options"])["metric"] == "my_metric"
+    assert set(json.loads(attrs["vocab"])) == {"1", "2", "3"}
+    assert json.loads(attrs["notes"]) == ["a remark"]
+    assert result.data.differs.values.tolist() == [0, 1]
+    assert "share" not in result.data
+    assert str(differ.__signature__) == "(model, clean, corrupt, *, metric=None, add_bos=None)"
+
+    several = differ.run(gpt2, {"corrupt": [[1], [3]], "clean": [[1], [2]]}).data
+    assert several.differs.dims == ("batch", "position")
+    assert several.share.dims == ()
+    assert json.loads(several.attrs["clean_ids"]) == [[1], [2]]
+    assert differ.estimate(gpt2, [1], [2]).passes == 2
+
+    with pytest.raises(InputError, match="corrupt was not given"):
+        differ(gpt2, [1])
+    with pytest.raises(InputError, match="not 3 texts"):
+        differ(gpt2, [1], [2], [3])
+    with pytest.raises(InputError, match="did you mean 'clean'"):
+        differ.run(gpt2, {"clean": [1], "corrupt": [2], "cleam": [3]})
+
+
+def test_an_option_that_is_an_object_is_named(gpt2: LensModel) -> None:
+    known = {"other": None, "metric": None}
+    written = code("f", [1], {"other": gpt2, "metric": lambda logits: logits}, known)
+    assert written == "ll.f(model, [1], other=other, metric=metric)"
