@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from layerlens.model.sites import Site
     from layerlens.result import Result
     from layerlens.result import open_result as open
+    from layerlens.run.layers import Layers, run_layers
     from layerlens.run.record import Trace, record
     from layerlens.views import LensView
 
@@ -38,6 +39,8 @@ _PLACES = {
     "record": "layerlens.run.record",
     "Trace": "layerlens.run.record",
     "logit_lens": "layerlens.analyses.logit_lens",
+    "run_layers": "layerlens.run.layers",
+    "Layers": "layerlens.run.layers",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -60,6 +63,7 @@ __all__ = [
     "Cancelled",
     "InputError",
     "LayerLensError",
+    "Layers",
     "LensModel",
     "LensView",
     "MemoryLimitError",
@@ -76,6 +80,7 @@ __all__ = [
     "logit_lens",
     "open",
     "record",
+    "run_layers",
 ]
 
 try:

@@ -2,63 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
 from layerlens.run.forward import model_inputs
+from layerlens.run.gate import Gate
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
+OnState = Callable[[int, Tensor], None]
+"""Called with a layer and the state before its block; once more at the end, with the number of
+layers and the state after the last one. The state may be kept."""
 
-@dataclass
+
+class _Stream:
+    """Stands for the residual stream among the arguments of a block."""
+
+
+STREAM = _Stream()
+
+
+@dataclass(frozen=True, eq=False)
 class BlockCall:
-    """How the model itself called a block: everything but the residual stream is kept."""
+    """How the model itself called a block: everything but the residual stream is kept.
+
+    Attributes
+    ----------
+    block
+        The model's own module.
+    args, kwargs
+        As the model gave them, with :data:`STREAM` in place of the residual stream.
+    folded
+        The block takes ``[batch * position, d_model]``.
+    writes
+        The block writes into the state it is given, so it is given a copy.
+    """
 
     block: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    stream: Tensor
+    folded: bool = False
+    writes: bool = False
 
     def __call__(self, resid: Tensor) -> Tensor:
         """Run the block on another state ``[batch, position, d_model]``."""
+        given = resid.flatten(0, 1) if self.folded else resid
+        if self.writes:
+            given = given.clone()
+        args = [given if value is STREAM else value for value in self.args]
+        kwargs = {n: given if value is STREAM else value for n, value in self.kwargs.items()}
+        return first_tensor(self.block(*args, **kwargs)).reshape(resid.shape)
 
-        def swap(value: Any) -> Any:
-            return resid if value is self.stream else value
 
-        args = [swap(value) for value in self.args]
-        kwargs = {name: swap(value) for name, value in self.kwargs.items()}
-        return first_tensor(self.block(*args, **kwargs))
-
-
-def capture_calls(model: LensModel, tokens: Tokens) -> tuple[list[BlockCall], Tensor | None]:
+def capture_calls(
+    model: LensModel,
+    tokens: Tokens,
+    on_state: OnState | None = None,
+    *,
+    logits: Literal["all", "last"] | None = "all",
+) -> tuple[list[BlockCall], Tensor | None]:
     """Run one pass and keep how each block was called.
+
+    Parameters
+    ----------
+    on_state
+        Is handed each state of the residual stream, ``[batch, position, d_model]``, while the
+        model runs; an exception raised in it ends the pass.
+    logits
+        ``"all"`` positions, the ``"last"`` one (where the model can do that), or None.
 
     Returns
     -------
     calls
-        One a block, in order; ``calls[0].stream`` is the state before block 0.
+        One a block, in order.
     logits
         The model's own, ``[batch, position, vocabulary]``, or None without a head.
     """
     calls: list[BlockCall] = []
+    gate = Gate()
+
+    def hand_over(layer: int, state: Tensor, volatile: bool) -> None:
+        if on_state is not None:
+            with gate.closed():
+                state = state.clone() if volatile else state
+                on_state(layer, state.reshape(*tokens.ids.shape, -1))
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(BlockCall(module, args, kwargs, stream_argument(args, kwargs)))
+        if gate.open:
+            state, writes = stream_argument(args, kwargs), _writes(model, len(calls))
+            calls.append(_call(module, args, kwargs, state, writes))
+            hand_over(len(calls) - 1, state, writes)
+
+    def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if gate.open:
+            hand_over(len(calls), first_tensor(output), True)
 
     with model.running(), ExitStack() as stack:
-        for block in model.anatomy.blocks:
-            module = model.hf.get_submodule(block.path)
+        blocks = [model.hf.get_submodule(block.path) for block in model.anatomy.blocks]
+        for module in blocks:
             handle = module.register_forward_pre_hook(entering, with_kwargs=True)
             stack.callback(handle.remove)
-        output = model.hf(**model_inputs(model, tokens, "all"))
-    return calls, getattr(output, "logits", None)
+        stack.callback(blocks[-1].register_forward_hook(leaving).remove)
+        output = model.hf(**model_inputs(model, tokens, logits))
+    given: Tensor | None = getattr(output, "logits", None)
+    return calls, None if logits is None else given
+
+
+def _writes(model: LensModel, layer: int) -> bool:
+    return model.anatomy.tap(Site("resid_pre", layer)).volatile
+
+
+def _call(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor, writes: bool
+) -> BlockCall:
+    def without(value: Any) -> Any:
+        return STREAM if value is stream else value
+
+    given = {name: without(value) for name, value in kwargs.items()}
+    return BlockCall(module, tuple(map(without, args)), given, stream.dim() == 2, writes)
 
 
 def replay(
@@ -66,6 +135,7 @@ def replay(
     calls: Sequence[BlockCall],
     resid: Tensor,
     order: Sequence[int] | None = None,
+    on_state: OnState | None = None,
 ) -> Tensor:
     """Run blocks from a state ``[batch, position, d_model]``; returns the state after them.
 
@@ -75,8 +145,12 @@ def replay(
         From :func:`capture_calls` on the same tokens.
     order
         Numbers of the blocks to run, in this order; None for all in theirs.
+    on_state
+        Called after each step with its number, from 0, and the state after it.
     """
     with model.running():
-        for layer in range(len(calls)) if order is None else order:
+        for step, layer in enumerate(range(len(calls)) if order is None else order):
             resid = calls[layer](resid)
+            if on_state is not None:
+                on_state(step, resid)
     return resid
