@@ -110,6 +110,7 @@ class Job:
     def note(self, **notes: Any) -> None:
         """Add to the attributes of the result."""
         self.notes.update(notes)
+        self._listener.on_note(notes)
 
     def remark(self, sentence: str) -> None:
         """Tell the reader of the result something; it stands among its ``notes``."""
@@ -202,6 +203,8 @@ class Analysis:
         full = opts.complete(options or {}, self.options, self.name)
         given = self._named(text)
         tokens = _tokens(model, given, full)
+        if listener is not None:
+            listener.on_tokens(tokens)
         job = Job(self.variables, listener or Silent(), batched=not _first(tokens).single)
         started = time.perf_counter()
         finish = functools.partial(self._result, job, model, given, tokens, full, started)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 if TYPE_CHECKING:
     import numpy as np
 
+    from layerlens.model.text import Tokens
     from layerlens.result import Check
 
 Where = Mapping[str, "int | slice"]
@@ -19,6 +20,12 @@ BAR_DELAY_SECONDS = 1.0
 
 class Listener(Protocol):
     """What :meth:`Analysis.run` calls, on the thread that computes."""
+
+    def on_tokens(self, tokens: Mapping[str, Tokens]) -> None:
+        """Hear what will be fed, by the name of each text, before anything runs."""
+
+    def on_note(self, notes: Mapping[str, Any]) -> None:
+        """Hear of attributes of the result."""
 
     def on_declare(
         self,
@@ -42,6 +49,12 @@ class Listener(Protocol):
 
 class Silent:
     """A listener that does nothing and never cancels; also the base of others."""
+
+    def on_tokens(self, tokens: Mapping[str, Tokens]) -> None:
+        """Ignore."""
+
+    def on_note(self, notes: Mapping[str, Any]) -> None:
+        """Ignore."""
 
     def on_declare(
         self,

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from layerlens.export.meta import meta_of
+from layerlens.result.select import one_text
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerlens.analyses.contract import About
-    from layerlens.result import Result
-
-
-def lens_meta(result: Result, data: xr.Dataset, run: int, about: About | None) -> dict[str, Any]:
-    """Return the ``meta`` trait of a result.
-
-    `data` are those of one text, `about` what is known of the analysis where there is a model.
-    """
-    meta = dict(meta_of(data, result.checks, run))
-    if about is not None:
-        meta |= {"question": about.question, "source": about.source, "cost": about.cost}
-    return meta
+    from layerlens.model.lensmodel import LensModel
 
 
 def options_of(data: xr.Dataset) -> dict[str, Any]:
@@ -31,15 +20,58 @@ def options_of(data: xr.Dataset) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, [], {}, "")}
 
 
-def text_of(data: xr.Dataset, text: int) -> str | list[int]:
-    """Return the text that a result is about, or its token ids where it was given as ids."""
-    from layerlens.result.select import one_text
+def inputs_of(
+    data: xr.Dataset, text: int, names: Iterable[str], model: LensModel | None
+) -> dict[str, Any]:
+    """Return the texts that a result is about.
 
-    written = str(data.attrs.get("text", ""))
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The data of a whole result.
+    text : int
+        Which of several texts.
+    names : iterable of str
+        The analysis's names of them.
+    model : LensModel, optional
+        Where there is one, a text of which it would make other tokens than the result has (one
+        given as ids, say) is returned as token ids.
+    """
+    add_bos = options_of(data).get("add_bos")
+    found: dict[str, Any] = {}
+    for name in names:
+        written, ids = _written(data, text, name), _ids(data, text, name)
+        exact = model is None or _ids_again(model, written, add_bos) == ids
+        found[name] = written if exact else ids
+    return found
+
+
+def shown_of(data: xr.Dataset, text: int, name: str) -> str:
+    """Return a text of a result as it can be read."""
+    return _written(data, text, name)
+
+
+def _written(data: xr.Dataset, text: int, name: str) -> str:
+    written = str(data.attrs.get(f"{name}_text", data.attrs.get("text", "")))
     if "batch" in data.dims:
-        found = json.loads(written)[text]
-    else:
-        found = None if written == "[null]" else written
-    if found is not None:
-        return str(found)
+        written = str(json.loads(written)[text])
+    if not written and "token" in data.variables:
+        written = "".join(str(token) for token in one_text(data, text)["token"].values)
+    return written
+
+
+def _ids(data: xr.Dataset, text: int, name: str) -> list[int]:
+    key = f"{name}_ids"
+    if key in data.attrs:
+        ids = json.loads(data.attrs[key])
+        return [int(i) for i in (ids[text] if "batch" in data.dims else ids)]
     return [int(i) for i in one_text(data, text)["input_id"].values]
+
+
+def _ids_again(model: LensModel, text: str, add_bos: bool | None) -> list[int]:
+    from layerlens.errors import InputError
+
+    try:
+        return [int(i) for i in model.tokens(text, add_bos=add_bos).ids[0]]
+    except InputError:
+        return []

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import traitlets as t
 
 from layerlens.errors import InputError
-from layerlens.export.pack import frames_of, pack
-from layerlens.views.adopt import lens_meta, options_of, text_of
+from layerlens.export.meta import meta_from, meta_of
 from layerlens.views.base import Reply
-from layerlens.views.exports import export
-from layerlens.views.frames import Stream
-from layerlens.views.live import IDLE, MAX_SNAPSHOT_BYTES, LiveView
+from layerlens.views.live import LiveView
 from layerlens.views.runs import Run
 from layerlens.views.track import Tracks
 from layerlens.views.worker import Task, desk
 
 if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerlens.analyses.contract import About
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
 
 COLORS = ("probability", "entropy", "rank", "kl", "tracked")
-PICTURE_TRAITS = (
-    "view", "title", "theme", "text", "options", "row", "position", "layer", "pins", "color",
-    "tracked", "transposed", "cell_width",
-)  # fmt: skip
-"""Traits that a frozen page takes over."""
 
 
 class LensView(LiveView):
@@ -62,8 +56,13 @@ class LensView(LiveView):
     """
 
     ANALYSIS = "logit_lens"
+    PICTURE = (
+        "view", "title", "theme", "text", "options", "row", "position", "layer", "pins", "color",
+        "tracked", "transposed", "cell_width",
+    )  # fmt: skip
 
     view = t.Unicode("lens").tag(sync=True)
+    text = t.Unicode("", help="The prompt.").tag(sync=True)
     row = t.Int(-1, help="Index of the lens point that is looked at; -1: the last.").tag(sync=True)
     layer = t.Int(-1, help="Layer of that point, for linking views; -1: the embedding.").tag(
         sync=True
@@ -75,7 +74,12 @@ class LensView(LiveView):
     transposed = t.Bool(False, help="Positions down, layers across.").tag(sync=True)
     cell_width = t.Int(72, min=8, max=400, help="Pixels.").tag(sync=True)
 
-    def _open(self, model: LensModel | None, text: Any, keywords: dict[str, Any]) -> None:
+    def __init__(self, model: LensModel, text: Any, **keywords: Any) -> None:
+        super().__init__(model, {"text": text}, keywords)
+
+    def _open(
+        self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
+    ) -> None:
         tracked = keywords.get("tracked")
         if tracked is not None and not isinstance(tracked, int):
             # The word of the analysis; the trait of the same name is an index into it.
@@ -83,58 +87,33 @@ class LensView(LiveView):
             keywords["options"] = {**options, "tracked": keywords.pop("tracked")}
         self._row_given = "row" in keywords or "layer" in keywords
         self._tracks = Tracks()
-        super()._open(model, text, keywords)
-        self._answers["export"] = (self._export, desk())
+        super()._open(model, inputs, keywords)
         if self._lane is not None:
             self._answers["search"] = (self._search, desk())
             self._answers["track"] = (self._track, self._lane)
 
-    @classmethod
-    def from_result(
-        cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
-    ) -> Self:
-        """Show a result that exists, computing nothing.
+    def run(self, text: Any = None, **options: Any) -> Self:
+        """Ask again, or ask something else; returns at once.
 
         Parameters
         ----------
-        result : Result
-            Of `layerlens.logit_lens`.
-        model : LensModel, optional
-            By default the one that the result was made with. Without one (after ``ll.open``) the
-            view is frozen: it can be looked at, and says why the rest is off.
-        text : int
-            Which text of a result of many.
+        text : str, list of int or chat messages, optional
+            A new text; by default the present one.
+        **options
+            Options of the analysis to change.
         """
-        from layerlens.result.select import one_text
+        return self._again({"text": text}, options)
 
-        model = result.model if model is None else model
-        data = one_text(result.data, text)
-        view = cls.__new__(cls)
-        options = {**options_of(data), **keywords.pop("options", {})}
-        question = text_of(result.data, text)
-        view._open(model, question, {**keywords, "options": options})
-        view._adopt(result, data)
-        return view
+    def _meta_before(
+        self, run: Run, attrs: Mapping[str, Any], coords: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return dict(meta_from(attrs, coords, (), run.number))
 
-    def _adopt(self, result: Result, data: Any) -> None:
-        run = self._run = Run(1, self._given, self.options)
-        frames = frames_of(data, run.number)
-        self._stream = Stream.finished(frames, run.number)
-        self._result = result
-        about = None if self.model is None else self.analysis.about
-        self._shown_meta = meta = lens_meta(result, data, run.number, about)
-        if not self._given_text:
-            self._given_text = "".join(token["text"] for token in meta["tokens"])
-        self._ready = False
-        self.text = self._given_text
-        self._ready = True
-        packed = pack(meta, frames)
-        self.meta = meta
-        self.snapshot = packed if len(packed) <= MAX_SNAPSHOT_BYTES else b""
-        self._follow_meta()
-        seconds = float(data.attrs.get("seconds", 0.0))
-        self.status = {**IDLE, "state": "done", "run": run.number, "seconds": round(seconds, 3)}
-        run.end(result=result)
+    def _meta_of(
+        self, result: Result, data: xr.Dataset, run: int, about: About | None
+    ) -> dict[str, Any]:
+        known = {} if about is None else about.shown()
+        return dict(meta_of(data.assign_attrs(known), result.checks, run))
 
     # Traits that follow each other
 
@@ -222,43 +201,17 @@ class LensView(LiveView):
 
     def _track(self, params: dict[str, Any], task: Task) -> Reply:
         run = self._run
-        if run is None or self.model is None or (run.tokens is None and self._result is None):
+        if run is None or self.model is None or (not run.tokens and self._result is None):
             raise InputError("There is no picture yet to follow a token in.")
         number = int(self._shown_meta.get("run", 0))
         if number != run.number:
             raise InputError("The picture is about to change; ask again when it has.")
-        if run.tokens is None:
-            run.tokens = self.model.tokens(run.text, add_bos=run.options.get("add_bos"))
+        if not run.tokens:
+            add_bos = run.options.get("add_bos")
+            run.tokens = {"text": self.model.tokens(run.inputs["text"], add_bos=add_bos)}
             run.resolved = self._resolved(run)
         track = self._tracks.get(self, run, params, task)
         return {"probability": track.probability, "rank": track.rank}, []
-
-    # Taking it elsewhere
-
-    def _export(self, params: dict[str, Any], task: Task) -> Reply:
-        name, mime, content = export(self, str(params.get("format")))
-        return {"name": name, "mime": mime}, [content]
-
-    def html(self, path: str | os.PathLike[str]) -> Path:
-        """Write one HTML file that shows what the view shows, with no kernel and no network."""
-        from layerlens.result.files import checked_path, write_bytes
-
-        return write_bytes(checked_path(path, ".html", ".htm"), export(self, "html")[2])
-
-    def _frozen(self) -> tuple[dict[str, Any], bytes]:
-        """Return the traits and the packed data of a frozen twin."""
-        if self._stream is None:
-            raise InputError("There is no picture yet; wait until the run is done.")
-        traits = {name: getattr(self, name) for name in PICTURE_TRAITS}
-        traits["meta"] = dict(self._shown_meta)
-        ended = self.status["state"] not in ("queued", "running")
-        traits["status"] = {**self.status, "state": self.status["state"] if ended else "cancelled"}
-        return traits, pack(self._shown_meta, self._stream.merged())
-
-    def _plain(self) -> str:
-        if self.model is None and self._result is not None:
-            return f"{self!r}\n{self._result!r}"
-        return repr(self)
 
 
 def _pin(pin: Any, limit: int | None) -> dict[str, int]:

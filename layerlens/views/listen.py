@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from layerlens.export.meta import meta_from
+from layerlens.errors import InputError
 from layerlens.views.frames import Stream
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from layerlens.model.text import Tokens
     from layerlens.result import Check
     from layerlens.views.live import LiveView
     from layerlens.views.runs import Run
@@ -29,8 +30,30 @@ class RunListener:
         self._view = view
         self._run = run
         self._task = task
+        self._notes: dict[str, Any] = {}
         self._progress: dict[str, Any] = {}
         self._told = 0.0
+
+    def on_tokens(self, tokens: Mapping[str, Tokens]) -> None:
+        """Keep what is fed; a view shows one text, or one pair of them.
+
+        Raises
+        ------
+        InputError
+            Several texts were given.
+        """
+        self._run.tokens = dict(tokens)
+        for found in tokens.values():
+            if not found.single:
+                kind = type(self._view)
+                raise InputError(
+                    f"{kind.__name__} shows one text and got {len(found.ids)}; "
+                    f"give one of them, or call ll.{kind.ANALYSIS} for all."
+                )
+
+    def on_note(self, notes: Mapping[str, Any]) -> None:
+        """Keep what the analysis says of itself."""
+        self._notes |= notes
 
     def on_declare(
         self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
@@ -46,14 +69,13 @@ class RunListener:
             "dtype": str(model.dtype).removeprefix("torch."),
             "n_layers": model.n_layers,
             "d_vocab": model.d_vocab,
-            "notes": list(self._run.tokens.notes),
-            "source": about.source,
-            "question": about.question,
-            "cost": about.cost,
+            "notes": [note for found in self._run.tokens.values() for note in found.notes],
             "code": view.code_of(self._run),
+            **about.shown(),
+            **self._notes,
         }
         values = {name: value for name, (_, value) in coords.items()}
-        self.meta = dict(meta_from(attrs, values, (), self._run.number))
+        self.meta = view._meta_before(self._run, attrs, values)
         stream = Stream(
             self._run.number,
             view.analysis.variables,

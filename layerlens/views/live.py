@@ -1,143 +1,153 @@
-"""A view of one analysis of one text: it runs on the model's lane, streams and can be stopped."""
+"""A view of one analysis: it runs on the model's lane, streams and can be stopped."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 import weakref
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
-import traitlets as t
-
 from layerlens.errors import Cancelled, InputError
-from layerlens.export.pack import Frame, pack
-from layerlens.views.base import READ_ONLY, Reply, View, sentence
-from layerlens.views.frames import Stream
+from layerlens.views.adopt import inputs_of, options_of, shown_of
+from layerlens.views.base import sentence
 from layerlens.views.listen import RunListener
+from layerlens.views.question import QuestionView
 from layerlens.views.runs import Run, superseded
-from layerlens.views.worker import Lane, Task, desk, lane_of
+from layerlens.views.worker import Lane, Task, lane_of
 
 if TYPE_CHECKING:
-    from layerlens.analyses.contract import Analysis
+    import xarray as xr
+
+    from layerlens.analyses.contract import About
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
-
-MAX_SNAPSHOT_BYTES = 2 << 20
-"""A larger picture is not kept in the notebook file."""
 
 IDLE = {"state": "idle", "run": 0, "done": 0, "total": 0, "what": "", "message": "", "seconds": 0.0}
 
 
-class LiveView(View):
-    """Base of views that show one analysis of one text.
+class LiveView(QuestionView):
+    """Base of views that answer their question themselves.
 
-    A subclass names its analysis in `ANALYSIS`. The traits `text` and `options` are the question:
-    setting one, from Python or from the front end, starts a run that replaces the present one.
+    Setting a part of the question, from Python or from the front end, starts a run that replaces
+    the present one.
     """
 
-    ANALYSIS = ""
-    KERNEL_ONLY = View.KERNEL_ONLY | {"meta", "snapshot"}
-
-    text = t.Unicode("", help="The prompt.").tag(sync=True)
-    options = t.Dict(help="Options of the analysis.").tag(sync=True)
-    meta = t.Dict(help="What the picture shows; see layerlens.export.meta.").tag(**READ_ONLY)
-    snapshot = t.Bytes(b"", help="The last picture, packed.").tag(**READ_ONLY)
-
-    model: LensModel | None = None
     _lane: Lane | None = None
     _run: Run | None = None
-    _result: Result | None = None
-    _partial: Result | None = None
-    _stream: Stream | None = None
-    _shown_meta: Mapping[str, Any] = {}
-    _ready = False
 
-    def __init__(self, model: LensModel, text: Any, **keywords: Any) -> None:
-        self._open(model, text, keywords)
+    def __init__(self, model: LensModel, inputs: Mapping[str, Any], keywords: Any) -> None:
+        self._open(model, inputs, keywords)
         self._ask()
 
-    def _open(self, model: LensModel | None, text: Any, keywords: dict[str, Any]) -> None:
-        """Create the widget, without asking anything yet."""
-        options = {**keywords.pop("options", {}), **self._take_options(keywords)}
-        self.model = model
-        self._given = text
-        self._given_text = text if isinstance(text, str) else _readable(model, text)
+    def _open(
+        self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
+    ) -> None:
         self._lock = threading.RLock()
         if model is not None:
             self._lane = lane_of(model)
-        View.__init__(self, text=self._given_text, options=options, **keywords)
-        self._answers["pull"] = (self._pull, desk())
-        self._messages["ready"] = self._on_ready
-        self._messages["run"] = self._on_run
-        self._messages["cancel"] = self._on_cancel
-        self.live = model is not None
+        super()._open(model, inputs, keywords)
+        self.observe(self._question_changed, [*self.INPUTS, *self.ASKS, "options"])
         self.status = dict(IDLE)
         self._ready = True
 
-    def _take_options(self, keywords: dict[str, Any]) -> dict[str, Any]:
-        """Remove from `keywords` the options of the analysis, and return them."""
-        known = self._keywords()
-        others = [name for name in keywords if name not in known]
-        if not others:
-            return {}
-        options = self.analysis.options
-        for name in others:
-            if name not in options:
-                close = get_close_matches(name, [*known, *options], n=1)
-                hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}."
-                raise TypeError(f"{type(self).__name__} has no option '{name}': {hint}")
-        return {name: keywords.pop(name) for name in others}
+    def _listen(self) -> None:
+        super()._listen()
+        self._messages["run"] = self._on_run
+        self._messages["cancel"] = self._on_cancel
 
-    @property
-    def analysis(self) -> Analysis:
-        """The analysis that this view shows."""
-        from layerlens.analyses.registry import get
+    # A result that exists
 
-        return get(self.ANALYSIS)
-
-    @property
-    def result(self) -> Result | None:
-        """The result of the last run that finished, or None."""
-        return self._result
-
-    @property
-    def partial(self) -> Result | None:
-        """What the present run had finished when it was cancelled, or None."""
-        return self._partial
-
-    # Asking
-
-    def run(self, text: Any = None, **options: Any) -> Self:
-        """Ask again, or ask something else; returns at once.
+    @classmethod
+    def from_result(
+        cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
+    ) -> Self:
+        """Show a result that exists, computing nothing.
 
         Parameters
         ----------
-        text : str, list of int or chat messages, optional
-            A new text; by default the present one.
-        **options
-            Options of the analysis to change.
+        result : Result
+            Of the view's analysis.
+        model : LensModel, optional
+            By default the one that the result was made with. Without one (after ``ll.open``) the
+            view is frozen: it can be looked at, and says why the rest is off.
+        text : int
+            Which text of a result of many.
         """
+        from layerlens.result.select import one_text
+
+        model = result.model if model is None else model
+        data = one_text(result.data, text)
+        view = cls.__new__(cls)
+        options = {**options_of(data), **keywords.pop("options", {})}
+        asked = {name: options.pop(name) for name in cls.ASKS if name in options}
+        inputs = inputs_of(result.data, text, cls.INPUTS, model)
+        view._open(model, inputs, {**asked, **keywords, "options": options})
+        view._adopt(result, data, text)
+        return view
+
+    def _adopt(self, result: Result, data: xr.Dataset, text: int) -> None:
+        self._index = text
+        self._ready = False
+        for name in self.INPUTS:
+            self._shown[name] = shown_of(result.data, text, name)
+            setattr(self, name, self._shown[name])
+        self._ready = True
+        run = self._run = Run(1, *self._question())
+        about = None if self.model is None else self.analysis.about
+        self._show_result(result, data, self._meta_of(result, data, run.number, about))
+        seconds = float(data.attrs.get("seconds", 0.0))
+        self.status = {**IDLE, "state": "done", "run": run.number, "seconds": round(seconds, 3)}
+        run.end(result=result)
+
+    # What a subclass knows of its analysis
+
+    def _meta_before(
+        self, run: Run, attrs: Mapping[str, Any], coords: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the ``meta`` trait of a run that has only declared its axes.
+
+        `attrs` are what is known of the result's attributes, `coords` its coordinates.
+        """
+        raise NotImplementedError
+
+    def _meta_of(
+        self, result: Result, data: xr.Dataset, run: int, about: About | None
+    ) -> dict[str, Any]:
+        """Return the ``meta`` trait of a result; `data` are those of one text."""
+        raise NotImplementedError
+
+    def _meta_after(self, meta: dict[str, Any], result: Result) -> dict[str, Any]:
+        """Return `meta` of a run with what only its result says."""
+        notes = json.loads(result.data.attrs["notes"])
+        return {**meta, "notes": notes, "checks": result.checks.records(), "code": result.code}
+
+    def _resolved(self, run: Run) -> dict[str, Any]:
+        """Return the options as the analysis takes them."""
+        return dict(run.options)
+
+    # Asking
+
+    def _again(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
+        """Ask again, with new texts or options; inputs of None stay as they are."""
         if self._lane is None:
             raise InputError(f"This {type(self).__name__} is frozen: it has no model to ask.")
+        options = dict(options)
+        asked = {name: options.pop(name) for name in self.ASKS if name in options}
+        given = {name: value for name, value in inputs.items() if value is not None}
         with self._lock:
             self._ready = False
             try:
-                if text is not None:
-                    self._given = text
-                    self._given_text = (
-                        text if isinstance(text, str) else _readable(self.model, text)
-                    )
-                    self.text = self._given_text
+                for name, shown in self._take({**given, **asked}).items():
+                    setattr(self, name, shown)
                 self.options = {**self.options, **options}
             finally:
                 self._ready = True
             self._ask(again=True)
         return self
 
-    @t.observe("text", "options")
     def _question_changed(self, change: Any) -> None:
         if self._ready:
             self._ask()
@@ -147,13 +157,11 @@ class LiveView(View):
         if self._lane is None or self._closed:
             return
         with self._lock:
-            text = self._given if self.text == self._given_text else self.text
+            inputs, options = self._question()
             old = self._run
-            if old is not None and not old.ended and not again:
-                same = old.same_question(text, self.options)
-                if same:
-                    return
-            run = self._run = Run(1 if old is None else old.number + 1, text, self.options)
+            if old is not None and not again and old.same_question(inputs, options):
+                return
+            run = self._run = Run(1 if old is None else old.number + 1, inputs, options)
             self._tell(run, "queued")
             self._lane.put(self._task(run))
         if old is not None and not old.ended and old.task_waits:
@@ -185,18 +193,11 @@ class LiveView(View):
         if self.model is None:
             return
         self._tell(run, "running")
-        add_bos = run.options.get("add_bos")
-        run.tokens = self.model.tokens(run.text, add_bos=add_bos)
-        if not run.tokens.single:
-            raise InputError(
-                f"{type(self).__name__} shows one text and got {len(run.tokens.ids)}; "
-                f"give one of them, or call ll.{self.ANALYSIS} for all."
-            )
         run.resolved = self._resolved(run)
         before = self._stream, self._shown_meta
         listener = RunListener(self, run, task)
         try:
-            result = self.analysis.run(self.model, run.text, run.resolved, listener)
+            result = self.analysis.run(self.model, run.inputs, run.resolved, listener)
         except Cancelled as stop:
             self._stopped(run, stop, listener)
         except BaseException:
@@ -206,20 +207,15 @@ class LiveView(View):
         else:
             self._finished(run, result, listener)
 
-    def _resolved(self, run: Run) -> dict[str, Any]:
-        """Return the options as the analysis takes them."""
-        return dict(run.options)
-
     def _finished(self, run: Run, result: Result, listener: RunListener) -> None:
         if run is not self._run or listener.stream is None:
             run.end(error=superseded())
             return
         self._show_stream(listener.stream, listener.meta)
         listener.stream.finish()
-        checks = result.checks.records()
-        meta = {**listener.meta, "checks": checks, "code": result.code}
         self._result, self._partial = result, None
-        self._settle(run, meta, listener.stream, "done")
+        self._keep(self._meta_after(listener.meta, result), listener.stream)
+        self._tell(run, "done")
         run.end(result=result)
 
     def _stopped(self, run: Run, stop: Cancelled, listener: RunListener) -> None:
@@ -227,37 +223,9 @@ class LiveView(View):
             self._partial = stop.partial  # type: ignore[assignment]
             if listener.stream is not None and listener.stream is self._stream:
                 listener.stream.finish()
-                self._settle(run, listener.meta, listener.stream, "cancelled")
-            else:
-                self._tell(run, "cancelled")
+                self._keep(listener.meta, listener.stream)
+            self._tell(run, "cancelled")
         run.end(error=stop)
-
-    def _settle(self, run: Run, meta: dict[str, Any], stream: Stream, state: str) -> None:
-        """Show the end of a run and keep its picture for the notebook file."""
-        packed = pack(meta, stream.merged())
-        self._shown_meta = meta
-        self._post(meta=meta, snapshot=packed if len(packed) <= MAX_SNAPSHOT_BYTES else b"")
-        self._tell(run, state)
-
-    # Showing
-
-    def _show_stream(self, stream: Stream, meta: dict[str, Any]) -> None:
-        """Let a run's picture replace the last one; called with each of its parts."""
-        if self._stream is not stream:
-            self._stream, self._shown_meta = stream, meta
-            self._post(meta=meta)
-            self._say(self._follow_meta)
-
-    def _restore(self, stream: Stream | None, meta: Mapping[str, Any]) -> None:
-        """Show the last picture again, after a run that failed on its way."""
-        self._stream, self._shown_meta = stream, meta
-        self._post(meta=dict(meta))
-        self._say(self._follow_meta)
-        for frame in stream.sent if stream is not None else []:
-            self._send_frame(frame)
-
-    def _follow_meta(self) -> None:
-        """Bring other traits in line with a new `meta`."""
 
     def _tell(self, run: Run, state: str, **more: Any) -> None:
         """Set the status, unless a newer run has taken over."""
@@ -270,44 +238,19 @@ class LiveView(View):
 
         self._say(show)
 
-    def _send_frame(self, frame: Frame) -> None:
-        header, buffers = frame
-        self._send_later({"kind": "frame", **header}, buffers)
-
     # Messages of the front end
-
-    def _on_ready(self, message: dict[str, Any]) -> None:
-        run, seq = int(message.get("run") or 0), int(message.get("seq") or 0)
-        self._put_resend(run, seq)
-
-    def _put_resend(self, run: int, seq: int) -> None:
-        held = weakref.ref(self)
-
-        def work(task: Task) -> None:
-            view = held()
-            if view is not None:
-                view._resend(run, seq)
-
-        desk().put(Task(self._owner, "resend", work, self._report))
-
-    def _resend(self, run: int, seq: int) -> int:
-        frames = [] if self._stream is None else self._stream.after(run, seq)
-        for frame in frames:
-            self._send_frame(frame)
-        return len(frames)
-
-    def _pull(self, params: dict[str, Any], task: Task) -> Reply:
-        return {"frames": self._resend(0, 0)}, []
 
     def _on_run(self, message: dict[str, Any]) -> None:
         with self._lock:
-            text, options = message.get("text", self.text), message.get("options", self.options)
+            names = [*self.INPUTS, *self.ASKS, "options"]
+            asked = {name: message[name] for name in names if name in message}
             old = self._run
             busy = old is not None and not old.ended
-            changed = text != self.text or options != self.options
+            changed = any(getattr(self, name) != value for name, value in asked.items())
             self._ready = False
             try:
-                self.text, self.options = text, options
+                for name, value in asked.items():
+                    setattr(self, name, value)
             finally:
                 self._ready = True
             self._ask(again=changed or not busy)
@@ -374,22 +317,7 @@ class LiveView(View):
         from layerlens.analyses import options as opts
 
         known = self.analysis.options
-        return opts.code(self.ANALYSIS, run.text, opts.complete(run.resolved, known, ""), known)
-
-    def __repr__(self) -> str:
-        name = self._shown_meta.get("model", "") if self.model is None else self.model.name
-        return f"{type(self).__name__}({self._given_text!r}, model={name!r})"
-
-    def _picture(self) -> bytes | None:
-        if self._result is None:
-            return None
-        from layerlens.errors import LayerLensError
-        from layerlens.export.images import image_bytes
-
-        try:
-            return image_bytes(self._result.figure(), "png", dpi=96)
-        except LayerLensError:  # the text stands in for a figure that cannot be drawn
-            return None
+        return opts.code(self.ANALYSIS, run.inputs, opts.complete(run.resolved, known, ""), known)
 
     def _lanes(self) -> set[Lane]:
         return super()._lanes() | ({self._lane} if self._lane is not None else set())
@@ -399,16 +327,4 @@ class LiveView(View):
         super().close()
         if self._run is not None and not self._run.ended:
             self._run.end(error=superseded())
-        self._stream = None
         self.model = None
-
-
-def _readable(model: LensModel | None, text: Any) -> str:
-    """Return a text for the prompt field of what was not given as one."""
-    if model is None:
-        return ""
-    try:
-        tokens = model.tokens(text)
-    except Exception:
-        return ""
-    return tokens.texts[0] or "".join(tokens.strings[0])

@@ -10,30 +10,31 @@ from typing import TYPE_CHECKING, Any
 from layerlens.errors import Cancelled
 
 if TYPE_CHECKING:
+    from layerlens.model.text import Tokens
     from layerlens.result import Result
 
 
 class Run:
     """A question put to a model, and what became of it.
 
-    `tokens` and `resolved` are the text and the options as the analysis took them; `task_waits`
-    says that the worker has not come to it.
+    `tokens` (by input) and `resolved` are the texts and the options as the analysis took them;
+    `task_waits` says that the worker has not come to it.
 
     Parameters
     ----------
     number : int
         Counted from 1 in each view.
-    text : object
-        What was asked about.
+    inputs : mapping
+        What was asked about, by the analysis's names.
     options : mapping
         Options of the analysis as the user gave them.
     """
 
-    def __init__(self, number: int, text: Any, options: Mapping[str, Any]) -> None:
+    def __init__(self, number: int, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         self.number = number
-        self.text = text
+        self.inputs = dict(inputs)
         self.options = dict(options)
-        self.tokens: Any = None
+        self.tokens: dict[str, Tokens] = {}
         self.resolved = dict(options)
         self.task_waits = True
         self.result: Result | None = None
@@ -41,9 +42,11 @@ class Run:
         self.started = time.monotonic()
         self._ended = threading.Event()
 
-    def same_question(self, text: Any, options: Mapping[str, Any]) -> bool:
+    def same_question(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
         """Whether this run answers just that."""
-        return bool(self.text == text and self.options == dict(options))
+        if self.options != dict(options) or self.inputs.keys() != inputs.keys():
+            return False
+        return all(_same(given, inputs[name]) for name, given in self.inputs.items())
 
     @property
     def ended(self) -> bool:
@@ -71,6 +74,11 @@ class Run:
         if self.error is not None:
             raise self.error
         return self.result
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two texts are the same; what holds tensors is only the same as itself."""
+    return one is other or (isinstance(one, str | list | int) and bool(one == other))
 
 
 def superseded() -> Cancelled:

@@ -61,7 +61,7 @@ class _Stoppable(Silent):
 
 def _checked(view: LensView, run: Run, params: dict[str, Any]) -> tuple[int, int]:
     position, token = int(params["position"]), int(params["id"])
-    length = run.tokens.lengths[0]
+    length = run.tokens["text"].lengths[0]
     if not -length <= position < length:
         raise InputError(f"There is no token {position}; the text has {length}, counted from 0.")
     if view.model is not None and not 0 <= token < view.model.d_vocab:
@@ -71,7 +71,7 @@ def _checked(view: LensView, run: Run, params: dict[str, Any]) -> tuple[int, int
 
 def _compute(view: LensView, run: Run, position: int, token: int, task: Task) -> Track:
     options = {**run.resolved, "tracked": [token], "positions": [position], "top_k": 1}
-    result = view.analysis.run(view.model, run.tokens, options, _Stoppable(task))  # type: ignore[arg-type]
+    result = view.analysis.run(view.model, run.tokens["text"], options, _Stoppable(task))  # type: ignore[arg-type]
     found = _read(result.data, position, token)
     if found is None:
         raise InputError(f"The model gave no trajectory of token {token} at {position}.")

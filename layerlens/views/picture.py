@@ -1,0 +1,167 @@
+"""What a view has on screen: meta and frames, and how a front end that comes late gets them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import traitlets as t
+
+from layerlens.errors import InputError, LayerLensError
+from layerlens.export.pack import Frame, frames_of, pack
+from layerlens.views.base import READ_ONLY, Reply, View
+from layerlens.views.exports import export
+from layerlens.views.frames import Stream
+from layerlens.views.worker import Task, desk
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    import xarray as xr
+
+    from layerlens.result import Result
+
+MAX_SNAPSHOT_BYTES = 2 << 20
+"""A larger picture is not kept in the notebook file."""
+
+
+class PictureView(View):
+    """Base of views that show arrays which fill up, live or finished.
+
+    A subclass names in `PICTURE` the traits that a frozen page takes over.
+    """
+
+    KERNEL_ONLY = View.KERNEL_ONLY | {"meta", "snapshot"}
+    PICTURE: tuple[str, ...] = ("view", "title", "theme")
+
+    meta = t.Dict(help="What the picture shows; see layerlens.export.meta.").tag(**READ_ONLY)
+    snapshot = t.Bytes(b"", help="The last picture, packed.").tag(**READ_ONLY)
+
+    _result: Result | None = None
+    _partial: Result | None = None
+    _index = 0
+    _stream: Stream | None = None
+    _shown_meta: Mapping[str, Any] = {}
+
+    def _listen(self) -> None:
+        """Answer what every front end asks of a picture."""
+        self._messages["ready"] = self._on_ready
+        self._answers["pull"] = (self._pull, desk())
+        self._answers["export"] = (self._export, desk())
+
+    @property
+    def result(self) -> Result | None:
+        """The result of the last run that finished, or None."""
+        return self._result
+
+    @property
+    def partial(self) -> Result | None:
+        """What the present run had finished when it was cancelled, or None."""
+        return self._partial
+
+    # Showing
+
+    def _show_stream(self, stream: Stream, meta: Mapping[str, Any]) -> None:
+        """Let a run's picture replace the last one; called with each of its parts."""
+        if self._stream is not stream:
+            self._stream, self._shown_meta = stream, meta
+            self._post(meta=dict(meta))
+            self._say(self._follow_meta)
+
+    def _show_result(self, result: Result, data: xr.Dataset, meta: Mapping[str, Any]) -> None:
+        """Show a result that exists; `data` are those of one text."""
+        frames = frames_of(data, int(meta["run"]))
+        self._stream = Stream.finished(frames, int(meta["run"]))
+        self._result, self._shown_meta = result, meta
+        self.meta = dict(meta)
+        self.snapshot = _small_enough(pack(meta, frames))
+        self._follow_meta()
+
+    def _keep(self, meta: Mapping[str, Any], stream: Stream) -> None:
+        """Show the end of a run and keep its picture for the notebook file."""
+        self._shown_meta = meta
+        self._post(meta=dict(meta), snapshot=_small_enough(pack(meta, stream.merged())))
+
+    def _restore(self, stream: Stream | None, meta: Mapping[str, Any]) -> None:
+        """Show the last picture again, after a run that failed on its way."""
+        self._stream, self._shown_meta = stream, meta
+        self._post(meta=dict(meta))
+        self._say(self._follow_meta)
+        for frame in stream.sent if stream is not None else []:
+            self._send_frame(frame)
+
+    def _follow_meta(self) -> None:
+        """Bring other traits in line with a new `meta`."""
+
+    def _send_frame(self, frame: Frame) -> None:
+        header, buffers = frame
+        self._send_later({"kind": "frame", **header}, buffers)
+
+    # Messages of the front end
+
+    def _on_ready(self, message: dict[str, Any]) -> None:
+        run, seq = int(message.get("run") or 0), int(message.get("seq") or 0)
+        held = weakref.ref(self)
+
+        def work(task: Task) -> None:
+            view = held()
+            if view is not None:
+                view._resend(run, seq)
+
+        desk().put(Task(self._owner, "resend", work, self._report))
+
+    def _resend(self, run: int, seq: int) -> int:
+        frames = [] if self._stream is None else self._stream.after(run, seq)
+        for frame in frames:
+            self._send_frame(frame)
+        return len(frames)
+
+    def _pull(self, params: dict[str, Any], task: Task) -> Reply:
+        return {"frames": self._resend(0, 0)}, []
+
+    def _export(self, params: dict[str, Any], task: Task) -> Reply:
+        name, mime, content = export(self, str(params.get("format")))
+        return {"name": name, "mime": mime}, [content]
+
+    # Elsewhere
+
+    def html(self, path: str | os.PathLike[str]) -> Path:
+        """Write one HTML file that shows what the view shows, with no kernel and no network."""
+        from layerlens.result.files import checked_path, write_bytes
+
+        return write_bytes(checked_path(path, ".html", ".htm"), export(self, "html")[2])
+
+    def _frozen(self) -> tuple[dict[str, Any], bytes]:
+        """Return the traits and the packed data of a frozen twin."""
+        if self._stream is None:
+            raise InputError("There is no picture yet; wait until the run is done.")
+        traits = {name: getattr(self, name) for name in self.PICTURE}
+        traits["meta"] = dict(self._shown_meta)
+        ended = self.status["state"] not in ("queued", "running")
+        traits["status"] = {**self.status, "state": self.status["state"] if ended else "cancelled"}
+        return traits, pack(self._shown_meta, self._stream.merged())
+
+    def _caption(self) -> str:
+        """Return what is shown, in a few words, for the name of a file."""
+        return self.title
+
+    def _picture(self) -> bytes | None:
+        if self._result is None:
+            return None
+        from layerlens.export.images import image_bytes
+
+        try:
+            return image_bytes(self._result.figure(text=self._index), "png", dpi=96)
+        except LayerLensError:  # the text stands in for a figure that cannot be drawn
+            return None
+
+    def close(self) -> None:
+        """Stop what is under way and free everything that the view holds."""
+        super().close()
+        self._stream = None
+
+
+def _small_enough(packed: bytes) -> bytes:
+    return packed if len(packed) <= MAX_SNAPSHOT_BYTES else b""
