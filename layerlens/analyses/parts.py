@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ class Variable:
     Parameters
     ----------
     dims
-        Axis names; a leading ``batch`` is added when several texts were given, unless it is
-        a ``summary``.
+        Axis names; one that ends in ``?`` is there only where it is declared. A leading
+        ``batch`` is added when several texts were given, unless it is a ``summary``.
     dtype
         NumPy dtype name.
     units
@@ -51,6 +51,12 @@ class Variable:
         """The value that marks a missing cell."""
         return float("nan") if np.dtype(self.dtype).kind == "f" else self.missing
 
+    def axes(self, sizes: Container[str]) -> tuple[str, ...] | None:
+        """Its axes, without ``batch``, given those that were declared; None if one lacks."""
+        found = tuple(axis.rstrip("?") for axis in self.dims if axis.rstrip("?") in sizes)
+        needed = [axis for axis in self.dims if not axis.endswith("?")]
+        return found if all(axis in sizes for axis in needed) else None
+
 
 class Parts:
     """Arrays that are filled part by part.
@@ -77,15 +83,13 @@ class Parts:
     ) -> None:
         self.sizes = dict(sizes)
         self.coords = dict(coords)
-        self.variables = {
-            name: variable
-            for name, variable in variables.items()
-            if all(axis in sizes for axis in variable.dims) and (batched or not variable.summary)
-        }
-        self.dims = {
-            name: (("batch",) if batched and not v.summary else ()) + v.dims
-            for name, v in self.variables.items()
-        }
+        self.variables: dict[str, Variable] = {}
+        self.dims: dict[str, tuple[str, ...]] = {}
+        for name, variable in variables.items():
+            axes = variable.axes(sizes)
+            if axes is not None and (batched or not variable.summary):
+                lead = ("batch",) if batched and not variable.summary else ()
+                self.variables[name], self.dims[name] = variable, lead + axes
         self.arrays: dict[str, np.ndarray] = {}
         self._seen: dict[str, np.ndarray] = {}
         for name, variable in self.variables.items():

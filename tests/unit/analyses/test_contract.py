@@ -214,3 +214,13 @@ def test_an_option_that_is_an_object_is_named(gpt2: LensModel) -> None:
     known = {"other": None, "metric": None}
     written = code("f", [1], {"other": gpt2, "metric": lambda logits: logits}, known)
     assert written == "ll.f(model, [1], other=other, metric=metric)"
+
+
+def test_an_axis_may_be_there_only_where_it_is_declared() -> None:
+    variable = Variable(("layer", "head?", "position?"), "float32", "1", "x")
+    coords: dict[str, Any] = {}
+    found = Parts({"x": variable}, {"layer": 2, "position": 3}, coords, batched=False)
+    assert found.dims["x"] == ("layer", "position")
+    found.put({"layer": 1, "position": 0}, {"x": np.float32(1)})
+    assert found.missing() == {"x": [0, 1]}
+    assert Parts({"x": variable}, {"head": 2}, coords, batched=False).dims == {}
