@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerlens.analyses import analyses
+    from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.registry import estimate
     from layerlens.errors import (
@@ -39,6 +40,7 @@ _PLACES = {
     "record": "layerlens.run.record",
     "Trace": "layerlens.run.record",
     "logit_lens": "layerlens.analyses.logit_lens",
+    "direct_logit_attribution": "layerlens.analyses.direct_logit_attribution",
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
     "analyses": "layerlens.analyses",
@@ -75,6 +77,7 @@ __all__ = [
     "SiteError",
     "Trace",
     "analyses",
+    "direct_logit_attribution",
     "estimate",
     "load",
     "logit_lens",

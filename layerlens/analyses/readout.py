@@ -67,19 +67,15 @@ def stream_sites(model: LensModel) -> list[Site]:
     return list(dict.fromkeys(sites))
 
 
-def read_out(
-    model: LensModel, values: Values, targets: list[int], *, center: bool = False
-) -> Readout:
-    """Find the directions of some tokens at one position.
+def read_out(model: LensModel, values: Values, tokens: Tensor) -> Readout:
+    """Find the directions of some combinations of logits at one position.
 
     Parameters
     ----------
     values
         Those of :func:`stream_sites` at the position.
-    targets
-        Token ids.
-    center
-        Measure each logit from the mean over the vocabulary.
+    tokens
+        ``[target, vocabulary]`` float64: the weight of each token's logit, one row a target.
 
     Raises
     ------
@@ -87,16 +83,14 @@ def read_out(
         If something between the stream and the logits is not affine with its statistics held.
     """
     found = Readout()
-    directions = _through_head(model, values, targets, center, found)
+    directions = _through_head(model, values, tokens, found)
     for layer in reversed(range(model.n_layers)):
         directions = _through_block(model, layer, values, directions, found)
     found.along[Site("resid_pre", 0)] = directions
     return found
 
 
-def _through_head(
-    model: LensModel, values: Values, targets: list[int], center: bool, found: Readout
-) -> Tensor:
+def _through_head(model: LensModel, values: Values, tokens: Tensor, found: Readout) -> Tensor:
     """Directions in the stream after the last block."""
     anatomy = model.anatomy.head
     if anatomy is None:
@@ -111,15 +105,12 @@ def _through_head(
         with model.running():
             state = model.hf.get_submodule(path)(state.unsqueeze(0))[0]
     state = state if anatomy.scale_in == 1 else state * anatomy.scale_in
-    directions = torch.zeros(len(targets), model.d_vocab, dtype=torch.float64)
-    directions[range(len(targets)), targets] = 1
-    if center:
-        directions -= 1 / model.d_vocab
+    directions = tokens
     for operation, value in anatomy.operations:
         if operation == "cap":
             found.cap = value
             break
-        directions *= value if operation == "multiply" else 1 / value
+        directions = directions * (value if operation == "multiply" else 1 / value)
     head = freeze(model, anatomy.head, state)
     found.constant = head.constant(directions)
     directions = head.pull(directions) * anatomy.scale_in
