@@ -1,0 +1,351 @@
+"""What a user wants changed while a model runs: one edit, its checks, JSON and code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+
+from layerlens.errors import InputError
+from layerlens.model.sites import GLOBAL, HEADS, SiteName, parse_site
+from layerlens.run.changes import SQUARE
+from layerlens.run.values import (
+    Source,
+    as_position,
+    as_texts,
+    as_value,
+    decode,
+    encode,
+    literal,
+    numbers,
+)
+
+#: Operation -> what its value is: nothing, numbers, directions, texts or a text.
+VALUES = {
+    "set": "numbers",
+    "add": "numbers",
+    "scale": "numbers",
+    "zero": "nothing",
+    "mean": "texts",
+    "resample": "text",
+    "project_out": "directions",
+    "freeze": "nothing",
+    "block": "nothing",
+}
+
+#: Generated tokens that an edit applies at: their numbers, every one, or none.
+Steps = tuple[int, ...] | Literal["all"] | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit:
+    """One change to make while a model runs, as the user wrote it; made by :func:`edit`.
+
+    It names no model and no text: what it means in a run is found when it is used.
+
+    Attributes
+    ----------
+    kind
+        Kind of the site, such as ``"z"``.
+    op
+        The operation.
+    value
+        A number, a tensor, texts or a `Source`; None where the operation needs none.
+    layers, heads, neurons
+        Numbers, as given; None for all (layers: None for sites that exist once).
+    position, key
+        Positions in the prompt, as given; None for all.
+    steps
+        Numbers of generated tokens, ``"all"``, or None.
+    """
+
+    kind: str
+    op: str
+    value: Any = None
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    position: Any = None
+    neurons: tuple[int, ...] | None = None
+    key: Any = None
+    steps: Steps = None
+
+    @property
+    def in_prompt(self) -> bool:
+        """Whether it applies to positions of the prompt."""
+        return self.steps is None or self.position is not None
+
+    @property
+    def always(self) -> bool:
+        """Whether it applies to every position of the prompt and to every generated token."""
+        return self.steps == "all" and self.position == slice(None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments of :func:`edit` that make it again, fit for JSON.
+
+        Tensors are nested lists with their dtype, slices and sources are small objects.
+
+        Raises
+        ------
+        InputError
+            If its source is another model: a model cannot be written down.
+        """
+        given = {
+            "site": self.kind,
+            "op": self.op,
+            "value": encode(self.value),
+            "layer": _one_or_list(self.layers),
+            "head": _one_or_list(self.heads),
+            "position": None if self.always else encode(self.position),
+            "neuron": _one_or_list(self.neurons),
+            "key": encode(self.key),
+            "steps": None if self.always else _one_or_list(self.steps),
+            "always": self.always or None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Edit:
+        """Make an edit from what :meth:`to_dict` gave, or from arguments of :func:`edit`.
+
+        Raises
+        ------
+        InputError
+            For an argument that :func:`edit` does not have, or one that does not fit.
+        """
+        if not isinstance(given, Mapping):
+            raise InputError(f"An edit in JSON is an object, not {given!r}: see Edit.to_dict.")
+        unknown = sorted(set(given) - _ARGUMENTS)
+        if unknown or not {"site", "op"} <= set(given):
+            wrong = f"'{unknown[0]}' is not known" if unknown else "'site' or 'op' is missing"
+            raise InputError(f"{wrong} in an edit: it has {', '.join(sorted(_ARGUMENTS))}.")
+        return edit(**{name: decode(value) for name, value in given.items()})
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def code(self) -> str:
+        """The Python that makes it again."""
+        site, layer, head = self.kind, self.layers, self.heads
+        if layer is not None and len(layer) == 1:
+            site, layer = f"{site}.{layer[0]}", None
+            if head is not None and len(head) == 1:
+                site, head = f"{site}.{head[0]}", None
+        arguments = [literal(site), literal(self.op)]
+        if self.value is not None:
+            arguments.append(literal(self.value))
+        named = {"layer": _span(layer), "head": _one_or_list(head)}
+        if not self.always:
+            named["position"] = self.position
+        named |= {"neuron": _one_or_list(self.neurons), "key": self.key}
+        if not self.always:
+            named["steps"] = _one_or_list(self.steps)
+        named["always"] = self.always or None
+        arguments += [f"{name}={literal(item)}" for name, item in named.items() if item is not None]
+        return f"ll.edit({', '.join(arguments)})"
+
+    def __repr__(self) -> str:
+        return self.code()
+
+
+_ARGUMENTS = frozenset(
+    {"site", "op", "value", "layer", "head", "position", "neuron", "key", "steps", "always"}
+)
+
+
+def edit(
+    site: SiteName,
+    op: str,
+    value: Any = None,
+    *,
+    layer: int | Iterable[int] | None = None,
+    head: int | Iterable[int] | None = None,
+    position: Any = None,
+    neuron: int | Iterable[int] | None = None,
+    key: Any = None,
+    steps: int | Iterable[int] | Literal["all"] | None = None,
+    always: bool = False,
+) -> Edit:
+    """Say what to change while a model runs.
+
+    Nothing runs yet: give the edit to :func:`layerlens.run`, :func:`layerlens.logit_lens`,
+    ``model.generate``, ``model.edited`` or any analysis that takes ``edits=``. Several edits
+    at one site apply in the order in which they are listed; across sites the model's own
+    order decides, so that an edit sees what edits below it have done.
+
+    Parameters
+    ----------
+    site
+        Any name of a site: ``"z.7.3"`` (layer 7, head 3), ``"resid_post"`` with ``layer=``,
+        ``"blocks.5.hook_mlp_out"``. ``k`` and ``v`` have key-value heads.
+    op
+        - ``"set"``, ``"add"``, ``"scale"``: put ``value`` there, add it, multiply with it.
+        - ``"zero"``: put zeros there.
+        - ``"mean"``: put the mean over all positions of reference texts there (``value``: a
+          text, a list of texts, or a floating tensor of activations, whose leading axes are
+          averaged).
+        - ``"resample"``: put the activation of another text there (``value``: a text or a
+          :func:`source`), at the same positions.
+        - ``"project_out"``: remove what lies along a direction ``[width]`` or in the span of
+          several ``[n, width]``.
+        - ``"freeze"``: hold at the value of the unedited run of the same text.
+        - ``"block"``: cut attention from the queries at ``position`` to the keys at ``key``
+          (site ``attn_scores``); the other weights share what is freed.
+    value
+        A number; a list, array or tensor that broadcasts to ``[position, width]``
+        (``[position, head, width]`` where several heads are meant; ``pattern`` and
+        ``attn_scores`` have keys for width), used in the model's dtype; or a
+        :func:`source`, the activation of another run. A tensor that requires a gradient is
+        kept, not copied, so that gradients reach it inside ``model.edited``.
+    layer
+        A number (negative from the end), or several: a window of layers.
+    head
+        A number or several; None for all.
+    position
+        Positions of the prompt: an index (negative from the end), a slice, a list of these,
+        or the text of a token or span. None for every one, unless ``steps`` is given.
+    neuron
+        Entries of the last axis: a number or several; None for all.
+    key
+        Key positions of ``pattern`` and ``attn_scores``, written like ``position``; None for
+        every key that the query can see.
+    steps
+        Generated tokens to apply at: numbers (0 is the first one, when it is fed back), or
+        ``"all"``. With ``steps`` alone the prompt is left as it is; with ``position`` too,
+        the edit applies at both.
+    always
+        At every position of the prompt and at every generated token.
+
+    Returns
+    -------
+    Edit
+        Frozen; ``.code()`` writes the call again, ``.to_dict()`` is fit for JSON.
+
+    Raises
+    ------
+    InputError
+        If the arguments do not fit each other. What depends on the model or the text
+        (layers, heads, shapes, positions) is checked when the edit is used.
+
+    Examples
+    --------
+    >>> from layerlens.run.edits import edit
+    >>> edit("z.7.3", "zero", position=4)
+    ll.edit('z.7.3', 'zero', position=4)
+    >>> edit("mlp_out", "scale", 0.5, layer=range(3, 6), always=True)
+    ll.edit('mlp_out', 'scale', 0.5, layer=range(3, 6), always=True)
+    """
+    parsed = parse_site(site)
+    _require_op(op, parsed.kind)
+    if always and (position is not None or steps is not None):
+        raise InputError("always=True means every position and step: leave out position and steps.")
+    return Edit(
+        kind=parsed.kind,
+        op=op,
+        value=_value(op, value, parsed.kind),
+        layers=_layers(parsed.kind, parsed.layer, layer),
+        heads=_heads(parsed.kind, parsed.head, head),
+        position=slice(None) if always else as_position(position),
+        neurons=_neurons(parsed.kind, neuron),
+        key=_key(parsed.kind, key),
+        steps="all" if always else _steps(steps),
+    )
+
+
+def _require_op(op: str, kind: str) -> None:
+    if op not in VALUES:
+        near = get_close_matches(str(op), list(VALUES), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"{op!r} is no operation: {hint}There are {', '.join(VALUES)}.")
+    if op == "block" and kind != "attn_scores":
+        raise InputError(
+            f"block cuts attention before the softmax, so its site is attn_scores, not {kind}."
+        )
+    if op in ("mean", "project_out") and kind in SQUARE:
+        raise InputError(f"{op} makes no sense over the keys of {kind}: edit v or z instead.")
+
+
+def _value(op: str, value: Any, kind: str) -> Any:
+    wanted = VALUES[op]
+    if wanted == "nothing":
+        if value is not None:
+            raise InputError(f"{op} takes no value, but one was given.")
+        return None
+    if value is None:
+        raise InputError(f"{op} needs a value ({wanted}): see ll.edit.")
+    if isinstance(value, Source):
+        if wanted == "texts":
+            raise InputError("mean takes reference texts or a tensor, not a source: use resample.")
+        return value
+    if wanted == "text":
+        return Source(as_texts(value))
+    if wanted == "texts":
+        return as_texts(value, or_numbers=True)
+    found = as_value(value)
+    if wanted == "directions" and not isinstance(found, torch.Tensor):
+        raise InputError("project_out takes a direction [width] or several [n, width].")
+    return found
+
+
+def _layers(
+    kind: str, named: int | None, layer: int | Iterable[int] | None
+) -> tuple[int, ...] | None:
+    if kind in GLOBAL:
+        if layer is not None:
+            raise InputError(f"{kind} exists once in a model: leave out layer.")
+        return None
+    if named is not None and layer is not None:
+        raise InputError(f"The layer of {kind} is given twice, as {named} and as {layer}.")
+    if named is None and layer is None:
+        raise InputError(f"{kind} needs a layer: write '{kind}.0', or give layer=.")
+    return (named,) if layer is None and named is not None else numbers(layer, "layer")
+
+
+def _heads(
+    kind: str, named: int | None, head: int | Iterable[int] | None
+) -> tuple[int, ...] | None:
+    if head is None:
+        return None if named is None else (named,)
+    if kind not in HEADS:
+        raise InputError(f"{kind} has no heads; only {', '.join(HEADS)} have.")
+    if named is not None:
+        raise InputError(f"The head of {kind} is given twice, as {named} and as {head}.")
+    return numbers(head, "head", least=0)
+
+
+def _neurons(kind: str, neuron: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    if neuron is not None and kind in SQUARE:
+        raise InputError(f"The last axis of {kind} is that of keys: name them with key=.")
+    return None if neuron is None else numbers(neuron, "neuron", least=0)
+
+
+def _key(kind: str, key: Any) -> Any:
+    if key is not None and kind not in SQUARE:
+        raise InputError(f"{kind} has no keys; only {' and '.join(sorted(SQUARE))} have.")
+    return as_position(key)
+
+
+def _steps(steps: int | Iterable[int] | str | None) -> Steps:
+    if steps is None or steps == "all":
+        return None if steps is None else "all"
+    if isinstance(steps, str):
+        raise InputError(f"steps is a number, a list of numbers or 'all', not {steps!r}.")
+    return tuple(sorted(numbers(steps, "steps", least=0)))
+
+
+def _one_or_list(found: Sequence[int] | str | None) -> int | list[int] | str | None:
+    if found is None or isinstance(found, str):
+        return found
+    return found[0] if len(found) == 1 else list(found)
+
+
+def _span(found: tuple[int, ...] | None) -> Any:
+    """A window of layers as a range, where it is one."""
+    if found is None or len(found) < 3:
+        return _one_or_list(found)
+    window = range(found[0], found[-1] + 1)
+    return window if tuple(window) == found else list(found)
