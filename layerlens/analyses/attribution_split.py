@@ -119,7 +119,8 @@ class TextSplit:
         parts = torch.stack([self._part(site) for site in components(self.model)])
         constant = self._readout.constant
         total = (parts.sum(0) + constant)[: len(targets)]
-        self._require("sum", self._readout.capped(total) - self.own[targets], "the model's logit")
+        difference = self._readout.capped(total) - self.own[targets]
+        self._require("sum", difference, "cannot be split: its parts do not add up to its logits")
         return {
             **self._shapes(parts @ self._mix, constant @ self._mix),
             "logit": self.own[targets],
@@ -130,13 +131,13 @@ class TextSplit:
         """Parts ``[target]`` of what was written at a site."""
         return self._readout.along[site] @ self.values[site].cpu().double()
 
-    def _require(self, name: str, difference: Tensor, whole: str) -> None:
+    def _require(self, name: str, difference: Tensor, failure: str) -> None:
         error = difference.abs().max().item()
         self.errors[name] = max(error, self.errors.get(name, 0.0))
         if not error <= self.limit:
             raise ModelError(
-                f"{self.model.name} is refused because its parts do not add up to {whole}: they "
-                f"are off by {error:.2g} logits, allowed is {self.limit:.2g}."
+                f"{self.model.name} {failure}; they are off by {error:.2g} logits, allowed is "
+                f"{self.limit:.2g}."
             )
 
     def _shapes(self, parts: Tensor, constant: Tensor) -> dict[str, Tensor]:
@@ -180,12 +181,16 @@ class TextSplit:
             name, pieces = "head_contribution", by_head(inside, pulled)
         else:
             name, pieces = "neuron_contribution", pulled * inside.cpu().double()
-        self._require("unit", pieces.sum(-1) + bias - self._part(whole), f"what {whole} adds")
+        failure = f"cannot be split by {unit}: the pieces do not add up to what {whole} adds"
+        self._require("unit", pieces.sum(-1) + bias - self._part(whole), failure)
         found = {name: self._mix @ pieces, "bias_contribution": self._mix @ bias}
         if unit == "source":
             v, pattern = self.values[Site("v", layer)], self.values[Site("pattern", layer)]
             sources = by_source(v, pattern, pulled)
-            heads = f"the heads of layer {layer}, which gate or norm what they hand on"
-            self._require("source", sources.sum(-1) - pieces, heads)
+            failure = (
+                "cannot be split by source, because its heads gate or norm what they gather (use "
+                f"unit='head'): the pieces do not add up to the heads of layer {layer}"
+            )
+            self._require("source", sources.sum(-1) - pieces, failure)
             found["source_contribution"] = torch.einsum("t,ths->hs", self._mix, sources)
         return found

@@ -100,7 +100,7 @@ def by_head(z: Tensor, pulled: Tensor) -> Tensor:
     pulled
         ``[target, head * width]``.
     """
-    wide = pulled.unflatten(-1, z.shape)
+    wide: Tensor = pulled.unflatten(-1, z.shape)
     return (wide * z.cpu().double()).sum(-1)
 
 

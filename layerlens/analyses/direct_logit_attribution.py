@@ -164,7 +164,8 @@ def _check_options(model: LensModel, unit: str, stream_norms: str) -> None:
         raise ModelError(
             f"{model.name} norms the residual stream itself ({paths[0]} and {len(paths) - 1} "
             "more), so what a block writes is rescaled by every later block and there is no one "
-            "split of a logit: pass stream_norms='freeze' to hold each of these norms at its statistics."
+            "split of a logit: pass stream_norms='freeze' to hold each of these norms at its "
+            "statistics."
         )
 
 
