@@ -121,7 +121,7 @@ def _places(model: LensModel, changes: Iterable[Change]) -> list[tuple[Tap | int
             raise SiteError(f"{site} cannot be edited: edit z or attn_out of the layer instead.")
         tap = None if site.kind in INSIDE else model.anatomy.tap(site)
         if site.kind in INSIDE:
-            _require_attention(model, site)
+            require_attention(model, site)
             groups.setdefault(("inside", site.block), []).append(change)
         elif site.kind == "resid_mid" and model.anatomy.blocks[site.block].mid_norm is None:
             groups.setdefault(("mid", site.block), []).append(change)
@@ -130,7 +130,8 @@ def _places(model: LensModel, changes: Iterable[Change]) -> list[tuple[Tap | int
     return [(place, group) for (_, place), group in groups.items()]
 
 
-def _require_attention(model: LensModel, site: Site) -> None:
+def require_attention(model: LensModel, site: Site) -> None:
+    """Raise a ``SiteError`` where a site inside the attention cannot be changed."""
     block = model.anatomy.blocks[site.block]
     if block.attention is None:
         model.anatomy.tap(site)  # raises, and says why

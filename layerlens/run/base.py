@@ -1,0 +1,129 @@
+"""The unedited run that a sweep starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from layerlens.errors import InputError
+from layerlens.model.sites import Site
+from layerlens.model.text import Tokens
+from layerlens.model.watch import stream_argument
+from layerlens.run.changes import Change
+from layerlens.run.forward import forward
+from layerlens.run.gate import Gate
+from layerlens.run.record import Trace
+from layerlens.run.replay import BlockCall, _call, _writes
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+
+@dataclass(frozen=True)
+class Base:
+    """One recorded run.
+
+    Attributes
+    ----------
+    tokens
+        One text without padding.
+    trace
+        ``resid_pre`` of every layer, ``k`` and ``v`` where the attention interface shows
+        them, and the sites that were asked for.
+    calls
+        How the model called each block.
+    last
+        State after the last block, ``[position, d_model]``.
+    changes
+        Edits of this run itself, which every cell keeps.
+    logits
+        The model's own at the last position, ``[vocabulary]`` float32; None without a head.
+    """
+
+    tokens: Tokens
+    trace: Trace
+    calls: list[BlockCall]
+    last: Tensor
+    logits: Tensor | None
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def final(self) -> Tensor:
+        """State after the last block at the last position, ``[d_model]``."""
+        return self.last[-1]
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        return self.tokens.ids.shape[1]
+
+    def state(self, layer: int) -> Tensor:
+        """State before a block, ``[position, d_model]``; after the last one for ``n_layers``."""
+        if layer == len(self.calls):
+            return self.last
+        return self.trace[Site("resid_pre", layer)][0]
+
+
+def record_base(
+    model: LensModel,
+    tokens: Tokens,
+    sites: Iterable[Site] = (),
+    changes: Sequence[Change] = (),
+) -> Base:
+    """Run one text once and keep what a sweep needs of it.
+
+    Parameters
+    ----------
+    tokens
+        One text without padding.
+    sites
+        What to keep besides the states before the blocks.
+    changes
+        Edits of this run itself: the sweep's cells are then compared with the edited run.
+
+    Raises
+    ------
+    InputError
+        If there are several texts.
+    """
+    if tokens.ids.shape[0] != 1 or not tokens.mask.all():
+        raise InputError("A sweep starts from one text without padding: give the texts one by one.")
+    blocks = model.anatomy.blocks
+    wanted = {Site("resid_pre", layer): None for layer in range(model.n_layers)}
+    wanted.update(
+        {
+            Site(kind, layer): None
+            for layer, block in enumerate(blocks)
+            for kind in ("k", "v")
+            if block.attention == "interface"
+        }
+    )
+    last = Site("resid_post", model.n_layers - 1)
+    wanted.update(dict.fromkeys((*sites, last)))
+    trace = Trace(tokens, None)
+    with ExitStack() as stack:
+        calls = watch_calls(model, stack)
+        logits = forward(model, tokens, wanted, trace._put, changes=changes)
+    own = None if logits is None else logits[0, -1].float()
+    trace.logits = logits
+    return Base(tokens, trace, calls, trace[last][0], own, tuple(changes))
+
+
+def watch_calls(model: LensModel, stack: ExitStack) -> list[BlockCall]:
+    """Keep how each block is called, until the stack closes; the list fills on the way."""
+    calls: list[BlockCall] = []
+    gate = Gate()
+
+    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if gate.open:
+            stream = stream_argument(args, kwargs)
+            calls.append(_call(module, args, kwargs, stream, _writes(model, len(calls))))
+
+    for block in model.anatomy.blocks:
+        module = model.hf.get_submodule(block.path)
+        stack.callback(module.register_forward_pre_hook(entering, with_kwargs=True).remove)
+    return calls

@@ -1,0 +1,283 @@
+"""Many edited runs of one text at once, in the cheapest way that the model allows.
+
+A cell is one edited run; what is wanted of it is the state after the last block at the last
+position. Three ways give the same numbers: *naive* (one full pass a cell), *restart* (cells
+that begin at the same block are stacked and run from there on) and *packed* (see
+:mod:`layerlens.run.packed`). Which one a model allows is tried on a short text, against the
+naive way, once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.model.find import probe_ids
+from layerlens.model.sites import GLOBAL, Site
+from layerlens.model.text import Tokens
+from layerlens.run.base import Base, record_base
+from layerlens.run.changes import Change
+from layerlens.run.forward import forward
+from layerlens.run.gate import Gate
+from layerlens.run.hooks import install, plain_rows
+from layerlens.run.packed import run_packed
+from layerlens.run.replay import capture_calls
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+Method = Literal["auto", "packed", "restart", "naive"]
+OnCells = Callable[[Sequence[int], Tensor], None]
+
+DEFAULT_LIMIT = 400_000_000
+"""Bytes that a wave of cells may take above the model's own."""
+
+_ROWS = 1024
+"""Rows of a stacked pass: enough for large matrix products, few enough for the caches."""
+
+_TOLERANCE = 1e-4
+_methods: weakref.WeakKeyDictionary[LensModel, str] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One edited run.
+
+    Parameters
+    ----------
+    changes
+        With positions, for the one text of the base; those at one site in order.
+    """
+
+    changes: tuple[Change, ...]
+
+    @cached_property
+    def layer(self) -> int:
+        """The first block that runs differently; -1 if that is before the first block."""
+        return min(_first_layer(change.site) for change in self.changes)
+
+    @cached_property
+    def position(self) -> int:
+        """The first position that may come out differently."""
+        return min(min(change.positions or (0,)) for change in self.changes)
+
+
+def _first_layer(site: Site) -> int:
+    if site.kind in GLOBAL:
+        return -1
+    return site.block + 1 if site.kind == "resid_post" else site.block
+
+
+def run_cells(
+    model: LensModel,
+    base: Base,
+    cells: Sequence[Cell],
+    on_cells: OnCells,
+    *,
+    method: Method = "auto",
+    memory_limit: int = DEFAULT_LIMIT,
+    tick: Callable[[], None] = lambda: None,
+) -> str:
+    """Run every cell; finished ones are handed over wave by wave, in the order of ``cells``.
+
+    Parameters
+    ----------
+    base
+        The unedited run, from :func:`layerlens.run.base.record_base`.
+    on_cells
+        Called with the numbers of some cells and their states after the last block at the
+        last position, ``[cell, d_model]``.
+    method
+        ``"auto"`` takes the cheapest way that was seen to give the naive numbers.
+    memory_limit
+        Bytes for the largest wave.
+    tick
+        Called between blocks; an exception raised in it ends the run.
+
+    Returns
+    -------
+    str
+        The method that was used.
+
+    Raises
+    ------
+    InputError
+        For a method of another name.
+    SiteError
+        If a change meets no value, or its site does not exist here.
+    """
+    if method not in ("auto", "packed", "restart", "naive"):
+        raise InputError(f"method is 'auto', 'packed', 'restart' or 'naive', not {method!r}.")
+    chosen: str = method
+    if method == "auto":
+        chosen = "naive" if any(cell.layer < 0 for cell in cells) else sweep_method(model)
+    if base.changes and chosen != "naive":
+        cells = [_kept(base, cell) for cell in cells]
+    with model.running():
+        if chosen == "packed":
+            run_packed(model, base, cells, on_cells, memory_limit, tick)
+        elif chosen == "restart":
+            _run_restarted(model, base, cells, on_cells, tick)
+        else:
+            _run_naive(model, base, cells, on_cells, tick)
+    return chosen
+
+
+def _kept(base: Base, cell: Cell) -> Cell:
+    """A cell with those edits of its base that it would run into again."""
+    again = [
+        change
+        if change.positions is not None
+        else replace(change, positions=tuple(range(base.length)))
+        for change in base.changes
+        if _first_layer(change.site) >= cell.layer
+    ]
+    return Cell((*again, *cell.changes))
+
+
+def _run_naive(
+    model: LensModel,
+    base: Base,
+    cells: Sequence[Cell],
+    on_cells: OnCells,
+    tick: Callable[[], None],
+) -> None:
+    """One full pass a cell."""
+    last = Site("resid_post", model.n_layers - 1)
+    for index, cell in enumerate(cells):
+        tick()
+        states: list[Tensor] = []
+
+        def keep(_: Site, value: Tensor, states: list[Tensor] = states) -> None:
+            states.append(value[:, -1].clone())
+
+        changes = (*base.changes, *cell.changes)
+        forward(model, base.tokens, [last], keep, logits=None, changes=changes)
+        on_cells([index], states[0])
+
+
+def _run_restarted(
+    model: LensModel,
+    base: Base,
+    cells: Sequence[Cell],
+    on_cells: OnCells,
+    tick: Callable[[], None],
+) -> None:
+    """Cells that begin at the same block are stacked and run from there on."""
+    size = max(1, min(len(cells), _ROWS // base.length))
+    calls, _ = capture_calls(model, _repeated(base.tokens, size))
+    for layer, indices in _by_layer(cells, size):
+        state = base.state(layer)
+        # Always as many rows as when the arguments of the blocks were captured.
+        resid = state.expand(size, *state.shape).clone()
+        changes = [
+            _moved(replace(change, row=row), layer)
+            for row, index in enumerate(indices)
+            for change in cells[index].changes
+        ]
+        first = [change for change in changes if _is_entry(change, layer)]
+        for change in first:
+            rows = plain_rows(change, size, base.length)
+            change.write(resid, (rows // base.length, rows % base.length))
+        with ExitStack() as stack:
+            rest = [change for change in changes if not _is_entry(change, layer)]
+            installed = install(model, rest, plain_rows, Gate(), stack, batch=size)
+            for call in calls[layer:]:
+                tick()
+                resid = call(resid)
+        installed.require_all()
+        on_cells(indices, resid[: len(indices), -1])
+
+
+def _moved(change: Change, layer: int) -> Change:
+    """The output of the block before is the state that a block begins with."""
+    if change.site.kind == "resid_post" and change.site.block == layer - 1:
+        return replace(change, site=Site("resid_pre", layer))
+    return change
+
+
+def _is_entry(change: Change, layer: int) -> bool:
+    return change.site == Site("resid_pre", layer)
+
+
+def _repeated(tokens: Tokens, times: int) -> Tokens:
+    return replace(
+        tokens,
+        ids=tokens.ids.repeat(times, 1),
+        mask=tokens.mask.repeat(times, 1),
+        texts=tokens.texts * times,
+        strings=tokens.strings * times,
+        continues=tokens.continues * times,
+    )
+
+
+def _by_layer(cells: Sequence[Cell], size: int) -> Iterator[tuple[int, list[int]]]:
+    """Numbers of cells that begin at the same block, at most ``size`` at a time."""
+    waiting: dict[int, list[int]] = {}
+    for index, cell in enumerate(cells):
+        group = waiting.setdefault(cell.layer, [])
+        group.append(index)
+        if len(group) == size:
+            yield cell.layer, waiting.pop(cell.layer)
+    yield from waiting.items()
+
+
+def sweep_method(model: LensModel) -> str:
+    """The cheapest method that gives the naive numbers on a short text; found once a model."""
+    if model not in _methods:
+        with model.lock:
+            _methods[model] = _find_method(model)
+    return _methods[model]
+
+
+def _find_method(model: LensModel) -> str:
+    ids = probe_ids(model.d_vocab, length=6, seed=2)
+    tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), (None,), ((),), ((),), True)
+    base = record_base(model, tokens)
+    cells = _probe_cells(model, base)
+    expected = torch.zeros(len(cells), base.final.shape[-1])
+    _collect(model, base, cells, "naive", expected)
+    ways: tuple[Method, ...] = ("packed", "restart")
+    for method in ways:
+        if method == "packed" and any(b.attention != "interface" for b in model.anatomy.blocks):
+            continue
+        found = torch.zeros_like(expected)
+        try:
+            _collect(model, base, cells, method, found)
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            continue  # this family's blocks cannot be called so; a slower way can
+        error = (found - expected).abs().max() / expected.abs().max()
+        limit = max(_TOLERANCE, 16 * torch.finfo(model.dtype).eps)
+        if error <= limit:
+            return method
+    return "naive"
+
+
+def _collect(
+    model: LensModel, base: Base, cells: Sequence[Cell], method: Method, into: Tensor
+) -> None:
+    def keep(indices: Sequence[int], final: Tensor) -> None:
+        into[list(indices)] = final.float().cpu()
+
+    run_cells(model, base, cells, keep, method=method)
+
+
+def _probe_cells(model: LensModel, base: Base) -> list[Cell]:
+    """Cells that begin at the first, a middle and the last block, at three positions."""
+    generator = torch.Generator().manual_seed(3)
+    layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
+    cells = []
+    for layer, position in zip(layers, (1, 3, base.length - 1), strict=False):
+        state = base.state(layer)[position]
+        noise = torch.randn(state.shape, generator=generator).to(state)
+        value = state + noise * state.float().std().to(state.dtype)
+        cells.append(Cell((Change(Site("resid_pre", layer), "set", value, (position,)),)))
+    return cells
