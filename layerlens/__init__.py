@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from layerlens.model.sites import Site
     from layerlens.result import Result
     from layerlens.result import open_result as open
+    from layerlens.run.generate_layers import generate_layers
     from layerlens.run.layers import Layers, run_layers
     from layerlens.run.record import Trace, record
     from layerlens.views import LensView
@@ -43,6 +44,7 @@ _PLACES = {
     "direct_logit_attribution": "layerlens.analyses.direct_logit_attribution",
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
+    "generate_layers": "layerlens.run.generate_layers",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -79,6 +81,7 @@ __all__ = [
     "analyses",
     "direct_logit_attribution",
     "estimate",
+    "generate_layers",
     "load",
     "logit_lens",
     "open",

@@ -1,0 +1,112 @@
+"""The blocks of a model, called on many variants of one text at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.model.text import Tokens
+from layerlens.run.replay import STREAM, BlockCall, OnState, capture_calls
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+#: Tokens that go through a block at once: beyond some hundreds nothing is gained, and the
+#: hidden units of an MLP need memory.
+TOKENS_AT_ONCE = 1024
+
+
+class RowCalls:
+    """Runs any block on states ``[row, position, d_model]`` of one text, for any number of rows.
+
+    What a block is given besides the stream (masks, rotary tables) may have an axis of texts. It
+    is found by comparing a pass of the text with one of the text twice; where the comparison is
+    not clear, the rows are run one by one.
+
+    Parameters
+    ----------
+    tokens
+        One text without padding.
+    on_state
+        Is handed the states of the plain pass, see :func:`capture_calls`.
+
+    Attributes
+    ----------
+    calls
+        How each block was called on the text alone.
+    at_once
+        Whether many rows can go through a block in one call.
+    """
+
+    def __init__(self, model: LensModel, tokens: Tokens, on_state: OnState | None = None) -> None:
+        if len(tokens.ids) != 1:
+            raise InputError(f"{len(tokens.ids)} texts were given; expected one.")
+        self.calls, _ = capture_calls(model, tokens, on_state, logits="last")
+        twice = replace(tokens, ids=tokens.ids.repeat(2, 1), mask=tokens.mask.repeat(2, 1))
+        doubled, _ = capture_calls(model, twice, logits="last")
+        self._wide = [_widen(*pair) for pair in zip(self.calls, doubled, strict=True)]
+        self.at_once = all(wide is not None for wide in self._wide)
+        self._rows = max(1, TOKENS_AT_ONCE // tokens.ids.shape[1]) if self.at_once else 1
+
+    def __call__(self, layer: int, resid: Tensor) -> Tensor:
+        """The states after a block, ``[row, position, d_model]``."""
+        parts = [self._call(layer, part) for part in resid.split(self._rows)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _call(self, layer: int, resid: Tensor) -> Tensor:
+        wide = self._wide[layer]
+        if len(resid) == 1 or wide is None:
+            return self.calls[layer](resid)
+        return wide(len(resid))(resid)
+
+
+def _widen(one: BlockCall, two: BlockCall) -> Callable[[int], BlockCall] | None:
+    """Return what makes the call for any number of rows; None where it is not clear."""
+    arguments = _grow((one.args, one.kwargs), (two.args, two.kwargs))
+    if arguments is None:
+        return None
+
+    def call(rows: int) -> BlockCall:
+        args, kwargs = arguments(rows)
+        return replace(one, args=args, kwargs=kwargs)
+
+    return call
+
+
+def _grow(one: Any, two: Any) -> Callable[[int], Any] | None:
+    """How a value grows with the rows, from what it is for one and for two."""
+    if isinstance(one, Tensor):
+        return _grow_tensor(one, two) if isinstance(two, Tensor) else None
+    if type(one) is tuple or type(one) is list:
+        if type(two) is not type(one) or len(one) != len(two):
+            return None
+        kind = type(one)
+        parts = [_grow(*pair) for pair in zip(one, two, strict=True)]
+        if any(part is None for part in parts):
+            return None
+        return lambda rows: kind(part(rows) for part in parts if part is not None)
+    if type(one) is dict:
+        if type(two) is not dict or one.keys() != two.keys():
+            return None
+        values = _grow(list(one.values()), [two[key] for key in one])
+        return None if values is None else lambda rows: dict(zip(one, values(rows), strict=True))
+    plain = one is STREAM or one is None or isinstance(one, bool | int | float | str)
+    return (lambda rows: one) if plain and one == two else None
+
+
+def _grow_tensor(one: Tensor, two: Tensor) -> Callable[[int], Tensor] | None:
+    if one.shape == two.shape and torch.equal(one, two):
+        return lambda rows: one
+    if not one.dim() or two.shape != (2 * len(one), *one.shape[1:]):
+        return None
+    rest = [1] * (one.dim() - 1)
+    if not torch.equal(one.repeat(2, *rest), two):
+        return None
+    if len(one) == 1:
+        return lambda rows: one.expand(rows, *one.shape[1:])
+    return lambda rows: one.repeat(rows, *rest)
