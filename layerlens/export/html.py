@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
-from layerlens.export.meta import meta_of
 from layerlens.export.pack import frames_of, pack
+from layerlens.export.twins import THEMES, TWINS, traits_of
 from layerlens.result.files import checked_path, write_bytes
 from layerlens.result.select import one_text
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-    from layerlens.result.checks import Checks
     from layerlens.result.result import Result
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
@@ -35,8 +32,6 @@ POLICY = (
     "img-src data: blob:; font-src data:; connect-src data:; base-uri 'none'; form-action 'none'"
 )
 """No address is allowed but those of data inside the page itself."""
-
-THEMES = {"auto": "light dark", "light": "light", "dark": "dark"}
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -59,51 +54,15 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def traits_of(data: xr.Dataset, checks: Checks, *, theme: str = "auto") -> dict[str, Any]:
-    """Return every trait of a frozen view of a result of one text, but the snapshot.
-
-    Raises
-    ------
-    ResultError
-        There is no such theme.
-    """
-    if theme not in THEMES:
-        raise ResultError(f"There is no theme '{theme}'; choose {', '.join(THEMES)}.")
-    meta = meta_of(data, checks)
-    tracked = [token["id"] for token in meta["tracked"]]
-    return {
-        "view": str(data.attrs.get("view", "lens")),
-        "text": "".join(token["text"] for token in meta["tokens"]),
-        "options": {"top_k": meta["k"], "tracked": tracked},
-        "title": "",
-        "row": len(meta["points"]) - 1,
-        "position": -1,
-        "layer": meta["layers"][-1] if meta["layers"] else 0,
-        "pins": [],
-        "color": "probability",
-        "tracked": 0,
-        "transposed": False,
-        "theme": theme,
-        "cell_width": 72,
-        "status": {
-            "state": "done",
-            "run": meta["run"],
-            "done": 1,
-            "total": 1,
-            "what": "",
-            "message": "",
-            "seconds": float(data.attrs.get("seconds", 0.0)),
-        },
-        "meta": meta,
-        "live": False,
-    }
-
-
 def write_result(
     result: Result, path: str | os.PathLike[str], *, text: int = 0, theme: str = "auto"
 ) -> Path:
     """Write the page of one text of a result; return its path."""
     data = one_text(result.data, text)
+    if result.view not in TWINS:
+        raise ResultError(
+            f"There is no page for '{result.view}' results; write the figure with png() or svg()."
+        )
     traits = traits_of(data, result.checks, theme=theme)
     packed = pack(traits["meta"], frames_of(data))
     title = f"{result.analysis} of {data.attrs.get('model', '')}".strip()

@@ -74,8 +74,10 @@ WIRE: dict[str, Wire] = {
     "first_layer": Wire("first_layer", "int32", none=-2),
     "settle_layer": Wire("settle_layer", "int32", none=-2),
     "target_id": Wire("target_id", "int32", none=-1),
+    "metric": Wire("metric", "float32"),
+    "recovered": Wire("recovered", "float32"),
 }
-"""Variables of a result that the lens table knows, by their names in ``Result.data``.
+"""Variables of a result that travel, by their names in ``Result.data``.
 
 ``none`` is what NaN becomes in an integer array: rank 0, token -1, layer -2 (-1 is `embed`).
 """

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import textwrap
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.quantity import Quantity, quantity
 
@@ -29,41 +28,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_TEXT_CELL = (0.42, 0.15)
-_LABEL_CELL = 0.13
-_SMALLEST = 0.02
-_WIDEST_FIGURE = 600.0  # inches; beyond it the picture would pass 2**16 pixels
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Sizes in inches, and what fits into them."""
-
-    cell: tuple[float, float]
-    shape: tuple[int, int]
-    texts: bool
-    flat: bool
-    label_step: int
-    row_step: int
-    left: float = 0.75
-    right: float = 1.1
-    top: float = 0.5
-    bottom: float = 0.8
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height of the figure."""
-        rows, columns = self.shape
-        width = max(self.left + columns * self.cell[0] + self.right, 4.5)
-        return width, self.bottom + rows * self.cell[1] + self.top
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """The table's place in the figure, as fractions."""
-        (rows, columns), (width, height) = self.shape, self.size
-        table = columns * self.cell[0] / width, rows * self.cell[1] / height
-        return self.left / width, self.bottom / height, *table
 
 
 def lens_figure(
@@ -113,7 +77,7 @@ def lens_figure(
     chosen = _chosen(data, positions, points)
     colors = palette(theme)
     shown = quantity(chosen, color, tracked)
-    layout = _layout(shown.values.shape, cell_width)
+    layout = layout_of(shown.values.shape, cell_width)
     notes = [note for note in (_not_shown(data, chosen, layout), checks_line(data)) if note]
     room = (0.3 if layout.flat else 1.0) + notes_height(notes, layout.size[0])
     layout = replace(layout, bottom=room)
@@ -123,7 +87,7 @@ def lens_figure(
     if layout.texts:
         _texts(axes, chosen, rgba, layout, colors)
     _labels(axes, chosen, layout, colors)
-    _color_bar(figure, axes, shown, layout, colors)
+    color_bar(figure, axes.collections[0], shown.label, layout, colors)
     name = str(data.attrs.get("model", "")) or "the model"
     words = f"Top next token after each point of {name}" if title is None else title
     write_title(figure, words, colors)
@@ -156,25 +120,6 @@ def _chosen(data: xr.Dataset, positions: Any, points: str | Sequence[str]) -> xr
     if not rows or not columns.size:
         raise ResultError("Nothing is left to draw; choose at least one point and one position.")
     return data.isel(point=rows, position=columns)
-
-
-def _layout(shape: tuple[int, ...], cell_width: float | None) -> Layout:
-    rows, columns = shape
-    width = cell_width or max(min(14.0 / columns, 0.72), _SMALLEST)
-    height = max(min(14.0 / rows, 0.21), _SMALLEST)
-    flat = width >= _TEXT_CELL[0]
-    if columns * width > _WIDEST_FIGURE:
-        raise ResultError(
-            f"{columns} tokens are too many for one figure; draw some of them with positions=."
-        )
-    return Layout(
-        cell=(width, height),
-        shape=(rows, columns),
-        texts=flat and height >= _TEXT_CELL[1],
-        flat=flat,
-        label_step=max(1, int(np.ceil(_LABEL_CELL / width))),
-        row_step=max(1, int(np.ceil(_LABEL_CELL / height))),
-    )
 
 
 def _cells(axes: Axes, shown: Quantity, colors: Palette) -> np.ndarray:
@@ -226,10 +171,7 @@ def _labels(axes: Axes, data: xr.Dataset, layout: Layout, colors: Palette) -> No
     axes.set_yticks(rows_at + 0.5, [str(data["point"].values[i]) for i in rows_at], **style)
     for label in labels:
         label.label1.set_parse_math(False)
-    axes.tick_params(length=0, pad=3)
-    for side in axes.spines.values():
-        side.set_color(colors.faint)
-        side.set_linewidth(0.5)
+    frame(axes, colors)
 
 
 def _prompt(data: xr.Dataset) -> list[str]:
@@ -241,22 +183,6 @@ def _prompt(data: xr.Dataset) -> list[str]:
         return texts
     joined = zip(texts, data["continues"].values, strict=True)
     return ["⋯" if goes_on else text for text, goes_on in joined]
-
-
-def _color_bar(
-    figure: Figure, axes: Axes, shown: Quantity, layout: Layout, colors: Palette
-) -> None:
-    width, height = layout.size
-    left = layout.left + layout.shape[1] * layout.cell[0] + 0.15
-    rows = layout.shape[0] * layout.cell[1]
-    tall = max(min(rows, 2.4), 0.8)
-    place = (left / width, (layout.bottom + rows - tall) / height, 0.12 / width, tall / height)
-    bar_axes = figure.add_axes(place)
-    bar = figure.colorbar(axes.collections[0], cax=bar_axes)
-    label = textwrap.fill(shown.label, max(int(tall / CHARACTER), 12))
-    bar.set_label(label, color=colors.ink, fontsize=FONT, family=list(families()), parse_math=False)
-    bar.outline.set_edgecolor(colors.faint)
-    bar_axes.tick_params(labelsize=FONT - 1, colors=colors.ink, length=2)
 
 
 def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> str:
@@ -273,15 +199,3 @@ def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> str:
     if layout.row_step > 1:
         notes.append(f"one point in {layout.row_step} is labelled, all are drawn")
     return "; ".join(notes)
-
-
-def fitted(text: str, limit: int) -> str:
-    """Return `text` cut to the width of `limit` characters, wide ones counted twice."""
-    widths = [2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text]
-    if sum(widths) <= limit:
-        return text
-    used, kept = 1, 0
-    while kept < len(text) and used + widths[kept] <= limit:
-        used += widths[kept]
-        kept += 1
-    return text[:kept] + "…"

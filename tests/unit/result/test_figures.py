@@ -15,7 +15,7 @@ from layerlens.errors import ResultError
 from layerlens.export.images import image_bytes
 from layerlens.figures import quick
 from layerlens.figures.fonts import drawable
-from layerlens.figures.lens import fitted
+from layerlens.figures.layout import fitted
 from layerlens.figures.palette import ink_on, palette
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -1,0 +1,172 @@
+"""The ``meta`` trait of a patching sweep, for live views and frozen pages alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+import numpy as np
+
+from layerlens.export.meta import MetaToken
+from layerlens.result.checks import Check, Checks
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class MetaMetric(TypedDict):
+    """The metric and its value in the two unpatched runs; None until they are known."""
+
+    name: str
+    long_name: str
+    units: str
+    clean: float | None
+    corrupt: float | None
+
+
+class PatchMeta(TypedDict):
+    """The ``meta`` trait; rows are layers from 0, columns are tokens or heads."""
+
+    run: int
+    model: str
+    model_type: str
+    dtype: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_vocab: int
+    clean_tokens: list[MetaToken]
+    corrupt_tokens: list[MetaToken]
+    differing: list[int]
+    site: str
+    by: str
+    rows: list[str]
+    columns: list[str]
+    metric: MetaMetric
+    answer: dict[str, Any] | None
+    wrong: dict[str, Any] | None
+    direction: str
+    method: str
+    sites: list[str]
+    notes: list[str]
+    checks: list[dict[str, Any]]
+    code: str
+    source: str
+    question: str
+    cost: str
+
+
+def patch_meta(
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any],
+    checks: Iterable[Check] = (),
+    run: int = 1,
+) -> PatchMeta:
+    """Build the ``meta`` trait.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes as a result of one pair has them; while a run is young some are missing and
+        become empty or None.
+    coords : mapping
+        Arrays by coordinate name: ``layer``, and ``token`` (over position) or ``head``.
+    checks : iterable of Check
+        Empty until the run ends.
+    run : int
+        The run that this describes.
+
+    Returns
+    -------
+    PatchMeta
+        Plain Python values only; fits into JSON.
+    """
+    options = _json(attrs.get("options"), {})
+    by = "head" if "head" in coords else "position"
+    site = str(attrs.get("site", options.get("site", "")))
+    meta: dict[str, Any] = {
+        "run": run,
+        **_model(attrs),
+        "clean_tokens": tokens_of(attrs, "clean"),
+        "corrupt_tokens": tokens_of(attrs, "corrupt"),
+        "differing": [int(i) for i in _json(attrs.get("differing"), [])],
+        "site": site,
+        "by": by,
+        "rows": [str(layer) for layer in _values(coords, "layer")],
+        "columns": _columns(coords, by),
+        "metric": _metric(attrs),
+        "answer": _token(attrs, "answer"),
+        "wrong": _token(attrs, "wrong"),
+        "sites": [str(name) for name in _json(attrs.get("sites"), [site])],
+        "notes": [str(note) for note in _json(attrs.get("notes"), [])],
+        "checks": Checks(checks).records(),
+        **{name: str(attrs.get(name, "")) for name in _WORDS},
+    }
+    return cast(PatchMeta, meta)
+
+
+def patch_meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1) -> PatchMeta:
+    """Build the ``meta`` trait from the data of a result of one pair (no ``batch`` axis)."""
+    coords = {name: data[name].values for name in _NAMES if name in data.variables}
+    return patch_meta(data.attrs, coords, checks, run)
+
+
+_WORDS = ("direction", "method", "code", "source", "question", "cost")
+_NAMES = ("layer", "position", "token", "head")
+
+
+def tokens_of(attrs: Mapping[str, Any], name: str) -> list[MetaToken]:
+    """Return the tokens of one of the texts that a result names in its attributes."""
+    ids = _json(attrs.get(f"{name}_ids"), [])
+    texts = _json(attrs.get(f"{name}_tokens"), [str(i) for i in ids])
+    continues = _json(attrs.get(f"{name}_continues"), [False] * len(ids))
+    return [
+        MetaToken(id=int(i), text=str(text), cont=bool(cont))
+        for i, text, cont in zip(ids, texts, continues, strict=True)
+    ]
+
+
+def _model(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    words = {name: str(attrs.get(name, "")) for name in ("model", "model_type", "dtype")}
+    counts = ("n_layers", "n_heads", "n_kv_heads", "d_vocab")
+    return {**words, **{name: int(attrs.get(name, 0)) for name in counts}}
+
+
+def _columns(coords: Mapping[str, Any], by: str) -> list[str]:
+    if by == "head":
+        return [str(head) for head in _values(coords, "head")]
+    return [str(text) for text in _values(coords, "token") or _values(coords, "position")]
+
+
+def _metric(attrs: Mapping[str, Any]) -> MetaMetric:
+    name = str(attrs.get("metric_name", ""))
+    return MetaMetric(
+        name=name,
+        long_name=str(attrs.get("metric_words", attrs.get("metric_long_name", name))),
+        units=str(attrs.get("metric_units", "")),
+        clean=_finite(attrs.get("metric_clean")),
+        corrupt=_finite(attrs.get("metric_corrupt")),
+    )
+
+
+def _token(attrs: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    number = attrs.get(f"{name}_id")
+    if number is None or int(number) < 0:
+        return None
+    return {"id": int(number), "text": str(attrs.get(f"{name}_token", number))}
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(float(value)) else float(value)
+
+
+def _json(value: Any, default: Any) -> Any:
+    if value is None:
+        return default
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _values(coords: Mapping[str, Any], name: str) -> list[Any]:
+    return np.asarray(coords[name]).tolist() if name in coords else []

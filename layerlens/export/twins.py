@@ -1,0 +1,94 @@
+"""The traits of a frozen view: what a live one would have after it has shown a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from layerlens.errors import ResultError
+from layerlens.export.meta import meta_of
+from layerlens.export.patch_meta import patch_meta_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerlens.result.checks import Checks
+
+THEMES = {"auto": "light dark", "light": "light", "dark": "dark"}
+
+
+def traits_of(data: xr.Dataset, checks: Checks, *, theme: str = "auto") -> dict[str, Any]:
+    """Return every trait of a frozen view of a result of one text, but the snapshot.
+
+    Raises
+    ------
+    ResultError
+        There is no such theme, or no view of such results.
+    """
+    if theme not in THEMES:
+        raise ResultError(f"There is no theme '{theme}'; choose {', '.join(THEMES)}.")
+    view = str(data.attrs.get("view", "lens"))
+    if view not in TWINS:
+        raise ResultError(f"No view shows '{view}' results; there are {', '.join(TWINS)}.")
+    own = TWINS[view](data, checks)
+    status = {
+        "state": "done",
+        "run": own["meta"]["run"],
+        "done": 1,
+        "total": 1,
+        "what": "",
+        "message": "",
+        "seconds": float(data.attrs.get("seconds", 0.0)),
+    }
+    return {"view": view, "title": "", "theme": theme, "status": status, "live": False, **own}
+
+
+def lens_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the lens table has."""
+    meta = meta_of(data, checks)
+    tracked = [token["id"] for token in meta["tracked"]]
+    return {
+        "text": "".join(token["text"] for token in meta["tokens"]),
+        "options": {"top_k": meta["k"], "tracked": tracked},
+        "row": len(meta["points"]) - 1,
+        "position": -1,
+        "layer": meta["layers"][-1] if meta["layers"] else 0,
+        "pins": [],
+        "color": "probability",
+        "tracked": 0,
+        "transposed": False,
+        "cell_width": 72,
+        "meta": meta,
+    }
+
+
+def patch_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the patch bench has."""
+    meta = patch_meta_of(data, checks)
+    options = json.loads(data.attrs.get("options", "{}"))
+    return {
+        "clean": str(data.attrs.get("clean_text", "")),
+        "corrupt": str(data.attrs.get("corrupt_text", "")),
+        "answer": meta["answer"]["text"] if meta["answer"] else "",
+        "wrong": meta["wrong"]["text"] if meta["wrong"] else "",
+        "site": meta["site"],
+        "by": meta["by"],
+        "metric": meta["metric"]["name"],
+        "direction": str(options.get("direction", "denoise")),
+        "options": {},
+        "layer": -1,
+        "position": -1,
+        "head": -1,
+        "edits": [],
+        "history": [],
+        "cell_width": 36,
+        "meta": meta,
+    }
+
+
+TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
+    "lens": lens_traits,
+    "patch": patch_traits,
+}
+"""View -> the function that returns its own traits."""
