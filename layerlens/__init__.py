@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerlens.analyses import analyses
+    from layerlens.analyses.back_patch import back_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.registry import estimate
@@ -41,6 +42,7 @@ _PLACES = {
     "record": "layerlens.run.record",
     "Trace": "layerlens.run.record",
     "logit_lens": "layerlens.analyses.logit_lens",
+    "back_patch": "layerlens.analyses.back_patch",
     "direct_logit_attribution": "layerlens.analyses.direct_logit_attribution",
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
@@ -79,6 +81,7 @@ __all__ = [
     "SiteError",
     "Trace",
     "analyses",
+    "back_patch",
     "direct_logit_attribution",
     "estimate",
     "generate_layers",

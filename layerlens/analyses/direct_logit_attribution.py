@@ -15,6 +15,7 @@ from layerlens.analyses.cells import Cells
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.options import nearest
 from layerlens.analyses.pair import row_of
+from layerlens.analyses.per_text import one_each
 from layerlens.analyses.readout import norms_on_stream
 from layerlens.errors import InputError, ModelError
 
@@ -147,7 +148,9 @@ def direct_logit_attribution(
     _check_options(model, unit, stream_norms)
     run = _Run(job, model, tokens, unit, center)
     texts = tokens.ids.shape[0]
-    answers, wrongs = _tokens_of(answer, texts, "answer"), _tokens_of(wrong, texts, "wrong")
+    answers, wrongs = one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong")
+    if any(token is None for token in wrongs) and wrong is not None:
+        raise InputError("wrong names a token for some texts only: name one for each, or none.")
     for row in range(texts):
         run.text(row, answers[row], wrongs[row], position)
         job.progress(row + 1, texts)
@@ -167,18 +170,6 @@ def _check_options(model: LensModel, unit: str, stream_norms: str) -> None:
             "split of a logit: pass stream_norms='freeze' to hold each of these norms at its "
             "statistics."
         )
-
-
-def _tokens_of(given: Any, texts: int, name: str) -> list[Any]:
-    """One token for each text."""
-    if not isinstance(given, list | tuple):
-        return [given] * texts
-    if len(given) != texts or any(token is None for token in given):
-        raise InputError(
-            f"{name} has {len(given)} entries for {texts} texts: give one token for all of them, "
-            "or one each."
-        )
-    return list(given)
 
 
 class _Run:

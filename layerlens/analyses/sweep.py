@@ -48,6 +48,9 @@ class Sweep:
         Which sweep this is, of how many: ``(3, 10)`` for the progress bar.
     method, memory_limit
         As in :func:`layerlens.run.cells.run_cells`.
+    seen
+        Called with the numbers of finished cells and their last states ``[n, d_model]``, before
+        they are pushed: for what an analysis wants to know beside the metric.
 
     Attributes
     ----------
@@ -72,6 +75,7 @@ class Sweep:
         share: tuple[int, int] = (0, 1),
         method: Method = "auto",
         memory_limit: int = DEFAULT_LIMIT,
+        seen: Callable[[Sequence[int], Tensor], None] | None = None,
     ) -> None:
         self.job, self.model, self.base, self.metric = job, model, base, metric
         self.base_value = float(metric(base.final.unsqueeze(0))[0])
@@ -81,6 +85,7 @@ class Sweep:
         self._show, self._lead, self._share = show, dict(lead or {}), share
         self._wanted: Method = method
         self._limit = memory_limit
+        self._seen = seen
         self._cells: list[Cell] = []
         self._places: list[Place | None] = []
         self._done = 0
@@ -138,6 +143,8 @@ class Sweep:
         def take(indices: Sequence[int], final: Tensor) -> None:
             numbers = [order[index] for index in indices]
             self.values[numbers] = self.metric(final).cpu().numpy()
+            if self._seen is not None:
+                self._seen(numbers, final)
             self._push(sorted(numbers))
 
         self.method = run_cells(

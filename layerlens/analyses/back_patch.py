@@ -1,0 +1,374 @@
+"""Back-patching: a late state of a prompt is put back at an earlier block of the same prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.analyses.contract import Job, Variable, Work, analysis
+from layerlens.analyses.metric import make_metric
+from layerlens.analyses.options import nearest
+from layerlens.analyses.pair import row_of
+from layerlens.analyses.per_text import one_each
+from layerlens.analyses.sweep import Sweep
+from layerlens.errors import InputError
+from layerlens.model.sites import Site
+from layerlens.run.base import Base, record_base
+from layerlens.run.cells import DEFAULT_LIMIT, Cell
+from layerlens.run.changes import Change
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from layerlens.analyses.metric import Metric, MetricFunction
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+NOT_COUNTED = -1
+ROWS = 64
+"""Cells that are unembedded at once."""
+
+_CELL = ("source", "target")
+VARIABLES = {
+    "metric": Variable(_CELL, "float32", "1", "metric with the state put back"),
+    "change": Variable(_CELL, "float32", "1", "change of the metric"),
+    "rank": Variable(_CELL, "int32", "1", "rank of the answer, 1 = best"),
+    "token_id": Variable(_CELL, "int32", "1", "what the model answers", is_token=True),
+    "success": Variable(
+        _CELL, "int8", "1", "whether the model gives the answer (1, 0; -1 is not counted)"
+    ),
+    "base_metric": Variable((), "float32", "1", "metric of the prompt as it is"),
+    "base_rank": Variable((), "int32", "1", "rank of the answer in the prompt as it is"),
+    "answer_id": Variable((), "int32", "1", "answer", is_token=True),
+    "success_rate": Variable(_CELL, "float32", "1", "share of prompts", summary=True),
+}
+
+
+def count_work(
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    layers: Any,
+    pairs: str,
+    verify: int,
+    into: Any,
+    **_: Any,
+) -> Work:
+    """Count passes and bytes of one call; runs nothing."""
+    chosen = _layers(model, layers)
+    cells = len(_pairs(chosen, "all" if into is not None else pairs))
+    texts, length = tokens.ids.shape
+    # A cell runs the blocks above its target: half of them on average, from its position on.
+    passes = texts * (1 + (into is not None) + cells / (2 * length) + verify)
+    kept = 4 * model.d_model * length * model.n_layers * 3
+    return Work(passes, texts * cells, kept + 4 * 64 * model.d_vocab)
+
+
+@analysis(
+    name="back_patch",
+    question="Would the model answer if a late state were fed back to an early block?",
+    source="Biran et al., Hopping too late (2024); Ghandeharioun et al., Patchscopes (2024)",
+    cost="1 pass and a replay of the later blocks for each pair of blocks",
+    view="grid",
+    variables=VARIABLES,
+    work=count_work,
+)
+def back_patch(
+    job: Job,
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    source: Any = -1,
+    target: Any = None,
+    answer: Any = None,
+    wrong: Any = None,
+    metric: str | MetricFunction = "logprob",
+    layers: Sequence[int] | None = None,
+    pairs: str = "back",
+    into: Any = None,
+    verify: int = 2,
+    memory_limit: int = DEFAULT_LIMIT,
+) -> None:
+    """Put the state after block s over the output of block t, for every pair of blocks.
+
+    The prompt is run as it is; then, for each pair, once more with the output of block t at one
+    position replaced by the state after block s from the unedited run. With s > t, a fact that
+    was found too late for the blocks that need it comes early enough (back-patching). With
+    ``into``, the state goes into another prompt, one that makes the model say what it holds
+    (Patchscopes).
+
+    Parameters
+    ----------
+    source
+        Position that the state is taken from: an index, or the text of a token (of a span: its
+        last token); for several texts also a list.
+    target
+        Position where it is put, likewise. None: the same position; with ``into``, its last one.
+    answer
+        The hoped-for next token, a string or an id; for several texts also a list. None: what
+        the model answers by itself.
+    wrong
+        As in the metric ``logit_diff``.
+    metric
+        See :func:`layerlens.analyses.metric.make_metric`; of the last position's prediction.
+    layers
+        Blocks that states are taken from and put at; None for all.
+    pairs
+        ``"back"``: only s > t, and s = t, which must change nothing. ``"all"``: every pair.
+    into
+        Another text, in which the state is put; then all pairs are run and counted.
+    verify
+        How many cells are run again in the plainest way.
+    memory_limit
+        Bytes of working memory above the model's own.
+
+    Notes
+    -----
+    ``success`` says for s > t whether the model's top token is the answer; other cells of
+    back-patching are -1. With several texts, ``success_rate`` is the share of texts. That *some*
+    pair succeeds means little by itself: it is the best of many trials, so the number of
+    successful pairs stands among the notes.
+
+    Raises
+    ------
+    InputError
+        An option does not fit.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")  # doctest: +SKIP
+    >>> grid = ll.back_patch(model, [5, 9, 7, 5], answer=9)  # doctest: +SKIP
+    >>> grid.data.metric.dims  # doctest: +SKIP
+    ('source', 'target')
+    """
+    if pairs not in ("back", "all"):
+        raise nearest(str(pairs), ["back", "all"], "pairs:")
+    goal = None if into is None else row_of(model.tokens(into), 0)
+    work = _BackPatch(job, model, tokens, _layers(model, layers), pairs, goal)
+    named = {"source": source, "target": target, "answer": answer, "wrong": wrong}
+    texts = len(tokens.ids)
+    each = {name: one_each(given, texts, name) for name, given in named.items()}
+    work.declare()
+    for row in range(texts):
+        asked = {name: values[row] for name, values in each.items()}
+        work.text(row, asked, metric, verify, memory_limit)
+    work.finish()
+
+
+def _layers(model: LensModel, layers: Sequence[int] | None) -> list[int]:
+    """Numbers of the blocks, in order."""
+    if layers is None:
+        return list(range(model.n_layers))
+    chosen = []
+    for layer in layers:
+        if not -model.n_layers <= layer < model.n_layers:
+            raise InputError(
+                f"Layer {layer} does not exist: the model has layers 0 to {model.n_layers - 1}."
+            )
+        chosen.append(layer % model.n_layers)
+    if not chosen:
+        raise InputError("layers is empty: name at least one block.")
+    return sorted(set(chosen))
+
+
+def _pairs(layers: Sequence[int], which: str) -> list[tuple[int, int]]:
+    """Pairs of places along both axes: (source, target)."""
+    every = range(len(layers))
+    return [(s, t) for s in every for t in every if which == "all" or s >= t]
+
+
+class _BackPatch:
+    """The work of one call."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: LensModel,
+        tokens: Tokens,
+        layers: list[int],
+        pairs: str,
+        into: Tokens | None,
+    ) -> None:
+        self.job, self.model, self.tokens, self.layers, self.into = job, model, tokens, layers, into
+        self.pairs = _pairs(layers, pairs if into is None else "all")
+        self.places: list[tuple[int, int]] = []
+        self.successes: list[np.ndarray] = []
+        self.measures: list[Metric] = []
+        self.passes = 0.0
+        self.methods: set[str] = set()
+        self.no_op: tuple[float, float] | None = None
+
+    def declare(self) -> None:
+        """State axes and coordinates."""
+        blocks = np.array(self.layers, dtype=np.int32)
+        sizes = {"source": len(blocks), "target": len(blocks)}
+        coords: dict[str, tuple[tuple[str, ...], Any]] = {
+            axis: ((axis,), blocks) for axis in ("source", "target")
+        }
+        if not self.tokens.single:
+            sizes["batch"] = len(self.tokens.ids)
+            texts = [text or "" for text in self.tokens.texts]
+            coords["text"] = (("batch",), np.array(texts))
+        self.job.declare(sizes, coords)
+
+    def text(
+        self,
+        row: int,
+        asked: dict[str, Any],
+        metric: str | MetricFunction,
+        verify: int,
+        memory_limit: int,
+    ) -> None:
+        """Run every pair of blocks for one text."""
+        tokens = row_of(self.tokens, row)
+        first = record_base(self.model, tokens)
+        base = first if self.into is None else record_base(self.model, self.into)
+        taken = self.model.positions(tokens, asked["source"])[-1]
+        put = self._target(base, taken, asked["target"])
+        measure = make_metric(
+            self.model, metric, final=base.final, answer=asked["answer"], wrong=asked["wrong"]
+        )
+        lead = {} if self.tokens.single else {"batch": row}
+        answers = _Answers(self.job, self.model, measure.answer, self.pairs, lead)
+        sweep = Sweep(
+            self.job,
+            self.model,
+            base,
+            measure,
+            lambda values: {
+                "metric": values.astype(np.float32),
+                "change": (values - sweep.base_value).astype(np.float32),
+            },
+            lead=lead,
+            share=(row, len(self.tokens.ids)),
+            memory_limit=memory_limit,
+            seen=answers.see,
+        )
+        answers.base(base, sweep.base_value)
+        self._leave_out(lead)
+        for s, t in self.pairs:
+            value = first.state(self.layers[s] + 1)[taken]
+            change = Change(Site("resid_post", self.layers[t]), "set", value, (put,))
+            sweep.add(Cell((change,)), {"source": s, "target": t})
+        # The widest jumps back come first, the pairs that change nothing last.
+        sweep.run([max(s - t, 0) for s, t in self.pairs])
+        sweep.verify(verify)
+        if self.into is None and taken == put:
+            self._compare(sweep)
+        self.job.emit(lead, {"success": self._counted(answers.right)})
+        self.places.append((taken, put))
+        self.measures.append(measure)
+        self.methods.add(sweep.method)
+        self.passes += sweep.passes + 1 + (self.into is not None)
+
+    def _target(self, base: Base, taken: int, target: Any) -> int:
+        """Where the state is put."""
+        if target is None:
+            return taken if self.into is None else base.length - 1
+        return self.model.positions(base.tokens, target)[-1]
+
+    def _leave_out(self, lead: dict[str, int]) -> None:
+        """Mark the cells that will not be run."""
+        size, run = len(self.layers), set(self.pairs)
+        for s in range(size):
+            if (s, size - 1) in run or s == size - 1:
+                continue
+            left = slice(s + 1, size)
+            count = size - s - 1
+            arrays = {
+                name: np.full(count, VARIABLES[name].fill, dtype=VARIABLES[name].dtype)
+                for name in ("metric", "change", "rank", "token_id")
+            }
+            self.job.emit({**lead, "source": s, "target": left}, arrays)
+
+    def _counted(self, right: np.ndarray) -> np.ndarray:
+        """Success of the pairs that count: those from a later to an earlier block."""
+        size = len(self.layers)
+        later = np.tri(size, size, -1, dtype=bool)
+        counted = np.ones_like(later) if self.into is not None else later
+        self.successes.append(np.where(counted, right, np.int8(NOT_COUNTED)))
+        return self.successes[-1]
+
+    def _compare(self, sweep: Sweep) -> None:
+        """A state that is put where it was taken changes nothing."""
+        same = [number for number, (s, t) in enumerate(self.pairs) if s == t]
+        off = float(np.abs(sweep.values[same] - sweep.base_value).max())
+        error, limit = self.no_op or (0.0, 0.0)
+        self.no_op = (max(error, off), max(limit, sweep.tolerance))
+
+    def finish(self) -> None:
+        """Sum up over texts; say what was run and compared."""
+        table = np.stack(self.successes)
+        counted = table != NOT_COUNTED
+        if not self.tokens.single:
+            right, of = (table == 1).sum(0), counted.sum(0)
+            rate = np.where(of > 0, right / np.maximum(of, 1), np.nan)
+            self.job.emit({}, {"success_rate": rate.astype(np.float32)})
+        if self.no_op is not None:
+            what = "metric with a state put back where it was taken (s = t) against the plain run"
+            self.job.check("s = t changes nothing", *self.no_op, what)
+        successes = (table == 1).sum((1, 2)).tolist()
+        measure = self.measures[0]
+        self.job.note(
+            passes=self.passes,
+            method=", ".join(sorted(self.methods)),
+            direction="the state after block s over the output of block t, "
+            + ("of the same prompt" if self.into is None else "of another prompt"),
+            metric=measure.name,
+            metric_words=measure.words,
+            metric_units=measure.units,
+            positions=json.dumps(self.places),
+            successful_pairs=json.dumps(successes),
+            counted_pairs=int(counted[0].sum()),
+        )
+        if self.into is not None:
+            self.job.note(
+                into="".join(self.into.strings[0]), into_ids=json.dumps(self.into.ids[0].tolist())
+            )
+
+
+class _Answers:
+    """What the model answers in each cell, beside the metric."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: LensModel,
+        answer: int,
+        pairs: Sequence[tuple[int, int]],
+        lead: dict[str, int],
+    ) -> None:
+        self.job, self.model, self.answer, self.pairs, self.lead = job, model, answer, pairs, lead
+        size = 1 + max(s for s, _ in pairs)
+        self.right = np.zeros((size, size), dtype=np.int8)
+
+    def base(self, base: Base, value: float) -> None:
+        """Emit the numbers of the unedited run."""
+        rank, _ = self._read(base.final.unsqueeze(0))
+        arrays = {"base_metric": value, "base_rank": rank[0], "answer_id": self.answer}
+        self.job.emit(
+            self.lead,
+            {name: np.array(one, dtype=VARIABLES[name].dtype) for name, one in arrays.items()},
+        )
+
+    def see(self, numbers: Sequence[int], final: Tensor) -> None:
+        """Emit rank and answer of finished cells, and note which are right."""
+        for start in range(0, len(numbers), ROWS):
+            part = numbers[start : start + ROWS]
+            ranks, best = self._read(final[start : start + ROWS])
+            for number, rank, token in zip(part, ranks, best, strict=True):
+                s, t = self.pairs[number]
+                self.right[s, t] = token == self.answer
+                arrays = {"rank": np.int32(rank), "token_id": np.int32(token)}
+                where = {**self.lead, "source": s, "target": t}
+                self.job.emit(where, {name: np.array(one) for name, one in arrays.items()})
+
+    def _read(self, final: Tensor) -> tuple[list[int], list[int]]:
+        """Rank of the answer and top token of runs, from their last states."""
+        logits = self.model.unembed(final)
+        above = (logits > logits[:, self.answer, None]).sum(-1) + 1
+        return above.tolist(), logits.argmax(-1).tolist()
