@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 FIGURES = {
     "lens": "layerlens.figures.lens:lens_figure",
+    "patch": "layerlens.figures.grid:grid_figure",
+    "grid": "layerlens.figures.grid:grid_figure",
+    "curves": "layerlens.figures.curves:curves_figure",
     "trajectories": "layerlens.figures.trajectories:trajectories_figure",
 }
 """View or kind of figure -> the function that draws the data of one text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,9 +31,20 @@ def new_figure(size: tuple[float, float], colors: Palette) -> Figure:
     return figure
 
 
-def write_title(figure: Figure, title: str, colors: Palette) -> None:
-    """Write the title into the upper left corner."""
+def write_title(figure: Figure, title: str, colors: Palette, below: Sequence[str] = ()) -> None:
+    """Write the title into the upper left corner, and smaller lines below it."""
     width, height = figure.get_size_inches()
+    for i, line in enumerate(below):
+        figure.text(
+            0.1 / width,
+            1 - (0.43 + i * _LINE) / height,
+            drawable_line(line),
+            fontsize=FONT,
+            family=list(families()),
+            color=colors.faint,
+            parse_math=False,
+            gid="subtitle",
+        )
     figure.text(
         0.1 / width,
         1 - 0.28 / height,

@@ -22,6 +22,7 @@ class Palette:
     faint: str
     missing: str
     base: str
+    negative: str
     tracked: str
     lines: tuple[str, ...]
 
@@ -31,8 +32,12 @@ _LINES = (
 )  # fmt: skip
 
 _PALETTES: dict[str, Palette] = {
-    "light": Palette("#ffffff", "#1a1e24", "#6a7480", "#e2e5ea", "#1565c0", "#8e24aa", _LINES),
-    "dark": Palette("#1e1e1e", "#e6e8eb", "#8f969f", "#36383c", "#5aa9f5", "#ce93d8", _LINES),
+    "light": Palette(
+        "#ffffff", "#1a1e24", "#6a7480", "#e2e5ea", "#1565c0", "#b3261e", "#8e24aa", _LINES
+    ),
+    "dark": Palette(
+        "#1e1e1e", "#e6e8eb", "#8f969f", "#36383c", "#5aa9f5", "#f28b82", "#ce93d8", _LINES
+    ),
 }
 
 
@@ -44,11 +49,16 @@ def palette(theme: str) -> Palette:
 
 
 def color_map(name: str, colors: Palette) -> Colormap:
-    """Return a colour map: ``base`` or ``tracked`` from the page's colour, else matplotlib's."""
-    if name in ("base", "tracked"):
-        made: Colormap = LinearSegmentedColormap.from_list(
-            "layerlens", [colors.page, getattr(colors, name)]
-        )
+    """Return a colour map.
+
+    ``base`` and ``tracked`` begin with the page's colour; ``signed`` has it in the middle, from
+    red (negative) to blue (positive); other names are matplotlib's.
+    """
+    if name == "signed":
+        ends = [colors.negative, colors.page, colors.base]
+        made: Colormap = LinearSegmentedColormap.from_list("layerlens signed", ends)
+    elif name in ("base", "tracked"):
+        made = LinearSegmentedColormap.from_list("layerlens", [colors.page, getattr(colors, name)])
     else:
         made = colormaps[name]
     return made.with_extremes(bad=colors.missing)

@@ -1,0 +1,217 @@
+"""Quantities over layers as lines, with their intervals as bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.errors import ResultError
+from layerlens.figures.canvas import (
+    FONT,
+    checks_line,
+    new_figure,
+    notes_height,
+    wrapped,
+    write_notes,
+    write_title,
+)
+from layerlens.figures.fonts import drawable, families
+from layerlens.figures.palette import Palette, palette
+from layerlens.figures.slices import COMPANIONS, cut, labels_of, main_variable, words_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+_MOST_LINES = 12
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its values over the x axis, and the interval around them where there is one."""
+
+    label: str
+    values: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def curves_figure(
+    data: xr.Dataset,
+    *,
+    variables: str | Sequence[str] | None = None,
+    at: Mapping[str, Any] | None = None,
+    scale: str = "linear",
+    theme: str = "light",
+    title: str | None = None,
+) -> Figure:
+    """Draw variables over the layers (or over their first axis), a line each.
+
+    Lines differ in colour and in dashes. Where a result has ``<name>_low`` and ``<name>_high``,
+    the interval is a band. A variable with one more axis gets a line for each entry of it.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The data of one text.
+    variables : str or sequence of str, optional
+        By default the first one and those that share its axes and unit.
+    at : mapping, optional
+        Where to cut other axes, by label; by default where the largest number is.
+    scale : {"linear", "log"}
+        Scale of the upright axis.
+    theme : {"light", "dark", "auto"}
+        ``auto`` is light.
+    title : str, optional
+        Instead of the quantity and the model.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ResultError
+        An option is unknown, or there is nothing to draw.
+    """
+    if scale not in ("linear", "log"):
+        raise ResultError(f"There is no scale '{scale}'; choose linear or log.")
+    colors = palette(theme)
+    names = _names(data, variables)
+    axis = _axis(data[names[0]])
+    lines, where = _lines(data, names, axis, at)
+    points = labels_of(data, axis)
+    model = str(data.attrs.get("model", ""))
+    head = words_of(data[names[0]]) if len(names) == 1 else ", ".join(names)
+    above = [f"{head} by {axis}" if title is None else title]
+    width = min(max(4.5, 2.0 + 0.16 * len(points)), 14.0)
+    under = [str(data.attrs.get("direction", "")), model] if title is None else []
+    below = wrapped([", ".join(word for word in under if word)], width)
+    notes = [note for note in (where, checks_line(data)) if note]
+    bottom = 0.6 + notes_height(notes, width)
+    height = bottom + 2.5 + 0.14 * len(below)
+    figure = new_figure((width, height), colors)
+    place = (0.75 / width, bottom / height, 1 - 2.3 / width, 1.95 / height)
+    axes = figure.add_axes(place, facecolor=colors.page)
+    _draw(axes, lines, colors, scale)
+    _dress(axes, points, axis, words_of(data[names[0]]), colors)
+    write_title(figure, above[0], colors, below)
+    write_notes(figure, notes, colors)
+    return figure
+
+
+def _names(data: xr.Dataset, variables: str | Sequence[str] | None) -> list[str]:
+    if variables is not None:
+        given = [variables] if isinstance(variables, str) else list(variables)
+        if not given:
+            raise ResultError("variables= is empty; name at least one.")
+        return [main_variable(data, 1, name) for name in given]
+    first = main_variable(data, 1)
+    like = data[first]
+    same = [
+        str(name)
+        for name, array in data.data_vars.items()
+        if array.dims == like.dims
+        and array.dtype.kind == "f"
+        and array.attrs.get("units") == like.attrs.get("units")
+        and not str(name).endswith(COMPANIONS)
+    ]
+    return [first] if first.endswith("_mean") else list(dict.fromkeys([first, *same]))
+
+
+def _axis(array: xr.DataArray) -> str:
+    return "layer" if "layer" in array.dims else str(array.dims[0])
+
+
+def _lines(
+    data: xr.Dataset, names: list[str], axis: str, at: Mapping[str, Any] | None
+) -> tuple[list[Line], str]:
+    lines: list[Line] = []
+    where = ""
+    for name in names:
+        array = data[name]
+        if axis not in array.dims:
+            raise ResultError(f"'{name}' has no axis {axis}; it cannot stand beside '{names[0]}'.")
+        spread = _spread(array, axis, at)
+        axes = (axis,) if spread is None else (spread, axis)
+        shown, where = cut(array, axes, at)
+        low, high = (_companion(data, name, end, axes, at) for end in ("_low", "_high"))
+        label = name.removesuffix("_mean")
+        if spread is None:
+            lines.append(Line(label, shown.values, low, high))
+            continue
+        for i, entry in enumerate(labels_of(data, spread)):
+            words = f"{spread} {entry}" if len(names) == 1 else f"{label}, {spread} {entry}"
+            parts = [None if band is None else band[i] for band in (low, high)]
+            lines.append(Line(words, shown.values[i], *parts))
+    return lines, f"drawn at {where}" if where else ""
+
+
+def _spread(array: xr.DataArray, axis: str, at: Mapping[str, Any] | None) -> str | None:
+    """Return the axis whose entries become lines: the last one that is short enough."""
+    others = [str(dim) for dim in array.dims if dim != axis and str(dim) not in (at or {})]
+    short = [dim for dim in others if array.sizes[dim] <= _MOST_LINES]
+    return short[-1] if short else None
+
+
+def _companion(
+    data: xr.Dataset, name: str, end: str, axes: Sequence[str], at: Mapping[str, Any] | None
+) -> np.ndarray | None:
+    found = name.removesuffix("_mean") + end
+    if found not in data.data_vars or set(axes) - set(map(str, data[found].dims)):
+        return None
+    values: np.ndarray = cut(data[found], axes, at)[0].values
+    return values
+
+
+def _draw(axes: Axes, lines: list[Line], colors: Palette, scale: str) -> None:
+    for i, line in enumerate(lines):
+        color = colors.lines[i % len(colors.lines)]
+        x = np.arange(line.values.size)
+        if line.low is not None and line.high is not None:
+            axes.fill_between(x, line.low, line.high, color=color, alpha=0.18, linewidth=0)
+        axes.plot(
+            x,
+            line.values,
+            color=color,
+            linestyle=_DASHES[(i + i // len(colors.lines)) % len(_DASHES)],
+            linewidth=1.6,
+            marker="o",
+            markersize=2.5,
+            label=drawable(line.label).replace("␣", " "),
+        )
+    axes.set_yscale(scale)
+    finite = np.concatenate([line.values[np.isfinite(line.values)] for line in lines] or [[0.0]])
+    if scale == "linear" and finite.size and finite.min() < 0 < finite.max():
+        axes.axhline(0, color=colors.faint, linewidth=0.6, zorder=0)
+    if len(lines) > 1:
+        legend = axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            frameon=False,
+            labelcolor=colors.ink,
+            prop={"family": list(families()), "size": FONT},
+        )
+        for label in legend.get_texts():
+            label.set_parse_math(False)
+
+
+def _dress(axes: Axes, points: list[str], axis: str, words: str, colors: Palette) -> None:
+    step = max(1, -(-len(points) // 60))
+    at = np.arange(0, len(points), step)
+    style: dict[str, Any] = {"fontsize": FONT, "family": list(families()), "color": colors.ink}
+    rotation = 90 if max(map(len, points), default=0) > 2 else 0
+    for label in axes.set_xticks(at, [points[i] for i in at], rotation=rotation, **style):
+        label.label1.set_parse_math(False)
+    axes.set_xlabel(axis, **style)
+    axes.set_ylabel(words, parse_math=False, **style)
+    axes.tick_params(labelsize=FONT - 0.5, colors=colors.ink, length=2)
+    axes.grid(axis="y", color=colors.faint, alpha=0.25, linewidth=0.5)
+    for name, side in axes.spines.items():
+        side.set_visible(name in ("left", "bottom"))
+        side.set_color(colors.faint)

@@ -1,0 +1,290 @@
+"""A grid of signed numbers as a figure: layers upwards, positions or heads across."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+
+from layerlens.errors import ResultError
+from layerlens.figures.canvas import (
+    FONT,
+    checks_line,
+    new_figure,
+    notes_height,
+    wrapped,
+    write_notes,
+    write_title,
+)
+from layerlens.figures.fonts import drawable, families
+from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
+from layerlens.figures.palette import Palette, color_map, ink_on, palette
+from layerlens.figures.slices import cut, labels_of, main_variable, words_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
+
+_LABEL_CHARACTERS = 14
+_HATCH = "//////"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is drawn.
+
+    `values` are ``[row, column]``, row 0 at the bottom; `limit` is where the colours end; `bounded`
+    says that values beyond it can occur and are marked.
+    """
+
+    values: np.ndarray
+    rows: list[str]
+    columns: list[list[str]]
+    axes: tuple[str, str]
+    label: str
+    limit: float
+    bounded: bool
+
+
+def grid_figure(
+    data: xr.Dataset,
+    *,
+    variable: str | None = None,
+    at: Mapping[str, Any] | None = None,
+    limit: float | None = None,
+    theme: str = "light",
+    title: str | None = None,
+    cell_width: float | None = None,
+) -> Figure:
+    """Draw two axes of one variable as coloured cells: blue is positive, red negative, 0 the page.
+
+    Cells that were not computed are hatched. Where there is room, each cell holds its number.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        The data of one text, or of one pair.
+    variable : str, optional
+        By default what is recovered in a patching sweep, else the first one; its mean over texts
+        where there is one.
+    at : mapping, optional
+        Where to cut axes before the last two: ``{"head": 3}``. By default where the largest number
+        is; a line under the grid says which.
+    limit : float, optional
+        The value of the strongest colour. By default 1 for a recovered fraction, where a small
+        triangle marks what lies beyond, else the largest absolute value.
+    theme : {"light", "dark", "auto"}
+        ``auto`` is light.
+    title : str, optional
+        Instead of the quantity and the direction.
+    cell_width : float, optional
+        Width of a column in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ResultError
+        An option is unknown, or there is nothing with two axes.
+
+    Examples
+    --------
+    >>> sweep = ll.patch_sweep(model, clean, corrupt)  # doctest: +SKIP
+    >>> sweep.figure(variable="metric", theme="dark")  # doctest: +SKIP
+    """
+    colors = palette(theme)
+    grid, where = _grid(data, variable, at, limit)
+    layout = layout_of(grid.values.shape, cell_width, widest=0.6, what=grid.axes[1])
+    notes = [note for note in (where, *_notes(data, grid, layout), checks_line(data)) if note]
+    above = _headline(data, grid, title)
+    lines = wrapped(above[1:], layout.size[0])
+    room = _label_height(grid, layout) + notes_height(notes, layout.size[0])
+    layout = replace(layout, bottom=room, top=0.42 + 0.14 * len(lines))
+    figure = new_figure(layout.size, colors)
+    axes = figure.add_axes(layout.box, facecolor=colors.page)
+    mesh = _cells(axes, grid, colors)
+    if layout.texts:
+        _numbers(axes, grid, mesh, colors)
+    _labels(axes, grid, layout, colors)
+    extend = _extends(grid)
+    color_bar(figure, mesh, grid.label, layout, colors, extend=extend)
+    write_title(figure, above[0], colors, lines)
+    write_notes(figure, notes, colors)
+    return figure
+
+
+def _grid(
+    data: xr.Dataset, variable: str | None, at: Mapping[str, Any] | None, limit: float | None
+) -> tuple[Grid, str]:
+    if variable is None and "recovered" in data.data_vars:
+        variable = _recovered(data)
+    name = main_variable(data, 2, variable)
+    array = data[name]
+    axes = str(array.dims[-2]), str(array.dims[-1])
+    if axes[1] == "layer":  # layers go upwards, whatever the order
+        axes = axes[1], axes[0]
+    if limit is not None and not limit > 0:
+        raise ResultError(f"limit is {limit}; it is the value of the strongest colour, above 0.")
+    shown, where = cut(array, axes, at)
+    values = shown.values.astype(np.float64)
+    fraction = name.startswith("recovered")
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    grid = Grid(
+        values=values,
+        rows=labels_of(data, axes[0]),
+        columns=_columns(data, axes[1]),
+        axes=axes,
+        label=words_of(array),
+        limit=limit or (1.0 if fraction else float(largest) or 1.0),
+        bounded=fraction or limit is not None,
+    )
+    return grid, f"drawn at {where}" if where else ""
+
+
+def _recovered(data: xr.Dataset) -> str | None:
+    """Return the fraction to draw; None where it has no value because both runs answer alike."""
+    name = "recovered_mean" if "recovered_mean" in data.data_vars else "recovered"
+    return name if np.isfinite(data[name].values).any() or "metric" not in data else "metric"
+
+
+def _columns(data: xr.Dataset, dim: str) -> list[list[str]]:
+    """Return the labels under the columns: one line, or the tokens of both texts of a pair."""
+    if dim != "position":
+        return [labels_of(data, dim)]
+    pair = [json.loads(data.attrs.get(f"{name}_tokens", "[]")) for name in ("clean", "corrupt")]
+    count = data.sizes[dim]
+    if all(len(tokens) == count and _flat(tokens) for tokens in pair):
+        return [[drawable(str(token)) or "⋯" for token in tokens] for tokens in pair]
+    return [[label or "⋯" for label in labels_of(data, dim)]]
+
+
+def _flat(tokens: list[Any]) -> bool:
+    return all(isinstance(token, str) for token in tokens)
+
+
+def _headline(data: xr.Dataset, grid: Grid, title: str | None) -> list[str]:
+    """Return the title, and lines for under it."""
+    if title is not None:
+        return [title]
+    attrs = data.attrs
+    model, site = str(attrs.get("model", "")), str(attrs.get("site", ""))
+    metric = str(attrs.get("metric_words", attrs.get("metric_long_name", "")))
+    first = " ".join(word for word in (grid.label, f"at {site}" if site else "") if word)
+    details = [str(attrs.get("direction", "")), metric, model]
+    return [first, ", ".join(word for word in details if word)]
+
+
+def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
+    values = np.ma.masked_invalid(grid.values)
+    norm = Normalize(-grid.limit, grid.limit)
+    mesh = axes.pcolormesh(values, cmap=color_map("signed", colors), norm=norm, rasterized=True)
+    rows, columns = grid.values.shape
+    style: dict[str, Any] = {"facecolor": colors.missing, "edgecolor": colors.faint, "linewidth": 0}
+    for row, column in np.argwhere(~np.isfinite(grid.values)):
+        axes.add_patch(Rectangle((column, row), 1, 1, hatch=_HATCH, gid="missing", **style))
+    if grid.bounded:
+        beyond = np.argwhere(np.abs(np.nan_to_num(grid.values)) > grid.limit * 1.0005)
+        axes.plot(
+            beyond[:, 1] + 0.94, beyond[:, 0] + 0.85, linestyle="", marker="^", markersize=2.2,
+            color=colors.page, markeredgewidth=0, gid="beyond",
+        )  # fmt: skip
+    axes.set_xlim(0, columns)
+    axes.set_ylim(0, rows)
+    return mesh
+
+
+def _numbers(axes: Axes, grid: Grid, mesh: QuadMesh, colors: Palette) -> None:
+    rgba = np.asarray(mesh.to_rgba(np.ma.masked_invalid(grid.values)))
+    for (row, column), value in np.ndenumerate(grid.values):
+        if np.isfinite(value):
+            axes.text(
+                column + 0.5,
+                row + 0.47,
+                short_number(float(value)),
+                color=ink_on(tuple(rgba[row, column, :3]), colors),
+                fontsize=FONT - 0.5,
+                family=list(families()),
+                ha="center",
+                va="center_baseline",
+                gid="cell",
+            )
+
+
+def short_number(value: float) -> str:
+    """Return a number in at most about five characters."""
+    if abs(value) < 0.005:
+        return "0"
+    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else ""
+    return (text or f"{value:.3g}").replace("-", "−")
+
+
+def _labels(axes: Axes, grid: Grid, layout: Layout, colors: Palette) -> None:
+    rows, columns = layout.shape
+    style: dict[str, Any] = {"fontsize": FONT, "family": list(families()), "color": colors.ink}
+    at = np.arange(0, columns, layout.label_step)
+    limit = int((layout.cell[0] - 0.04) / 0.062) if layout.flat else _LABEL_CHARACTERS
+    names = [_column_label(grid, int(i), limit, layout) for i in at]
+    rotation = 0 if layout.flat or _short(names) else 90
+    for label in axes.set_xticks(at + 0.5, names, rotation=rotation, **style):
+        label.label1.set_parse_math(False)
+    rows_at = np.arange(0, rows, layout.row_step)
+    for label in axes.set_yticks(rows_at + 0.5, [grid.rows[i] for i in rows_at], **style):
+        label.label1.set_parse_math(False)
+    axes.set_ylabel(grid.axes[0].replace("_", " "), **style)
+    if grid.axes[1] != "position":
+        axes.set_xlabel(grid.axes[1].replace("_", " "), **style)
+    frame(axes, colors)
+
+
+def _column_label(grid: Grid, column: int, limit: int, layout: Layout) -> str:
+    """Return what stands under a column: the clean token, and under it the corrupted one."""
+    names = [fitted(line[column], limit) for line in grid.columns]
+    if layout.flat:
+        return "\n".join(names)
+    return " | ".join(dict.fromkeys(names))
+
+
+def _short(names: list[str]) -> bool:
+    return max(map(len, names), default=0) <= 2
+
+
+def _label_height(grid: Grid, layout: Layout) -> float:
+    own_title = 0.2 if grid.axes[1] != "position" else 0.0
+    if layout.flat:
+        return 0.18 + 0.13 * len(grid.columns) + own_title
+    pairs = zip(*grid.columns, strict=True)
+    longest = max((len(" | ".join({*labels})) for labels in pairs), default=1)
+    return 0.25 + own_title + 0.062 * min(longest, 2 * _LABEL_CHARACTERS)
+
+
+def _extends(grid: Grid) -> str:
+    finite = grid.values[np.isfinite(grid.values)]
+    over, under = bool((finite > grid.limit).any()), bool((finite < -grid.limit).any())
+    return {(True, True): "both", (True, False): "max", (False, True): "min"}.get(
+        (over, under), "neither"
+    )
+
+
+def _notes(data: xr.Dataset, grid: Grid, layout: Layout) -> list[str]:
+    notes = []
+    if len(grid.columns) == 2:
+        notes.append("under each column: the clean token, and the corrupted one")
+    beyond = int((np.abs(np.nan_to_num(grid.values)) > grid.limit * 1.0005).sum())
+    if beyond and grid.bounded:
+        notes.append(f"{beyond} cells lie beyond ±{grid.limit:g}; a triangle marks them")
+    missing = int((~np.isfinite(grid.values)).sum())
+    if missing:
+        notes.append(f"{missing} cells have no value and are hatched")
+    for step, what in ((layout.label_step, grid.axes[1]), (layout.row_step, grid.axes[0])):
+        if step > 1:
+            notes.append(f"one {what} in {step} is labelled, all are drawn")
+    return ["; ".join(notes)] if notes else []
