@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.back_patch import back_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.logit_lens import logit_lens
+    from layerlens.analyses.patch_sweep import patch_sweep
     from layerlens.analyses.registry import estimate
     from layerlens.errors import (
         Cancelled,
@@ -30,10 +31,16 @@ if TYPE_CHECKING:
     from layerlens.model.sites import Site
     from layerlens.result import Result
     from layerlens.result import open_result as open
+    from layerlens.run.edit_lists import edits_from_json, edits_to_json
+    from layerlens.run.edits import Edit, edit
     from layerlens.run.generate_layers import generate_layers
+    from layerlens.run.generation import Generation
     from layerlens.run.layers import Layers, run_layers
-    from layerlens.run.record import Trace, record
+    from layerlens.run.record import Trace, record, run
+    from layerlens.run.values import Source, source
     from layerlens.views import LensView
+else:
+    from layerlens import run  # a callable package: the name has to be its own from the start
 
 _PLACES = {
     "load": "layerlens.model.load",
@@ -41,12 +48,20 @@ _PLACES = {
     "Site": "layerlens.model.sites",
     "record": "layerlens.run.record",
     "Trace": "layerlens.run.record",
+    "edit": "layerlens.run.edits",
+    "Edit": "layerlens.run.edits",
+    "source": "layerlens.run.values",
+    "Source": "layerlens.run.values",
+    "edits_to_json": "layerlens.run.edit_lists",
+    "edits_from_json": "layerlens.run.edit_lists",
+    "Generation": "layerlens.run.generation",
     "logit_lens": "layerlens.analyses.logit_lens",
     "back_patch": "layerlens.analyses.back_patch",
     "direct_logit_attribution": "layerlens.analyses.direct_logit_attribution",
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
     "generate_layers": "layerlens.run.generate_layers",
+    "patch_sweep": "layerlens.analyses.patch_sweep",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -67,6 +82,8 @@ _PLACES = {
 
 __all__ = [
     "Cancelled",
+    "Edit",
+    "Generation",
     "InputError",
     "LayerLensError",
     "Layers",
@@ -79,17 +96,24 @@ __all__ = [
     "ResultError",
     "Site",
     "SiteError",
+    "Source",
     "Trace",
     "analyses",
     "back_patch",
     "direct_logit_attribution",
+    "edit",
+    "edits_from_json",
+    "edits_to_json",
     "estimate",
     "generate_layers",
     "load",
     "logit_lens",
     "open",
+    "patch_sweep",
     "record",
+    "run",
     "run_layers",
+    "source",
 ]
 
 try:

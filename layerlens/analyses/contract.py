@@ -12,7 +12,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +74,12 @@ class Job:
         """
         self.parts = Parts(self._variables, sizes, coords, batched=self.batched)
         self._listener.on_declare(dict(sizes), dict(coords))
+
+    def describe(self, name: str, **about: str) -> None:
+        """Give a variable other ``units`` or another ``long_name``, as the options ask for."""
+        if self.parts is None:
+            raise RuntimeError("declare() comes before describe()")
+        self.parts.variables[name] = replace(self.parts.variables[name], **about)  # type: ignore[arg-type]
 
     def emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
         """Hand over a finished part.

@@ -184,7 +184,8 @@ class Sweep:
 
     def _follows(self, one: int, other: int) -> bool:
         a, b = self._places[one], self._places[other]
-        assert a is not None and b is not None
+        if a is None or b is None:
+            return False
         *axes, last = a
         return b[last] == a[last] + 1 and all(a[axis] == b[axis] for axis in axes)
 
@@ -204,6 +205,12 @@ class Sweep:
             return sum(shares)
         rows = [1 - cell.position / length for cell in self._cells]
         return sum(share * row for share, row in zip(shares, rows, strict=True))
+
+    def finished(self) -> Iterator[tuple[Place, Cell, float]]:
+        """Place, cell and value of every cell of the grid that was run."""
+        for place, cell, value in zip(self._places, self._cells, self.values, strict=True):
+            if place is not None and np.isfinite(value):
+                yield place, cell, float(value)
 
     @property
     def tolerance(self) -> float:
