@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerlens.analyses import analyses
     from layerlens.analyses.back_patch import back_patch
+    from layerlens.analyses.chain_of_layers import chain_of_layers
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.patch_sweep import patch_sweep
@@ -62,6 +63,7 @@ _PLACES = {
     "Layers": "layerlens.run.layers",
     "generate_layers": "layerlens.run.generate_layers",
     "patch_sweep": "layerlens.analyses.patch_sweep",
+    "chain_of_layers": "layerlens.analyses.chain_of_layers",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -100,6 +102,7 @@ __all__ = [
     "Trace",
     "analyses",
     "back_patch",
+    "chain_of_layers",
     "direct_logit_attribution",
     "edit",
     "edits_from_json",
