@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from layerlens.analyses import analyses
     from layerlens.analyses.back_patch import back_patch
     from layerlens.analyses.chain_of_layers import chain_of_layers
+    from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.patch_sweep import patch_sweep
@@ -58,6 +59,7 @@ _PLACES = {
     "Generation": "layerlens.run.generation",
     "logit_lens": "layerlens.analyses.logit_lens",
     "back_patch": "layerlens.analyses.back_patch",
+    "cross_model_patch": "layerlens.analyses.cross_model_patch",
     "direct_logit_attribution": "layerlens.analyses.direct_logit_attribution",
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
@@ -103,6 +105,7 @@ __all__ = [
     "analyses",
     "back_patch",
     "chain_of_layers",
+    "cross_model_patch",
     "direct_logit_attribution",
     "edit",
     "edits_from_json",

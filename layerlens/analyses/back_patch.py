@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerlens.analyses.asked import chosen_layers, one_each
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.metric import make_metric
 from layerlens.analyses.options import nearest
 from layerlens.analyses.pair import row_of
-from layerlens.analyses.per_text import one_each
 from layerlens.analyses.sweep import Sweep
-from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
 from layerlens.run.cells import DEFAULT_LIMIT, Cell
@@ -58,7 +57,7 @@ def count_work(
     **_: Any,
 ) -> Work:
     """Count passes and bytes of one call; runs nothing."""
-    chosen = _layers(model, layers)
+    chosen = chosen_layers(model, layers)
     cells = len(_pairs(chosen, "all" if into is not None else pairs))
     texts, length = tokens.ids.shape
     # A cell runs the blocks above its target: half of them on average, from its position on.
@@ -121,7 +120,7 @@ def back_patch(
     into
         Another text, in which the state is put; then all pairs are run and counted.
     verify
-        How many cells are run again in the plainest way.
+        How many cells of the first text are run again in the plainest way.
     memory_limit
         Bytes of working memory above the model's own.
 
@@ -148,7 +147,7 @@ def back_patch(
     if pairs not in ("back", "all"):
         raise nearest(str(pairs), ["back", "all"], "pairs:")
     goal = None if into is None else row_of(model.tokens(into), 0)
-    work = _BackPatch(job, model, tokens, _layers(model, layers), pairs, goal)
+    work = _BackPatch(job, model, tokens, chosen_layers(model, layers), pairs, goal)
     named = {"source": source, "target": target, "answer": answer, "wrong": wrong}
     texts = len(tokens.ids)
     each = {name: one_each(given, texts, name) for name, given in named.items()}
@@ -157,22 +156,6 @@ def back_patch(
         asked = {name: values[row] for name, values in each.items()}
         work.text(row, asked, metric, verify, memory_limit)
     work.finish()
-
-
-def _layers(model: LensModel, layers: Sequence[int] | None) -> list[int]:
-    """Numbers of the blocks, in order."""
-    if layers is None:
-        return list(range(model.n_layers))
-    chosen = []
-    for layer in layers:
-        if not -model.n_layers <= layer < model.n_layers:
-            raise InputError(
-                f"Layer {layer} does not exist: the model has layers 0 to {model.n_layers - 1}."
-            )
-        chosen.append(layer % model.n_layers)
-    if not chosen:
-        raise InputError("layers is empty: name at least one block.")
-    return sorted(set(chosen))
 
 
 def _pairs(layers: Sequence[int], which: str) -> list[tuple[int, int]]:
@@ -256,7 +239,7 @@ class _BackPatch:
             sweep.add(Cell((change,)), {"source": s, "target": t})
         # The widest jumps back come first, the pairs that change nothing last.
         sweep.run([max(s - t, 0) for s, t in self.pairs])
-        sweep.verify(verify)
+        sweep.verify(verify if row == 0 else 0)
         if self.into is None and taken == put:
             self._compare(sweep)
         self.job.emit(lead, {"success": self._counted(answers.right)})

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerlens.analyses.asked import one_each
 from layerlens.analyses.attribution_split import SUBLAYERS, TextSplit, components
 from layerlens.analyses.attribution_units import UNIT_SITES, unit_sites
 from layerlens.analyses.cells import Cells
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.options import nearest
 from layerlens.analyses.pair import row_of
-from layerlens.analyses.per_text import one_each
 from layerlens.analyses.readout import norms_on_stream
 from layerlens.errors import InputError, ModelError
 
