@@ -10,7 +10,8 @@ row, and attention is done group by group by the model's own attention function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from layerlens.errors import MemoryLimitError
 from layerlens.model.sites import HEADS, Site
-from layerlens.run.attention import Attention, Watch, watching
+from layerlens.run.attention import INSIDE, Attention, Watch, watching
 from layerlens.run.base import Base
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
@@ -114,13 +115,14 @@ class _Wave:
         self._base = base
         self._entering: dict[int, list[int]] = {}
         self._position = {index: cells[index].position for index in wave}
-        self._changes: dict[int, list[tuple[int, Change]]] = {}
+        self._changes: dict[int, list[Change]] = {}
         for index in wave:
             layer = cells[index].layer
             self._entering.setdefault(layer, []).append(index)
             for change in cells[index].changes:
-                at, change = _earliest(change)
-                self._changes.setdefault(at, []).append((index, change))
+                # Its row is its cell; a change that cells share becomes one for each of them.
+                at, own = _earliest(replace(change, row=index))
+                self._changes.setdefault(at, []).append(own)
         self.start = min(self._entering)
         self._stacks: dict[int, _Stack] = {}
 
@@ -168,9 +170,10 @@ class _Wave:
             else:
                 self._stacks[position] = _Stack(position, indices, new.clone())
 
-    def _offsets(self) -> dict[int, int]:
+    def _offsets(self) -> dict[int | None, int]:
         """Number of the row at which position 0 of each cell would be."""
-        offsets, begin = {}, 0
+        offsets: dict[int | None, int] = {}
+        begin = 0
         for stack in self._stacks.values():
             length = stack.states.shape[1]
             for number, index in enumerate(stack.cells):
@@ -180,30 +183,22 @@ class _Wave:
 
     def _edit_stream(self, layer: int) -> None:
         """Change the states before a block."""
-        mine = [
-            (index, change)
-            for index, change in self._changes.get(layer, [])
-            if change.site.kind == "resid_pre"
-        ]
+        mine = [c for c in self._changes.get(layer, []) if c.site.kind == "resid_pre"]
         for stack in self._stacks.values():
-            place = {index: number for number, index in enumerate(stack.cells)}
+            place = _places(stack)
             length = stack.states.shape[1]
             offsets = {index: number * length - stack.position for index, number in place.items()}
-            here = [(index, change) for index, change in mine if index in place]
+            here = [change for change in mine if change.row in place]
             for change, rows in _merged(here, offsets):
                 change.write(stack.states.view(-1, stack.states.shape[-1]), (rows,))
 
     def _install(self, layer: int, stack: ExitStack) -> Installed:
         """Put the changes inside a block, and the packed attention, in place."""
         offsets = self._offsets()
-        mine = [
-            (index, change)
-            for index, change in self._changes.get(layer, [])
-            if change.site.kind != "resid_pre"
-        ]
-        square = [(index, change) for index, change in mine if change.site.kind in SQUARE]
-        vectors = [pair for pair in mine if pair[1].site.kind in ("q", "k", "v")]
-        others = [pair for pair in mine if pair not in square and pair not in vectors]
+        mine = [c for c in self._changes.get(layer, []) if c.site.kind != "resid_pre"]
+        square = [change for change in mine if change.site.kind in SQUARE]
+        vectors = [change for change in mine if change.site.kind in ("q", "k", "v")]
+        others = [change for change in mine if change.site.kind not in INSIDE]
         merged = _merged(others, offsets)
         rows = {id(change): found for change, found in merged}
         changes = [change for change, _ in merged]
@@ -221,6 +216,11 @@ class _Wave:
         return installed
 
 
+def _places(stack: _Stack) -> dict[int | None, int]:
+    """The place of each cell in its stack."""
+    return {index: number for number, index in enumerate(stack.cells)}
+
+
 def _earliest(change: Change) -> tuple[int, Change]:
     """The layer at which a change is made; a block's output is the next one's input."""
     layer = change.site.block
@@ -230,17 +230,18 @@ def _earliest(change: Change) -> tuple[int, Change]:
 
 
 def _merged(
-    pairs: Sequence[tuple[int, Change]], offsets: dict[int, int]
+    changes: Sequence[Change], offsets: Mapping[int | None, int]
 ) -> list[tuple[Change, Tensor]]:
     """Changes and their rows; those that do the same at different rows become one."""
-    order: dict[int, int] = {}
+    order: Counter[int | None] = Counter()
     groups: dict[tuple[Any, ...], tuple[list[Change], list[int]]] = {}
-    for number, (index, change) in enumerate(pairs):
-        nth = order[index] = order.get(index, -1) + 1  # later edits of a cell come later
+    for number, change in enumerate(changes):
+        order[change.row] += 1  # later edits of a cell come later
+        nth = order[change.row]
         key = (nth, -1, change.site, change.op, change.neurons)
-        changes, rows = groups.setdefault(key if _stackable(change) else (nth, number), ([], []))
-        changes.append(change)
-        rows += [offsets[index] + position for position in change.positions or ()]
+        group, rows = groups.setdefault(key if _stackable(change) else (nth, number), ([], []))
+        group.append(change)
+        rows += [offsets[change.row] + position for position in change.positions or ()]
     found = []
     for key in sorted(groups, key=lambda key: key[0]):
         (first, *more), rows = groups[key]
@@ -290,7 +291,7 @@ class _PackedAttention:
         layer: int,
         stacks: Sequence[_Stack],
         vectors: Sequence[tuple[Change, Tensor]],
-        square: Sequence[tuple[int, Change]],
+        square: Sequence[Change],
     ) -> None:
         self._length = base.length
         self._keys = base.trace[Site("k", layer)].transpose(1, 2)
@@ -353,14 +354,13 @@ class _PackedAttention:
 
     def _watch(self, stack: _Stack) -> Watch:
         """What is changed in the scores and patterns of the cells of a stack."""
-        place = {index: number for number, index in enumerate(stack.cells)}
-        cells = {id(change): place[i] for i, change in self._square if i in place}
-        mine = [change for _, change in self._square if id(change) in cells]
+        place = _places(stack)
+        mine = [change for change in self._square if change.row in place]
 
         def apply(values: Tensor, changes: Sequence[Change], batch: int, length: int) -> None:
             for change in changes:
                 rows = torch.tensor(change.positions) - stack.position
-                change.write(values, (torch.full_like(rows, cells[id(change)]), rows))
+                change.write(values, (torch.full_like(rows, place[change.row]), rows))
 
         return attention_watch(mine, apply)
 
