@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.patch_sweep import patch_sweep
     from layerlens.analyses.registry import estimate
+    from layerlens.analyses.steering import steering
     from layerlens.errors import (
         Cancelled,
         InputError,
@@ -61,6 +62,7 @@ _PLACES = {
     "back_patch": "layerlens.analyses.back_patch",
     "cross_model_patch": "layerlens.analyses.cross_model_patch",
     "direct_logit_attribution": "layerlens.analyses.direct_logit_attribution",
+    "steering": "layerlens.analyses.steering",
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
     "generate_layers": "layerlens.run.generate_layers",
@@ -120,6 +122,7 @@ __all__ = [
     "run",
     "run_layers",
     "source",
+    "steering",
 ]
 
 try:
