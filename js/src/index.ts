@@ -1,5 +1,5 @@
 import { mount } from "./mount";
-import { Session } from "./wire/session";
+import { type OpenView, openView } from "./views/open";
 import type { AfmModel } from "./wire/types";
 
 interface Hook {
@@ -10,34 +10,34 @@ interface Hook {
 /**
  * The widget as anywidget's front-end module format wants it.
  *
- * A factory, so that nothing is shared through the module: hosts call it once a widget. The session
- * is made in `initialize` and found again in `render`, where the model may be another proxy of the
- * same model, so a lone session is taken without comparing.
+ * A factory, so that nothing is shared through the module: hosts call it once a widget. The view is
+ * opened in `initialize` and found again in `render`, where the model may be another proxy of the
+ * same model, so a lone view is taken without comparing.
  */
 export default function widget() {
-  const sessions = new Map<AfmModel, Session>();
+  const views = new Map<AfmModel, OpenView>();
 
-  function sessionOf(model: AfmModel): Session {
-    const own = sessions.get(model);
+  function viewOf(model: AfmModel): OpenView {
+    const own = views.get(model);
     if (own) return own;
-    const [only] = sessions.values();
-    if (only && sessions.size === 1) return only;
-    const made = new Session(model);
-    sessions.set(model, made);
+    const [only] = views.values();
+    if (only && views.size === 1) return only;
+    const made = openView(model);
+    views.set(model, made);
     return made;
   }
 
   return {
     initialize({ model }: Hook) {
-      const session = new Session(model);
-      sessions.set(model, session);
+      const view = openView(model);
+      views.set(model, view);
       return () => {
-        session.dispose();
-        sessions.delete(model);
+        view.dispose();
+        views.delete(model);
       };
     },
     render({ model, el }: Hook & { el: HTMLElement }) {
-      return mount(sessionOf(model), el);
+      return mount(viewOf(model), el);
     },
   };
 }

@@ -1,7 +1,8 @@
 import { deflateSync } from "node:zlib";
-import type { AfmModel, ArrayHeader, FrameHeader, Meta } from "../src/wire/types";
+import type { LensMeta } from "../src/wire/lens";
+import type { AfmModel, ArrayHeader, CommonMeta, FrameHeader } from "../src/wire/types";
 
-export function makeMeta(over: Partial<Meta> = {}): Meta {
+export function makeMeta(over: Partial<LensMeta> = {}): LensMeta {
   return {
     run: 1,
     model: "toy",
@@ -48,7 +49,10 @@ export function makeRow(row: number, seq = row + 1, over: Partial<FrameHeader> =
   return { header, buffers: [new DataView(ids.buffer), new DataView(logs.buffer)] };
 }
 
-export function pack(meta: Meta, rows: ReturnType<typeof makeRow>[]): Uint8Array {
+export function pack(
+  meta: CommonMeta,
+  rows: { header: FrameHeader; buffers: DataView[] }[],
+): Uint8Array {
   const text = JSON.stringify({ meta, frames: rows.map((row) => row.header) });
   const bytes = new TextEncoder().encode(text);
   const length = bytes.length + ((8 - ((4 + bytes.length) % 8)) % 8);

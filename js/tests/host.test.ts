@@ -1,5 +1,6 @@
 import { expect, it, vi } from "vitest";
-import { FrozenModel } from "../src/host/model";
+import { FrozenModel } from "../src/wire/frozen";
+import { LENS } from "../src/wire/lens";
 import { Session } from "../src/wire/session";
 import { makeMeta, makeRow, pack } from "./fixtures";
 
@@ -21,7 +22,7 @@ it("is never live, whatever was saved, and still restores its picture", async ()
     makeMeta(),
     [0, 1, 2].map((row) => makeRow(row)),
   );
-  const session = new Session(new FrozenModel({ live: true, meta: {}, snapshot }));
+  const session = new Session(new FrozenModel({ live: true, meta: {}, snapshot }), LENS);
   expect(session.live.value).toBe(false);
   await vi.waitFor(() => expect(session.store.value?.complete).toBe(true));
   session.write({ row: 0 });

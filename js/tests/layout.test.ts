@@ -8,7 +8,8 @@ import {
   scrollToShow,
   visibleRange,
 } from "../src/marks/windowing";
-import { type KeyPress, keyAction } from "../src/views/lens/keyboard";
+import type { KeyPress } from "../src/views/common/movekeys";
+import { keyAction } from "../src/views/lens/keyboard";
 import { fromEnd } from "../src/views/lens/state";
 
 const SHAPE: GridShape = {

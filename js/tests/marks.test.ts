@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { plain, splitSpaces, TextFitter, visible } from "../src/marks/text";
-import { blendColors, contrast, inkOn, parseHex, tableColors } from "../src/theme/colors";
+import { contrast, inkOn, parseHex, rampColors, tableColors } from "../src/theme/colors";
 import { lineStyle, paletteOf } from "../src/theme/palette";
 import { makeScale } from "../src/theme/scale";
 import { cividis, viridis } from "../src/theme/tables";
-import { nats, percent, scientific, whole } from "../src/views/lens/format";
-import { COLOR_MODES, type ColorMode } from "../src/wire/types";
+import { nats, percent, scientific, whole } from "../src/views/common/format";
+import { COLOR_MODES, type ColorMode } from "../src/wire/lens";
 
 describe("token text", () => {
   it("marks spaces, line ends and controls", () => {
@@ -109,7 +109,7 @@ describe("colours", () => {
 
   it("pick readable ink and tell lines apart", () => {
     expect(inkOn(parseHex("#000000"))).toEqual([255, 255, 255]);
-    expect(blendColors("#000000", "#ffffff")[255]).toEqual([255, 255, 255]);
+    expect(rampColors(["#000000", "#ffffff"])[255]).toEqual([255, 255, 255]);
     const styles = Array.from({ length: 32 }, (_, i) => JSON.stringify(lineStyle(i)));
     expect(new Set(styles).size).toBe(32);
   });

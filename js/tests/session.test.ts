@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { LENS } from "../src/wire/lens";
 import { NoKernelError } from "../src/wire/rpc";
 import { Session } from "../src/wire/session";
 import { FakeModel, makeMeta, makeRow, pack } from "./fixtures";
@@ -11,13 +12,13 @@ function frame(row: number, seq?: number) {
 describe("session", () => {
   it("says ready at once with what it has", () => {
     const model = new FakeModel({ live: true });
-    new Session(model);
+    new Session(model, LENS);
     expect(model.sent).toEqual([{ kind: "ready", run: 0, seq: 0 }]);
   });
 
   it("takes frames and pulls once when one is missing", async () => {
     const model = new FakeModel({ live: true, meta: makeMeta() });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     model.message(...frame(0));
     model.message(...frame(2));
     model.message(...frame(2));
@@ -31,7 +32,7 @@ describe("session", () => {
 
   it("keeps a frame that overtakes its meta", () => {
     const model = new FakeModel({ live: true });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     model.message(...frame(0));
     model.push("meta", makeMeta());
     expect(session.store.value?.seq).toBe(1);
@@ -39,7 +40,7 @@ describe("session", () => {
 
   it("keeps the numbers when only the checks of a run arrive", () => {
     const model = new FakeModel({ live: true, meta: makeMeta() });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     model.message(...frame(0));
     const checks = [{ name: "final", error: 0, limit: 1, ok: true, what: "" }];
     model.push("meta", makeMeta({ checks }));
@@ -55,7 +56,7 @@ describe("session", () => {
       [0, 1, 2].map((row) => makeRow(row)),
     );
     const model = new FakeModel({ live: false, meta: makeMeta(), snapshot });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     await vi.waitFor(() => expect(session.store.value?.complete).toBe(true));
     expect(model.sent).toEqual([]);
     await expect(session.rpc.request("search", {})).rejects.toBeInstanceOf(NoKernelError);
@@ -63,23 +64,23 @@ describe("session", () => {
 
   it("says so when a saved picture cannot be read", async () => {
     const model = new FakeModel({ live: false, snapshot: new Uint8Array([1, 2, 3, 4, 5]) });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     await vi.waitFor(() => expect(session.fault.value).toMatch(/could not be read/));
   });
 
   it("starts a changed prompt by its trait and the same one by a message", () => {
     const model = new FakeModel({ live: true, text: "a", options: { top_k: 3 } });
-    const session = new Session(model);
-    session.run("b");
+    const session = new Session(model, LENS);
+    session.run({ text: "b", options: session.traits.options.value });
     expect(model.saved).toEqual([{ text: "b" }]);
     expect(model.sent.filter((m) => m.kind === "run")).toHaveLength(0);
-    session.run("b");
+    session.run({ text: "b", options: session.traits.options.value });
     expect(model.sent.at(-1)).toEqual({ kind: "run", text: "b", options: { top_k: 3 } });
   });
 
   it("lets go of the model when disposed", () => {
     const model = new FakeModel({ live: true });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     expect(model.listening).toBeGreaterThan(0);
     session.dispose();
     expect(model.listening).toBe(0);
@@ -92,7 +93,7 @@ describe("synced state", () => {
 
   it("sends a dragged value once, after it rests", () => {
     const model = new FakeModel({ live: true });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     for (let row = 0; row < 20; row++) session.write({ row }, "soon");
     expect(session.traits.row.value).toBe(19);
     expect(model.saved).toHaveLength(0);
@@ -102,7 +103,7 @@ describe("synced state", () => {
 
   it("does not lose a dragged value when the view goes away", () => {
     const model = new FakeModel({ live: true });
-    const session = new Session(model);
+    const session = new Session(model, LENS);
     session.write({ row: 3 }, "soon");
     session.dispose();
     expect(model.saved).toEqual([{ row: 3 }]);
@@ -112,7 +113,7 @@ describe("synced state", () => {
 describe("requests", () => {
   function made() {
     const model = new FakeModel({ live: true });
-    return { model, rpc: new Session(model).rpc };
+    return { model, rpc: new Session(model, LENS).rpc };
   }
 
   it("pair replies and errors with their questions", async () => {

@@ -1,11 +1,12 @@
 import { describe, expect, it } from "vitest";
 import { LensData } from "../src/views/lens/data";
+import { LENS, type LensMeta } from "../src/wire/lens";
 import { readPacked, unpack } from "../src/wire/packed";
 import { RunStore } from "../src/wire/store";
 import { makeMeta, makeRow, pack } from "./fixtures";
 
 function filled() {
-  const store = new RunStore(makeMeta());
+  const store = new RunStore(makeMeta(), LENS);
   for (const row of [0, 1, 2]) {
     const { header, buffers } = makeRow(row);
     expect(store.apply(header, buffers)).toBe("applied");
@@ -13,19 +14,24 @@ function filled() {
   return store;
 }
 
+function arrived(store: RunStore<LensMeta>) {
+  const data = new LensData(store);
+  return [0, 1, 2].map((row) => data.arrived(row));
+}
+
 describe("store", () => {
   it("fills row by row and knows which rows have come", () => {
-    const store = new RunStore(makeMeta());
+    const store = new RunStore(makeMeta(), LENS);
     const { header, buffers } = makeRow(0);
     store.apply(header, buffers);
-    expect([...store.arrived]).toEqual([1, 0, 0]);
+    expect(arrived(store)).toEqual([true, false, false]);
     expect(store.complete).toBe(false);
     expect(store.arrays.get("token_id")?.at(0, 1, 1)).toBe(1);
     expect(store.vocab.get(0)).toBe(" tok0");
   });
 
   it("reports gaps, repeats and other runs without changing anything", () => {
-    const store = new RunStore(makeMeta());
+    const store = new RunStore(makeMeta(), LENS);
     const third = makeRow(2);
     expect(store.apply(third.header, third.buffers)).toBe("gap");
     expect(store.seq).toBe(0);
@@ -34,11 +40,11 @@ describe("store", () => {
     expect(store.apply(first.header, first.buffers)).toBe("stale");
     const other = makeRow(1, 2, { run: 9 });
     expect(store.apply(other.header, other.buffers)).toBe("stale");
-    expect([...store.arrived]).toEqual([1, 0, 0]);
+    expect(arrived(store)).toEqual([true, false, false]);
   });
 
   it("refuses a frame without its buffers", () => {
-    const store = new RunStore(makeMeta());
+    const store = new RunStore(makeMeta(), LENS);
     const { header } = makeRow(0);
     expect(() => store.apply(header, [])).toThrow(/brings 0 buffers/);
   });
@@ -52,7 +58,7 @@ describe("packed pictures", () => {
         [0, 1, 2].map((row) => makeRow(row)),
       ),
     );
-    const store = new RunStore(meta);
+    const store = new RunStore(meta as LensMeta, LENS);
     for (const { header, buffers } of frames) store.apply(header, buffers);
     expect(store.complete).toBe(true);
     expect(store.arrays.get("token_id")?.at(2, 0, 1)).toBe(21);
@@ -84,7 +90,7 @@ describe("lens data", () => {
   it("finds from where the top token stays the final one, only when all rows are there", () => {
     const data = new LensData(filled());
     expect(data.settled(0)).toBe(2);
-    const store = new RunStore(makeMeta());
+    const store = new RunStore(makeMeta(), LENS);
     const { header, buffers } = makeRow(0);
     store.apply(header, buffers);
     expect(new LensData(store).settled(0)).toBe(-1);

@@ -1,6 +1,6 @@
 import { mount } from "../mount";
-import { Session } from "../wire/session";
-import { FrozenModel } from "./model";
+import { openView } from "../views/open";
+import { FrozenModel } from "../wire/frozen";
 
 interface PageData {
   traits: Record<string, unknown>;
@@ -23,7 +23,7 @@ async function start(doc: Document): Promise<void> {
   try {
     const data = JSON.parse(source.textContent ?? "{}") as PageData;
     const snapshot = await decodeBase64(data.packed);
-    mount(new Session(new FrozenModel({ ...data.traits, snapshot })), root);
+    mount(openView(new FrozenModel({ ...data.traits, snapshot })), root);
   } catch (error) {
     root.textContent = `This page could not be shown. ${(error as Error).message}`;
   }

@@ -1,5 +1,5 @@
-import uPlot from "uplot";
 import type { LineStyle, Palette } from "../theme/palette";
+import { clamp } from "./windowing";
 
 export interface ChartLine {
   style: LineStyle;
@@ -19,115 +19,178 @@ export interface ChartInput {
 /** Nothing below this is drawn apart on the logarithmic scale. */
 const FLOOR = 1e-12;
 const HEIGHT = 190;
+const PLOT = { left: 54, top: 10, right: 14, bottom: 26 };
 
-/** Probability over the rows of the lens; made anew when lines or theme change. */
+/** The lines' own points are drawn while there is room between them. */
+const MOST_POINTS = 40;
+
+/** Probability over the rows of the lens, on one canvas. */
 export class Chart {
-  #plot: uPlot | null = null;
-  #at = 0;
+  readonly #canvas: HTMLCanvasElement;
+  readonly #stop = new AbortController();
+  #input: ChartInput | null = null;
+  #width = 0;
+  #bottom = 0;
+  /** The row under the pointer; -1 if none. */
+  #near = -1;
 
   constructor(
     private readonly host: HTMLElement,
-    private readonly choose: (point: number) => void,
-  ) {}
+    choose: (point: number) => void,
+  ) {
+    this.#canvas = host.ownerDocument.createElement("canvas");
+    host.append(this.#canvas);
+    const options = { signal: this.#stop.signal };
+    const point = (event: PointerEvent | null) => {
+      const near = event ? this.#rowAt(event.offsetX) : -1;
+      if (near === this.#near) return;
+      this.#near = near;
+      this.#paint();
+    };
+    this.#canvas.addEventListener("pointermove", point, options);
+    this.#canvas.addEventListener("pointerleave", () => point(null), options);
+    this.#canvas.addEventListener(
+      "click",
+      (event) => {
+        const row = this.#rowAt(event.offsetX);
+        if (row >= 0) choose(row);
+      },
+      options,
+    );
+  }
 
   draw(input: ChartInput): void {
-    this.dispose();
-    this.#at = input.at;
-    const xs = input.labels.map((_, i) => i);
-    const ys = input.lines.map(({ values }) =>
-      values.map((v) => (v !== null && input.log ? Math.max(v, FLOOR) : v)),
-    );
-    const options = this.#options(input, lowest(ys));
-    this.#plot = new uPlot(options, [xs, ...ys] as uPlot.AlignedData, this.host);
-    this.#plot.over.addEventListener("click", () => {
-      const index = this.#plot?.cursor.idx;
-      if (typeof index === "number") this.choose(index);
-    });
+    this.#input = input;
+    this.#bottom = input.log ? 10 ** Math.floor(Math.log10(lowest(input.lines))) : 0;
+    this.#paint();
   }
 
   /** Move the line of the present row; nothing else is computed again. */
   mark(at: number): void {
-    this.#at = at;
-    this.#plot?.redraw(false, false);
+    if (this.#input) this.#input = { ...this.#input, at };
+    this.#paint();
   }
 
   resize(width: number): void {
-    if (this.#plot && width > 0) this.#plot.setSize({ width, height: HEIGHT });
+    this.#width = width;
+    this.#paint();
   }
 
   dispose(): void {
-    this.#plot?.destroy();
-    this.#plot = null;
+    this.#stop.abort();
+    this.#canvas.remove();
   }
 
-  #options(input: ChartInput, low: number): uPlot.Options {
-    const { palette, log, labels } = input;
-    const font = `11px ${input.font}`;
-    const axis = {
-      stroke: palette.dim,
-      font,
-      ticks: { show: false },
-      grid: { stroke: palette.line, width: 1 },
-    };
-    const bottom = log ? 10 ** Math.floor(Math.log10(low)) : 0;
-    return {
-      width: Math.max(200, this.host.clientWidth),
-      height: HEIGHT,
-      padding: [10, 14, 0, 0],
-      legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
-      scales: {
-        x: { time: false, range: [-0.5, labels.length - 0.5] },
-        y: log ? { distr: 3, range: [bottom, 1] } : { range: [0, 1] },
-      },
-      axes: [
-        {
-          ...axis,
-          grid: { show: false },
-          size: 26,
-          splits: (plot) => rowTicks(labels.length, plot.bbox.width / devicePixelRatio),
-          values: (_, splits) => splits.map((i) => labels[i] ?? ""),
-        },
-        {
-          ...axis,
-          size: 54,
-          splits: log ? () => decades(bottom) : () => [0, 0.25, 0.5, 0.75, 1],
-          filter: (_, splits) => splits,
-          values: (_, splits) => splits.map((v) => (log ? power(v) : `${Math.round(v * 100)}%`)),
-        },
-      ],
-      series: [
-        {},
-        ...input.lines.map(({ style }) => ({
-          stroke: style.color,
-          width: 2,
-          dash: style.dash,
-          spanGaps: false,
-          points: { show: labels.length <= 40, size: 5, fill: style.color, stroke: style.color },
-        })),
-      ],
-      hooks: { drawClear: [(plot) => this.#drawMark(plot, palette)] },
-    };
+  #span(): number {
+    return this.#width - PLOT.left - PLOT.right;
   }
 
-  #drawMark(plot: uPlot, palette: Palette): void {
-    const { ctx, bbox } = plot;
-    const x = Math.round(plot.valToPos(this.#at, "x", true)) + 0.5;
+  /** Rows stand in the middle of equal parts of the width. */
+  #x(row: number): number {
+    return PLOT.left + ((row + 0.5) / (this.#input?.labels.length ?? 1)) * this.#span();
+  }
+
+  #y(value: number): number {
+    const low = Math.log(this.#bottom);
+    const t = this.#bottom ? (Math.log(Math.max(value, FLOOR)) - low) / -low : value;
+    return HEIGHT - PLOT.bottom - t * (HEIGHT - PLOT.top - PLOT.bottom);
+  }
+
+  #rowAt(x: number): number {
+    const count = this.#input?.labels.length ?? 0;
+    if (x < PLOT.left || x > this.#width - PLOT.right) return -1;
+    return clamp(Math.floor(((x - PLOT.left) / this.#span()) * count), 0, count - 1);
+  }
+
+  #paint(): void {
+    const input = this.#input;
+    this.#width ||= Math.max(200, this.host.clientWidth);
+    const ratio = window.devicePixelRatio || 1;
+    const ctx = this.#canvas.getContext("2d");
+    if (!input || !ctx) return;
+    this.#canvas.width = Math.round(this.#width * ratio);
+    this.#canvas.height = Math.round(HEIGHT * ratio);
+    this.#canvas.style.width = `${this.#width}px`;
+    this.#canvas.style.height = `${HEIGHT}px`;
+    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.#drawAxes(ctx, input);
+    this.#upright(ctx, input.at, input.palette.accent, [], 0.6);
+    if (this.#near >= 0) this.#upright(ctx, this.#near, input.palette.faint, [4, 3], 1);
+    for (const line of input.lines) this.#drawLine(ctx, line, input.labels.length);
+  }
+
+  #drawAxes(ctx: CanvasRenderingContext2D, { palette, font, labels, log }: ChartInput): void {
+    ctx.font = `11px ${font}`;
+    ctx.textBaseline = "middle";
+    ctx.fillStyle = palette.dim;
+    ctx.strokeStyle = palette.line;
+    ctx.lineWidth = 1;
+    ctx.textAlign = "right";
+    for (const value of log ? decades(this.#bottom) : [0, 0.25, 0.5, 0.75, 1]) {
+      const y = Math.round(this.#y(value)) + 0.5;
+      ctx.beginPath();
+      ctx.moveTo(PLOT.left, y);
+      ctx.lineTo(this.#width - PLOT.right, y);
+      ctx.stroke();
+      ctx.fillText(log ? power(value) : `${Math.round(value * 100)}%`, PLOT.left - 8, y);
+    }
+    ctx.textAlign = "center";
+    for (const row of rowTicks(labels.length, this.#span())) {
+      ctx.fillText(labels[row] ?? "", this.#x(row), HEIGHT - PLOT.bottom / 2 + 2);
+    }
+  }
+
+  #upright(
+    ctx: CanvasRenderingContext2D,
+    row: number,
+    color: string,
+    dash: number[],
+    alpha: number,
+  ): void {
+    const x = Math.round(this.#x(row)) + 0.5;
     ctx.save();
-    ctx.strokeStyle = palette.accent;
-    ctx.lineWidth = devicePixelRatio;
-    ctx.globalAlpha = 0.6;
+    ctx.strokeStyle = color;
+    ctx.globalAlpha = alpha;
+    ctx.setLineDash(dash);
     ctx.beginPath();
-    ctx.moveTo(x, bbox.top);
-    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.moveTo(x, PLOT.top);
+    ctx.lineTo(x, HEIGHT - PLOT.bottom);
     ctx.stroke();
     ctx.restore();
   }
+
+  #drawLine(ctx: CanvasRenderingContext2D, { style, values }: ChartLine, count: number): void {
+    ctx.strokeStyle = style.color;
+    ctx.fillStyle = style.color;
+    ctx.lineWidth = 2;
+    ctx.lineJoin = "round";
+    ctx.setLineDash(style.dash);
+    ctx.beginPath();
+    let pen = false;
+    values.forEach((value, row) => {
+      if (value === null || Number.isNaN(value)) {
+        pen = false;
+        return;
+      }
+      if (pen) ctx.lineTo(this.#x(row), this.#y(value));
+      else ctx.moveTo(this.#x(row), this.#y(value));
+      pen = true;
+    });
+    ctx.stroke();
+    ctx.setLineDash([]);
+    values.forEach((value, row) => {
+      const radius = row === this.#near ? 3.5 : count <= MOST_POINTS ? 2.5 : 0;
+      if (value === null || Number.isNaN(value) || !radius) return;
+      ctx.beginPath();
+      ctx.arc(this.#x(row), this.#y(value), radius, 0, 2 * Math.PI);
+      ctx.fill();
+    });
+  }
 }
 
-function lowest(lines: readonly (readonly (number | null)[])[]): number {
+function lowest(lines: readonly ChartLine[]): number {
   let low = 0.1;
-  for (const line of lines) for (const v of line) if (v !== null && v < low) low = v;
+  for (const { values } of lines) for (const v of values) if (v !== null && v < low) low = v;
   return Math.max(low, FLOOR);
 }
 

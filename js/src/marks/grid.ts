@@ -1,100 +1,35 @@
 import { drawColumnHeads, drawCorner, drawRowHeads } from "./gridheads";
 import type { Scene } from "./gridtypes";
-import { drawFitted, TextFitter } from "./text";
-import {
-  cellAt,
-  columnCount,
-  placeOf,
-  type Range,
-  rowCount,
-  totalHeight,
-  totalWidth,
-  visibleRange,
-} from "./windowing";
-
-type Box = [x: number, y: number, width: number, height: number];
+import { type Box, Painter } from "./painter";
+import { drawFitted } from "./text";
+import { cellAt, placeOf, type Range, totalHeight, totalWidth } from "./windowing";
 
 /** Narrower cells show colour only. */
 const TEXT_MIN = 18;
 const PAD = 5;
 
 /** Draws the visible part of the table on one canvas, headings included. */
-export class GridPainter {
-  readonly #ctx: CanvasRenderingContext2D;
-  readonly #fitters = new Map<string, TextFitter>();
-  #hatch: { key: string; pattern: CanvasPattern | null } = { key: "", pattern: null };
-
-  constructor(private readonly canvas: HTMLCanvasElement) {
-    // Opaque: the browser can then smooth letters as it does on the page.
-    const ctx = canvas.getContext("2d", { alpha: false });
-    if (!ctx) throw new Error("This browser gives no 2D canvas.");
-    this.#ctx = ctx;
-  }
-
+export class GridPainter extends Painter {
   draw(scene: Scene): void {
-    const ctx = this.#ctx;
-    this.#resize(scene);
-    ctx.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
-    ctx.textBaseline = "middle";
-    ctx.direction = "ltr";
-    ctx.fillStyle = scene.palette.bg;
-    ctx.fillRect(0, 0, scene.width, scene.height);
-    const { shape } = scene;
-    const rows = visibleRange(
-      scene.scrollTop,
-      scene.height,
-      shape.headHeight,
-      shape.rowHeight,
-      rowCount(shape),
-    );
-    const columns = visibleRange(
-      scene.scrollLeft,
-      scene.width,
-      shape.headWidth,
-      shape.cellWidth,
-      columnCount(shape),
-    );
-    ctx.save();
-    ctx.beginPath();
-    ctx.rect(shape.headWidth, shape.headHeight, scene.width, scene.height);
-    ctx.clip();
-    this.#drawCells(scene, rows, columns);
-    this.#drawSettled(scene, rows, columns);
-    this.#drawMarks(scene);
-    ctx.restore();
-    drawColumnHeads(ctx, scene, columns, (font) => this.#fitter(font));
-    drawRowHeads(ctx, scene, rows, (font) => this.#fitter(font));
+    const { ctx } = this;
+    const { rows, columns } = this.begin(scene);
+    this.inCells(scene, () => {
+      this.#drawCells(scene, rows, columns);
+      this.#drawSettled(scene, rows, columns);
+      this.#drawMarks(scene);
+    });
+    drawColumnHeads(ctx, scene, columns, this.fitter);
+    drawRowHeads(ctx, scene, rows, this.fitter);
     drawCorner(ctx, scene);
   }
 
-  #resize(scene: Scene): void {
-    const width = Math.round(scene.width * scene.ratio);
-    const height = Math.round(scene.height * scene.ratio);
-    if (this.canvas.width !== width) this.canvas.width = width;
-    if (this.canvas.height !== height) this.canvas.height = height;
-  }
-
-  #fitter(font: string): TextFitter {
-    let fitter = this.#fitters.get(font);
-    if (!fitter) {
-      const ctx = this.#ctx;
-      fitter = new TextFitter((text) => {
-        if (ctx.font !== font) ctx.font = font;
-        return ctx.measureText(text).width;
-      });
-      this.#fitters.set(font, fitter);
-    }
-    return fitter;
-  }
-
   #drawCells(scene: Scene, rows: Range, columns: Range): void {
-    const ctx = this.#ctx;
+    const { ctx } = this;
     const { shape, source, scale } = scene;
     const { cellWidth, rowHeight } = shape;
-    const gap = cellWidth >= 10 ? 1 : 0;
-    const rowGap = cellWidth >= 10 ? 1 : 0;
+    const gap = this.gap(scene);
     const font = `12px ${scene.font}`;
-    const fitter = this.#fitter(font);
+    const fitter = this.fitter(font);
     const withText = cellWidth >= TEXT_MIN;
     ctx.font = font;
     for (let row = rows.from; row < rows.to; row++) {
@@ -103,13 +38,13 @@ export class GridPainter {
         const x = shape.headWidth + column * cellWidth - scene.scrollLeft;
         const { point, position } = cellAt(shape, row, column);
         if (!source.arrived(point)) {
-          ctx.fillStyle = this.#pending(scene) ?? scene.palette.sunken;
-          ctx.fillRect(x, y, cellWidth - gap, rowHeight - rowGap);
+          ctx.fillStyle = this.pending(scene);
+          ctx.fillRect(x, y, cellWidth - gap, rowHeight - gap);
           continue;
         }
         const index = scale.index(source.value(point, position));
         ctx.fillStyle = index < 0 ? scene.palette.raised : (scale.fills[index] as string);
-        ctx.fillRect(x, y, cellWidth - gap, rowHeight - rowGap);
+        ctx.fillRect(x, y, cellWidth - gap, rowHeight - gap);
         if (!withText) continue;
         const fitted = fitter.fit(source.topText(point, position), cellWidth - gap - 2 * PAD + 2);
         if (!fitted) continue;
@@ -120,35 +55,9 @@ export class GridPainter {
     }
   }
 
-  /** Rows that have not come yet are hatched, so that they cannot be taken for a low number. */
-  #pending(scene: Scene): CanvasPattern | null {
-    const key = `${scene.palette.name}${scene.ratio}`;
-    if (this.#hatch.key === key) return this.#hatch.pattern;
-    const size = 8;
-    const tile = this.canvas.ownerDocument.createElement("canvas");
-    tile.width = tile.height = size * scene.ratio;
-    const ctx = tile.getContext("2d");
-    if (!ctx) return null;
-    ctx.scale(scene.ratio, scene.ratio);
-    ctx.fillStyle = scene.palette.raised;
-    ctx.fillRect(0, 0, size, size);
-    ctx.strokeStyle = scene.palette.line;
-    ctx.lineWidth = 1;
-    for (const shift of [-size, 0, size]) {
-      ctx.beginPath();
-      ctx.moveTo(shift, size);
-      ctx.lineTo(shift + size, 0);
-      ctx.stroke();
-    }
-    const pattern = this.#ctx.createPattern(tile, "repeat");
-    pattern?.setTransform(new DOMMatrix().scale(1 / scene.ratio));
-    this.#hatch = { key, pattern };
-    return pattern;
-  }
-
   /** A stepped line: above it (or right of it) the top token no longer changes. */
   #drawSettled(scene: Scene, rows: Range, columns: Range): void {
-    const ctx = this.#ctx;
+    const { ctx } = this;
     const { shape, source } = scene;
     // On a thousand thin columns the line would hide what it is drawn over.
     if (!shape.transposed && shape.cellWidth < 10) return;
@@ -190,7 +99,7 @@ export class GridPainter {
   }
 
   #drawMarks(scene: Scene): void {
-    const ctx = this.#ctx;
+    const { ctx } = this;
     const { shape, palette } = scene;
     this.#drawPins(scene);
     const chosen = placeOf(shape, scene.selected);
@@ -205,9 +114,9 @@ export class GridPainter {
     if (scene.hover) {
       const at = placeOf(shape, scene.hover);
       ctx.strokeStyle = palette.fg;
-      ctx.strokeRect(...this.#cellBox(scene, at.row, at.column, 0.5));
+      ctx.strokeRect(...this.cellBox(scene, at.row, at.column, 0.5));
     }
-    const box = this.#cellBox(scene, chosen.row, chosen.column, 0);
+    const box = this.cellBox(scene, chosen.row, chosen.column, 0);
     ctx.lineWidth = 4;
     ctx.strokeStyle = palette.bg;
     ctx.strokeRect(...box);
@@ -217,27 +126,20 @@ export class GridPainter {
   }
 
   #drawPins(scene: Scene): void {
-    const ctx = this.#ctx;
+    const { ctx } = this;
     const { shape, source } = scene;
     const height = 3;
     for (const pin of scene.pins) {
       for (let point = 0; point < shape.points; point++) {
         if (source.topId(point, pin.position) !== pin.id) continue;
         const { row, column } = placeOf(shape, { point, position: pin.position });
-        const [x, y, w, h] = this.#cellBox(scene, row, column, 0);
+        const [x, y, w, h] = this.cellBox(scene, row, column, 0);
         ctx.fillStyle = scene.palette.bg;
         ctx.fillRect(x, y + h - height - 1, w, height + 1);
         ctx.fillStyle = pin.color;
         ctx.fillRect(x, y + h - height, w, height);
       }
     }
-  }
-
-  #cellBox(scene: Scene, row: number, column: number, inset: number): Box {
-    const { shape } = scene;
-    const x = shape.headWidth + column * shape.cellWidth - scene.scrollLeft;
-    const y = shape.headHeight + row * shape.rowHeight - scene.scrollTop;
-    return [x + inset, y + inset, shape.cellWidth - 1 - 2 * inset, shape.rowHeight - 1 - 2 * inset];
   }
 
   #rowBox(scene: Scene, row: number): Box {

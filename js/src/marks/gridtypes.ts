@@ -1,6 +1,6 @@
-import type { Palette } from "../theme/palette";
 import type { ColorScale } from "../theme/scale";
-import type { Cell, GridShape } from "./windowing";
+import type { Surface } from "./painter";
+import type { Cell } from "./windowing";
 
 /** What the table asks of the data; every answer must be quick, it is asked for each cell drawn. */
 export interface GridSource {
@@ -16,19 +16,11 @@ export interface GridSource {
   settled(position: number): number;
 }
 
-export interface Scene {
-  shape: GridShape;
+export interface Scene extends Surface {
   source: GridSource;
   scale: ColorScale;
-  palette: Palette;
   selected: Cell;
   hover: Cell | null;
   pins: readonly { position: number; id: number; color: string }[];
   focused: boolean;
-  scrollLeft: number;
-  scrollTop: number;
-  width: number;
-  height: number;
-  ratio: number;
-  font: string;
 }

@@ -44,9 +44,12 @@ export function tableColors(table: string): Rgb[] {
   return Array.from({ length: 256 }, (_, i) => parseHex(table.slice(6 * i, 6 * i + 6)));
 }
 
-/** 256 colours from the background to a base colour. */
-export function blendColors(background: string, base: string): Rgb[] {
-  const from = parseHex(background);
-  const to = parseHex(base);
-  return Array.from({ length: 256 }, (_, i) => mix(from, to, i / 255));
+/** 256 colours through any number of evenly spaced ones. */
+export function rampColors(stops: readonly string[]): Rgb[] {
+  const colors = stops.map(parseHex);
+  return Array.from({ length: 256 }, (_, i) => {
+    const at = (i / 255) * (colors.length - 1);
+    const from = Math.min(Math.floor(at), colors.length - 2);
+    return mix(colors[from] as Rgb, colors[from + 1] as Rgb, at - from);
+  });
 }

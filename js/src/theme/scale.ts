@@ -1,5 +1,5 @@
-import type { ColorMode } from "../wire/types";
-import { blendColors, inkOn, type Rgb, tableColors, toCss } from "./colors";
+import type { ColorMode } from "../wire/lens";
+import { inkOn, type Rgb, rampColors, tableColors, toCss } from "./colors";
 import type { Palette } from "./palette";
 import { cividis, viridis } from "./tables";
 
@@ -93,7 +93,7 @@ export function makeScale(input: ScaleInput): ColorScale {
   const most = Math.max(vocabulary, 2);
   switch (mode) {
     case "probability": {
-      const colors = blendColors(palette.bg, palette.base);
+      const colors = rampColors([palette.bg, palette.base]);
       return new ColorScale(
         "Probability of the top token",
         "%",
@@ -105,7 +105,7 @@ export function makeScale(input: ScaleInput): ColorScale {
       );
     }
     case "tracked": {
-      const colors = blendColors(palette.bg, palette.trackedBase);
+      const colors = rampColors([palette.bg, palette.trackedBase]);
       const label = `Probability of ${input.trackedText || "the tracked token"}`;
       return new ColorScale(label, "%", 0, 1, false, colors, PERCENT_TICKS);
     }
@@ -133,4 +133,15 @@ export function makeScale(input: ScaleInput): ColorScale {
       return new ColorScale(label, "log, 1 = best", 1, most, true, colors, decadeTicks(most));
     }
   }
+}
+
+/** From -1 (red) over 0 (the page) to 1 (blue); what lies beyond is drawn like the ends. */
+export function divergingScale(palette: Palette, label: string, unit: string): ColorScale {
+  const { negative, negativeMid, bg, positiveMid, positive } = palette;
+  const colors = rampColors([negative, negativeMid, bg, positiveMid, positive]);
+  const ticks = [-1, -0.5, 0, 0.5, 1].map((value) => ({
+    at: (value + 1) / 2,
+    label: String(value).replace("-", "−"),
+  }));
+  return new ColorScale(label, unit, -1, 1, false, colors, ticks);
 }

@@ -1,8 +1,8 @@
 import { toBytes } from "./decode";
-import type { FrameHeader, Meta } from "./types";
+import type { CommonMeta, FrameHeader } from "./types";
 
 export interface Packed {
-  meta: Meta;
+  meta: CommonMeta;
   frames: { header: FrameHeader; buffers: Uint8Array[] }[];
 }
 
@@ -27,7 +27,7 @@ export function readPacked(raw: Uint8Array): Packed {
   const length = new DataView(raw.buffer, raw.byteOffset).getUint32(0, true);
   if (4 + length > raw.byteLength) throw new Error("The saved picture is cut short.");
   const header = JSON.parse(new TextDecoder().decode(raw.subarray(4, 4 + length))) as {
-    meta: Meta;
+    meta: CommonMeta;
     frames: FrameHeader[];
   };
   let at = 4 + length;

@@ -1,11 +1,11 @@
 import { type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { unpack } from "./packed";
-import { Rpc } from "./rpc";
+import { type Reply, Rpc } from "./rpc";
 import { RunStore } from "./store";
 import { type TraitSignals, Traits } from "./traits";
-import { type AfmModel, type FrameHeader, isMeta, type LensTraits, type Meta } from "./types";
+import type { AfmModel, CommonMeta, CommonTraits, FrameHeader, WireSpec } from "./types";
 
-export type Track = { values: (number | null)[] } | { problem: string } | "asked";
+export type Answer = { asked: true } | { reply: Reply } | { problem: string };
 
 /**
  * One model's connection: made once in `initialize`, shared by all its views.
@@ -13,21 +13,24 @@ export type Track = { values: (number | null)[] } | { problem: string } | "asked
  * Holds what was received (`store`), counts changes of it (`version`), and keeps the last thing
  * that went wrong on the page itself (`fault`).
  */
-export class Session {
-  readonly traits: TraitSignals;
+export class Session<T extends CommonTraits = CommonTraits, M extends CommonMeta = CommonMeta> {
+  readonly traits: TraitSignals<T>;
   readonly rpc: Rpc;
-  readonly store: Signal<RunStore | null> = signal(null);
+  readonly store: Signal<RunStore<M> | null> = signal(null);
   readonly version: Signal<number> = signal(0);
   readonly fault: Signal<string> = signal("");
-  /** Whole lines of pinned tokens that the kernel was asked for, shared by all views. */
-  readonly tracks: Signal<ReadonlyMap<string, Track>> = signal(new Map());
-  readonly #traits: Traits;
+  /** What the kernel was asked about the present run, once each and for all views. */
+  readonly answers: Signal<ReadonlyMap<string, Answer>> = signal(new Map());
+  readonly #traits: Traits<T>;
   #early: { frame: FrameHeader; buffers: DataView[] }[] = [];
   #pulled = 0;
   #stop: (() => void)[] = [];
 
-  constructor(private readonly model: AfmModel) {
-    this.#traits = new Traits(model);
+  constructor(
+    private readonly model: AfmModel,
+    private readonly spec: WireSpec<T, M>,
+  ) {
+    this.#traits = new Traits(model, spec.defaults);
     this.traits = this.#traits.signals;
     this.rpc = new Rpc(
       (content) => this.send(content),
@@ -46,7 +49,7 @@ export class Session {
     return this.traits.live;
   }
 
-  write(values: Partial<LensTraits>, when: "now" | "soon" = "now"): void {
+  write(values: Partial<T>, when: "now" | "soon" = "now"): void {
     this.#traits.write(values, when);
   }
 
@@ -54,10 +57,36 @@ export class Session {
     if (this.traits.live.value) this.model.send(content);
   }
 
-  /** Ask for the prompt to be run; the text goes as a trait and the kernel starts by itself. */
-  run(text: string): void {
-    if (text !== this.traits.text.value) this.write({ text });
-    else this.send({ kind: "run", text, options: this.traits.options.value });
+  /** Put a question: what changed goes as traits and the kernel starts by itself. */
+  run(question: Partial<T>): void {
+    const changed = Object.entries(question).filter(
+      ([name, value]) => this.traits[name as keyof T].value !== value,
+    );
+    if (changed.length > 0) this.write(Object.fromEntries(changed) as Partial<T>);
+    else this.send({ kind: "run", ...question });
+  }
+
+  /** Ask something about the present run, unless that has been asked before. */
+  async ask(key: string, method: string, params: unknown, signal?: AbortSignal): Promise<void> {
+    if (this.answers.peek().has(key)) return;
+    const mine: Answer = { asked: true };
+    const note = (answer: Answer | null) => {
+      const answers = new Map(this.answers.peek());
+      if (answer) answers.set(key, answer);
+      else answers.delete(key);
+      this.answers.value = answers;
+    };
+    // A new run forgets the questions about the last, and one taken back may be asked anew.
+    const waiting = () => this.answers.peek().get(key) === mine;
+    note(mine);
+    signal?.addEventListener("abort", () => waiting() && note(null), { once: true });
+    try {
+      const reply = await this.rpc.request(method, params, signal);
+      if (waiting()) note({ reply });
+    } catch (error) {
+      const { name, message } = error as Error;
+      if (waiting()) note(name === "AbortError" ? null : { problem: message });
+    }
   }
 
   cancel(): void {
@@ -76,21 +105,21 @@ export class Session {
   }
 
   /** A new run empties the picture; the same run with new meta (its checks) keeps the numbers. */
-  #begin(meta: Partial<Meta>): void {
-    if (!isMeta(meta)) return;
+  #begin(meta: object): void {
+    if (!this.spec.isMeta(meta)) return;
     const current = this.store.peek();
     if (current && current.meta.run === meta.run) {
       Object.assign(current.meta, meta);
       this.version.value++;
       return;
     }
-    const store = new RunStore({ ...meta });
+    const store = new RunStore({ ...meta }, this.spec);
     // Names of tokens stay true from run to run: one widget shows one model.
     for (const [id, text] of current?.vocab ?? []) {
       if (!store.vocab.has(id)) store.vocab.set(id, text);
     }
     this.store.value = store;
-    this.tracks.value = new Map();
+    this.answers.value = new Map();
     this.version.value++;
     this.fault.value = "";
     const early = this.#early;
@@ -144,9 +173,7 @@ export class Session {
       const current = this.store.peek();
       if (current && current.meta.run === packed.meta.run && current.complete) return;
       if (current && current.meta.run > packed.meta.run && this.traits.live.value) return;
-      const store = new RunStore(packed.meta);
-      for (const { header, buffers } of packed.frames) store.apply(header, buffers);
-      this.store.value = store;
+      this.store.value = RunStore.of(packed, this.spec);
       this.version.value++;
     } catch (error) {
       this.fault.value = `The saved picture could not be read. ${(error as Error).message}`;

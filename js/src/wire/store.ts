@@ -1,24 +1,34 @@
 import { decodeArray, isFloat, toBytes } from "./decode";
 import { NdArray } from "./ndarray";
-import type { ArrayHeader, FrameHeader, Meta } from "./types";
+import type { Packed } from "./packed";
+import type { ArrayHeader, CommonMeta, CommonTraits, FrameHeader, WireSpec } from "./types";
 
 export type Applied = "applied" | "stale" | "gap";
 
 type Buffer = ArrayBuffer | ArrayBufferView;
 
 /** Everything the page has received of one run. Nothing here asks the kernel for anything. */
-export class RunStore {
+export class RunStore<M extends CommonMeta = CommonMeta> {
   readonly arrays = new Map<string, NdArray>();
   readonly vocab = new Map<number, string>();
-  /** 1 where a row of the lens has its tokens. */
-  readonly arrived: Uint8Array;
+  readonly #axes: Readonly<Record<string, number>>;
   seq = 0;
   complete = false;
 
-  constructor(readonly meta: Meta) {
-    this.arrived = new Uint8Array(meta.points.length);
-    for (const token of meta.tokens) if (!token.cont) this.vocab.set(token.id, token.text);
-    for (const token of meta.tracked ?? []) this.vocab.set(token.id, token.text);
+  constructor(
+    readonly meta: M,
+    spec: WireSpec<CommonTraits, M>,
+  ) {
+    this.#axes = spec.axes(meta);
+    for (const token of spec.names(meta)) this.vocab.set(token.id, token.text);
+  }
+
+  /** A finished picture; refuses one that is another view's. */
+  static of<M extends CommonMeta>(packed: Packed, spec: WireSpec<CommonTraits, M>): RunStore<M> {
+    if (!spec.isMeta(packed.meta)) throw new Error("It belongs to another kind of view.");
+    const store = new RunStore(packed.meta, spec);
+    for (const { header, buffers } of packed.frames) store.apply(header, buffers);
+    return store;
   }
 
   /** Take one frame in. A gap in the numbering leaves the store as it was. */
@@ -49,25 +59,9 @@ export class RunStore {
       this.arrays.set(header.name, array);
     }
     array.write(header.start, header.shape, values);
-    const axis = header.dims.indexOf("point");
-    if (header.name === "token_id" && axis >= 0) {
-      const from = header.start[axis] ?? 0;
-      this.arrived.fill(1, from, from + (header.shape[axis] ?? 0));
-    }
   }
 
   #size(dim: string, header: ArrayHeader, axis: number): number {
-    switch (dim) {
-      case "point":
-        return this.meta.points.length;
-      case "position":
-        return this.meta.tokens.length;
-      case "k":
-        return this.meta.k;
-      case "tracked":
-        return this.meta.tracked.length;
-      default:
-        return (header.start[axis] ?? 0) + (header.shape[axis] ?? 0);
-    }
+    return this.#axes[dim] ?? (header.start[axis] ?? 0) + (header.shape[axis] ?? 0);
   }
 }

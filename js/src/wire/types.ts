@@ -1,16 +1,17 @@
 /**
- * What travels between the kernel and the page. The names are those of the traits and messages on
- * the Python side (layerlens/views); the two are kept in step by the tests of both.
+ * What travels between the kernel and the page, as far as all views have it in common. The names are
+ * those of the traits and messages on the Python side (layerlens/views); the two are kept in step by
+ * the tests of both. What one view adds is in a file of its own beside this one.
  */
-
-export const COLOR_MODES = ["probability", "entropy", "rank", "kl", "tracked"] as const;
-export type ColorMode = (typeof COLOR_MODES)[number];
 
 export type ThemeChoice = "auto" | "light" | "dark";
 
-export interface TokenInfo {
+export interface TokenName {
   id: number;
   text: string;
+}
+
+export interface TokenInfo extends TokenName {
   /** True: only continues the character of the token before it (split UTF-8); `text` is then "". */
   cont: boolean;
 }
@@ -23,19 +24,14 @@ export interface Check {
   what: string;
 }
 
-export interface Meta {
+/** What a picture says about itself, whatever it shows. */
+export interface CommonMeta {
   run: number;
   model: string;
   model_type: string;
   dtype: string;
   n_layers: number;
-  d_vocab: number;
   notes: string[];
-  tokens: TokenInfo[];
-  points: string[];
-  layers: number[];
-  k: number;
-  tracked: { id: number; text: string }[];
   source: string;
   question: string;
   cost: string;
@@ -55,36 +51,45 @@ export interface Status {
   seconds: number;
 }
 
-export interface Pin {
-  position: number;
-  id: number;
-}
-
-export interface LensOptions {
-  top_k?: number;
-  points?: unknown;
-  tracked?: number[];
-}
-
-/** Every trait the view reads or writes. */
-export interface LensTraits {
+/** The traits that every view has. */
+export interface CommonTraits {
   view: string;
-  text: string;
-  options: LensOptions;
+  options: object;
   title: string;
-  row: number;
-  position: number;
   layer: number;
-  pins: Pin[];
-  color: ColorMode;
-  tracked: number;
-  transposed: boolean;
+  position: number;
   theme: ThemeChoice;
   cell_width: number;
   status: Status;
-  meta: Partial<Meta>;
+  meta: object;
   snapshot: DataView | Uint8Array | null;
   live: boolean;
+}
+
+export const COMMON: CommonTraits = {
+  view: "",
+  options: {},
+  title: "",
+  layer: -1,
+  position: -1,
+  theme: "auto",
+  cell_width: 72,
+  status: { state: "idle", run: 0, done: 0, total: 0, what: "", message: "", seconds: 0 },
+  meta: {},
+  snapshot: null,
+  live: true,
+};
+
+/** What the wire needs to know of one view. */
+export interface WireSpec<T extends CommonTraits, M extends CommonMeta> {
+  /** Every synced trait with the value that stands for a missing one. */
+  readonly defaults: T;
+  /** Whether a meta is whole, so that a picture can be begun with it. */
+  isMeta(meta: object): meta is M;
+  /** The length of each axis; one that is not named grows with the first frame. */
+  axes(meta: M): Readonly<Record<string, number>>;
+  /** Tokens whose text comes with the meta. */
+  names(meta: M): readonly TokenName[];
 }
 
 export type WireDtype = "uint8" | "uint16" | "uint32" | "int32" | "float16" | "float32";
@@ -113,8 +118,4 @@ export interface AfmModel {
   on(event: string, callback: (...args: never[]) => void): void;
   off(event?: string | null, callback?: ((...args: never[]) => void) | null): void;
   send(content: unknown, callbacks?: unknown, buffers?: ArrayBuffer[] | ArrayBufferView[]): void;
-}
-
-export function isMeta(meta: Partial<Meta> | null | undefined): meta is Meta {
-  return Boolean(meta && typeof meta.run === "number" && meta.points && meta.tokens);
 }

@@ -1,13 +1,14 @@
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { clamp } from "../../marks/windowing";
-import type { Popup, ViewState } from "./state";
+import type { Anchor } from "../common/canvasgrid";
+import type { ViewState } from "./state";
 import { Numbers, TopList, Where } from "./TopList";
 
 const ROW = 22;
 
 /** A box beside a cell that stays inside the view. */
-function useFloating(at: Popup | null) {
+function useFloating(at: Anchor | null) {
   const box = useRef<HTMLDivElement>(null);
   useLayoutEffect(() => {
     const element = box.current;

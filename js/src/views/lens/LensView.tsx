@@ -1,9 +1,9 @@
-import { useLayoutEffect, useRef } from "preact/hooks";
-import { applyPalette } from "../../theme/palette";
+import { Checks, Outcome, Progress } from "../common/Footer";
+import { Header } from "../common/Header";
+import { Help } from "../common/Help";
+import { Shell, Waiting } from "../common/Shell";
 import { CellPopup, Preview } from "./Floating";
-import { Checks, StatusLine } from "./Footer";
-import { Header } from "./Header";
-import { Help } from "./Help";
+import { GESTURES, HELP_NOTE } from "./gestures";
 import { Prompt } from "./Prompt";
 import { Side } from "./Side";
 import type { ViewState } from "./state";
@@ -13,21 +13,16 @@ import { Trajectories } from "./Trajectories";
 
 /** The whole view of a logit lens. */
 export function LensView({ state }: { state: ViewState }) {
-  const root = useRef<HTMLElement | null>(null);
-  const palette = state.palette.value;
-  useLayoutEffect(() => {
-    if (root.current) applyPalette(root.current, palette);
-  }, [palette]);
   return (
-    <section class="ll-view" ref={root} aria-label="Logit lens">
-      <Header state={state} root={root} />
+    <Shell state={state} label="Logit lens" onPress={(path) => closePopup(state, path)}>
+      <Header state={state} name="Logit lens" />
       <Prompt state={state} />
-      <Help state={state} />
+      <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
       {state.data.value ? (
         <>
           <Toolbar state={state} />
           <div class="ll-main">
-            <Table state={state} root={root} />
+            <Table state={state} />
             <Side state={state} />
           </div>
           <p class="ll-hint">
@@ -39,22 +34,21 @@ export function LensView({ state }: { state: ViewState }) {
       ) : (
         <Waiting state={state} />
       )}
-      <StatusLine state={state} />
-      <Checks state={state} />
+      <div class="ll-status">
+        <Progress state={state} stop="Cancel" />
+        <Outcome state={state} />
+      </div>
+      <Checks state={state} last="row" />
       <Preview state={state} />
       <CellPopup state={state} />
-    </section>
+    </Shell>
   );
 }
 
-function Waiting({ state }: { state: ViewState }) {
-  const { live, traits } = state.session;
-  if (traits.status.value.state === "error") return null;
-  return (
-    <p class="ll-waiting" role="status">
-      {live.value
-        ? "Waiting for the kernel…"
-        : "Nothing was saved with this page; run the cell to compute it."}
-    </p>
+/** A press outside the popup closes it. */
+function closePopup(state: ViewState, path: readonly EventTarget[]): void {
+  const inside = path.some(
+    (node) => node instanceof HTMLElement && node.matches(".ll-popup, .ll-table"),
   );
+  if (!inside) state.popup.value = null;
 }

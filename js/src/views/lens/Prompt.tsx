@@ -17,7 +17,7 @@ export function Prompt({ state }: { state: ViewState }) {
   });
   const live = session.live.value;
   const changed = draft.value !== session.traits.text.value;
-  const run = () => session.run(draft.peek());
+  const run = () => session.run({ text: draft.peek(), options: session.traits.options.peek() });
   return (
     <div class="ll-prompt">
       <div class="ll-prompt-line">

@@ -1,21 +1,18 @@
 // biome-ignore-all lint/a11y/useSemanticElements: a grid of 30 000 cells cannot be a <table>
 // biome-ignore-all lint/a11y/useFocusableInteractive: the grid has the focus, its cells never do
-import type { RefObject } from "preact";
 import { useId, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { plain } from "../../marks/text";
 import { cellAt, columnCount, type GridShape, placeOf, rowCount } from "../../marks/windowing";
+import { around } from "../common/around";
+import { percent } from "../common/format";
+import { useRoot } from "../common/Shell";
 import { TableController } from "./controller";
 import { pointLabel } from "./data";
-import { percent } from "./format";
 import type { ViewState } from "./state";
 
-interface Props {
-  state: ViewState;
-  root: RefObject<HTMLElement | null>;
-}
-
 /** The lens table: one canvas to look at, and a few real cells around the focus to be read out. */
-export function Table({ state, root }: Props) {
+export function Table({ state }: { state: ViewState }) {
+  const root = useRoot();
   const scroller = useRef<HTMLDivElement>(null);
   const sizer = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -111,10 +108,4 @@ function Reader({ state, prefix }: { state: ViewState; prefix: string }) {
       })}
     </div>
   );
-}
-
-function around(center: number, reach: number, count: number): number[] {
-  const out: number[] = [];
-  for (let i = center - reach; i <= center + reach; i++) if (i >= 0 && i < count) out.push(i);
-  return out;
 }

@@ -1,8 +1,11 @@
 import { headHeight } from "../../marks/gridheads";
 import { plain } from "../../marks/text";
 import { MAX_CELL, MIN_CELL } from "../../marks/windowing";
-import type { ColorMode } from "../../wire/types";
-import { Search } from "./Search";
+import type { ColorMode } from "../../wire/lens";
+import type { TokenName } from "../../wire/types";
+import { Legend } from "../common/Legend";
+import { Switch } from "../common/Switch";
+import { TokenSearch } from "../common/TokenSearch";
 import type { ViewState } from "./state";
 
 const MODES: { mode: ColorMode; label: string; title: string }[] = [
@@ -20,25 +23,20 @@ export function Toolbar({ state }: { state: ViewState }) {
   const tracked = state.data.value?.meta.tracked ?? [];
   return (
     <div class="ll-toolbar" role="toolbar" aria-label="Table">
-      <fieldset class="ll-switch" aria-label="Colour by">
-        {MODES.map(({ mode, label, title }) => {
-          const missing = mode === "tracked" && tracked.length === 0;
-          return (
-            <button
-              type="button"
-              key={mode}
-              aria-pressed={traits.color.value === mode}
-              disabled={missing}
-              title={
-                missing ? "No token is tracked yet: pin one, then press “Colour by it”" : title
-              }
-              onClick={() => session.write({ color: mode })}
-            >
-              {label}
-            </button>
-          );
-        })}
-      </fieldset>
+      <Switch
+        label="Colour by"
+        value={traits.color.value}
+        choices={MODES.map(({ mode, label, title }) => ({
+          value: mode,
+          label,
+          title,
+          missing:
+            mode === "tracked" && tracked.length === 0
+              ? "No token is tracked yet: pin one, then press “Colour by it”"
+              : undefined,
+        }))}
+        choose={(color) => session.write({ color })}
+      />
       {traits.color.value === "tracked" && tracked.length > 1 && (
         <select
           aria-label="Tracked token"
@@ -52,32 +50,24 @@ export function Toolbar({ state }: { state: ViewState }) {
           ))}
         </select>
       )}
-      <Legend state={state} />
+      <Legend scale={state.scale.value} />
       <div class="ll-tools">
-        <Search state={state} />
+        <TokenSearch
+          session={session}
+          label="Find a token in the vocabulary and pin it at the selected position"
+          placeholder="Find a token…"
+          choose={(token) => pinFound(state, token)}
+        />
         <Layout state={state} />
       </div>
     </div>
   );
 }
 
-function Legend({ state }: { state: ViewState }) {
-  const scale = state.scale.value;
-  return (
-    <figure class="ll-legend" aria-label={`${scale.label}, ${scale.unit}`}>
-      <figcaption>
-        {scale.label} <span class="ll-dim">({scale.unit})</span>
-      </figcaption>
-      <div class="ll-ramp" style={{ background: scale.gradient() }} />
-      <div class="ll-ticks">
-        {scale.ticks.map((tick) => (
-          <span key={tick.label} class="ll-num" style={{ left: `${100 * tick.at}%` }}>
-            {tick.label}
-          </span>
-        ))}
-      </div>
-    </figure>
-  );
+function pinFound(state: ViewState, token: TokenName): void {
+  state.session.store.peek()?.vocab.set(token.id, token.text);
+  const pin = { position: state.selected.peek().position, id: token.id };
+  if (!state.isPinned(pin)) state.togglePin(pin);
 }
 
 /** The width range runs over the logarithm: small widths matter as much as large ones. */

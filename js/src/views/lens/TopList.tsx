@@ -1,8 +1,9 @@
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { Cell } from "../../marks/windowing";
+import { Bar } from "../common/Bar";
+import { nats, percent, whole } from "../common/format";
 import { type LensData, pointLabel, type TopToken } from "./data";
-import { nats, percent, whole } from "./format";
 import type { ViewState } from "./state";
 
 /** Where a distribution was read: after which token, at which row. */
@@ -86,15 +87,6 @@ function Top({ state, top, position, pinnable, ids }: TopProps) {
     >
       {cells}
     </button>
-  );
-}
-
-function Bar({ amount, color }: { amount: number; color?: string | undefined }) {
-  const width = `${Math.max(0.4, 100 * amount)}%`;
-  return (
-    <span class="ll-bar" aria-hidden="true">
-      <span style={color ? { width, background: color } : { width }} />
-    </span>
   );
 }
 

@@ -3,9 +3,10 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { Chart } from "../../marks/chart";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
+import { percent } from "../common/format";
+import { Switch } from "../common/Switch";
 import type { LensData } from "./data";
 import { pointLabel } from "./data";
-import { percent } from "./format";
 import type { Trajectory, ViewState } from "./state";
 
 /** The probability of each pinned token over the rows of the lens. */
@@ -23,20 +24,17 @@ export function Trajectories({ state }: { state: ViewState }) {
         <h3>Pinned tokens</h3>
         <span class="ll-dim">probability by row; press in the chart to go there</span>
         <span class="ll-grow" />
-        <fieldset class="ll-switch" aria-label="Scale of the probability axis">
-          {[false, true].map((log) => (
-            <button
-              type="button"
-              key={String(log)}
-              aria-pressed={state.logChart.value === log}
-              onClick={() => {
-                state.logChart.value = log;
-              }}
-            >
-              {log ? "log" : "linear"}
-            </button>
-          ))}
-        </fieldset>
+        <Switch
+          label="Scale of the probability axis"
+          value={state.logChart.value}
+          choices={[
+            { value: false, label: "linear" },
+            { value: true, label: "log" },
+          ]}
+          choose={(log) => {
+            state.logChart.value = log;
+          }}
+        />
         <button type="button" onClick={() => state.session.write({ pins: [] })}>
           Unpin all
         </button>

@@ -1,6 +1,6 @@
 import type { GridSource } from "../../marks/gridtypes";
+import type { ColorMode, LensMeta } from "../../wire/lens";
 import type { RunStore } from "../../wire/store";
-import type { ColorMode, Meta } from "../../wire/types";
 
 export interface TopToken {
   id: number;
@@ -25,11 +25,11 @@ export function pointLabel(label: string): string {
 
 /** One run's numbers, asked by lens point and token position. */
 export class LensData {
-  readonly meta: Meta;
+  readonly meta: LensMeta;
   #settled: { seq: number; values: Int32Array } = { seq: -1, values: new Int32Array(0) };
   #klMax: { seq: number; value: number } = { seq: -1, value: 0 };
 
-  constructor(readonly store: RunStore) {
+  constructor(readonly store: RunStore<LensMeta>) {
     this.meta = store.meta;
   }
 
@@ -46,11 +46,7 @@ export class LensData {
   }
 
   arrived(point: number): boolean {
-    return this.store.arrived[point] === 1;
-  }
-
-  anyArrived(): boolean {
-    return this.store.seq > 0;
+    return this.#at("token_id", point, 0, 0) >= 0;
   }
 
   topId(point: number, position: number, k = 0): number {
@@ -136,7 +132,7 @@ export class LensData {
 
   #findSettled(): Int32Array {
     const values = new Int32Array(this.positions).fill(-1);
-    if (!this.store.arrived.every((flag) => flag === 1)) return values;
+    for (let point = 0; point < this.points; point++) if (!this.arrived(point)) return values;
     for (let position = 0; position < this.positions; position++) {
       const last = this.points - 1;
       const id = this.topId(last, position);

@@ -1,10 +1,13 @@
 import { computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { plain } from "../../marks/text";
 import { type Cell, clamp } from "../../marks/windowing";
-import { type LineStyle, lineStyle, type Palette, paletteOf } from "../../theme/palette";
+import { type LineStyle, lineStyle } from "../../theme/palette";
 import { type ColorScale, makeScale } from "../../theme/scale";
-import type { Session, Track } from "../../wire/session";
-import type { Pin } from "../../wire/types";
+import type { LensMeta, LensTraits, Pin } from "../../wire/lens";
+import type { Session } from "../../wire/session";
+import type { RunStore } from "../../wire/store";
+import type { Anchor } from "../common/canvasgrid";
+import { BaseState } from "../common/state";
 import { LensData } from "./data";
 
 export interface Trajectory {
@@ -17,40 +20,21 @@ export interface Trajectory {
   problem: string;
 }
 
-export interface Popup {
-  cell: Cell;
-  /** Where the cell is, in pixels from the view's top left. */
-  x: number;
-  y: number;
-}
-
-/**
- * The state of one view: what is synced lives in the session's traits, what belongs to this screen
- * only (hover, popup, chart scale, help) lives here and is never sent.
- */
-export class ViewState {
+/** The state of one lens: what is pointed at and opened on this screen, and what follows from it. */
+export class ViewState extends BaseState<LensTraits, LensMeta> {
   readonly data: ReadonlySignal<LensData | null>;
-  readonly palette: ReadonlySignal<Palette>;
   readonly scale: ReadonlySignal<ColorScale>;
   readonly selected: ReadonlySignal<Cell>;
   readonly trajectories: ReadonlySignal<Trajectory[]>;
-  readonly hover: Signal<Popup | null> = signal(null);
-  readonly popup: Signal<Popup | null> = signal(null);
-  readonly help = signal(false);
+  readonly hover: Signal<Anchor | null> = signal(null);
+  readonly popup: Signal<Anchor | null> = signal(null);
   readonly logChart = signal(false);
-  readonly announced = signal("");
 
-  constructor(
-    readonly session: Session,
-    readonly dark: ReadonlySignal<boolean>,
-  ) {
+  constructor(session: Session<LensTraits, LensMeta>, dark: ReadonlySignal<boolean>) {
+    super(session, dark);
     const { traits } = session;
-    this.data = computed(() => (session.store.value ? new LensData(session.store.value) : null));
-    this.palette = computed(() => {
-      const choice = traits.theme.value;
-      return paletteOf(choice === "auto" ? dark.value : choice === "dark");
-    });
-    this.scale = computed(() => this.#scale());
+    this.data = computed(() => (session.store.value ? this.makeData(session.store.value) : null));
+    this.scale = computed(() => this.makeScale());
     this.selected = computed(() => {
       const data = this.data.value;
       if (!data) return { point: 0, position: 0 };
@@ -62,7 +46,11 @@ export class ViewState {
     this.trajectories = computed(() => this.#trajectories());
   }
 
-  #scale(): ColorScale {
+  protected makeData(store: RunStore<LensMeta>): LensData {
+    return new LensData(store);
+  }
+
+  protected makeScale(): ColorScale {
     const { traits, version } = this.session;
     const data = this.data.value;
     const mode = traits.color.value;
@@ -121,21 +109,22 @@ export class ViewState {
   }
 
   #key(pin: Pin): string {
-    return `${this.data.peek()?.meta.run ?? 0}:${pin.position}:${pin.id}`;
+    return `track:${pin.position}:${pin.id}`;
   }
 
   #trajectories(): Trajectory[] {
     this.session.version.value;
     const data = this.data.value;
-    const tracks = this.session.tracks.value;
+    const answers = this.session.answers.value;
     if (!data) return [];
     return this.session.traits.pins.value.map((pin, index) => {
-      const track = tracks.get(this.#key(pin));
-      const asked = track !== undefined && track !== "asked";
+      const answer = answers.get(this.#key(pin));
       const values =
-        asked && "values" in track ? track.values : data.trajectory(pin.position, pin.id);
+        answer && "reply" in answer
+          ? (answer.reply.result as { probability: (number | null)[] }).probability
+          : data.trajectory(pin.position, pin.id);
       const full = values.every((v, point) => v !== null || !data.arrived(point));
-      const problem = asked && "problem" in track ? track.problem : "";
+      const problem = answer && "problem" in answer ? answer.problem : "";
       return { pin, style: lineStyle(index), values, full, problem };
     });
   }
@@ -147,23 +136,9 @@ export class ViewState {
     const data = this.data.peek();
     if (!data?.store.complete || !this.session.live.peek()) return;
     for (const { pin, full } of this.trajectories.peek()) {
-      const key = this.#key(pin);
-      if (full || this.session.tracks.peek().has(key) || pin.position >= data.positions) continue;
-      this.#note(key, "asked");
-      try {
-        const { result } = await this.session.rpc.request("track", pin);
-        const { probability } = result as { probability: (number | null)[] };
-        this.#note(key, { values: probability });
-      } catch (error) {
-        if ((error as Error).name === "AbortError") return;
-        this.#note(key, { problem: (error as Error).message });
-      }
+      if (full || pin.position >= data.positions) continue;
+      await this.session.ask(this.#key(pin), "track", pin);
     }
-  }
-
-  #note(key: string, track: Track): void {
-    const { tracks } = this.session;
-    tracks.value = new Map(tracks.peek()).set(key, track);
   }
 }
 

@@ -1,20 +1,22 @@
 import { useSignal } from "@preact/signals";
-import type { RefObject } from "preact";
 import type { ThemeChoice } from "../../wire/types";
-import { copyText, download, FORMATS, type Format } from "./exports";
-import type { ViewState } from "./state";
+import { CopyCode } from "./Copy";
+import { download, FORMATS, type Format } from "./exports";
+import { useRoot } from "./Shell";
+import type { BaseState } from "./state";
 
 interface Props {
-  state: ViewState;
-  root: RefObject<HTMLElement | null>;
+  state: BaseState;
+  /** The name of the view where the user gave none. */
+  name: string;
 }
 
 /** What is looked at, and what can be taken away. */
-export function Header({ state, root }: Props) {
+export function Header({ state, name }: Props) {
   const { session } = state;
-  const data = state.data.value;
-  const meta = data?.meta;
-  const title = session.traits.title.value || "Logit lens";
+  const meta = state.meta.value;
+  const title = session.traits.title.value || name;
+  state.session.version.value;
   return (
     <header class="ll-header">
       <h2 title={meta?.question}>{title}</h2>
@@ -24,8 +26,12 @@ export function Header({ state, root }: Props) {
         </span>
       )}
       <span class="ll-grow" />
-      <CopyCode state={state} root={root} />
-      <Exports state={state} root={root} />
+      <CopyCode
+        code={meta?.code ?? ""}
+        label="Copy as Python"
+        missing="Nothing has been run yet."
+      />
+      <Exports state={state} />
       <select
         aria-label="Theme"
         title="Theme"
@@ -52,29 +58,8 @@ export function Header({ state, root }: Props) {
   );
 }
 
-function CopyCode({ state, root }: Props) {
-  const said = useSignal("");
-  const code = state.data.value?.meta.code ?? "";
-  const copy = async () => {
-    const done = root.current ? await copyText(code, root.current) : false;
-    said.value = done ? "Copied" : "Could not copy";
-    setTimeout(() => {
-      said.value = "";
-    }, 1600);
-  };
-  return (
-    <button
-      type="button"
-      disabled={!code}
-      title={code || "Nothing has been run yet."}
-      onClick={copy}
-    >
-      <span aria-live="polite">{said.value || "Copy as Python"}</span>
-    </button>
-  );
-}
-
-function Exports({ state, root }: Props) {
+function Exports({ state }: { state: BaseState }) {
+  const root = useRoot();
   const busy = useSignal<Format | null>(null);
   const { session } = state;
   const live = session.live.value;
@@ -95,7 +80,7 @@ function Exports({ state, root }: Props) {
         <button
           type="button"
           key={format}
-          disabled={!live || !state.data.value || busy.value !== null}
+          disabled={!live || !state.meta.value || busy.value !== null}
           aria-busy={busy.value === format}
           title={
             live

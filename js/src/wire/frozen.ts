@@ -1,4 +1,4 @@
-import type { AfmModel } from "../wire/types";
+import type { AfmModel } from "./types";
 
 type Listener = (...args: never[]) => void;
 

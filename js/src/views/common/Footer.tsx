@@ -1,34 +1,39 @@
 import type { Check } from "../../wire/types";
-import { pointLabel } from "./data";
 import { scientific, seconds } from "./format";
-import type { ViewState } from "./state";
+import type { BaseState } from "./state";
 
-/** What is being computed, or what went wrong, in one sentence. */
-export function StatusLine({ state }: { state: ViewState }) {
+/** How far a run is, and the button that ends it. */
+export function Progress({ state, stop }: { state: BaseState; stop: string }) {
   const { session } = state;
   const status = session.traits.status.value;
-  const { fault } = session;
-  const busy = status.state === "running" || status.state === "queued";
+  if (!state.busy()) return null;
+  const queued = status.state === "queued";
   return (
-    <div class="ll-status">
-      {busy && (
-        <div class="ll-progress">
-          <progress
-            max={Math.max(1, status.total)}
-            value={status.state === "queued" ? undefined : status.done}
-            aria-label="Progress of the run"
-          />
-          <span class="ll-num" role="status" aria-live="polite">
-            {status.state === "queued"
-              ? status.message || "Waiting for the model…"
-              : `${status.done} of ${status.total} steps`}
-            {status.what && <span class="ll-dim"> · {pointLabel(status.what)}</span>}
-          </span>
-          <button type="button" onClick={() => session.cancel()}>
-            Cancel
-          </button>
-        </div>
-      )}
+    <div class="ll-progress">
+      <progress
+        max={Math.max(1, status.total)}
+        value={queued ? undefined : status.done}
+        aria-label="Progress of the run"
+      />
+      <span class="ll-num" role="status" aria-live="polite">
+        {queued
+          ? status.message || "Waiting for the model…"
+          : `${status.done} of ${status.total} steps`}
+        {status.what && <span class="ll-dim"> · {status.what.replace("_", " ")}</span>}
+      </span>
+      <button type="button" onClick={() => session.cancel()}>
+        {stop}
+      </button>
+    </div>
+  );
+}
+
+/** What went wrong or was stopped, in one sentence, and what is read out. */
+export function Outcome({ state }: { state: BaseState }) {
+  const status = state.session.traits.status.value;
+  const { fault } = state.session;
+  return (
+    <>
       {status.state === "error" && (
         <p class="ll-error" role="alert">
           {status.message || "The run failed."}
@@ -47,14 +52,14 @@ export function StatusLine({ state }: { state: ViewState }) {
       <span class="ll-offscreen" role="status" aria-live="polite">
         {state.announced.value}
       </span>
-    </div>
+    </>
   );
 }
 
 /** What was verified for this very picture, with its numbers. */
-export function Checks({ state }: { state: ViewState }) {
+export function Checks({ state, last }: { state: BaseState; last: string }) {
   state.session.version.value;
-  const meta = state.data.value?.meta;
+  const meta = state.meta.value;
   if (!meta) return null;
   const checks = meta.checks ?? [];
   const failed = checks.filter((check) => !check.ok).length;
@@ -64,7 +69,7 @@ export function Checks({ state }: { state: ViewState }) {
     <details class="ll-checks">
       <summary>
         {checks.length === 0 ? (
-          <span class="ll-dim">Checks come with the last row</span>
+          <span class="ll-dim">Checks come with the last {last}</span>
         ) : failed === 0 ? (
           <span class="ll-good">✓ {checks.length} checks passed</span>
         ) : (

@@ -1,0 +1,169 @@
+import type { ColorScale } from "../theme/scale";
+import { drawHeatColumns, drawHeatCorner, drawHeatRows } from "./heatheads";
+import { type Box, Painter, type Surface } from "./painter";
+import type { Cell, Range } from "./windowing";
+import { cellAt, placeOf } from "./windowing";
+
+/** A column's heading: one text, or two where two runs differ there. */
+export interface HeatHead {
+  upper: string;
+  lower: string;
+  differs: boolean;
+  /** What stands under it, such as the position. */
+  note: string;
+}
+
+/** What the grid asks of the data; asked for each cell drawn. */
+export interface HeatSource {
+  arrived(point: number, position: number): boolean;
+  /** The number that colours a cell; NaN where there is none. */
+  value(point: number, position: number): number;
+  head(position: number): HeatHead;
+  rowLabel(point: number): string;
+  /** The names of the two lines of a heading; empty when there is one. */
+  lines: readonly [string, string] | null;
+  /** What columns and rows are. */
+  across: string;
+  down: string;
+}
+
+export interface HeatMarks {
+  source: Cell | null;
+  target: Cell | null;
+  /** Rows and columns that a change of the target can reach; null while nothing is chosen. */
+  reach: { fromPoint: number; fromPosition: number } | null;
+  /** Targets of the patches in the list, with their numbers there. */
+  listed: readonly { cell: Cell; label: string; on: boolean }[];
+}
+
+export interface HeatScene extends Surface {
+  source: HeatSource;
+  scale: ColorScale;
+  selected: Cell | null;
+  hover: Cell | null;
+  marks: HeatMarks;
+  focused: boolean;
+}
+
+/** "0.87" with a true minus, and no sign before a rounded zero. */
+export function written(value: number): string {
+  const text = value.toFixed(2);
+  return text === "-0.00" ? "0.00" : text.replace("-", "−");
+}
+
+/** A grid of numbers in colours, with the places of a patch drawn over it. */
+export class HeatPainter extends Painter {
+  draw(scene: HeatScene): void {
+    const { rows, columns } = this.begin(scene);
+    this.inCells(scene, () => {
+      this.#drawCells(scene, rows, columns);
+      this.#drawReach(scene, rows, columns);
+      this.#drawListed(scene);
+      this.#drawPlaces(scene);
+    });
+    drawHeatColumns(this.ctx, scene, columns, this.fitter);
+    drawHeatRows(this.ctx, scene, rows, this.fitter);
+    drawHeatCorner(this.ctx, scene);
+  }
+
+  #drawCells(scene: HeatScene, rows: Range, columns: Range): void {
+    const { ctx } = this;
+    const { shape, source, scale, palette } = scene;
+    const gap = this.gap(scene);
+    const font = `11px ${scene.font}`;
+    const withText = this.fitter(font).width("−0.00") + 6 <= shape.cellWidth;
+    ctx.font = font;
+    ctx.textAlign = "center";
+    for (let row = rows.from; row < rows.to; row++) {
+      for (let column = columns.from; column < columns.to; column++) {
+        const { point, position } = cellAt(shape, row, column);
+        const [x, y] = this.cellBox(scene, row, column);
+        const value = source.value(point, position);
+        const index = scale.index(value);
+        const come = source.arrived(point, position);
+        const fill = index < 0 ? palette.raised : (scale.fills[index] as string);
+        ctx.fillStyle = come ? fill : this.pending(scene);
+        ctx.fillRect(x, y, shape.cellWidth - gap, shape.rowHeight - gap);
+        if (!withText || !come) continue;
+        ctx.fillStyle = index < 0 ? palette.dim : (scale.inks[index] as string);
+        const text = index < 0 ? "–" : written(value);
+        ctx.fillText(text, x + (shape.cellWidth - gap) / 2, y + shape.rowHeight / 2);
+      }
+    }
+    ctx.textAlign = "left";
+  }
+
+  /** What the change can reach: an outline, and a corner in each cell for those who see no purple. */
+  #drawReach(scene: HeatScene, rows: Range, columns: Range): void {
+    const { reach } = scene.marks;
+    const { shape, palette } = scene;
+    if (!reach || reach.fromPoint >= shape.points) return;
+    const { ctx } = this;
+    const top = placeOf(shape, { point: shape.points - 1, position: reach.fromPosition });
+    const low = placeOf(shape, { point: reach.fromPoint, position: shape.positions - 1 });
+    const corner = Math.min(6, shape.cellWidth / 3);
+    ctx.fillStyle = palette.affected;
+    for (let row = Math.max(rows.from, top.row); row < Math.min(rows.to, low.row + 1); row++) {
+      for (let c = Math.max(columns.from, top.column); c < columns.to; c++) {
+        const [x, y, w] = this.cellBox(scene, row, c);
+        ctx.beginPath();
+        ctx.moveTo(x + w - corner, y);
+        ctx.lineTo(x + w, y);
+        ctx.lineTo(x + w, y + corner);
+        ctx.fill();
+      }
+    }
+    const [x, y] = this.cellBox(scene, top.row, top.column);
+    const [right, bottom, w, h] = this.cellBox(scene, low.row, low.column);
+    this.#outline([x, y, right + w - x, bottom + h - y], palette.affected, palette.bg, 1.5, []);
+  }
+
+  #drawListed(scene: HeatScene): void {
+    const { ctx } = this;
+    const { shape, palette } = scene;
+    ctx.font = `600 9px ${scene.font}`;
+    ctx.textAlign = "center";
+    for (const { cell, label, on } of scene.marks.listed) {
+      const { row, column } = placeOf(shape, cell);
+      const [x, y] = this.cellBox(scene, row, column);
+      ctx.fillStyle = palette.bg;
+      ctx.fillRect(x, y, 14, 13);
+      ctx.fillStyle = on ? palette.target : palette.faint;
+      ctx.fillRect(x, y, 13, 12);
+      ctx.fillStyle = palette.bg;
+      ctx.fillText(label, x + 6.5, y + 6.5);
+    }
+    ctx.textAlign = "left";
+  }
+
+  #drawPlaces(scene: HeatScene): void {
+    const { palette, marks, hover, selected } = scene;
+    const box = (cell: Cell, inset = 0): Box => {
+      const { row, column } = placeOf(scene.shape, cell);
+      return this.cellBox(scene, row, column, inset);
+    };
+    if (hover) this.#outline(box(hover, 0.5), palette.fg, palette.bg, 1, []);
+    const here = marks.target ?? selected;
+    if (here) {
+      const color = marks.target ? palette.target : palette.accent;
+      this.#outline(box(here), color, palette.bg, scene.focused ? 2.5 : 2, []);
+    }
+    // The source is dashed, and lies inside the target where a value stays in its place.
+    const { source } = marks;
+    if (!source) return;
+    const same = here?.point === source.point && here.position === source.position;
+    this.#outline(box(source, same ? 2.5 : 0), palette.source, palette.bg, 2, [4, 3]);
+  }
+
+  #outline(box: Box, color: string, under: string, width: number, dash: number[]): void {
+    const { ctx } = this;
+    ctx.lineWidth = width + 1.5;
+    ctx.strokeStyle = under;
+    ctx.strokeRect(...box);
+    ctx.lineWidth = width;
+    ctx.strokeStyle = color;
+    ctx.setLineDash(dash);
+    ctx.strokeRect(...box);
+    ctx.setLineDash([]);
+  }
+}

@@ -1,0 +1,126 @@
+import { useEffect } from "preact/hooks";
+import { Checks, Outcome, Progress } from "../common/Footer";
+import { Header } from "../common/Header";
+import { Help } from "../common/Help";
+import { Legend } from "../common/Legend";
+import { Shell, Waiting } from "../common/Shell";
+import { isRedo, isUndo } from "../common/shortcuts";
+import type { PatchData } from "./data";
+import { Grid } from "./Grid";
+import { GESTURES, HELP_NOTE } from "./gestures";
+import { LensPart } from "./LensPart";
+import { List, Runs } from "./List";
+import { inUnits, metricName } from "./Numbers";
+import { Pairs, Prompts } from "./Prompts";
+import { Side } from "./Side";
+import { Switches } from "./Switches";
+import type { PatchState } from "./state";
+
+/** The patch bench. */
+export function PatchView({ state }: { state: PatchState }) {
+  useEffect(() => state.attach(), [state]);
+  const data = state.data.value;
+  return (
+    <Shell state={state} label="Activation patching" onKeyDown={(event) => undoKey(state, event)}>
+      <Header state={state} name="Activation patching" />
+      <Prompts state={state} />
+      <div class="ll-status">
+        <Outcome state={state} />
+      </div>
+      <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
+      {data ? (
+        <>
+          <Pairs state={state} data={data} />
+          <Switches state={state} />
+          <Facts state={state} data={data} />
+          <div class="ll-main">
+            <div>
+              <Grid state={state} data={data} />
+              <Hint state={state} data={data} />
+            </div>
+            <Side state={state} data={data} />
+          </div>
+          <div class="ll-lists">
+            <List state={state} />
+            <Runs state={state} />
+          </div>
+          <LensPart state={state} />
+        </>
+      ) : (
+        <>
+          <Progress state={state} stop="Stop" />
+          <Waiting state={state} />
+        </>
+      )}
+      <Checks state={state} last="cell" />
+    </Shell>
+  );
+}
+
+/** Which way, between which values, and how far the run is. */
+function Facts({ state, data }: { state: PatchState; data: PatchData }) {
+  state.session.version.value;
+  const { meta } = data;
+  const { units, clean, corrupt } = meta.metric;
+  const best = state.busy() ? null : data.strongest();
+  return (
+    <div class="ll-facts-line">
+      <p>
+        {meta.direction && <b>{meta.direction}</b>}
+        <span class="ll-dim">
+          {metricName(meta)}: corrupted {inUnits(corrupt, units)}, clean {inUnits(clean, units)}
+        </span>
+        {best && (
+          <button
+            type="button"
+            class="ll-link"
+            title="Go to the cell whose patch changes most"
+            onClick={() => state.look(best)}
+          >
+            strongest: layer {meta.rows[best.point]}, {data.columnName(best.position)}
+          </button>
+        )}
+      </p>
+      <Progress state={state} stop="Stop" />
+      <Legend scale={state.scale.value} />
+    </div>
+  );
+}
+
+/** What the marks mean, and what can be done next. */
+function Hint({ state, data }: { state: PatchState; data: PatchData }) {
+  const drag = state.drag.value;
+  const from = drag.kind === "picked" || drag.kind === "dragging" ? drag.from : null;
+  return (
+    <p class="ll-hint" role="status">
+      {from ? (
+        <b>
+          Source: layer {data.meta.rows[from.point]}, {data.columnName(from.position)}. Press the
+          cell that its value goes to, or move there and press Enter; Esc lets go.
+        </b>
+      ) : state.selected.value ? (
+        <span class="ll-marks">
+          <span class="ll-mark-source">source</span>
+          <span class="ll-mark-target">target</span>
+          <span class="ll-mark-affected">what it can change</span>
+        </span>
+      ) : (
+        "Press a cell to run its patch. "
+      )}{" "}
+      {!from && "Drag to another cell, or Enter, arrows, Enter, to patch across; ? lists all keys."}
+    </p>
+  );
+}
+
+function undoKey(state: PatchState, event: KeyboardEvent): void {
+  const target = event.composedPath()[0];
+  const typing =
+    target instanceof HTMLTextAreaElement ||
+    (target instanceof HTMLInputElement && target.type === "text");
+  // In a text, these keys belong to the text.
+  if (!isUndo(event) || typing) return;
+  event.preventDefault();
+  event.stopPropagation();
+  if (isRedo(event)) state.redo();
+  else state.undo();
+}

@@ -1,0 +1,119 @@
+import type { HeatHead, HeatSource } from "../../marks/heat";
+import { plain } from "../../marks/text";
+import type { Cell } from "../../marks/windowing";
+import type { PatchMeta } from "../../wire/patch";
+import type { RunStore } from "../../wire/store";
+import type { TokenInfo } from "../../wire/types";
+
+/** One sweep's numbers, asked by layer and column (a position, or a head). */
+export class PatchData {
+  readonly meta: PatchMeta;
+
+  constructor(readonly store: RunStore<PatchMeta>) {
+    this.meta = store.meta;
+  }
+
+  get layers(): number {
+    return this.meta.rows.length;
+  }
+
+  get columns(): number {
+    return this.meta.columns.length;
+  }
+
+  get byHead(): boolean {
+    return this.meta.by === "head";
+  }
+
+  metric(layer: number, column: number): number {
+    return this.#at("metric", layer, column);
+  }
+
+  /** 0 is the run that is patched, 1 the run that values come from; NaN also where they agree. */
+  recovered(layer: number, column: number): number {
+    return this.#at("recovered", layer, column);
+  }
+
+  arrived(layer: number, column: number): boolean {
+    return !Number.isNaN(this.metric(layer, column));
+  }
+
+  #at(name: string, layer: number, column: number): number {
+    return this.store.arrays.get(name)?.at(layer, column) ?? Number.NaN;
+  }
+
+  /** The cell whose patch changes most; null before any has come. */
+  strongest(): Cell | null {
+    let best: Cell | null = null;
+    let most = 0;
+    for (let point = 0; point < this.layers; point++) {
+      for (let position = 0; position < this.columns; position++) {
+        const size = Math.abs(this.recovered(point, position));
+        if (!(size > most)) continue;
+        most = size;
+        best = { point, position };
+      }
+    }
+    return best;
+  }
+
+  /** Both prompts' tokens at a position; undefined beyond the end of one. */
+  pair(position: number): { clean: TokenInfo | undefined; corrupt: TokenInfo | undefined } {
+    const { clean_tokens: clean, corrupt_tokens: corrupt } = this.meta;
+    return { clean: clean[position], corrupt: corrupt[position] };
+  }
+
+  get positions(): number {
+    return Math.max(this.meta.clean_tokens.length, this.meta.corrupt_tokens.length);
+  }
+
+  differs(position: number): boolean {
+    return this.meta.differing.includes(position);
+  }
+
+  /** "France|Italy" where the prompts differ, "capital" where they do not. */
+  positionName(position: number): string {
+    const { clean, corrupt } = this.pair(position);
+    const names = [clean, corrupt].filter((token) => token !== undefined).map(tokenText);
+    return (this.differs(position) ? names : names.slice(0, 1)).join("|") || String(position);
+  }
+
+  columnName(column: number): string {
+    return this.byHead ? `head ${this.meta.columns[column] ?? column}` : this.positionName(column);
+  }
+
+  /** What the canvas asks. */
+  source(): HeatSource {
+    return {
+      arrived: (point, position) => this.arrived(point, position),
+      value: (point, position) => this.recovered(point, position),
+      head: (position) => this.#head(position),
+      rowLabel: (point) => this.meta.rows[point] ?? String(point),
+      lines: this.byHead ? null : ["clean", "corrupted"],
+      across: this.byHead ? "head" : "token",
+      down: "layer",
+    };
+  }
+
+  #head(column: number): HeatHead {
+    if (this.byHead) {
+      const upper = this.meta.columns[column] ?? String(column);
+      return { upper, lower: "", differs: false, note: "" };
+    }
+    const { clean, corrupt } = this.pair(column);
+    return {
+      upper: clean ? headText(clean) : "",
+      lower: corrupt ? headText(corrupt) : "",
+      differs: this.differs(column),
+      note: String(column),
+    };
+  }
+}
+
+function headText(token: TokenInfo): string {
+  return token.cont ? "⋯" : token.text;
+}
+
+function tokenText(token: TokenInfo): string {
+  return plain(headText(token));
+}

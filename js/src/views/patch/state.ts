@@ -1,0 +1,207 @@
+import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import type { HeatMarks } from "../../marks/heat";
+import type { Cell } from "../../marks/windowing";
+import { type ColorScale, divergingScale } from "../../theme/scale";
+import type { Distribution, Edit, PatchMeta, PatchRun, PatchTraits } from "../../wire/patch";
+import type { Answer, Session } from "../../wire/session";
+import { BaseState } from "../common/state";
+import { reachOf } from "./cone";
+import { PatchData } from "./data";
+import { type Drag, type DragEvent, IDLE, step } from "./drag";
+import { describe, editBetween, inForce, keyOf, targetCell, withEdit } from "./edits";
+import { Timeline } from "./timeline";
+
+/** Older runs are forgotten. */
+const MOST_RUNS = 50;
+
+/** The state of one patch bench. */
+export class PatchState extends BaseState<PatchTraits, PatchMeta> {
+  readonly data: ReadonlySignal<PatchData | null>;
+  readonly scale: ReadonlySignal<ColorScale>;
+  readonly selected: ReadonlySignal<Cell | null>;
+  readonly marks: ReadonlySignal<HeatMarks>;
+  /** The patches that the panel beside the grid is about; empty when it is about none. */
+  readonly subject: ReadonlySignal<Edit[]>;
+  readonly drag: Signal<Drag> = signal(IDLE);
+  readonly hover: Signal<Cell | null> = signal(null);
+  /** What the panel shows: the cell that was opened, or all patches of the list together. */
+  readonly shown: Signal<"cell" | "list"> = signal("cell");
+  /** Whether the selected cell was opened, so that its patch is run. */
+  readonly opened = signal(false);
+  readonly timeline: Timeline<Edit[]>;
+  #asking = new AbortController();
+
+  constructor(session: Session<PatchTraits, PatchMeta>, dark: ReadonlySignal<boolean>) {
+    super(session, dark);
+    const { traits } = session;
+    this.timeline = new Timeline(traits.edits.peek());
+    this.data = computed(() => (session.store.value ? new PatchData(session.store.value) : null));
+    this.scale = computed(() =>
+      divergingScale(this.palette.value, "Recovered", "0 = unpatched run, 1 = other run"),
+    );
+    this.selected = computed(() => this.#selected());
+    this.marks = computed(() => this.#marks());
+    this.subject = computed(() => this.#subject());
+  }
+
+  /** Begin to follow the session; returns what ends it. */
+  attach(): () => void {
+    const { traits } = this.session;
+    const stops = [
+      traits.edits.subscribe((edits) => this.timeline.note(edits)),
+      effect(() => this.#ask()),
+      effect(() => this.#remember()),
+    ];
+    return () => {
+      for (const stop of stops) stop();
+      this.#asking.abort();
+    };
+  }
+
+  #selected(): Cell | null {
+    const { layer, position, head } = this.session.traits;
+    const data = this.data.value;
+    if (!data) return null;
+    const cell = { point: layer.value, position: data.byHead ? head.value : position.value };
+    const inside =
+      cell.point >= 0 &&
+      cell.point < data.layers &&
+      cell.position >= 0 &&
+      cell.position < data.columns;
+    return inside ? cell : null;
+  }
+
+  select(cell: Cell, when: "now" | "soon" = "soon"): void {
+    const column = this.data.peek()?.byHead ? "head" : "position";
+    this.opened.value = false;
+    this.session.write({ layer: cell.point, [column]: cell.position }, when);
+  }
+
+  /** The patch of a cell that takes its value from the same place of the other run. */
+  editAt(cell: Cell): Edit | null {
+    const meta = this.meta.value;
+    return meta && editBetween(meta.site, meta.by, cell, cell);
+  }
+
+  /** Take a step of the way from source to target, and do what it asks for. */
+  gesture(event: DragEvent): void {
+    const [drag, outcome] = step(this.drag.peek(), event);
+    this.drag.value = drag;
+    if (outcome?.kind === "look") this.look(outcome.cell);
+    if (outcome?.kind === "patch") this.patch(outcome.from, outcome.to);
+  }
+
+  look(cell: Cell): void {
+    this.select(cell, "now");
+    this.shown.value = "cell";
+    this.opened.value = true;
+  }
+
+  /** Put a patch into the list. */
+  patch(from: Cell, to: Cell): void {
+    const { meta } = this;
+    const now = meta.peek();
+    if (!now) return;
+    if (now.by === "head" && from.position !== to.position) {
+      this.announced.value = "A head takes its value from the same head of another layer.";
+      return;
+    }
+    this.select(to, "now");
+    this.add(editBetween(now.site, now.by, from, to));
+  }
+
+  add(edit: Edit): void {
+    const { what, from } = describe(edit, this.data.peek());
+    this.announced.value = `Patched ${what} ${from}`.trim();
+    this.setEdits(withEdit(this.session.traits.edits.peek(), edit));
+  }
+
+  setEdits(edits: Edit[]): void {
+    this.session.write({ edits });
+    this.shown.value = edits.length > 0 ? "list" : "cell";
+  }
+
+  undo(): void {
+    this.#goTo(this.timeline.undo(), "Undone.");
+  }
+
+  redo(): void {
+    this.#goTo(this.timeline.redo(), "Done again.");
+  }
+
+  #goTo(edits: Edit[] | undefined, said: string): void {
+    if (!edits) return;
+    this.announced.value = said;
+    this.setEdits(edits);
+  }
+
+  #subject(): Edit[] {
+    if (this.shown.value === "list") return inForce(this.session.traits.edits.value);
+    const cell = this.opened.value ? this.selected.value : null;
+    const edit = cell && this.editAt(cell);
+    return edit ? [edit] : [];
+  }
+
+  #key(): string {
+    return `distribution:${keyOf(this.subject.value)}`;
+  }
+
+  /** What the kernel said to the patches in the panel; undefined while nothing was asked. */
+  answer(): Answer | undefined {
+    return this.session.answers.value.get(this.#key());
+  }
+
+  /** The newest question replaces one that has not been answered. */
+  #ask(): void {
+    const edits = this.subject.value;
+    const ready = this.meta.value && this.session.live.value;
+    const key = this.#key();
+    this.#asking.abort();
+    this.#asking = new AbortController();
+    if (!ready || edits.length === 0) return;
+    void this.session.ask(key, "distribution", { edits }, this.#asking.signal);
+  }
+
+  /** Write a run of the list into the history, once. */
+  #remember(): void {
+    const answer = this.answer();
+    const edits = this.subject.value;
+    if (this.shown.value !== "list" || !answer || !("reply" in answer)) return;
+    const { metric, tokens } = answer.reply.result as Distribution;
+    const best = [...tokens].sort((a, b) => b.after - a.after)[0];
+    const history = this.session.traits.history.peek();
+    const last = history.at(-1);
+    if (!best || (last && keyOf(last.edits) === keyOf(edits) && last.metric === metric.after)) {
+      return;
+    }
+    const run: PatchRun = {
+      edits,
+      metric: metric.after,
+      recovered: metric.recovered,
+      top: [best.id, best.text, best.after],
+    };
+    this.session.write({ history: [...history, run].slice(-MOST_RUNS) });
+  }
+
+  #marks(): HeatMarks {
+    const meta = this.meta.value;
+    const drag = this.drag.value;
+    const selected = this.selected.value;
+    const listed = this.#listed();
+    if (!meta) return { source: null, target: null, reach: null, listed };
+    let source = selected;
+    let target = selected;
+    if (drag.kind === "dragging") [source, target] = [drag.from, drag.over];
+    if (drag.kind === "picked") source = drag.from;
+    return { source, target, reach: target && reachOf(target, meta.by), listed };
+  }
+
+  #listed(): HeatMarks["listed"] {
+    const meta = this.meta.value;
+    if (!meta) return [];
+    return this.session.traits.edits.value.flatMap((edit, i) => {
+      const cell = targetCell(edit, meta.site, meta.by);
+      return cell ? [{ cell, label: String(i + 1), on: edit.on }] : [];
+    });
+  }
+}

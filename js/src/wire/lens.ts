@@ -1,0 +1,63 @@
+import type { WireSpec } from "./types";
+import {
+  COMMON,
+  type CommonMeta,
+  type CommonTraits,
+  type TokenInfo,
+  type TokenName,
+} from "./types";
+
+export const COLOR_MODES = ["probability", "entropy", "rank", "kl", "tracked"] as const;
+export type ColorMode = (typeof COLOR_MODES)[number];
+
+export interface LensMeta extends CommonMeta {
+  d_vocab: number;
+  tokens: TokenInfo[];
+  points: string[];
+  layers: number[];
+  k: number;
+  tracked: TokenName[];
+}
+
+export interface Pin {
+  position: number;
+  id: number;
+}
+
+export interface LensOptions {
+  top_k?: number;
+  points?: unknown;
+  tracked?: number[];
+}
+
+export interface LensTraits extends CommonTraits {
+  text: string;
+  options: LensOptions;
+  row: number;
+  pins: Pin[];
+  color: ColorMode;
+  tracked: number;
+  transposed: boolean;
+}
+
+export const LENS: WireSpec<LensTraits, LensMeta> = {
+  defaults: {
+    ...COMMON,
+    view: "lens",
+    text: "",
+    row: -1,
+    pins: [],
+    color: "probability",
+    tracked: 0,
+    transposed: false,
+  },
+  isMeta: (meta): meta is LensMeta =>
+    "run" in meta && typeof meta.run === "number" && "points" in meta && "tokens" in meta,
+  axes: ({ points, tokens, k, tracked }) => ({
+    point: points.length,
+    position: tokens.length,
+    k,
+    tracked: tracked?.length ?? 0,
+  }),
+  names: ({ tokens, tracked }) => [...tokens.filter((token) => !token.cont), ...(tracked ?? [])],
+};
