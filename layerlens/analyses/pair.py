@@ -61,6 +61,11 @@ class Pair:
         return DIRECTIONS[self.direction]
 
     @property
+    def plain(self) -> bool:
+        """Whether equal positions belong together, and every one has its partner."""
+        return self.partner == tuple(range(self.source.ids.shape[1]))
+
+    @property
     def shared(self) -> int:
         """How many positions at the start have the same token at the same place in both texts.
 

@@ -42,7 +42,7 @@ def plan(sweep: Sweep, pair: Pair, source: Base) -> dict[str, int]:
     site, every = Site("resid_pre", layer), tuple(range(sweep.base.length))
     own = Change(site, "set", sweep.base.state(layer), every)
     tests = {"no-op": sweep.add(Cell((own,)), None)}
-    if pair.partner == every and source.length == len(every):
+    if pair.plain:
         whole = Change(site, "set", source.state(layer), every)
         tests["whole"] = sweep.add(Cell((whole,)), None)
     return tests

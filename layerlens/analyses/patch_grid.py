@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,13 @@ class PatchGrid:
             raise InputError(f"window is {window}; expected 1 or more layers, and 1 for embed.")
         self.heads = self._heads(heads)
         self.neurons = self._neurons(layers, neurons)
+
+    @classmethod
+    def of(cls, model: LensModel, options: Mapping[str, Any]) -> PatchGrid:
+        """Make the grid from the options of an analysis, some of which are others'."""
+        names = ("layers", "heads", "neurons", "window")
+        own = {name: options[name] for name in names if name in options}
+        return cls(model, options["site"], options["by"], **own)
 
     def _layers(self, wanted: Any) -> list[int]:
         if self.kind == "embed":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,11 @@ import numpy as np
 from layerlens.analyses import patch_checks
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.intervals import mean_interval
-from layerlens.analyses.metric import Metric, MetricFunction, make_metric
-from layerlens.analyses.options import plain
-from layerlens.analyses.pair import Align, Pair, make_pairs
-from layerlens.analyses.patch_grid import KEY_VALUE, Part, PatchGrid
-from layerlens.analyses.sweep import Sweep
-from layerlens.errors import InputError
-from layerlens.run.base import Base, record_base
+from layerlens.analyses.metric import MetricFunction
+from layerlens.analyses.pair import Align, make_pairs
+from layerlens.analyses.patch_grid import PatchGrid
+from layerlens.analyses.patch_runs import PatchRuns, distinct, one_each, recovered
+from layerlens.analyses.sweep import Show, Sweep
 from layerlens.run.cells import DEFAULT_LIMIT, Method, sweep_method
 
 if TYPE_CHECKING:
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 GRID = ("layer", "head?", "position?", "neuron?")
-NO_DIFFERENCE = 1e-6
-"""Of the metric's size: what separates two runs that answer differently at all."""
-
 VARIABLES = {
     "metric": Variable(GRID, "float32", "1", "metric of the patched run"),
     "recovered": Variable(GRID, "float32", "1", "recovered fraction"),
@@ -46,7 +41,7 @@ VARIABLES = {
 def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any) -> Work:
     """Count passes, rows through the head and bytes of one call."""
     pairs = make_pairs(clean, corrupt, options["align"], options["direction"])
-    grid = _grid(model, options)
+    grid = PatchGrid.of(model, options)
     method = sweep_method(model) if options["method"] == "auto" else options["method"]
     method = "naive" if grid.kind == "embed" else method
     passes, cells, length = 0.0, 0, 0
@@ -172,163 +167,50 @@ def patch_sweep(
     ('layer', 'position')
     """
     options = {"site": site, "by": by, "layers": layers, "heads": heads, "neurons": neurons}
-    grid = _grid(model, {**options, "window": window})
-    pairs = make_pairs(clean, corrupt, align, direction)
-    if grid.kind == "pattern" and align is not None:
-        raise InputError("A pattern's row names positions of its own text: leave out align=.")
-    sweep = _PatchSweep(job, model, grid, pairs, positions)
-    sweep.measure(metric, _each("answer", answer, clean), _each("wrong", wrong, clean))
-    sweep.run(method, verify, memory_limit)
-
-
-def _grid(model: LensModel, options: dict[str, Any]) -> PatchGrid:
-    names = ("layers", "heads", "neurons", "window")
-    return PatchGrid(
-        model, options["site"], options["by"], **{name: options[name] for name in names}
-    )
-
-
-def _each(name: str, given: Any, tokens: Tokens) -> list[Any]:
-    """One token for each pair."""
-    count = len(tokens.ids)
-    if isinstance(given, str | int) or given is None:
-        return [given] * count
-    values = list(plain(given))
-    if len(values) != count:
-        raise InputError(
-            f"{name} has {len(values)} entries for {count} pairs: give one, or one each."
-        )
-    return values
+    grid = PatchGrid.of(model, {**options, "window": window})
+    runs = PatchRuns(job, model, grid, make_pairs(clean, corrupt, align, direction), positions)
+    runs.measure(metric, one_each("answer", answer, clean), one_each("wrong", wrong, clean))
+    _PatchSweep(job, runs).run(method, verify, memory_limit)
 
 
 class _PatchSweep:
     """The work of one call."""
 
-    def __init__(
-        self,
-        job: Job,
-        model: LensModel,
-        grid: PatchGrid,
-        pairs: list[Pair],
-        positions: Any,
-    ) -> None:
-        self.job, self.model, self.grid, self.pairs = job, model, grid, pairs
-        self.where = [model.positions(pair.base, positions) for pair in pairs]
-        self.axis = sorted({position for where in self.where for position in where})
-        self.runs: list[tuple[Base, Base]] = []
-        self.metrics: list[Metric] = []
-        self.ends: list[tuple[float, float]] = []
-        self.passes = 0.0
-
-    def measure(self, metric: Any, answers: list[Any], wrongs: list[Any]) -> None:
-        """Run both texts of every pair, and say what will be measured."""
-        for pair, answer, wrong in zip(self.pairs, answers, wrongs, strict=True):
-            self.job.tick()
-            base = record_base(self.model, pair.base, self.grid.sites)
-            source = record_base(self.model, pair.source, self.grid.sites)
-            denoise = pair.direction == "denoise"
-            clean, corrupt = (source, base) if denoise else (base, source)
-            made = make_metric(
-                self.model,
-                metric,
-                final=clean.final,
-                other=corrupt.final,
-                answer=answer,
-                wrong=wrong,
-            )
-            self.runs.append((base, source))
-            self.metrics.append(made)
-            values = [float(made(run.final.unsqueeze(0))[0]) for run in (clean, corrupt)]
-            self.ends.append((values[0], values[1]))
-            self.passes += 2
-        self._declare()
-
-    def _declare(self) -> None:
-        grid, job = self.grid, self.job
-        sizes, coords = grid.sizes(), grid.coords()
-        if "position" in grid.axes:
-            sizes["position"] = len(self.axis)
-            coords["position"] = (("position",), np.array(self.axis, dtype=np.int32))
-            coords.update(self._token_coords())
-        if job.batched:
-            sizes["batch"] = len(self.pairs)
-        job.declare(sizes, coords)
-        first = self.metrics[0]
-        job.describe("metric", units=first.units, long_name=f"{first.long_name}, patched run")
-        kept: dict[str, list[Any]] = {
-            "clean_metric": [clean for clean, _ in self.ends],
-            "corrupt_metric": [corrupt for _, corrupt in self.ends],
-            "answer": [metric.answer for metric in self.metrics],
-        }
-        if first.wrong is not None:
-            kept["wrong"] = [metric.wrong for metric in self.metrics]
-        job.note(
-            metric=first.name,
-            metric_words=first.words,
-            site=grid.kind,
-            by=grid.by,
-            direction=self.pairs[0].words,
-            **{name: json.dumps(v) if job.batched else v[0] for name, v in kept.items()},
-        )
-        if grid.kind in KEY_VALUE and "head" in grid.axes:
-            job.remark(
-                f"Heads of {grid.kind} are key-value heads, each shared by several query heads."
-            )
-        if grid.window > 1:
-            job.remark(f"Windows of {grid.window} layers: a place looks larger than it is.")
-
-    def _token_coords(self) -> dict[str, tuple[tuple[str, ...], Any]]:
-        """What stands at each position of the run that is patched."""
-        shape = (len(self.pairs), len(self.axis))
-        strings = np.full(shape, "", dtype=object)
-        ids = np.full(shape, -1, dtype=np.int32)
-        joins = np.zeros(shape, dtype=bool)
-        for row, (pair, where) in enumerate(zip(self.pairs, self.where, strict=True)):
-            for position in where:
-                column = self.axis.index(position)
-                strings[row, column] = pair.base.strings[0][position]
-                ids[row, column] = pair.base.ids[0, position]
-                joins[row, column] = pair.base.continues[0][position]
-        dims = ("batch", "position") if self.job.batched else ("position",)
-        found = {"token": strings.astype(str), "input_id": ids, "continues": joins}
-        return {n: (dims, v if self.job.batched else v[0]) for n, v in found.items()}
+    def __init__(self, job: Job, runs: PatchRuns) -> None:
+        self.job, self.runs, self.grid = job, runs, runs.grid
 
     def run(self, method: Method, verify: int, memory_limit: int) -> None:
         """Run the cells of every pair, then sum the pairs up."""
         methods, cells = [], 0
-        for index, pair in enumerate(self.pairs):
+        for index, pair in enumerate(self.runs.pairs):
             sweep = Sweep(
                 self.job,
-                self.model,
-                self.runs[index][0],
-                self.metrics[index],
+                self.runs.model,
+                self.runs.runs[index][0],
+                self.runs.metrics[index],
                 self._shown(index),
                 lead={"batch": index} if self.job.batched else {},
-                share=(index, len(self.pairs)),
+                share=(index, len(self.runs.pairs)),
                 method=method,
                 memory_limit=memory_limit,
             )
-            self._plan(sweep, pair, index)
-            tests = patch_checks.plan(sweep, pair, self.runs[index][1])
+            self._plan(sweep, index)
+            tests = patch_checks.plan(sweep, pair, self.runs.runs[index][1])
             sweep.run()
             sweep.verify(verify)
-            patch_checks.check(sweep, pair, self.grid, self.runs[index], tests)
+            patch_checks.check(sweep, pair, self.grid, self.runs.runs[index], tests)
             methods.append(sweep.method)
             cells += len(sweep)
-            self.passes += sweep.passes
+            self.runs.passes += sweep.passes
         used = ", ".join(dict.fromkeys(methods))
-        self.job.note(method=used, passes=self.passes, cells=cells)
+        self.job.note(method=used, passes=self.runs.passes, cells=cells)
         if self.job.batched:
             self._sum_up()
 
-    def _shown(self, index: int) -> Any:
-        clean, corrupt = self.ends[index]
-        direction = self.pairs[index].direction
-        if not distinct(clean, corrupt):
-            self.job.remark(
-                "The clean and the corrupted run hardly differ in this metric, so no recovered "
-                "fraction is given (NaN): choose texts or tokens that the model tells apart."
-            )
+    def _shown(self, index: int) -> Show:
+        clean, corrupt = self.runs.ends[index]
+        direction = self.runs.pairs[index].direction
+        self.runs.distinct(index)
 
         def show(values: np.ndarray) -> dict[str, np.ndarray]:
             fraction = recovered(values, clean, corrupt, direction)
@@ -336,41 +218,32 @@ class _PatchSweep:
 
         return show
 
-    def _plan(self, sweep: Sweep, pair: Pair, index: int) -> None:
+    def _plan(self, sweep: Sweep, index: int) -> None:
         """Add the cells that have to be run, and fill in the others."""
-        source = self.runs[index][1].trace
-        shared = patch_checks.shared_prefix(sweep, pair, self.runs[index])
-        where = self.where[index]
-        columns = [self.axis.index(position) for position in where]
+        runs, pair = self.runs, self.runs.pairs[index]
+        shared = patch_checks.shared_prefix(sweep, pair, runs.runs[index])
+        columns = runs.columns(index)
         if "position" in self.grid.axes:
-            for column in set(range(len(self.axis))) - set(columns):
+            for column in set(range(len(runs.axis))) - set(columns):
                 sweep.fill({"position": column}, np.nan)
-        for part in self.grid.parts(where, columns):
-            known = [position for position in part.positions if pair.partner[position] is not None]
-            live = tuple(p for p in known if not self._same(part, pair, p, shared))
+        for part in self.grid.parts(runs.where[index], columns):
+            live = runs.live(part, index, shared)
             if live:
-                kept = Part(part.place, part.layer, part.head, part.neuron, live)
-                sweep.add(self.grid.cell(kept, pair, source), part.place)
+                kept = replace(part, positions=live)
+                sweep.add(self.grid.cell(kept, pair, runs.runs[index][1].trace), part.place)
             else:
-                sweep.fill(part.place, sweep.base_value if known else np.nan)
-
-    def _same(self, part: Part, pair: Pair, position: int, shared: int) -> bool:
-        """Whether both runs hold the same there, so that patching it changes nothing."""
-        if position < shared:
-            return True
-        start = self.grid.kind == "embed" or (self.grid.kind == "resid_pre" and part.layer == 0)
-        alone = start and self.grid.window == 1
-        here = pair.partner[position] == position and position not in pair.differing
-        return alone and here
+                sweep.fill(part.place, np.nan if live is None else sweep.base_value)
 
     def _sum_up(self) -> None:
         """Means over the pairs, and their intervals."""
         assert self.job.parts is not None
         values = self.job.parts.arrays["metric"].astype(np.float64)
-        ends = np.array(self.ends)
+        ends = np.array(self.runs.ends)
         around = np.expand_dims(ends, tuple(range(2, values.ndim + 1)))
         moved = (
-            values - around[:, 1] if self.pairs[0].direction == "denoise" else around[:, 0] - values
+            values - around[:, 1]
+            if self.runs.pairs[0].direction == "denoise"
+            else around[:, 0] - values
         )
         total = ends[:, 0] - ends[:, 1]
         kept = np.isfinite(total)
@@ -386,16 +259,3 @@ class _PatchSweep:
             for end, array in zip(("mean", "low", "high"), three, strict=True)
         }
         self.job.emit({}, arrays)
-
-
-def distinct(clean: float, corrupt: float) -> bool:
-    """Whether two values of a metric are far enough apart to divide by their difference."""
-    return abs(clean - corrupt) >= NO_DIFFERENCE * max(1.0, abs(clean), abs(corrupt))
-
-
-def recovered(values: np.ndarray, clean: float, corrupt: float, direction: str) -> np.ndarray:
-    """The share of the way from one run to the other; NaN where the two hardly differ."""
-    if not distinct(clean, corrupt):
-        return np.full_like(values, np.nan)
-    moved = values - corrupt if direction == "denoise" else clean - values
-    return moved / (clean - corrupt)
