@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from layerlens.model.evidence import Proof
     from layerlens.model.sites import NamesFilter
+    from layerlens.run.edits import Edit
+    from layerlens.run.generation import Generation
     from layerlens.run.record import Trace
 
 
@@ -67,6 +69,10 @@ class LensModel:
         The numbers that show the anatomy to be right; None if the proof was not asked for.
     lock
         Held while the model runs.
+    passes
+        How many blocks of :meth:`running`, one inside the other, are under way.
+    edited_now
+        Whether a block of :meth:`edited`, or :meth:`generate`, is under way.
     """
 
     def __init__(self, hf: PreTrainedModel, tokenizer: Any, anatomy: Anatomy, name: str) -> None:
@@ -76,6 +82,8 @@ class LensModel:
         self.name = name
         self.proof: Proof | None = None
         self.lock = threading.RLock()
+        self.passes = 0
+        self.edited_now = False
 
     @classmethod
     def wrap(
@@ -200,8 +208,104 @@ class LensModel:
             Record what is computed for autograd; else nothing is.
         """
         quiet = torch.inference_mode(not gradients)
-        with self.lock, _evaluating(self.hf), quiet, torch.set_grad_enabled(gradients):
+        with self.evaluating(), quiet, torch.set_grad_enabled(gradients):
+            self.passes += 1
+            try:
+                yield
+            finally:
+                self.passes -= 1
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the lock and be in ``eval`` mode, for calls that are not passes of our own."""
+        with self.lock, _evaluating(self.hf):
             yield
+
+    @contextmanager
+    def edited(self, edits: Edit | Iterable[Edit], text: Any = None) -> Iterator[None]:
+        """Apply edits to every call of ``hf`` that this thread makes in a ``with`` block.
+
+        The model is in ``eval`` mode in the block, and its lock is held: other threads wait.
+        Gradients are recorded as the caller wishes, also for a tensor in an edit that requires
+        them. Functions of layerlens called in the block run unedited: they take ``edits=``.
+
+        Parameters
+        ----------
+        edits
+            From :func:`layerlens.edit`. Positions count in the prompt, steps after it.
+        text
+            The prompt that all calls begin with. None: each call without a filled cache is a
+            prompt of its own, so that what follows it in the cache was generated. Give it for
+            calls without a cache that hold generated tokens too.
+
+        Raises
+        ------
+        SiteError
+            If a site does not exist or cannot be changed, or if an edit was never applied.
+        InputError
+            If an edit does not fit a call, or the model is being edited already.
+
+        Examples
+        --------
+        >>> import layerlens as ll
+        >>> model = ll.load()  # doctest: +SKIP
+        >>> with model.edited(ll.edit("z.7.3", "zero")):  # doctest: +SKIP
+        ...     output = model.hf(**model.tokenizer("Hello", return_tensors="pt"))
+        """
+        from layerlens.run.editing import editing
+
+        prompt = None if text is None else self.tokens(text)
+        with editing(self, edits, prompt) as session:
+            yield
+        session.require_applied()
+
+    def generate(
+        self,
+        text: Any,
+        max_new_tokens: int = 20,
+        edits: Edit | Iterable[Edit] = (),
+        **generate_kwargs: Any,
+    ) -> Generation:
+        """Generate, with edits at the prompt, at chosen generated tokens, or always.
+
+        Parameters
+        ----------
+        text
+            A text in any form that :meth:`tokens` takes, or several.
+        max_new_tokens
+            How many tokens to write at most.
+        edits
+            From :func:`layerlens.edit`: ``position`` names positions of the prompt, ``steps``
+            generated tokens (0 is the first one, when it is fed back), ``always`` all of them.
+        **generate_kwargs
+            For ``hf.generate``; greedy unless ``do_sample=True``. ``add_bos`` as in
+            :meth:`tokens`.
+
+        Returns
+        -------
+        Generation
+            ``.text``, ``.new_text``, ``.ids``, ``.new_ids``; ``.applied`` says at which columns
+            each edit was applied (a text may end before a step is reached).
+
+        Raises
+        ------
+        ModelError
+            If the model has no head.
+        SiteError
+            If a site does not exist, cannot be changed or did not fire.
+        InputError
+            If the text, an edit or a length does not fit.
+
+        Examples
+        --------
+        >>> import layerlens as ll
+        >>> model = ll.load()  # doctest: +SKIP
+        >>> model.generate("Hello", 5, ll.edit("mlp_out.3", "scale", 0.5, always=True)).text
+        ... # doctest: +SKIP
+        """
+        from layerlens.run.generation import generate
+
+        return generate(self, text, max_new_tokens, edits, **generate_kwargs)
 
     def _head(self) -> Any:
         if self.anatomy.head is None:

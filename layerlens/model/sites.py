@@ -162,7 +162,7 @@ def expand(sites: SiteName | Iterable[SiteName], n_layers: int) -> list[Site]:
     SiteError
         If a name is unknown or its layer lies outside the model.
     """
-    if isinstance(sites, str | Site | tuple):
+    if sites != () and isinstance(sites, str | Site | tuple):
         sites = [sites]
     found: dict[Site, None] = {}
     for site in map(parse_site, sites):

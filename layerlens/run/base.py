@@ -104,7 +104,7 @@ def record_base(
     )
     last = Site("resid_post", model.n_layers - 1)
     wanted.update(dict.fromkeys((*sites, last)))
-    trace = Trace(tokens, None)
+    trace = Trace(model, tokens, None)
     with ExitStack() as stack:
         calls = watch_calls(model, stack)
         logits = forward(model, tokens, wanted, trace._put, changes=changes)

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from layerlens.errors import SiteError
+from layerlens.errors import InputError, SiteError
 from layerlens.model.sites import GLOBAL, HEADS, Site, SiteName, expand, parse_site
 from layerlens.model.text import Tokens
+from layerlens.run.edit_lists import as_edits
+from layerlens.run.edits import Edit
 from layerlens.run.forward import forward
+from layerlens.run.resolve import resolve
+from layerlens.run.where import require_heads
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -27,17 +31,27 @@ class Trace(Mapping[str, Tensor]):
 
     Attributes
     ----------
-    tokens
-        What was fed.
+    model, tokens
+        What was run.
     positions
         Columns of ``tokens.ids`` that were kept, or None for all.
+    edits
+        What was changed on the way.
     logits
         The model's own logits, or None if they were not asked for.
     """
 
-    def __init__(self, tokens: Tokens, positions: list[int] | None) -> None:
+    def __init__(
+        self,
+        model: LensModel,
+        tokens: Tokens,
+        positions: list[int] | None,
+        edits: tuple[Edit, ...] = (),
+    ) -> None:
+        self.model = model
         self.tokens = tokens
         self.positions = positions
+        self.edits = edits
         self.logits: Tensor | None = None
         self._values: dict[Site, Tensor] = {}
 
@@ -67,6 +81,57 @@ class Trace(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def top(self, k: int = 10, position: Any = -1, row: int = 0) -> list[tuple[int, str, float]]:
+        """The most probable next tokens after a position.
+
+        Parameters
+        ----------
+        k
+            How many.
+        position
+            One position of the text, as ``model.positions`` takes.
+        row
+            Which text, where several were run.
+
+        Returns
+        -------
+        list of (id, string, probability)
+            Best first.
+
+        Raises
+        ------
+        InputError
+            If there are no logits for that position.
+        """
+        logits = self._logits_at(position, row)
+        if not 1 <= k <= len(logits):
+            raise InputError(f"k is {k}; expected 1 to {len(logits)}.")
+        best = logits.softmax(-1).topk(k)
+        return [
+            (index, self.model.token_string(index), value)
+            for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def probability(self, token: str | int, position: Any = -1, row: int = 0) -> float:
+        """Probability of a token after a position, 0 to 1; ``position`` as in :meth:`top`."""
+        index = self.model.token_id(token)
+        return float(self._logits_at(position, row).softmax(-1)[index])
+
+    def _logits_at(self, position: Any, row: int) -> Tensor:
+        """Logits after one position of one text, ``[vocabulary]`` float32."""
+        columns = self.model.positions(self.tokens, position, row)
+        if len(columns) != 1:
+            raise InputError(f"position={position!r} names {len(columns)} positions: name one.")
+        if self.logits is None:
+            raise InputError("This trace has no logits: ask for them with logits='all'.")
+        place = columns[0] - (self.tokens.ids.shape[1] - self.logits.shape[1])
+        if place < 0:
+            raise InputError(
+                f"Only the last position's logits were kept, not those of {columns[0]}: ask for "
+                "logits='all'."
+            )
+        return self.logits[row, place].float()
+
     def _summary(self) -> str:
         kinds = dict.fromkeys(site.kind for site in self._values)
         return ", ".join(kinds) or "nothing"
@@ -93,6 +158,7 @@ def record(
     heads: Iterable[int] | None = None,
     on_site: Callable[[Site, Tensor], None] | None = None,
     logits: Literal["all", "last"] | None = "all",
+    edits: Edit | Iterable[Edit] = (),
 ) -> Trace:
     """Run a model once and keep the activations asked for.
 
@@ -115,6 +181,9 @@ def record(
         Called inside the pass as each site gets its value, with what was kept of it.
     logits
         ``"all"``, ``"last"`` or None.
+    edits
+        What to change on the way (:func:`layerlens.edit`); a site that is read where it is
+        changed is seen after the change.
 
     Returns
     -------
@@ -128,7 +197,7 @@ def record(
     SiteError
         If a site does not exist here or did not fire.
     InputError
-        If the text or the positions do not fit.
+        If the text, the positions or an edit do not fit.
 
     Examples
     --------
@@ -143,8 +212,9 @@ def record(
     kept = _positions(model, tokens, positions)
     chosen = None if heads is None else list(heads)
     for site in wanted:
-        _check_heads(model, site, [site.head] if site.head is not None else chosen or [])
-    trace = Trace(tokens, kept)
+        require_heads(model, site, [site.head] if site.head is not None else chosen or [])
+    trace = Trace(model, tokens, kept, as_edits(edits))
+    changes = resolve(model, tokens, trace.edits)
 
     def keep(site: Site, value: Tensor) -> None:
         value = _cut(site, value, kept, chosen)
@@ -152,8 +222,53 @@ def record(
         if on_site is not None:
             on_site(site, value)
 
-    trace.logits = forward(model, tokens, wanted, keep, logits=logits)
+    trace.logits = forward(model, tokens, wanted, keep, logits=logits, changes=changes)
     return trace
+
+
+def run(
+    model: LensModel,
+    text: Any,
+    edits: Edit | Iterable[Edit] = (),
+    *,
+    sites: SiteName | Iterable[SiteName] = (),
+    logits: Literal["all", "last"] | None = "all",
+) -> Trace:
+    """Run a model once, with edits.
+
+    Parameters
+    ----------
+    model
+        From :func:`layerlens.load`.
+    text
+        A string, a list of strings, token ids, chat messages or :class:`Tokens`.
+    edits
+        From :func:`layerlens.edit`. At one site they apply in the order given, across sites
+        in the model's own.
+    sites
+        What to record, after the edits; see :func:`layerlens.record`.
+    logits
+        ``"all"``, ``"last"`` or None.
+
+    Returns
+    -------
+    Trace
+        ``.logits``, ``.top()`` and ``.probability(token)`` of the edited run.
+
+    Raises
+    ------
+    SiteError
+        If a site does not exist here, cannot be changed or did not fire.
+    InputError
+        If the text or an edit does not fit.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")  # doctest: +SKIP
+    >>> ll.run(model, [1, 2, 3, 1], ll.edit("z.1.0", "zero")).top(3)  # doctest: +SKIP
+    """
+    return record(model, text, sites, logits=logits, edits=edits)
 
 
 def _positions(model: LensModel, tokens: Tokens, where: Any) -> list[int] | None:
@@ -167,21 +282,6 @@ def _positions(model: LensModel, tokens: Tokens, where: Any) -> list[int] | None
             "by one, or give positions that all texts share."
         )
     return rows[0]
-
-
-def _check_heads(model: LensModel, site: Site, heads: list[int]) -> None:
-    if site.kind not in HEADS:
-        return
-    block = model.anatomy.blocks[site.layer or 0]
-    kind, count = ("key-value heads", block.n_kv_heads)
-    if site.kind not in ("k", "v"):
-        kind, count = "query heads", block.n_heads
-    for head in heads:
-        if not 0 <= head < count:
-            raise SiteError(
-                f"Head {head} of {site.kind} in layer {site.layer} does not exist: there are "
-                f"{count} {kind} (0 to {count - 1})."
-            )
 
 
 def _cut(site: Site, value: Tensor, positions: list[int] | None, heads: list[int] | None) -> Tensor:
