@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.patch_sweep import patch_sweep
     from layerlens.analyses.registry import estimate
+    from layerlens.analyses.skip_layers import skip_layers
     from layerlens.analyses.steering import steering
     from layerlens.errors import (
         Cancelled,
@@ -68,6 +69,7 @@ _PLACES = {
     "generate_layers": "layerlens.run.generate_layers",
     "patch_sweep": "layerlens.analyses.patch_sweep",
     "chain_of_layers": "layerlens.analyses.chain_of_layers",
+    "skip_layers": "layerlens.analyses.skip_layers",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -121,6 +123,7 @@ __all__ = [
     "record",
     "run",
     "run_layers",
+    "skip_layers",
     "source",
     "steering",
 ]

@@ -40,7 +40,7 @@ class RowCalls:
     calls
         How each block was called on the text alone.
     at_once
-        Whether many rows can go through a block in one call.
+        How many rows go through a block in one call; 1 where many cannot.
     """
 
     def __init__(self, model: LensModel, tokens: Tokens, on_state: OnState | None = None) -> None:
@@ -50,12 +50,12 @@ class RowCalls:
         twice = replace(tokens, ids=tokens.ids.repeat(2, 1), mask=tokens.mask.repeat(2, 1))
         doubled, _ = capture_calls(model, twice, logits="last")
         self._wide = [_widen(*pair) for pair in zip(self.calls, doubled, strict=True)]
-        self.at_once = all(wide is not None for wide in self._wide)
-        self._rows = max(1, TOKENS_AT_ONCE // tokens.ids.shape[1]) if self.at_once else 1
+        wide = all(wide is not None for wide in self._wide)
+        self.at_once = max(1, TOKENS_AT_ONCE // tokens.ids.shape[1]) if wide else 1
 
     def __call__(self, layer: int, resid: Tensor) -> Tensor:
         """The states after a block, ``[row, position, d_model]``."""
-        parts = [self._call(layer, part) for part in resid.split(self._rows)]
+        parts = [self._call(layer, part) for part in resid.split(self.at_once)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _call(self, layer: int, resid: Tensor) -> Tensor:
