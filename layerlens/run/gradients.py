@@ -1,0 +1,114 @@
+"""Gradients of a number with respect to what passes at chosen sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.model.sites import Site
+from layerlens.model.text import Tokens
+from layerlens.run.changes import SQUARE, Change
+from layerlens.run.forward import forward
+from layerlens.run.where import row_shapes
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+Measure = Callable[[Tensor], Tensor]
+"""From states after the last block at the last position ``[1, d_model]`` to ``[1]``."""
+
+
+def gradients(
+    model: LensModel,
+    tokens: Tokens,
+    sites: Iterable[Site],
+    measure: Measure,
+    changes: Sequence[Change] = (),
+) -> tuple[float, dict[Site, Tensor]]:
+    """Differentiate a number of one run with respect to many sites: one pass each way.
+
+    A tensor of zeros is added at each site; the derivative with respect to it is the derivative
+    with respect to what passes there, whatever the model does with it afterwards.
+
+    Parameters
+    ----------
+    tokens
+        One text without padding.
+    sites
+        All heads of each.
+    measure
+        Must have a derivative.
+    changes
+        Edits of the run; a derivative at a site that is edited is with respect to what the
+        model had there before the edit.
+
+    Returns
+    -------
+    value
+        What was measured.
+    gradients
+        ``[position, width]`` or ``[position, head, width]`` (``pattern``: ``[query, head,
+        key]``) for each site, in the model's dtype; zeros where the site cannot reach the
+        answer.
+
+    Raises
+    ------
+    InputError
+        If the measure has no derivative.
+    """
+    sites = list(sites)
+    length = tokens.ids.shape[1]
+    shapes = _shapes(model, sites, length)
+    last = Site("resid_post", model.n_layers - 1)
+    values: list[Tensor] = []
+    with model.running(gradients=True):
+        # What was made in inference mode cannot be kept for a backward pass; a copy can.
+        fed = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
+        edits = [_copied(change) for change in changes]
+        leaves = {
+            site: torch.zeros(
+                shapes[site], dtype=model.dtype, device=model.device, requires_grad=True
+            )
+            for site in sites
+        }
+        added = [Change(site, "add", leaf) for site, leaf in leaves.items()]
+        forward(
+            model,
+            fed,
+            [last],
+            lambda _, state: values.append(measure(state[:, -1])),
+            logits=None,
+            changes=(*added, *edits),
+            gradients=True,
+        )
+        if not values[0].requires_grad:
+            raise InputError(
+                "This metric has no derivative (it counts, compares or leaves torch), so its "
+                "gradient is unknown: use logit_diff, logit, probability or logprob."
+            )
+        found = torch.autograd.grad(
+            values[0].sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    return float(values[0]), dict(zip(leaves, found, strict=True))
+
+
+def _shapes(model: LensModel, sites: Sequence[Site], length: int) -> dict[Site, tuple[int, ...]]:
+    """Shape of the values of each site in one text."""
+    square = [site for site in sites if site.kind in SQUARE]
+    rows = row_shapes(model, [site for site in sites if site.kind not in SQUARE])
+    blocks = model.anatomy.blocks
+    return {
+        **{site: (length, *row) for site, row in rows.items()},
+        **{site: (length, blocks[site.block].n_heads, length) for site in square},
+    }
+
+
+def _copied(change: Change) -> Change:
+    if not isinstance(change.value, Tensor):
+        return change
+    return replace(change, value=change.value.detach().clone())
