@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerlens.analyses import analyses
     from layerlens.analyses.back_patch import back_patch
+    from layerlens.analyses.causal_trace import causal_trace
     from layerlens.analyses.chain_of_layers import chain_of_layers
     from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.patch_sweep import patch_sweep
+    from layerlens.analyses.path_patch import path_patch
     from layerlens.analyses.registry import estimate
     from layerlens.analyses.skip_layers import skip_layers
     from layerlens.analyses.steering import steering
@@ -70,6 +72,8 @@ _PLACES = {
     "patch_sweep": "layerlens.analyses.patch_sweep",
     "chain_of_layers": "layerlens.analyses.chain_of_layers",
     "skip_layers": "layerlens.analyses.skip_layers",
+    "path_patch": "layerlens.analyses.path_patch",
+    "causal_trace": "layerlens.analyses.causal_trace",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -108,6 +112,7 @@ __all__ = [
     "Trace",
     "analyses",
     "back_patch",
+    "causal_trace",
     "chain_of_layers",
     "cross_model_patch",
     "direct_logit_attribution",
@@ -120,6 +125,7 @@ __all__ = [
     "logit_lens",
     "open",
     "patch_sweep",
+    "path_patch",
     "record",
     "run",
     "run_layers",
