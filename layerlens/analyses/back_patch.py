@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.asked import chosen_layers, one_each
-from layerlens.analyses.contract import Job, Variable, Work, analysis
+from layerlens.analyses.back_patch_answers import (
+    NOT_COUNTED,
+    VARIABLES,
+    Answers,
+    success_rate,
+)
+from layerlens.analyses.contract import Job, Work, analysis
 from layerlens.analyses.metric import make_metric
 from layerlens.analyses.options import nearest
 from layerlens.analyses.pair import row_of
@@ -20,30 +26,9 @@ from layerlens.run.cells import DEFAULT_LIMIT, Cell
 from layerlens.run.changes import Change
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from layerlens.analyses.metric import Metric, MetricFunction
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-NOT_COUNTED = -1
-ROWS = 64
-"""Cells that are unembedded at once."""
-
-_CELL = ("source", "target")
-VARIABLES = {
-    "metric": Variable(_CELL, "float32", "1", "metric with the state put back"),
-    "change": Variable(_CELL, "float32", "1", "change of the metric"),
-    "rank": Variable(_CELL, "int32", "1", "rank of the answer, 1 = best"),
-    "token_id": Variable(_CELL, "int32", "1", "what the model answers", is_token=True),
-    "success": Variable(
-        _CELL, "int8", "1", "whether the model gives the answer (1, 0; -1 is not counted)"
-    ),
-    "base_metric": Variable((), "float32", "1", "metric of the prompt as it is"),
-    "base_rank": Variable((), "int32", "1", "rank of the answer in the prompt as it is"),
-    "answer_id": Variable((), "int32", "1", "answer", is_token=True),
-    "success_rate": Variable(_CELL, "float32", "1", "share of prompts", summary=True),
-}
 
 
 def count_work(
@@ -52,6 +37,7 @@ def count_work(
     *,
     layers: Any,
     pairs: str,
+    generate: int,
     verify: int,
     into: Any,
     **_: Any,
@@ -61,7 +47,8 @@ def count_work(
     cells = len(_pairs(chosen, "all" if into is not None else pairs))
     texts, length = tokens.ids.shape
     # A cell runs the blocks above its target: half of them on average, from its position on.
-    passes = texts * (1 + (into is not None) + cells / (2 * length) + verify)
+    passes = texts * (1 + (into is not None) + cells / (2 * length) + cells * bool(generate))
+    passes += verify
     kept = 4 * model.d_model * length * model.n_layers * 3
     return Work(passes, texts * cells, kept + 4 * 64 * model.d_vocab)
 
@@ -88,6 +75,8 @@ def back_patch(
     layers: Sequence[int] | None = None,
     pairs: str = "back",
     into: Any = None,
+    generate: int = 0,
+    aliases: Any = None,
     verify: int = 2,
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
@@ -119,6 +108,12 @@ def back_patch(
         ``"back"``: only s > t, and s = t, which must change nothing. ``"all"``: every pair.
     into
         Another text, in which the state is put; then all pairs are run and counted.
+    generate
+        Number of tokens to generate greedily with each pair that counts; success is then that
+        the answer occurs in them. Costs one generation a pair: choose ``layers``.
+    aliases
+        Wordings of the answer that count in what is generated, whatever their case: a list, for
+        several texts one list each. None: the answer token's own text.
     verify
         How many cells of the first text are run again in the plainest way.
     memory_limit
@@ -126,10 +121,11 @@ def back_patch(
 
     Notes
     -----
-    ``success`` says for s > t whether the model's top token is the answer; other cells of
-    back-patching are -1. With several texts, ``success_rate`` is the share of texts. That *some*
-    pair succeeds means little by itself: it is the best of many trials, so the number of
-    successful pairs stands among the notes.
+    ``success`` says for s > t whether the model's top token is the answer (or, with ``generate``,
+    whether the answer occurs in ``generated``); other cells of back-patching are -1. With several
+    texts, ``success_rate`` is the share of texts. That *some* pair succeeds means little by
+    itself: it is the best of many trials, so the number of successful pairs stands among the
+    notes.
 
     Raises
     ------
@@ -151,7 +147,9 @@ def back_patch(
     named = {"source": source, "target": target, "answer": answer, "wrong": wrong}
     texts = len(tokens.ids)
     each = {name: one_each(given, texts, name) for name, given in named.items()}
-    work.declare()
+    wordings = [aliases] if tokens.single and aliases is not None else aliases
+    each["aliases"] = one_each(wordings, texts, "aliases")
+    work.declare(generate)
     for row in range(texts):
         asked = {name: values[row] for name, values in each.items()}
         work.text(row, asked, metric, verify, memory_limit)
@@ -178,6 +176,9 @@ class _BackPatch:
     ) -> None:
         self.job, self.model, self.tokens, self.layers, self.into = job, model, tokens, layers, into
         self.pairs = _pairs(layers, pairs if into is None else "all")
+        later = np.tri(len(layers), len(layers), -1, dtype=bool)
+        self.counted = later if into is None else np.ones_like(later)
+        self.steps = 0
         self.places: list[tuple[int, int]] = []
         self.successes: list[np.ndarray] = []
         self.measures: list[Metric] = []
@@ -185,13 +186,16 @@ class _BackPatch:
         self.methods: set[str] = set()
         self.no_op: tuple[float, float] | None = None
 
-    def declare(self) -> None:
+    def declare(self, steps: int) -> None:
         """State axes and coordinates."""
         blocks = np.array(self.layers, dtype=np.int32)
         sizes = {"source": len(blocks), "target": len(blocks)}
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
             axis: ((axis,), blocks) for axis in ("source", "target")
         }
+        if steps:
+            sizes["step"] = self.steps = steps
+            coords["step"] = (("step",), np.arange(steps, dtype=np.int32))
         if not self.tokens.single:
             sizes["batch"] = len(self.tokens.ids)
             texts = [text or "" for text in self.tokens.texts]
@@ -215,8 +219,12 @@ class _BackPatch:
         measure = make_metric(
             self.model, metric, final=base.final, answer=asked["answer"], wrong=asked["wrong"]
         )
+        if row == 0:
+            self.job.describe("metric", units=measure.units, long_name=measure.words)
+            self.job.describe("change", units=measure.units)
         lead = {} if self.tokens.single else {"batch": row}
-        answers = _Answers(self.job, self.model, measure.answer, self.pairs, lead)
+        size = len(self.layers)
+        answers = Answers(self.job, self.model, base, measure.answer, self.pairs, size, lead)
         sweep = Sweep(
             self.job,
             self.model,
@@ -231,18 +239,22 @@ class _BackPatch:
             memory_limit=memory_limit,
             seen=answers.see,
         )
-        answers.base(base, sweep.base_value)
-        self._leave_out(lead)
+        answers.plain(sweep.base_value)
+        self._leave_out(answers)
+        states = [first.state(layer + 1)[taken] for layer in self.layers]
         for s, t in self.pairs:
-            value = first.state(self.layers[s] + 1)[taken]
-            change = Change(Site("resid_post", self.layers[t]), "set", value, (put,))
+            change = Change(Site("resid_post", self.layers[t]), "set", states[s], (put,))
             sweep.add(Cell((change,)), {"source": s, "target": t})
         # The widest jumps back come first, the pairs that change nothing last.
         sweep.run([max(s - t, 0) for s, t in self.pairs])
         sweep.verify(verify if row == 0 else 0)
         if self.into is None and taken == put:
             self._compare(sweep)
-        self.job.emit(lead, {"success": self._counted(answers.right)})
+        if self.steps:
+            self._write(answers, states, put, asked["aliases"])
+        success = np.where(self.counted, answers.right, np.int8(NOT_COUNTED))
+        self.job.emit(lead, {"success": success})
+        self.successes.append(success)
         self.places.append((taken, put))
         self.measures.append(measure)
         self.methods.add(sweep.method)
@@ -254,27 +266,14 @@ class _BackPatch:
             return taken if self.into is None else base.length - 1
         return self.model.positions(base.tokens, target)[-1]
 
-    def _leave_out(self, lead: dict[str, int]) -> None:
-        """Mark the cells that will not be run."""
+    def _leave_out(self, answers: Answers) -> None:
+        """Mark the cells that will not be run, and those that will not be generated."""
         size, run = len(self.layers), set(self.pairs)
         for s in range(size):
-            if (s, size - 1) in run or s == size - 1:
-                continue
-            left = slice(s + 1, size)
-            count = size - s - 1
-            arrays = {
-                name: np.full(count, VARIABLES[name].fill, dtype=VARIABLES[name].dtype)
-                for name in ("metric", "change", "rank", "token_id")
-            }
-            self.job.emit({**lead, "source": s, "target": left}, arrays)
-
-    def _counted(self, right: np.ndarray) -> np.ndarray:
-        """Success of the pairs that count: those from a later to an earlier block."""
-        size = len(self.layers)
-        later = np.tri(size, size, -1, dtype=bool)
-        counted = np.ones_like(later) if self.into is not None else later
-        self.successes.append(np.where(counted, right, np.int8(NOT_COUNTED)))
-        return self.successes[-1]
+            if s < size - 1 and (s, size - 1) not in run:
+                answers.leave_out(s, s + 1, ("metric", "change", "rank", "token_id"))
+            if self.steps and not self.counted[s, s]:
+                answers.leave_out(s, s, ("generated",))
 
     def _compare(self, sweep: Sweep) -> None:
         """A state that is put where it was taken changes nothing."""
@@ -283,75 +282,38 @@ class _BackPatch:
         error, limit = self.no_op or (0.0, 0.0)
         self.no_op = (max(error, off), max(limit, sweep.tolerance))
 
+    def _write(self, answers: Answers, states: list[Any], put: int, aliases: Any) -> None:
+        """Generate with every pair that counts."""
+        own = self.model.token_string(answers.answer)
+        words = [str(word).strip().lower() for word in ([own] if aliases is None else aliases)]
+        todo = [number for number, pair in enumerate(self.pairs) if self.counted[pair]]
+        for done, number in enumerate(todo):
+            self.job.tick()
+            s, t = self.pairs[number]
+            site = Site("resid_post", self.layers[t])
+            answers.write(number, states[s], site, put, [word for word in words if word])
+            self.job.progress(done + 1, len(todo), "generations")
+        self.passes += len(todo)
+
     def finish(self) -> None:
         """Sum up over texts; say what was run and compared."""
-        table = np.stack(self.successes)
-        counted = table != NOT_COUNTED
         if not self.tokens.single:
-            right, of = (table == 1).sum(0), counted.sum(0)
-            rate = np.where(of > 0, right / np.maximum(of, 1), np.nan)
-            self.job.emit({}, {"success_rate": rate.astype(np.float32)})
+            self.job.emit({}, {"success_rate": success_rate(self.successes)})
         if self.no_op is not None:
             what = "metric with a state put back where it was taken (s = t) against the plain run"
             self.job.check("s = t changes nothing", *self.no_op, what)
-        successes = (table == 1).sum((1, 2)).tolist()
         measure = self.measures[0]
+        where = "of the same prompt" if self.into is None else "of another prompt"
         self.job.note(
             passes=self.passes,
             method=", ".join(sorted(self.methods)),
-            direction="the state after block s over the output of block t, "
-            + ("of the same prompt" if self.into is None else "of another prompt"),
+            direction=f"the state after block s over the output of block t, {where}",
             metric=measure.name,
             metric_words=measure.words,
-            metric_units=measure.units,
             positions=json.dumps(self.places),
-            successful_pairs=json.dumps(successes),
-            counted_pairs=int(counted[0].sum()),
+            successful_pairs=json.dumps([int((found == 1).sum()) for found in self.successes]),
+            counted_pairs=int(self.counted.sum()),
         )
         if self.into is not None:
-            self.job.note(
-                into="".join(self.into.strings[0]), into_ids=json.dumps(self.into.ids[0].tolist())
-            )
-
-
-class _Answers:
-    """What the model answers in each cell, beside the metric."""
-
-    def __init__(
-        self,
-        job: Job,
-        model: LensModel,
-        answer: int,
-        pairs: Sequence[tuple[int, int]],
-        lead: dict[str, int],
-    ) -> None:
-        self.job, self.model, self.answer, self.pairs, self.lead = job, model, answer, pairs, lead
-        size = 1 + max(s for s, _ in pairs)
-        self.right = np.zeros((size, size), dtype=np.int8)
-
-    def base(self, base: Base, value: float) -> None:
-        """Emit the numbers of the unedited run."""
-        rank, _ = self._read(base.final.unsqueeze(0))
-        arrays = {"base_metric": value, "base_rank": rank[0], "answer_id": self.answer}
-        self.job.emit(
-            self.lead,
-            {name: np.array(one, dtype=VARIABLES[name].dtype) for name, one in arrays.items()},
-        )
-
-    def see(self, numbers: Sequence[int], final: Tensor) -> None:
-        """Emit rank and answer of finished cells, and note which are right."""
-        for start in range(0, len(numbers), ROWS):
-            part = numbers[start : start + ROWS]
-            ranks, best = self._read(final[start : start + ROWS])
-            for number, rank, token in zip(part, ranks, best, strict=True):
-                s, t = self.pairs[number]
-                self.right[s, t] = token == self.answer
-                arrays = {"rank": np.int32(rank), "token_id": np.int32(token)}
-                where = {**self.lead, "source": s, "target": t}
-                self.job.emit(where, {name: np.array(one) for name, one in arrays.items()})
-
-    def _read(self, final: Tensor) -> tuple[list[int], list[int]]:
-        """Rank of the answer and top token of runs, from their last states."""
-        logits = self.model.unembed(final)
-        above = (logits > logits[:, self.answer, None]).sum(-1) + 1
-        return above.tolist(), logits.argmax(-1).tolist()
+            ids = self.into.ids[0].tolist()
+            self.job.note(into="".join(self.into.strings[0]), into_ids=json.dumps(ids))

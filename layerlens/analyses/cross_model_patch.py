@@ -230,6 +230,8 @@ class _CrossModel:
             self.model, metric, final=base.final, answer=asked["answer"], wrong=wrong
         )
         theirs = float(measure.of_logits(logits.unsqueeze(0))[0])
+        if row == 0:
+            self.job.describe("metric", units=measure.units, long_name=measure.words)
         lead = {} if self.tokens.single else {"batch": row}
         places = self.model.positions(tokens, positions)
         if not places:
@@ -353,6 +355,5 @@ class _CrossModel:
             other=self.other.name,
             metric=measure.name,
             metric_words=measure.words,
-            metric_units=measure.units,
             positions=json.dumps(self.places),
         )

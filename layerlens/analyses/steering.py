@@ -155,10 +155,10 @@ def steering(
     Notes
     -----
     ``jsd`` is a published way to choose a layer; where one channel is far larger than all others,
-    its softmax sees that one alone. ``auc`` near 1 at every layer says that the conditions are easy to tell apart (often by a
-    token), not that each layer steers: read it with ``dose_change`` and ``neutral_kl``. In late
-    layers a direction acts on the logits almost directly. The layer that separates best by each
-    measure stands among the notes.
+    its softmax sees that one alone. ``auc`` near 1 at every layer says that the conditions are
+    easy to tell apart (often by a token), not that each layer steers: read it with
+    ``dose_change`` and ``neutral_kl``. In late layers a direction acts on the logits almost
+    directly. The layer that separates best by each measure stands among the notes.
 
     Raises
     ------
