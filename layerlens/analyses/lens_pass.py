@@ -14,6 +14,7 @@ from layerlens.analyses.kernel import Final, Head, Reduced
 from layerlens.analyses.points import Point
 from layerlens.errors import LayerLensError, ModelError
 from layerlens.model.sites import Site
+from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class LensPass:
         Called with each finished row.
     tick
         Called at each point and product; may raise to stop.
+    changes
+        What is changed in the pass.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class LensPass:
         top_k: int,
         done: Callable[[Row], None],
         tick: Callable[[], None],
+        changes: Sequence[Change] = (),
     ) -> None:
         if model.anatomy.head is None:
             raise ModelError(
@@ -84,6 +88,7 @@ class LensPass:
         self._top_k = top_k
         self._done = done
         self._tick = tick
+        self._changes = changes
         self._points = list(points)
         self._index = {point.site: i for i, point in enumerate(self._points)}
         self._pending: list[tuple[int, Tensor]] = []
@@ -111,7 +116,9 @@ class LensPass:
                 scale = self._anatomy.scale_in
                 self._finish(rows * scale if normed else self._model.head_input(rows))
 
-        self.logits = forward(self._model, self._tokens, list(wanted), see, logits="last")
+        self.logits = forward(
+            self._model, self._tokens, list(wanted), see, logits="last", changes=self._changes
+        )
 
     def _point(self, index: int, value: Tensor, *, hold: bool) -> None:
         state = self._cells.pick(value)

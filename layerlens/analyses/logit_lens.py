@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,10 @@ from layerlens.analyses.lens_memory import Plan, plan_memory
 from layerlens.analyses.lens_pass import LensPass, Row
 from layerlens.analyses.points import Point, lens_points
 from layerlens.errors import InputError
+from layerlens.run.edit_lists import as_edits, code_of
+from layerlens.run.edits import Edit
 from layerlens.run.forward import forward
+from layerlens.run.resolve import Resolved, count_runs, resolve_counted
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -82,6 +85,7 @@ def count_work(
     points: str | Sequence[str],
     tracked: Sequence[str | int],
     positions: Any,
+    edits: Edit | Iterable[Edit],
     memory_limit: int,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
@@ -91,7 +95,8 @@ def count_work(
     rows = (len(chosen) + 1) * len(cells) + (len(chosen) + 1) * len(cells.last)
     again = 1 if plan.linear else 2 if not plan.store else 1
     compared = len(cells) if plan.linear else again * len(chosen) * len(cells)
-    return Work(1 + (not plan.store), rows + compared, plan.bytes)
+    others = count_runs(model, tokens, edits)
+    return Work(1 + (not plan.store) + others, rows + compared, plan.bytes)
 
 
 @analysis(
@@ -112,6 +117,7 @@ def logit_lens(
     points: str | Sequence[str] = DEFAULT_POINTS,
     tracked: Sequence[str | int] = (),
     positions: Any = None,
+    edits: Edit | Iterable[Edit] = (),
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
     """Decode every state of the residual stream with the model's own norm and head.
@@ -130,6 +136,9 @@ def logit_lens(
         Tokens, as strings or ids, whose probability and rank are wanted everywhere.
     positions
         Which positions: an index, a slice, a list, or the text of a span; None for all.
+    edits
+        What to change while the model runs (``ll.edit``): the lens is then that of the edited
+        run, and a point that is edited is decoded after the edit.
     memory_limit
         Bytes of working memory above the model's own.
 
@@ -158,6 +167,7 @@ def logit_lens(
         job,
         model,
         tokens,
+        _resolved(job, model, tokens, edits),
         Cells(model, tokens, positions),
         lens_points(model, points),
         top_k,
@@ -165,6 +175,19 @@ def logit_lens(
         memory_limit,
     )
     lens.run()
+
+
+def _resolved(job: Job, model: LensModel, tokens: Tokens, edits: Edit | Iterable[Edit]) -> Resolved:
+    """What the edits change; the result says which they were."""
+    found = as_edits(edits)
+    if any(edit.kind == "head_input" for edit in found):
+        raise InputError(
+            "A lens decodes states itself, so an edit of head_input would not show: edit "
+            "normalized, or the last resid_post."
+        )
+    if found:
+        job.note(edits=code_of(found))
+    return resolve_counted(model, tokens, found)
 
 
 class _Lens:
@@ -175,6 +198,7 @@ class _Lens:
         job: Job,
         model: LensModel,
         tokens: Tokens,
+        resolved: Resolved,
         cells: Cells,
         points: list[Point],
         top_k: int,
@@ -182,6 +206,7 @@ class _Lens:
         limit: int,
     ) -> None:
         self.job, self.model, self.tokens = job, model, tokens
+        self.resolved, self.changes = resolved, resolved.changes
         self.cells, self.points, self.tracked, self.top_k = (
             cells,
             points,
@@ -217,6 +242,7 @@ class _Lens:
             top_k=self.top_k,
             done=self._row,
             tick=self.job.tick,
+            changes=self.changes,
         )
         lens_pass.run()
         self._settle()
@@ -346,7 +372,7 @@ class _Lens:
                 {"kl_to_final": self._spread("kl_to_final", shown[point])},
             )
         self.job.progress(self.rows + 1, self.rows + 1, "KL to final")
-        return 1 if self.plan.store else 2
+        return self.resolved.passes + (1 if self.plan.store else 2)
 
     def _run_again(self, reference: Reference, kl: Tensor) -> None:
         """Where the rows of all points do not fit into memory, a second pass makes them again."""
@@ -358,4 +384,4 @@ class _Lens:
             x = self.head.accept(self.model.head_input(self.cells.pick(value)))
             kl[here] = reference.kl([x], self.log_norm[here], self.job.tick)
 
-        forward(self.model, self.tokens, list(index), see, logits=None)
+        forward(self.model, self.tokens, list(index), see, logits=None, changes=self.changes)

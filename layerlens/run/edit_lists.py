@@ -34,7 +34,7 @@ def edits_from_json(text: str | Sequence[Mapping[str, Any]]) -> list[Edit]:
 
 def code_of(edits: Iterable[Edit]) -> str:
     """The Python of a list that holds these edits."""
-    return f"[{', '.join(each.code() for each in as_edits(edits))}]"
+    return f"[{', '.join(each.code for each in as_edits(edits))}]"
 
 
 def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:

@@ -85,7 +85,7 @@ class Editing:
         for edit, columns in zip(self._edits, self.applied, strict=True):
             if not columns:
                 raise SiteError(
-                    f"{edit.code()} was never applied: no call of the model on this thread held "
+                    f"{edit.code} was never applied: no call of the model on this thread held "
                     "its positions."
                 )
 

@@ -128,6 +128,7 @@ class Edit:
         """:meth:`to_dict` as text."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
+    @property
     def code(self) -> str:
         """The Python that makes it again."""
         site, layer, head = self.kind, self.layers, self.heads
@@ -149,7 +150,7 @@ class Edit:
         return f"ll.edit({', '.join(arguments)})"
 
     def __repr__(self) -> str:
-        return self.code()
+        return self.code
 
 
 _ARGUMENTS = frozenset(
@@ -223,7 +224,7 @@ def edit(
     Returns
     -------
     Edit
-        Frozen; ``.code()`` writes the call again, ``.to_dict()`` is fit for JSON.
+        Frozen; ``.code`` writes the call again, ``.to_dict()`` is fit for JSON.
 
     Raises
     ------

@@ -46,12 +46,13 @@ class Source:
         if self.model is not None:
             raise InputError(
                 f"A source in another model ({self.model.name}) cannot be written as JSON, because "
-                "a model cannot be: keep .code() instead, or put the activations themselves in."
+                "a model cannot be: keep .code instead, or put the activations themselves in."
             )
         site = None if self.site is None else _site_name(self.site)
         given = {"text": self.text, "site": site, "position": encode(self.position)}
         return {name: value for name, value in given.items() if value is not None}
 
+    @property
     def code(self) -> str:
         """The Python that makes it again; another model is loaded by its name."""
         arguments = [literal(self.text)]
@@ -64,7 +65,7 @@ class Source:
         return f"ll.source({', '.join(arguments)})"
 
     def __repr__(self) -> str:
-        return self.code()
+        return self.code
 
 
 def source(
@@ -236,7 +237,7 @@ def decode(value: Any) -> Any:
 def literal(value: Any) -> str:
     """Python that stands for a value."""
     if isinstance(value, Source):
-        return value.code()
+        return value.code
     if isinstance(value, Tensor):
         return repr(value.detach().tolist())
     return repr(value)
