@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.chain_of_layers import chain_of_layers
     from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
+    from layerlens.analyses.knockout import knockout
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.patch_sweep import patch_sweep
     from layerlens.analyses.path_patch import path_patch
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from layerlens.run.layers import Layers, run_layers
     from layerlens.run.record import Trace, record, run
     from layerlens.run.values import Source, source
-    from layerlens.views import LensView
+    from layerlens.views import LensView, PatchView
 else:
     from layerlens import run  # a callable package: the name has to be its own from the start
 
@@ -74,11 +75,13 @@ _PLACES = {
     "skip_layers": "layerlens.analyses.skip_layers",
     "path_patch": "layerlens.analyses.path_patch",
     "causal_trace": "layerlens.analyses.causal_trace",
+    "knockout": "layerlens.analyses.knockout",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
     "open": "layerlens.result:open_result",
     "LensView": "layerlens.views",
+    "PatchView": "layerlens.views",
     "LayerLensError": "layerlens.errors",
     "ModelError": "layerlens.errors",
     "ProofError": "layerlens.errors",
@@ -103,6 +106,7 @@ __all__ = [
     "LensView",
     "MemoryLimitError",
     "ModelError",
+    "PatchView",
     "ProofError",
     "Result",
     "ResultError",
@@ -121,6 +125,7 @@ __all__ = [
     "edits_to_json",
     "estimate",
     "generate_layers",
+    "knockout",
     "load",
     "logit_lens",
     "open",

@@ -116,6 +116,8 @@ class PatchRuns:
         }
         if first.wrong is not None:
             kept["wrong"] = [metric.wrong for metric in self.metrics]
+        for name in {"answer", "wrong"} & set(kept):  # a file has no model to look them up in
+            kept[f"{name}_token"] = [self.model.token_string(token) for token in kept[name]]
         job.note(
             metric=first.name,
             metric_words=first.words,

@@ -27,7 +27,12 @@ class MetaMetric(TypedDict):
 
 
 class PatchMeta(TypedDict):
-    """The ``meta`` trait; rows are layers from 0, columns are tokens or heads."""
+    """The ``meta`` trait.
+
+    `rows` and `columns` label the grid (layers; tokens or heads), `row_numbers` and
+    `column_numbers` say which layers and which positions or heads they are: a sweep may be asked
+    for some of them only.
+    """
 
     run: int
     model: str
@@ -44,6 +49,8 @@ class PatchMeta(TypedDict):
     by: str
     rows: list[str]
     columns: list[str]
+    row_numbers: list[int]
+    column_numbers: list[int]
     metric: MetaMetric
     answer: dict[str, Any] | None
     wrong: dict[str, Any] | None
@@ -83,19 +90,21 @@ def patch_meta(
     PatchMeta
         Plain Python values only; fits into JSON.
     """
-    options = _json(attrs.get("options"), {})
     by = "head" if "head" in coords else "position"
-    site = str(attrs.get("site", options.get("site", "")))
+    layers = [int(layer) for layer in _values(coords, "layer")]
+    site = str(attrs.get("site", ""))
     meta: dict[str, Any] = {
         "run": run,
         **_model(attrs),
         "clean_tokens": tokens_of(attrs, "clean"),
         "corrupt_tokens": tokens_of(attrs, "corrupt"),
-        "differing": [int(i) for i in _json(attrs.get("differing"), [])],
+        "differing": _differing(attrs),
         "site": site,
         "by": by,
-        "rows": [str(layer) for layer in _values(coords, "layer")],
+        "rows": [str(layer) for layer in layers],
         "columns": _columns(coords, by),
+        "row_numbers": layers,
+        "column_numbers": [int(number) for number in _values(coords, by)],
         "metric": _metric(attrs),
         "answer": _token(attrs, "answer"),
         "wrong": _token(attrs, "wrong"),
@@ -110,7 +119,8 @@ def patch_meta(
 def patch_meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1) -> PatchMeta:
     """Build the ``meta`` trait from the data of a result of one pair (no ``batch`` axis)."""
     coords = {name: data[name].values for name in _NAMES if name in data.variables}
-    return patch_meta(data.attrs, coords, checks, run)
+    units = data["metric"].attrs.get("units", "") if "metric" in data else ""
+    return patch_meta({"metric_units": units, **data.attrs}, coords, checks, run)
 
 
 _WORDS = ("direction", "method", "code", "source", "question", "cost")
@@ -140,22 +150,35 @@ def _columns(coords: Mapping[str, Any], by: str) -> list[str]:
     return [str(text) for text in _values(coords, "token") or _values(coords, "position")]
 
 
+def _differing(attrs: Mapping[str, Any]) -> list[int]:
+    """Return the positions of the run that is patched where the other run has another token."""
+    options = _json(attrs.get("options"), {})
+    noise = options.get("direction") == "noise"
+    clean, corrupt = (_json(attrs.get(f"{name}_ids"), []) for name in ("clean", "corrupt"))
+    base, other = (clean, corrupt) if noise else (corrupt, clean)
+    align = options.get("align") or [(i, i) for i in range(min(len(base), len(other)))]
+    partner = {(c if noise else k): (k if noise else c) for c, k in align}
+    return [i for i, token in enumerate(base) if i not in partner or token != other[partner[i]]]
+
+
 def _metric(attrs: Mapping[str, Any]) -> MetaMetric:
-    name = str(attrs.get("metric_name", ""))
+    name = str(attrs.get("metric", ""))
     return MetaMetric(
         name=name,
-        long_name=str(attrs.get("metric_words", attrs.get("metric_long_name", name))),
+        long_name=str(attrs.get("metric_words", name)),
         units=str(attrs.get("metric_units", "")),
-        clean=_finite(attrs.get("metric_clean")),
-        corrupt=_finite(attrs.get("metric_corrupt")),
+        clean=_finite(attrs.get("clean_metric")),
+        corrupt=_finite(attrs.get("corrupt_metric")),
     )
 
 
 def _token(attrs: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    number = attrs.get(f"{name}_id")
-    if number is None or int(number) < 0:
+    number = attrs.get(name)
+    if number is None:
         return None
-    return {"id": int(number), "text": str(attrs.get(f"{name}_token", number))}
+    known = _json(attrs.get("vocab"), {})
+    text = attrs.get(f"{name}_token", known.get(str(int(number)), f"[{int(number)}]"))
+    return {"id": int(number), "text": str(text)}
 
 
 def _finite(value: Any) -> float | None:

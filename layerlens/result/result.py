@@ -157,7 +157,10 @@ class Result:
         return write_bytes(target, content.encode("utf-8", errors="backslashreplace"))
 
     def widget(self, *, text: int = 0) -> Any:
-        """Return the view of this result: live while the model is there, else frozen."""
+        """Return the view of this result: live while the model is there, else frozen.
+
+        A result that no widget shows comes as its figure.
+        """
         from layerlens.views import view_of
 
         return view_of(self, text=text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +12,10 @@ from layerlens.errors import ResultError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+EACH = ("clean_metric", "corrupt_metric", "answer", "wrong", "answer_token", "wrong_token")
+"""Attributes of patching results that have an entry for each of several pairs."""
 
 
 def one_text(data: xr.Dataset, text: int = 0) -> xr.Dataset:
@@ -35,9 +41,21 @@ def one_text(data: xr.Dataset, text: int = 0) -> xr.Dataset:
         )
     if "batch" not in data.dims:
         return data
-    chosen = data.isel(batch=text)
+    chosen = data.isel(batch=text).assign_attrs(_of_one(data.attrs, text))
     real = real_positions(chosen)
     return chosen if real is None else chosen.isel(position=np.flatnonzero(real))
+
+
+def _of_one(attrs: Mapping[str, Any], text: int) -> dict[str, Any]:
+    """Return the attributes that are lists with an entry for each text, with that entry alone."""
+    names = json.loads(attrs.get("inputs", "[]"))
+    lists = [f"{name}_{what}" for name in names for what in ("text", "ids", "tokens", "continues")]
+    found: dict[str, Any] = {}
+    for name in [*lists, *EACH]:
+        if isinstance(attrs.get(name), str):
+            entry = json.loads(attrs[name])[text]
+            found[name] = entry if isinstance(entry, str | int | float) else json.dumps(entry)
+    return found
 
 
 def real_positions(data: xr.Dataset) -> np.ndarray | None:

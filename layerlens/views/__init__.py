@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerlens.errors import ResultError
 from layerlens.views.lens import LensView
+from layerlens.views.patch import PatchView
+from layerlens.views.still import Still
 
 if TYPE_CHECKING:
     from layerlens.result import Result
-    from layerlens.views.base import View
+    from layerlens.views.live import LiveView
 
-__all__ = ["LensView", "view_of"]
+__all__ = ["LensView", "PatchView", "view_of"]
 
-VIEWS = {"lens": LensView}
+VIEWS: dict[str, type[LiveView]] = {"lens": LensView, "patch": PatchView}
 
 
-def view_of(result: Result, *, text: int = 0) -> View:
-    """Return the view of a result, live while its model is there.
+def view_of(result: Result, *, text: int = 0) -> LiveView | Still:
+    """Return the view of a result: live while its model is there, else frozen.
 
-    Raises
-    ------
-    ResultError
-        No view shows results of this kind.
+    A result that no widget shows comes as its figure.
     """
-    if result.view not in VIEWS:
-        raise ResultError(f"No view shows '{result.view}'; there are {', '.join(VIEWS)}.")
-    return VIEWS[result.view].from_result(result, text=text)
+    view = VIEWS.get(result.view)
+    if view is None or not view.shows(result.data):
+        return Still(result, text)
+    return view.from_result(result, text=text)

@@ -55,6 +55,9 @@ class View(anywidget.AnyWidget):
     KERNEL_ONLY: frozenset[str] = frozenset({"view", "live", "status"})
     """Traits that the front end reads and never writes."""
 
+    LATEST: frozenset[str] = frozenset()
+    """Requests of which only the newest is answered."""
+
     _outbox: Outbox | None = None
     _owner = 0
     _closed = False
@@ -64,6 +67,7 @@ class View(anywidget.AnyWidget):
         self._owner = new_owner()
         self._outbox = Outbox()
         self._answers: dict[str, tuple[Answer, Lane]] = {}
+        self._newest: dict[str, Any] = {}
         self._messages: dict[str, Callable[[dict[str, Any]], None]] = {
             "request": self._on_request,
             "cancel_request": self._on_cancel_request,
@@ -168,14 +172,26 @@ class View(anywidget.AnyWidget):
         if lane.waiting(self._owner) >= MAX_REQUESTS:
             fail(InputError("Too many requests are waiting; try again when some are answered."))
             return
+        if method in self.LATEST:
+            self._supersede(method, rid, lane)
         params = message.get("params") or {}
 
         def work(task: Task) -> None:
             result, buffers = answer(params, task)
             if not task.cancelled:
+                self._newest = {m: r for m, r in self._newest.items() if r != rid}
                 self._send_later({"kind": "reply", "rid": rid, "result": result}, buffers)
 
         lane.put(Task(self._owner, f"rid {rid}", work, fail))
+
+    def _supersede(self, method: str, rid: Any, lane: Lane) -> None:
+        """Take back the request that `rid` replaces; whoever waits for it is told."""
+        old = self._newest.get(method)
+        self._newest = {**self._newest, method: rid}
+        if old is not None:
+            lane.cancel(self._owner, f"rid {old}")
+            told = "A newer question has taken the place of this one."
+            self._send_later({"kind": "error", "rid": old, "message": told})
 
     def _on_cancel_request(self, message: dict[str, Any]) -> None:
         slot = f"rid {message.get('rid')}"

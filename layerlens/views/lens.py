@@ -13,7 +13,7 @@ from layerlens.views.base import Reply
 from layerlens.views.live import LiveView
 from layerlens.views.runs import Run
 from layerlens.views.track import Tracks
-from layerlens.views.worker import Task, desk
+from layerlens.views.worker import Task
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,7 +89,6 @@ class LensView(LiveView):
         self._tracks = Tracks()
         super()._open(model, inputs, keywords)
         if self._lane is not None:
-            self._answers["search"] = (self._search, desk())
             self._answers["track"] = (self._track, self._lane)
 
     def run(self, text: Any = None, **options: Any) -> Self:
@@ -124,17 +123,6 @@ class LensView(LiveView):
     def _valid_pins(self, proposal: Any) -> list[dict[str, int]]:
         limit = self.model.d_vocab if self.model is not None else None
         return [_pin(pin, limit) for pin in proposal["value"]]
-
-    @t.validate("options")
-    def _valid_options(self, proposal: Any) -> dict[str, Any]:
-        options = dict(proposal["value"])
-        known = self.analysis.options if options and self.model is not None else options
-        for name in options:
-            if name not in known:
-                raise t.TraitError(
-                    f"The logit lens has no option '{name}'; it has {', '.join(known)}."
-                )
-        return options
 
     @t.validate("position")
     def _valid_position(self, proposal: Any) -> int:
@@ -191,13 +179,6 @@ class LensView(LiveView):
         if ids:
             options["tracked"] = list(dict.fromkeys(ids))
         return options
-
-    def _search(self, params: dict[str, Any], task: Task) -> Reply:
-        if self.model is None:
-            return [], []
-        limit = max(1, min(int(params.get("limit") or 50), 500))
-        found = self.model.search_tokens(str(params.get("query", "")), limit)
-        return [{"id": int(i), "text": text} for i, text in found], []
 
     def _track(self, params: dict[str, Any], task: Task) -> Reply:
         run = self._run

@@ -26,7 +26,8 @@ class RunListener:
 
     def __init__(self, view: LiveView, run: Run, task: Task) -> None:
         self.stream: Stream | None = None
-        self.meta: dict[str, Any] = {}
+        self._meta: dict[str, Any] | None = None
+        self._coords: dict[str, Any] = {}
         self._view = view
         self._run = run
         self._task = task
@@ -62,20 +63,7 @@ class RunListener:
         view, model = self._view, self._view.model
         if model is None:
             return
-        about = view.analysis.about
-        attrs = {
-            "model": model.name,
-            "model_type": model.anatomy.family,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "n_layers": model.n_layers,
-            "d_vocab": model.d_vocab,
-            "notes": [note for found in self._run.tokens.values() for note in found.notes],
-            "code": view.code_of(self._run),
-            **about.shown(),
-            **self._notes,
-        }
-        values = {name: value for name, (_, value) in coords.items()}
-        self.meta = view._meta_before(self._run, attrs, values)
+        self._coords = {name: value for name, (_, value) in coords.items()}
         stream = Stream(
             self._run.number,
             view.analysis.variables,
@@ -86,11 +74,19 @@ class RunListener:
         stream.declare(sizes, coords)
         self.stream = stream
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the view shows around the numbers; made with the first of them."""
+        if self._meta is None:
+            attrs = self._view._attrs_of(self._run) | self._notes
+            self._meta = self._view._meta_before(self._run, attrs, self._coords)
+        return self._meta
+
     def on_emit(self, where: Mapping[str, int | slice], arrays: Mapping[str, np.ndarray]) -> None:
         """Pass a finished part on."""
         if self.stream is None or self._task.cancelled:
             return
-        self._view._show_stream(self.stream, self.meta)
+        self._view._show_run(self._run, self.stream, self.meta)
         self.stream.put(where, arrays)
 
     def on_progress(self, done: int, total: int, what: str) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from layerlens.errors import Cancelled, InputError
 from layerlens.views.adopt import inputs_of, options_of, shown_of
-from layerlens.views.base import sentence
+from layerlens.views.base import Reply, sentence
+from layerlens.views.frames import Stream
 from layerlens.views.listen import RunListener
 from layerlens.views.question import QuestionView
 from layerlens.views.runs import Run, superseded
-from layerlens.views.worker import Lane, Task, lane_of
+from layerlens.views.worker import Lane, Task, desk, lane_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,6 +38,7 @@ class LiveView(QuestionView):
 
     _lane: Lane | None = None
     _run: Run | None = None
+    _pictured: Run | None = None
 
     def __init__(self, model: LensModel, inputs: Mapping[str, Any], keywords: Any) -> None:
         self._open(model, inputs, keywords)
@@ -57,6 +59,8 @@ class LiveView(QuestionView):
         super()._listen()
         self._messages["run"] = self._on_run
         self._messages["cancel"] = self._on_cancel
+        if self._lane is not None:
+            self._answers["search"] = (self._search, desk())
 
     # A result that exists
 
@@ -95,7 +99,7 @@ class LiveView(QuestionView):
             self._shown[name] = shown_of(result.data, text, name)
             setattr(self, name, self._shown[name])
         self._ready = True
-        run = self._run = Run(1, *self._question())
+        run = self._run = self._pictured = Run(1, *self._question())
         about = None if self.model is None else self.analysis.about
         self._show_result(result, data, self._meta_of(result, data, run.number, about))
         seconds = float(data.attrs.get("seconds", 0.0))
@@ -103,6 +107,22 @@ class LiveView(QuestionView):
         run.end(result=result)
 
     # What a subclass knows of its analysis
+
+    def _attrs_of(self, run: Run) -> dict[str, Any]:
+        """Return what is known of a result's attributes while it is being made."""
+        model = self.model
+        if model is None:
+            return {}
+        return {
+            "model": model.name,
+            "model_type": model.anatomy.family,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "n_layers": model.n_layers,
+            "d_vocab": model.d_vocab,
+            "notes": [note for found in run.tokens.values() for note in found.notes],
+            "code": self.code_of(run),
+            **self.analysis.about.shown(),
+        }
 
     def _meta_before(
         self, run: Run, attrs: Mapping[str, Any], coords: Mapping[str, Any]
@@ -194,7 +214,7 @@ class LiveView(QuestionView):
             return
         self._tell(run, "running")
         run.resolved = self._resolved(run)
-        before = self._stream, self._shown_meta
+        before = self._pictured, self._stream, self._shown_meta
         listener = RunListener(self, run, task)
         try:
             result = self.analysis.run(self.model, run.inputs, run.resolved, listener)
@@ -202,7 +222,8 @@ class LiveView(QuestionView):
             self._stopped(run, stop, listener)
         except BaseException:
             if listener.stream is not None and self._stream is listener.stream:
-                self._restore(*before)
+                self._pictured = before[0]
+                self._restore(*before[1:])
             raise
         else:
             self._finished(run, result, listener)
@@ -211,7 +232,7 @@ class LiveView(QuestionView):
         if run is not self._run or listener.stream is None:
             run.end(error=superseded())
             return
-        self._show_stream(listener.stream, listener.meta)
+        self._show_run(run, listener.stream, listener.meta)
         listener.stream.finish()
         self._result, self._partial = result, None
         self._keep(self._meta_after(listener.meta, result), listener.stream)
@@ -226,6 +247,11 @@ class LiveView(QuestionView):
                 self._keep(listener.meta, listener.stream)
             self._tell(run, "cancelled")
         run.end(error=stop)
+
+    def _show_run(self, run: Run, stream: Stream, meta: dict[str, Any]) -> None:
+        """Let a run's picture replace the last one; called with each of its parts."""
+        self._pictured = run
+        self._show_stream(stream, meta)
 
     def _tell(self, run: Run, state: str, **more: Any) -> None:
         """Set the status, unless a newer run has taken over."""
@@ -254,6 +280,13 @@ class LiveView(QuestionView):
             finally:
                 self._ready = True
             self._ask(again=changed or not busy)
+
+    def _search(self, params: dict[str, Any], task: Task) -> Reply:
+        if self.model is None:
+            return [], []
+        limit = max(1, min(int(params.get("limit") or 50), 500))
+        found = self.model.search_tokens(str(params.get("query", "")), limit)
+        return [{"id": int(i), "text": text} for i, text in found], []
 
     def _on_cancel(self, message: dict[str, Any]) -> None:
         run = self._run

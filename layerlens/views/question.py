@@ -11,6 +11,8 @@ import traitlets as t
 from layerlens.views.picture import PictureView
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from layerlens.analyses.contract import Analysis
     from layerlens.model.lensmodel import LensModel
 
@@ -76,10 +78,29 @@ class QuestionView(PictureView):
         shown = getattr(self, name)
         return self._given[name] if self._shown.get(name) == shown else shown
 
+    @t.validate("options")
+    def _valid_options(self, proposal: Any) -> dict[str, Any]:
+        options = dict(proposal["value"])
+        known = set(self.analysis.options) if options and self.model is not None else set(options)
+        for name in options:
+            if name in self.ASKS:
+                raise t.TraitError(f"{name} is not one of the other options: set view.{name}.")
+            if name not in known:
+                others = sorted(known.difference(self.ASKS))
+                raise t.TraitError(
+                    f"{self.ANALYSIS} has no option '{name}'; it has {', '.join(others)}."
+                )
+        return options
+
     def _question(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the texts and all options as they stand now."""
         asked = {name: self._meant(name) for name in self.ASKS}
         return {name: self._meant(name) for name in self.INPUTS}, {**self.options, **asked}
+
+    @staticmethod
+    def shows(data: xr.Dataset) -> bool:
+        """Whether a result of the analysis has what the view draws."""
+        return True
 
     @property
     def analysis(self) -> Analysis:

@@ -122,7 +122,7 @@ def test_checks_are_part_of_the_figure() -> None:
         ({"positions": 9}, "no position 9"),
         ({"points": "mids"}, "choose all, post, mid or labels"),
         ({"points": ["9_post"]}, "no point '9_post'"),
-        ({"kind": "pie"}, "no figure 'pie'; choose one of lens, trajectories"),
+        ({"kind": "pie"}, "no figure 'pie'; choose one of lens, patch"),
         ({"kind": "trajectories", "position": 9}, "no position 9"),
     ],
 )

@@ -1,0 +1,266 @@
+"""The patch bench: a sweep over two prompts, and patches picked in it by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import traitlets as t
+
+from layerlens.errors import InputError, SiteError
+from layerlens.export.patch_meta import patch_meta, patch_meta_of
+from layerlens.model.sites import HEADS
+from layerlens.views.base import Answer, Reply
+from layerlens.views.live import LiveView
+from layerlens.views.patch_answers import Benches, code, distribution, entry, lenses
+from layerlens.views.patch_edits import SITES, normal, patches
+from layerlens.views.runs import Run
+from layerlens.views.worker import Task
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerlens.analyses.bench import Bench
+    from layerlens.analyses.contract import About
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.result import Result
+    from layerlens.run.edits import Edit
+
+MAX_HISTORY = 100
+
+
+class PatchView(LiveView):
+    """Activation patching between two prompts, live.
+
+    The grid fills up cell by cell: how much of the answer comes back when one activation of the
+    run is replaced by the other run's. Patches that are picked in it by hand are run together, and
+    the next-token distribution is shown before and after.
+
+    Parameters
+    ----------
+    model : LensModel
+        From ``ll.load``.
+    clean, corrupt : str, list of int or chat messages
+        One text each, of equal length in tokens.
+    **keywords
+        Options of `layerlens.patch_sweep` (``answer``, ``wrong``, ``site``, ``by``, ``metric``,
+        ``direction``, ``positions``, ...) and traits: ``layer``, ``position``, ``head``,
+        ``edits``, ``theme``, ``cell_width``, ``title``.
+
+    Raises
+    ------
+    TypeError
+        A keyword is none of these; the nearest is named. What is wrong with the texts or with a
+        token does not raise: it is said in the view, in `status` and by `wait`.
+
+    Examples
+    --------
+    >>> view = ll.PatchView(  # doctest: +SKIP
+    ...     model,
+    ...     clean="The capital of France is",
+    ...     corrupt="The capital of Italy is",
+    ...     answer=" Paris",
+    ...     wrong=" Rome",
+    ... )
+    >>> view.site = "attn_out"  # doctest: +SKIP
+    >>> view.wait().data["recovered"]  # doctest: +SKIP
+    """
+
+    ANALYSIS = "patch_sweep"
+    INPUTS = ("clean", "corrupt")
+    ASKS = ("answer", "wrong", "site", "by", "metric", "direction")
+    LATEST = frozenset({"distribution", "lens"})
+    PICTURE = (
+        "view", "title", "theme", "clean", "corrupt", "answer", "wrong", "site", "by", "metric",
+        "direction", "options", "layer", "position", "head", "edits", "history", "cell_width",
+    )  # fmt: skip
+
+    view = t.Unicode("patch").tag(sync=True)
+    clean = t.Unicode("", help="The clean prompt.").tag(sync=True)
+    corrupt = t.Unicode("", help="The corrupted prompt.").tag(sync=True)
+    answer = t.Unicode("", help="Token; empty: the clean run's own.").tag(sync=True)
+    wrong = t.Unicode("", help="Token; empty: the corrupted run's own.").tag(sync=True)
+    site = t.Enum(SITES, "resid_pre", help="What is patched.").tag(sync=True)
+    by = t.Enum(("position", "head"), "position", help="Columns of the grid.").tag(sync=True)
+    metric = t.Unicode("logit_diff", help="What is measured.").tag(sync=True)
+    direction = t.Enum(("denoise", "noise"), "denoise").tag(sync=True)
+    layer = t.Int(-1, help="Layer that is looked at; -1: none.").tag(sync=True)
+    position = t.Int(-1, help="Position that is looked at; -1: none.").tag(sync=True)
+    head = t.Int(-1, help="Head that is looked at; -1: none.").tag(sync=True)
+    edits = t.List(t.Dict(), help="Patches picked by hand; see patch_edits.").tag(sync=True)
+    history = t.List(t.Dict(), help="What picked patches gave, newest last.").tag(sync=True)
+    cell_width = t.Int(36, min=4, max=400, help="Pixels.").tag(sync=True)
+
+    def __init__(self, model: LensModel, clean: Any, corrupt: Any, **keywords: Any) -> None:
+        if keywords.get("site") in HEADS:
+            keywords.setdefault("by", "head")
+        super().__init__(model, {"clean": clean, "corrupt": corrupt}, keywords)
+
+    def _open(
+        self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
+    ) -> None:
+        self._benches = Benches()
+        for name in ("answer", "wrong"):
+            if name in keywords and keywords[name] is None:
+                del keywords[name]
+        super()._open(model, inputs, keywords)
+        if self._lane is not None:
+            for name, answer in (("distribution", distribution), ("lens", lenses), ("code", code)):
+                self._answers[name] = (self._about_patches(answer), self._lane)
+
+    @staticmethod
+    def shows(data: xr.Dataset) -> bool:
+        """Whether a sweep has a grid that the bench can show."""
+        grids = (("layer", "position"), ("layer", "head"))
+        return data.attrs.get("site") in SITES and data["metric"].dims[-2:] in grids
+
+    def _written(self, name: str, value: Any) -> str:
+        if name in self.INPUTS:
+            return super()._written(name, value)
+        if name == "metric":
+            return str(getattr(value, "__name__", type(value).__name__))
+        if isinstance(value, int) and self.model is not None:
+            return self.model.token_string(value)
+        return str(value)
+
+    def run(self, clean: Any = None, corrupt: Any = None, **options: Any) -> Self:
+        """Ask again, or ask something else; returns at once.
+
+        Parameters
+        ----------
+        clean, corrupt : str, list of int or chat messages, optional
+            New texts; by default the present ones.
+        **options
+            Options of the sweep to change.
+        """
+        return self._again({"clean": clean, "corrupt": corrupt}, options)
+
+    @property
+    def patches(self) -> list[Edit]:
+        """The picked patches that are on, as edits for `layerlens.run`.
+
+        Raises
+        ------
+        InputError
+            There is no picture yet, or a patch does not fit it.
+        """
+        return self._bench().edits(patches(self.edits))
+
+    # What the picture says
+
+    def _attrs_of(self, run: Run) -> dict[str, Any]:
+        from layerlens.analyses.options import plain
+        from layerlens.analyses.provenance import named_texts
+
+        texts = named_texts(run.tokens) if run.tokens else {}
+        options = json.dumps(plain(run.resolved))
+        return {**super()._attrs_of(run), **texts, **self._model_attrs(), "options": options}
+
+    def _model_attrs(self) -> dict[str, Any]:
+        """Return what only the model itself says."""
+        if self.model is None:
+            return {}
+        return {
+            "n_heads": self.model.n_heads,
+            "n_kv_heads": self.model.n_kv_heads,
+            "sites": [site for site in SITES if _can_change(self.model, site)],
+        }
+
+    def _tokens_named(self, attrs: Mapping[str, Any]) -> dict[str, str]:
+        if self.model is None:
+            return {}
+        ids = {name: attrs[name] for name in ("answer", "wrong") if attrs.get(name) is not None}
+        return {f"{name}_token": self.model.token_string(int(i)) for name, i in ids.items()}
+
+    def _meta_before(
+        self, run: Run, attrs: Mapping[str, Any], coords: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        from layerlens.analyses.metric import METRICS
+
+        units = METRICS.get(str(attrs.get("metric", "")), ("", "1"))[1]
+        known = {**attrs, **self._tokens_named(attrs), "metric_units": units}
+        return dict(patch_meta(known, coords, (), run.number))
+
+    def _meta_of(
+        self, result: Result, data: xr.Dataset, run: int, about: About | None
+    ) -> dict[str, Any]:
+        shown = {} if about is None else about.shown()
+        known = {**shown, **self._model_attrs(), **self._tokens_named(data.attrs)}
+        return dict(patch_meta_of(data.assign_attrs(known), result.checks, run))
+
+    def _meta_after(self, meta: dict[str, Any], result: Result) -> dict[str, Any]:
+        return self._meta_of(result, result.data, meta["run"], self.analysis.about)
+
+    def _follow_meta(self) -> None:
+        """Forget a selection that the new picture does not have."""
+        meta = self._shown_meta
+        across = {"position": "head", "head": "position"}.get(meta.get("by", ""), "")
+        names = {"layer": "row_numbers", meta.get("by", "position"): "column_numbers"}
+        for name, numbers in names.items():
+            if getattr(self, name) not in meta.get(numbers, []):
+                setattr(self, name, -1)
+        if across:
+            setattr(self, across, -1)
+
+    # Traits
+
+    @t.validate("layer", "position", "head")
+    def _valid_place(self, proposal: Any) -> int:
+        return max(-1, int(proposal["value"]))
+
+    @t.validate("edits")
+    def _valid_edits(self, proposal: Any) -> list[dict[str, Any]]:
+        try:
+            return normal(proposal["value"])
+        except InputError as error:
+            raise t.TraitError(str(error)) from None
+
+    @t.validate("history")
+    def _valid_history(self, proposal: Any) -> list[dict[str, Any]]:
+        try:
+            return [entry(item) for item in proposal["value"][-MAX_HISTORY:]]
+        except InputError as error:
+            raise t.TraitError(str(error)) from None
+
+    @t.observe("site")
+    def _site_changed(self, change: Any) -> None:
+        if self.site not in HEADS and self.by == "head":
+            self.by = "position"
+
+    # Asking the model
+
+    def _resolved(self, run: Run) -> dict[str, Any]:
+        options = dict(run.options)
+        for name in ("answer", "wrong"):
+            options[name] = None if options[name] == "" else options[name]
+        if options["by"] == ("head" if options["site"] in HEADS else "position"):
+            options["by"] = None
+        return options
+
+    def _bench(self) -> Bench:
+        run = self._pictured
+        if self.model is None or run is None:
+            raise InputError("There is no picture yet; wait until the run is done.")
+        if not run.tokens:
+            run.resolved = self._resolved(run)
+            add_bos = run.options.get("add_bos")
+            run.tokens = {
+                name: self.model.tokens(given, add_bos=add_bos)
+                for name, given in run.inputs.items()
+            }
+        return self._benches.get(self.model, run)
+
+    def _about_patches(self, answer: Callable[[Bench, dict[str, Any], Task], Reply]) -> Answer:
+        return lambda params, task: answer(self._bench(), params, task)
+
+
+def _can_change(model: LensModel, kind: str) -> bool:
+    """Whether a model has a site of this kind that can be changed."""
+    from layerlens.run.where import editable_sites
+
+    layers = [site.block for site in model.anatomy.available() if site.kind == kind]
+    try:
+        return bool(layers) and bool(editable_sites(model, kind, layers))
+    except SiteError:
+        return False
