@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from layerlens.errors import SiteError
+
 #: The kinds of sites that live inside an attention module.
 INSIDE = frozenset({"q", "k", "v", "attn_scores", "pattern"})
 
@@ -150,12 +152,23 @@ class Watch:
 
 @contextmanager
 def watching(block: nn.Module, handler: Handler) -> Iterator[None]:
-    """Send the attention of this block, on this thread, past the handler."""
+    """Send the attention of this block, on this thread, past the handler.
+
+    Raises
+    ------
+    SiteError
+        If the block has a handler on this thread already.
+    """
     active = _watching.__dict__.setdefault("active", {})
     swapped: list[tuple[nn.Module, Any]] = []
     try:
         for module in block.modules():
             config = getattr(module, "config", None)
+            if id(module) in active:
+                raise SiteError(
+                    "The inside of this attention is already read or edited on this thread: leave "
+                    "`with model.edited(...)` first, or give its edits to this call."
+                )
             if getattr(config, "_attn_implementation", None) not in (None, _NAME):
                 swapped.append((module, config))
                 module.config = _redirected(config)

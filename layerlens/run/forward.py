@@ -16,11 +16,10 @@ from layerlens.model.anatomy import Tap
 from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
-from layerlens.run.attention import INSIDE, Watch, watching
-from layerlens.run.changes import Change
+from layerlens.run.attention import INSIDE
+from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
-from layerlens.run.hooks import install, plain_rows
-from layerlens.run.spy import spy_on
+from layerlens.run.hooks import Reading, install, plain_rows
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -85,7 +84,11 @@ def forward(
             on_site(site, tensor)
 
     with model.running(gradients=gradients), ExitStack() as stack:
-        installed = install(model, changes, plain_rows, gate, stack)
+        reading = {
+            layer: _attention_reading(model, layer, group, hand_over)
+            for layer, group in _by_attention(sites).items()
+        }
+        installed = install(model, changes, plain_rows, gate, stack, reading=reading)
         for tap, group in _by_tap(model, sites).items():
             reader = _Reader(model, tap, group, tokens.ids.shape[0], hand_over, gate)
             paths = (tap.module, *tap.plus)
@@ -94,8 +97,6 @@ def forward(
                 take = adder.take(index) if tap.plus else reader
                 module = model.hf.get_submodule(path)
                 stack.callback(_hook(module, tap, take, gate).remove)
-        for layer, group in _by_attention(sites).items():
-            _watch_attention(model, layer, group, hand_over, gate, stack)
         changes_last = any(change.site.kind in GLOBAL for change in changes)
         output = model.hf(**model_inputs(model, tokens, "all" if changes_last else logits))
     installed.require_all()
@@ -253,27 +254,17 @@ def _hook(
     return module.register_forward_hook(leaving)
 
 
-def _watch_attention(
-    model: LensModel,
-    layer: int,
-    sites: list[Site],
-    hand_over: OnSite,
-    gate: Gate,
-    stack: ExitStack,
-) -> None:
+def _attention_reading(
+    model: LensModel, layer: int, sites: list[Site], hand_over: OnSite
+) -> Reading:
     block = model.anatomy.blocks[layer]
     if block.attention is None or block.mixer is None:
         model.anatomy.tap(sites[0])  # raises, and says why
-        return
 
     def see(kind: str, tensor: Tensor) -> None:
         for site in sites:
             if site.kind == kind:
-                axis = 1 if kind in ("pattern", "attn_scores") else 2
+                axis = 1 if kind in SQUARE else 2
                 hand_over(site, tensor if site.head is None else tensor.select(axis, site.head))
 
-    watch = Watch(frozenset(site.kind for site in sites), see)
-    if block.attention == "interface":
-        stack.enter_context(watching(model.hf.get_submodule(block.mixer), watch))
-    else:
-        spy_on(model.hf.get_submodule(block.mixer), watch, block.n_heads, gate, stack)
+    return Reading(frozenset(site.kind for site in sites), see)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 Rows = Callable[[Change, int, int], Tensor | None]
 """Called with a change, and batch and length of the present call; gives the numbers of the
 rows that the change means in the flattened ``[batch * length]``, or None for none."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read inside an attention, and who is told; see :class:`Watch`."""
+
+    kinds: frozenset[str]
+    see: Callable[[str, Tensor], None]
+
+
+NOTHING = Reading(frozenset(), lambda kind, tensor: None)
 
 
 def plain_rows(change: Change, batch: int, length: int) -> Tensor:
@@ -74,6 +86,7 @@ def install(
     stack: ExitStack,
     *,
     batch: int | None = None,
+    reading: Mapping[int, Reading] | None = None,
 ) -> Installed:
     """Put the hooks for some changes on a model until the stack closes.
 
@@ -85,6 +98,8 @@ def install(
         Which rows a change means in a call.
     batch
         Rows of the batch, where blocks are called without the model around them.
+    reading
+        Layer to what is read inside its attention, after the changes there.
 
     Raises
     ------
@@ -107,8 +122,11 @@ def install(
             mids[tap_or_layer] = group
     for layer, group in mids.items():
         _change_mid(model, layer, group, writer, gate, stack)
-    for layer, group in inside.items():
-        _change_attention(model, layer, group, writer, gate, stack)
+    reading = reading or {}
+    for layer in {**inside, **reading}:
+        found = inside.get(layer, [])
+        watch = attention_watch(found, writer.apply, reading.get(layer, NOTHING))
+        _watch_attention(model, layer, watch, gate, stack)
     return installed
 
 
@@ -292,16 +310,10 @@ def _on_start(
     return on_input(model.hf.get_submodule(block.path), gate, keep)
 
 
-def _change_attention(
-    model: LensModel,
-    layer: int,
-    changes: Sequence[Change],
-    writer: _Writer,
-    gate: Gate,
-    stack: ExitStack,
+def _watch_attention(
+    model: LensModel, layer: int, watch: Watch, gate: Gate, stack: ExitStack
 ) -> None:
     block = model.anatomy.blocks[layer]
-    watch = attention_watch(changes, writer.apply)
     mixer = model.hf.get_submodule(block.mixer or "")
     if block.attention == "interface":
         stack.enter_context(watching(mixer, watch))
@@ -310,9 +322,11 @@ def _change_attention(
 
 
 def attention_watch(
-    changes: Sequence[Change], apply: Callable[[Tensor, Sequence[Change], int, int], None]
+    changes: Sequence[Change],
+    apply: Callable[[Tensor, Sequence[Change], int, int], None],
+    reading: Reading = NOTHING,
 ) -> Watch:
-    """A watch that changes what passes inside one attention."""
+    """A watch that changes what passes inside one attention, and hands over what is read."""
     by_kind: dict[str, list[Change]] = {}
     for change in changes:
         by_kind.setdefault(change.site.kind, []).append(change)
@@ -323,4 +337,4 @@ def attention_watch(
         apply(rows, by_kind[kind], rows.shape[0], rows.shape[1])
         return new
 
-    return Watch(frozenset(), lambda kind, tensor: None, frozenset(by_kind), alter)
+    return Watch(reading.kinds, reading.see, frozenset(by_kind), alter)

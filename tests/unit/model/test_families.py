@@ -277,7 +277,7 @@ def test_attention_and_mlp_taken_for_each_other_fail(model_type: str) -> None:
         ("bert", "sums", {"post_norm": None}),
         ("minimax", "sums", {"pre_norm": None}),
         ("gemma4_text", "sums", {"gain": 1.0}),
-        ("llama", "fired", {"mixer": "model.layers.0.self_attn"}),
+        ("llama", "already", {"mixer": "model.layers.0.self_attn"}),
     ],
 )
 def test_a_wrong_structure_fails(model_type: str, line: str, change: dict[str, Any]) -> None:
