@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerlens.analyses import analyses
+    from layerlens.analyses.attribution_patch import attribution_patch
     from layerlens.analyses.back_patch import back_patch
     from layerlens.analyses.causal_trace import causal_trace
     from layerlens.analyses.chain_of_layers import chain_of_layers
@@ -70,6 +71,7 @@ _PLACES = {
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
     "generate_layers": "layerlens.run.generate_layers",
+    "attribution_patch": "layerlens.analyses.attribution_patch",
     "patch_sweep": "layerlens.analyses.patch_sweep",
     "chain_of_layers": "layerlens.analyses.chain_of_layers",
     "skip_layers": "layerlens.analyses.skip_layers",
@@ -115,6 +117,7 @@ __all__ = [
     "Source",
     "Trace",
     "analyses",
+    "attribution_patch",
     "back_patch",
     "causal_trace",
     "chain_of_layers",
