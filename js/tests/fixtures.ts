@@ -1,5 +1,6 @@
 import { deflateSync } from "node:zlib";
 import type { LensMeta } from "../src/wire/lens";
+import type { PatchMeta } from "../src/wire/patch";
 import type { AfmModel, ArrayHeader, CommonMeta, FrameHeader } from "../src/wire/types";
 
 export function makeMeta(over: Partial<LensMeta> = {}): LensMeta {
@@ -47,6 +48,61 @@ export function makeRow(row: number, seq = row + 1, over: Partial<FrameHeader> =
     ...over,
   };
   return { header, buffers: [new DataView(ids.buffer), new DataView(logs.buffer)] };
+}
+
+/** A sweep of 3 layers over 4 positions, or over 2 heads. */
+export function makePatchMeta(over: Partial<PatchMeta> = {}): PatchMeta {
+  const tokens = (place: string) =>
+    ["<s>", " of", place, " is"].map((text, id) => ({ id, text, cont: false }));
+  return {
+    run: 1,
+    model: "toy",
+    model_type: "llama",
+    dtype: "float32",
+    n_layers: 3,
+    n_heads: 2,
+    n_kv_heads: 1,
+    clean_tokens: tokens(" France"),
+    corrupt_tokens: tokens(" Italy"),
+    differing: [2],
+    site: "resid_pre",
+    by: "position",
+    rows: ["0", "1", "2"],
+    columns: ["<s>", " of", " Italy", " is"],
+    metric: {
+      name: "logit_diff",
+      long_name: "logit difference",
+      units: "logit",
+      clean: 4,
+      corrupt: -2,
+    },
+    answer: { id: 7, text: " Paris" },
+    wrong: { id: 8, text: " Rome" },
+    direction: "clean into corrupted",
+    notes: [],
+    checks: [],
+    code: "ll.patch_sweep(model)",
+    source: "",
+    question: "",
+    cost: "",
+    sites: ["resid_pre", "attn_out", "z"],
+    ...over,
+  };
+}
+
+/** The whole sweep: 0.1 recovered for each layer, and as much for each column. */
+export function makeSweep(columns = 4, dim: "position" | "head" = "position") {
+  const recovered = Float32Array.from({ length: 3 * columns }, (_, i) => {
+    return 0.1 * Math.floor(i / columns) + 0.1 * (i % columns);
+  });
+  const metric = recovered.map((value) => 6 * value - 2);
+  const where = { dims: ["layer", dim], start: [0, 0], shape: [3, columns] };
+  const arrays: ArrayHeader[] = [
+    { name: "metric", dtype: "float32", ...where },
+    { name: "recovered", dtype: "float32", ...where },
+  ];
+  const header: FrameHeader = { run: 1, seq: 1, last: true, arrays, vocab: {} };
+  return { header, buffers: [new DataView(metric.buffer), new DataView(recovered.buffer)] };
 }
 
 export function pack(

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { plain, splitSpaces, TextFitter, visible } from "../src/marks/text";
 import { contrast, inkOn, parseHex, rampColors, tableColors } from "../src/theme/colors";
 import { lineStyle, paletteOf } from "../src/theme/palette";
-import { makeScale } from "../src/theme/scale";
+import { divergingScale, makeScale } from "../src/theme/scale";
 import { cividis, viridis } from "../src/theme/tables";
 import { nats, percent, scientific, whole } from "../src/views/common/format";
 import { COLOR_MODES, type ColorMode } from "../src/wire/lens";
@@ -83,6 +83,25 @@ describe("colours", () => {
     expect(scale("entropy").index(Number.NaN)).toBe(-1);
     expect(scale("kl").index(99)).toBe(255);
     expect(scale("kl").index(-1)).toBe(0);
+  });
+
+  it("diverge from the page, blue above and red below, readable at both ends and between", () => {
+    const rgb = (css: string) => (css.match(/\d+/g) ?? []).map(Number) as [number, number, number];
+    for (const dark of [false, true]) {
+      const { fills, inks, ...rest } = divergingScale(paletteOf(dark), "Recovered", "1");
+      const scale = divergingScale(paletteOf(dark), "Recovered", "1");
+      expect(rest.ticks.map((tick) => tick.label)).toEqual(["−1", "−0.5", "0", "0.5", "1"]);
+      expect(
+        contrast(rgb(fills[scale.index(0)] as string), parseHex(paletteOf(dark).bg)),
+      ).toBeLessThan(1.02);
+      const [red, , redBlue] = rgb(fills[scale.index(-9)] as string);
+      const [blueRed, , blue] = rgb(fills[scale.index(9)] as string);
+      expect(red).toBeGreaterThan(redBlue);
+      expect(blue).toBeGreaterThan(blueRed);
+      fills.forEach((fill, i) => {
+        expect(contrast(rgb(fill), rgb(inks[i] as string))).toBeGreaterThan(4.2);
+      });
+    }
   });
 
   it.each(COLOR_MODES)(

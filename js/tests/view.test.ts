@@ -1,39 +1,6 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { FakeModel, makeMeta, makeRow, pack } from "./fixtures";
-
-/** jsdom has no canvas, no layout and no media queries; the view must only not fall over them. */
-function stubBrowser() {
-  const context = new Proxy(
-    { measureText: (text: string) => ({ width: 6 * text.length }), font: "" },
-    { get: (target, key) => Reflect.get(target, key) ?? (() => {}) },
-  );
-  HTMLCanvasElement.prototype.getContext = (() => context) as never;
-  vi.stubGlobal(
-    "Path2D",
-    class {
-      moveTo() {}
-      lineTo() {}
-      arc() {}
-      rect() {}
-    },
-  );
-  vi.stubGlobal(
-    "ResizeObserver",
-    class {
-      observe() {}
-      disconnect() {}
-    },
-  );
-  vi.stubGlobal("matchMedia", () => ({
-    matches: false,
-    addEventListener() {},
-    removeEventListener() {},
-  }));
-}
-
-async function widget() {
-  return (await import("../src/index")).default();
-}
+import { shown, stubBrowser, widget } from "./page";
 
 const EVIL = "<img src=x onerror=alert(1)>";
 
@@ -46,15 +13,6 @@ function running(over: Record<string, unknown> = {}) {
     points: ["embed", "0_post", "final"],
   });
   return new FakeModel({ live: true, text: "hi", meta, pins: [], options: {}, ...over });
-}
-
-async function shown(model: FakeModel, root: HTMLElement | ShadowRoot = document.body) {
-  const { initialize, render } = await widget();
-  const el = document.createElement("div");
-  root.append(el);
-  const dispose = initialize({ model });
-  const unmount = render({ model, el });
-  return { el, dispose, unmount };
 }
 
 describe("the lens view", () => {

@@ -58,8 +58,8 @@ export class HeatPainter extends Painter {
     this.inCells(scene, () => {
       this.#drawCells(scene, rows, columns);
       this.#drawReach(scene, rows, columns);
-      this.#drawListed(scene);
       this.#drawPlaces(scene);
+      this.#drawListed(scene);
     });
     drawHeatColumns(this.ctx, scene, columns, this.fitter);
     drawHeatRows(this.ctx, scene, rows, this.fitter);
@@ -85,8 +85,10 @@ export class HeatPainter extends Painter {
         ctx.fillStyle = come ? fill : this.pending(scene);
         ctx.fillRect(x, y, shape.cellWidth - gap, shape.rowHeight - gap);
         if (!withText || !come) continue;
-        ctx.fillStyle = index < 0 ? palette.dim : (scale.inks[index] as string);
         const text = index < 0 ? "–" : written(value);
+        // Most patches change nothing; their zeros must not drown the others.
+        const quiet = index < 0 || text === "0.00";
+        ctx.fillStyle = quiet ? palette.faint : (scale.inks[index] as string);
         ctx.fillText(text, x + (shape.cellWidth - gap) / 2, y + shape.rowHeight / 2);
       }
     }
@@ -102,15 +104,21 @@ export class HeatPainter extends Painter {
     const top = placeOf(shape, { point: shape.points - 1, position: reach.fromPosition });
     const low = placeOf(shape, { point: reach.fromPoint, position: shape.positions - 1 });
     const corner = Math.min(6, shape.cellWidth / 3);
-    ctx.fillStyle = palette.affected;
     for (let row = Math.max(rows.from, top.row); row < Math.min(rows.to, low.row + 1); row++) {
       for (let c = Math.max(columns.from, top.column); c < columns.to; c++) {
         const [x, y, w] = this.cellBox(scene, row, c);
-        ctx.beginPath();
-        ctx.moveTo(x + w - corner, y);
-        ctx.lineTo(x + w, y);
-        ctx.lineTo(x + w, y + corner);
-        ctx.fill();
+        // A larger one in the colour of the page under it, to be seen on every colour of the scale.
+        for (const [size, fill] of [
+          [corner + 2, palette.bg],
+          [corner, palette.affected],
+        ] as const) {
+          ctx.fillStyle = fill;
+          ctx.beginPath();
+          ctx.moveTo(x + w - size, y);
+          ctx.lineTo(x + w, y);
+          ctx.lineTo(x + w, y + size);
+          ctx.fill();
+        }
       }
     }
     const [x, y] = this.cellBox(scene, top.row, top.column);

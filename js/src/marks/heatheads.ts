@@ -6,7 +6,7 @@ import { cellAt, type Range } from "./windowing";
 type Fitters = (font: string) => TextFitter;
 
 const LINE = 15;
-const UPRIGHT = 104;
+const UPRIGHT = 120;
 const PAD = 5;
 
 /** Columns narrower than this have no room for a text. */

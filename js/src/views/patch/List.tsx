@@ -163,6 +163,7 @@ interface RunProps {
 function Run({ state, run, number, now }: RunProps) {
   const data = state.data.value;
   const [, text, probability] = run.top;
+  const units = state.meta.value?.metric.units ?? "";
   const first = run.edits[0] ? describe(run.edits[0], data).what : "no patch";
   const more = run.edits.length > 1 ? ` + ${run.edits.length - 1} more` : "";
   return (
@@ -179,8 +180,8 @@ function Run({ state, run, number, now }: RunProps) {
         <span class="ll-num" title="recovered">
           {run.recovered === null ? "–" : written(run.recovered)}
         </span>
-        <span class="ll-num ll-dim">
-          {inUnits(run.metric, state.meta.value?.metric.units ?? "")}
+        <span class="ll-num ll-dim" title={state.meta.value?.metric.long_name}>
+          {inUnits(run.metric, units === "1" ? units : "")}
         </span>
         <span class="ll-run-top">
           <TokenText text={text} /> <span class="ll-num ll-dim">{percent(probability)}</span>

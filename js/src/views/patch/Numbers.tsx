@@ -38,7 +38,7 @@ export function Numbers({ meta, value, recovered }: Props) {
       <dd>{inUnits(value, units)}</dd>
       <dt>corrupted → clean</dt>
       <dd>
-        {inUnits(corrupt, units)} → {inUnits(clean, units)}
+        {inUnits(corrupt, units === "1" ? units : "")} → {inUnits(clean, units)}
       </dd>
     </dl>
   );

@@ -1,4 +1,4 @@
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 import { Checks, Outcome, Progress } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
@@ -18,7 +18,7 @@ import type { PatchState } from "./state";
 
 /** The patch bench. */
 export function PatchView({ state }: { state: PatchState }) {
-  useEffect(() => state.attach(), [state]);
+  useLayoutEffect(() => state.attach(), [state]);
   const data = state.data.value;
   return (
     <Shell state={state} label="Activation patching" onKeyDown={(event) => undoKey(state, event)}>
@@ -34,12 +34,10 @@ export function PatchView({ state }: { state: PatchState }) {
           <Switches state={state} />
           <Facts state={state} data={data} />
           <div class="ll-main">
-            <div>
-              <Grid state={state} data={data} />
-              <Hint state={state} data={data} />
-            </div>
+            <Grid state={state} data={data} />
             <Side state={state} data={data} />
           </div>
+          <Hint state={state} data={data} />
           <div class="ll-lists">
             <List state={state} />
             <Runs state={state} />
@@ -65,22 +63,24 @@ function Facts({ state, data }: { state: PatchState; data: PatchData }) {
   const best = state.busy() ? null : data.strongest();
   return (
     <div class="ll-facts-line">
-      <p>
-        {meta.direction && <b>{meta.direction}</b>}
-        <span class="ll-dim">
+      <div class="ll-facts-text">
+        <p>
+          <b>{meta.direction}</b>
+          {best && (
+            <button
+              type="button"
+              class="ll-link"
+              title="Go to the cell whose patch changes most"
+              onClick={() => state.look(best)}
+            >
+              strongest: layer {meta.rows[best.point]}, {data.columnName(best.position)}
+            </button>
+          )}
+        </p>
+        <p class="ll-dim">
           {metricName(meta)}: corrupted {inUnits(corrupt, units)}, clean {inUnits(clean, units)}
-        </span>
-        {best && (
-          <button
-            type="button"
-            class="ll-link"
-            title="Go to the cell whose patch changes most"
-            onClick={() => state.look(best)}
-          >
-            strongest: layer {meta.rows[best.point]}, {data.columnName(best.position)}
-          </button>
-        )}
-      </p>
+        </p>
+      </div>
       <Progress state={state} stop="Stop" />
       <Legend scale={state.scale.value} />
     </div>
@@ -93,21 +93,21 @@ function Hint({ state, data }: { state: PatchState; data: PatchData }) {
   const from = drag.kind === "picked" || drag.kind === "dragging" ? drag.from : null;
   return (
     <p class="ll-hint" role="status">
-      {from ? (
-        <b>
-          Source: layer {data.meta.rows[from.point]}, {data.columnName(from.position)}. Press the
-          cell that its value goes to, or move there and press Enter; Esc lets go.
-        </b>
-      ) : state.selected.value ? (
+      {(from ?? state.selected.value) && (
         <span class="ll-marks">
           <span class="ll-mark-source">source</span>
           <span class="ll-mark-target">target</span>
           <span class="ll-mark-affected">what it can change</span>
         </span>
+      )}
+      {from ? (
+        <b>
+          Source: layer {data.meta.rows[from.point]}, {data.columnName(from.position)}. Press the
+          cell that its value goes to, or move there and press Enter; Esc lets go.
+        </b>
       ) : (
-        "Press a cell to run its patch. "
-      )}{" "}
-      {!from && "Drag to another cell, or Enter, arrows, Enter, to patch across; ? lists all keys."}
+        "Press a cell to run its patch; drag to another, or Enter, arrows, Enter, to patch across. ? lists all keys."
+      )}
     </p>
   );
 }

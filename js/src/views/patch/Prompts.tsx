@@ -158,11 +158,7 @@ export function Pairs({ state, data }: { state: PatchState; data: PatchData }) {
           </button>
         )}
       </span>
-      {meta.notes.map((note) => (
-        <span class="ll-note" key={note}>
-          {note}
-        </span>
-      ))}
+      {meta.notes.length > 0 && <p class="ll-note ll-notes">{meta.notes.join(" · ")}</p>}
     </div>
   );
 }

@@ -134,8 +134,11 @@ function Effect({ state }: { state: PatchState }) {
           `Next token ${best.text}, recovered ${written(told.metric.recovered ?? Number.NaN)}.`}
       </span>
       <div class="ll-code">
+        <header>
+          <span class="ll-dim">Python</span>
+          <CopyCode code={told.code} label="Copy" missing="" />
+        </header>
         <pre>{told.code}</pre>
-        <CopyCode code={told.code} label="Copy" missing="" />
       </div>
     </>
   );

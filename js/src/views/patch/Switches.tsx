@@ -7,11 +7,11 @@ const NO_KERNEL = "Another sweep needs a running kernel; this page has none.";
 
 const METRIC_NAMES: Record<string, string> = {
   logit_diff: "logit difference",
-  logit: "logit of the answer",
-  probability: "probability of the answer",
-  logprob: "log-probability of the answer",
+  logit: "logit",
+  probability: "probability",
+  logprob: "log-probability",
   kl: "KL divergence",
-  rank: "rank of the answer",
+  rank: "rank",
 };
 
 const DIRECTIONS: { value: Direction; label: string; title: string }[] = [
@@ -36,8 +36,8 @@ export function Switches({ state }: { state: PatchState }) {
   const metrics = (METRICS as readonly string[]).includes(metric) ? METRICS : [...METRICS, metric];
   return (
     <div class="ll-toolbar" role="toolbar" aria-label="Sweep">
-      <Sites state={state} by="position" label="By position" sites={POSITION_SITES} />
-      <Sites state={state} by="head" label="By head" sites={HEAD_SITES} />
+      <Sites state={state} by="position" label="Position" sites={POSITION_SITES} />
+      <Sites state={state} by="head" label="Head" sites={HEAD_SITES} />
       <select
         aria-label="Metric"
         title={live ? "What is measured at the last position" : NO_KERNEL}
@@ -80,7 +80,7 @@ function Sites({ state, by, label, sites }: SitesProps) {
     <span class="ll-group">
       <span class="ll-dim">{label}</span>
       <Switch
-        label={`Site, ${label.toLowerCase()}`}
+        label={`Site by ${by}`}
         value={traits.by.value === by ? traits.site.value : ""}
         choices={sites.map((site) => ({
           value: site,

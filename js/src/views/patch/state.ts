@@ -37,7 +37,7 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
     this.timeline = new Timeline(traits.edits.peek());
     this.data = computed(() => (session.store.value ? new PatchData(session.store.value) : null));
     this.scale = computed(() =>
-      divergingScale(this.palette.value, "Recovered", "0 = unpatched run, 1 = other run"),
+      divergingScale(this.palette.value, "Recovered", "fraction of the difference"),
     );
     this.selected = computed(() => this.#selected());
     this.marks = computed(() => this.#marks());
