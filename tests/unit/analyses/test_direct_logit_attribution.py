@@ -433,7 +433,7 @@ def test_norms_on_the_stream_are_refused_unless_they_are_frozen() -> None:
     write, x = kept
     s = (x.var(correction=0) + norm.eps).sqrt()
     u = model.hf.lm_head.weight[ANSWER] - model.hf.lm_head.weight[WRONG]
-    part = (norm.weight * (write - write.mean()) / s) @ u
+    part = ((norm.weight * (write - write.mean()) / s) @ u).detach()
     found = result.data.sublayer_contribution.sel(layer=model.n_layers - 1, sublayer="mlp_out")
     assert float(found) == pytest.approx(float(part), abs=1e-4)
 
