@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerlens.analyses import analyses
+    from layerlens.analyses.ablate_sweep import ablate_sweep
     from layerlens.analyses.attribution_patch import attribution_patch
     from layerlens.analyses.back_patch import back_patch
     from layerlens.analyses.causal_trace import causal_trace
@@ -78,6 +79,7 @@ _PLACES = {
     "path_patch": "layerlens.analyses.path_patch",
     "causal_trace": "layerlens.analyses.causal_trace",
     "knockout": "layerlens.analyses.knockout",
+    "ablate_sweep": "layerlens.analyses.ablate_sweep",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -116,6 +118,7 @@ __all__ = [
     "SiteError",
     "Source",
     "Trace",
+    "ablate_sweep",
     "analyses",
     "attribution_patch",
     "back_patch",
