@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from layerlens.analyses.options import plain
 from layerlens.analyses.pair import Pair
 from layerlens.analyses.patch_grid import KEY_VALUE, Part, PatchGrid
 from layerlens.errors import InputError
+from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class PatchRuns:
         One for each pair of texts.
     positions
         Which positions of the run that is patched; as ``model.positions`` takes them.
+    also
+        Sites to record besides those of the grid.
 
     Attributes
     ----------
@@ -62,8 +66,10 @@ class PatchRuns:
         grid: PatchGrid,
         pairs: list[Pair],
         positions: Any,
+        also: Sequence[Site] = (),
     ) -> None:
         self.job, self.model, self.grid, self.pairs = job, model, grid, pairs
+        self._sites = [*dict.fromkeys([*grid.sites, *also])]
         if grid.kind == "pattern" and any(not pair.plain for pair in pairs):
             raise InputError("A pattern's row names positions of its own text: leave out align=.")
         self.where = [model.positions(pair.base, positions) for pair in pairs]
@@ -77,8 +83,8 @@ class PatchRuns:
         """Run both texts of every pair, and say what will be measured."""
         for pair, answer, wrong in zip(self.pairs, answers, wrongs, strict=True):
             self.job.tick()
-            base = record_base(self.model, pair.base, self.grid.sites)
-            source = record_base(self.model, pair.source, self.grid.sites)
+            base = record_base(self.model, pair.base, self._sites)
+            source = record_base(self.model, pair.source, self._sites)
             denoise = pair.direction == "denoise"
             clean, corrupt = (source, base) if denoise else (base, source)
             made = make_metric(

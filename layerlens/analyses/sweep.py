@@ -249,13 +249,16 @@ class Sweep:
         self.job.check("cells equal the naive run", error, self.tolerance, what)
 
     def naive(self, numbers: Sequence[int]) -> np.ndarray:
-        """The metric [n] of some cells, one full pass each."""
-        found = np.full(len(numbers), np.nan)
+        """The metric [n] of some planned cells, one full pass each."""
+        self.passes += len(numbers)
+        return self.naive_values([self._cells[number] for number in numbers])
+
+    def naive_values(self, cells: Sequence[Cell]) -> np.ndarray:
+        """The metric [n] of any cells, one full pass each; passes are not counted."""
+        found = np.full(len(cells), np.nan)
 
         def take(indices: Sequence[int], final: Tensor) -> None:
             found[list(indices)] = self.metric(final).cpu().numpy()
 
-        cells = [self._cells[number] for number in numbers]
         run_cells(self.model, self.base, cells, take, method="naive", tick=self.job.tick)
-        self.passes += len(numbers)
         return found

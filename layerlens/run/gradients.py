@@ -29,6 +29,8 @@ def gradients(
     sites: Iterable[Site],
     measure: Measure,
     changes: Sequence[Change] = (),
+    *,
+    held: Sequence[Change] = (),
 ) -> tuple[float, dict[Site, Tensor]]:
     """Differentiate a number of one run with respect to many sites: one pass each way.
 
@@ -44,8 +46,10 @@ def gradients(
     measure
         Must have a derivative.
     changes
-        Edits of the run; a derivative at a site that is edited is with respect to what the
-        model had there before the edit.
+        Edits of the run.
+    held
+        Edits that come last: one that sets a site lets no derivative through it, and that of
+        the site itself is zero.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def gradients(
     with model.running(gradients=True):
         # What was made in inference mode cannot be kept for a backward pass; a copy can.
         fed = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
-        edits = [_copied(change) for change in changes]
+        before, after = ([_copied(change) for change in given] for given in (changes, held))
         leaves = {
             site: torch.zeros(
                 shapes[site], dtype=model.dtype, device=model.device, requires_grad=True
@@ -83,7 +87,7 @@ def gradients(
             [last],
             lambda _, state: values.append(measure(state[:, -1])),
             logits=None,
-            changes=(*added, *edits),
+            changes=(*before, *added, *after),
             gradients=True,
         )
         if not values[0].requires_grad:
