@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _LABEL_CHARACTERS = 14
 _HATCH = "//////"
+SLACK = 1.02
+"""What is beyond the limit by less cannot be told from it by its colour, and is not marked."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
     for row, column in np.argwhere(~np.isfinite(grid.values)):
         axes.add_patch(Rectangle((column, row), 1, 1, hatch=_HATCH, gid="missing", **style))
     if grid.bounded:
-        beyond = np.argwhere(np.abs(np.nan_to_num(grid.values)) > grid.limit * 1.0005)
+        beyond = np.argwhere(np.abs(np.nan_to_num(grid.values)) > grid.limit * SLACK)
         axes.plot(
             beyond[:, 1] + 0.94, beyond[:, 0] + 0.85, linestyle="", marker="^", markersize=2.2,
             color=colors.page, markeredgewidth=0, gid="beyond",
@@ -260,7 +262,7 @@ def _short(names: list[str]) -> bool:
 def _label_height(grid: Grid, layout: Layout) -> float:
     own_title = 0.2 if grid.axes[1] != "position" else 0.0
     if layout.flat:
-        return 0.18 + 0.13 * len(grid.columns) + own_title
+        return 0.1 + 0.13 * len(grid.columns) + own_title
     pairs = zip(*grid.columns, strict=True)
     longest = max((len(" | ".join({*labels})) for labels in pairs), default=1)
     return 0.25 + own_title + 0.062 * min(longest, 2 * _LABEL_CHARACTERS)
@@ -268,7 +270,10 @@ def _label_height(grid: Grid, layout: Layout) -> float:
 
 def _extends(grid: Grid) -> str:
     finite = grid.values[np.isfinite(grid.values)]
-    over, under = bool((finite > grid.limit).any()), bool((finite < -grid.limit).any())
+    over, under = (
+        bool((finite > grid.limit * SLACK).any()),
+        bool((finite < -grid.limit * SLACK).any()),
+    )
     return {(True, True): "both", (True, False): "max", (False, True): "min"}.get(
         (over, under), "neither"
     )
@@ -278,7 +283,7 @@ def _notes(data: xr.Dataset, grid: Grid, layout: Layout) -> list[str]:
     notes = []
     if len(grid.columns) == 2:
         notes.append("under each column: the clean token, and the corrupted one")
-    beyond = int((np.abs(np.nan_to_num(grid.values)) > grid.limit * 1.0005).sum())
+    beyond = int((np.abs(np.nan_to_num(grid.values)) > grid.limit * SLACK).sum())
     if beyond and grid.bounded:
         notes.append(f"{beyond} cells lie beyond ±{grid.limit:g}; a triangle marks them")
     missing = int((~np.isfinite(grid.values)).sum())

@@ -84,7 +84,7 @@ class RunListener:
 
     def on_emit(self, where: Mapping[str, int | slice], arrays: Mapping[str, np.ndarray]) -> None:
         """Pass a finished part on."""
-        if self.stream is None or self._task.cancelled:
+        if self.stream is None or self._run is not self._view._run:
             return
         self._view._show_run(self._run, self.stream, self.meta)
         self.stream.put(where, arrays)

@@ -86,11 +86,16 @@ class LiveView(QuestionView):
         data = one_text(result.data, text)
         view = cls.__new__(cls)
         options = {**options_of(data), **keywords.pop("options", {})}
-        asked = {name: options.pop(name) for name in cls.ASKS if name in options}
+        asked = cls._asked_of(data, options)
         inputs = inputs_of(result.data, text, cls.INPUTS, model)
         view._open(model, inputs, {**asked, **keywords, "options": options})
         view._adopt(result, data, text)
         return view
+
+    @classmethod
+    def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
+        """Remove from the options of a result those that are traits, and return them."""
+        return {name: options.pop(name) for name in cls.ASKS if name in options}
 
     def _adopt(self, result: Result, data: xr.Dataset, text: int) -> None:
         self._index = text

@@ -115,6 +115,11 @@ class PatchView(LiveView):
         grids = (("layer", "position"), ("layer", "head"))
         return data.attrs.get("site") in SITES and data["metric"].dims[-2:] in grids
 
+    @classmethod
+    def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
+        resolved = {name: str(data.attrs[name]) for name in ("site", "by")}
+        return {**super()._asked_of(data, options), **resolved}
+
     def _written(self, name: str, value: Any) -> str:
         if name in self.INPUTS:
             return super()._written(name, value)
