@@ -244,6 +244,11 @@ def edit(
     _require_op(op, parsed.kind)
     if always and (position is not None or steps is not None):
         raise InputError("always=True means every position and step: leave out position and steps.")
+    if op == "freeze" and (always or steps is not None):
+        raise InputError(
+            "freeze holds values of the unedited run of the prompt; generated tokens have none, so "
+            "leave out steps and always."
+        )
     return Edit(
         kind=parsed.kind,
         op=op,
