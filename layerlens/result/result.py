@@ -69,12 +69,13 @@ class Result:
         self.data = data.assign_attrs(analysis=analysis, checks=self.checks.to_json(), code=code)
         self._shown: Any = None
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self, of: str | None = None) -> pd.DataFrame:
         """Return a tidy table: a row a point and position, a column a quantity.
 
-        See `layerlens.result.tidy.to_pandas` for the names of the columns.
+        See `layerlens.result.tidy.to_pandas` for the names of the columns. Where a result has
+        variables over unrelated axes, ``of`` names the one whose axes make the rows.
         """
-        return to_pandas(self.data)
+        return to_pandas(self.data, of)
 
     def figure(self, *, text: int = 0, kind: str | None = None, **options: Any) -> Figure:
         """Draw the result with matplotlib, as its view shows it.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerlens.errors import ResultError
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -14,8 +16,12 @@ if TYPE_CHECKING:
 _ORDER = ("batch", "point", "layer", "position", "token", "input_id")
 
 
-def to_pandas(data: xr.Dataset) -> pd.DataFrame:
+def to_pandas(data: xr.Dataset, of: str | None = None) -> pd.DataFrame:
     """Return the data of a result as a tidy table.
+
+    Where no variable has all the axes of a result (some count layers, say, and others the steps
+    of a search), a table of all would repeat everything for everything. It then holds one
+    variable and those that share its axes, or some of them.
 
     The axes ``k`` and ``tracked`` become columns, every other axis becomes rows. For a lens:
     ``top_token``, ``top_id``, ``probability`` are the best token, ``top_token_2``, ``top_id_2``,
@@ -27,14 +33,22 @@ def to_pandas(data: xr.Dataset) -> pd.DataFrame:
     ----------
     data : xarray.Dataset
         The data of a result.
+    of : str, optional
+        The variable whose axes make the rows. By default one that has all axes, else the first.
 
     Returns
     -------
     pandas.DataFrame
         One row for each combination of the other axes, in their order, with a plain index.
+
+    Raises
+    ------
+    ResultError
+        There is no such variable.
     """
+    data = _one_table(data, of)
     flat = _columns(data)
-    dims = [str(dim) for dim in data.dims if dim not in ("k", "tracked")]
+    dims = [str(dim) for dim in data.dims if str(dim) in _rows(data)]
     if not dims:
         frame = flat.expand_dims("row").to_dataframe().reset_index(drop=True)
     else:
@@ -45,6 +59,25 @@ def to_pandas(data: xr.Dataset) -> pd.DataFrame:
     frame = frame[first + [name for name in frame.columns if name not in first]]
     frame.attrs["tracked"] = _tracked_strings(data)
     return frame
+
+
+def _one_table(data: xr.Dataset, of: str | None) -> xr.Dataset:
+    """Drop what does not share the axes of the variable that the rows are made of."""
+    if of is None:
+        whole = _rows(data)
+        if not data.data_vars or any(_rows(one) == whole for one in data.values()):
+            return data
+        of = str(next(iter(data.data_vars)))
+    if of not in data.data_vars:
+        known = ", ".join(map(str, data.data_vars))
+        raise ResultError(f"There is no variable {of!r}; choose one of {known}.")
+    axes = _rows(data[of])
+    return data[[name for name, one in data.items() if axes >= _rows(one)]]
+
+
+def _rows(data: xr.Dataset | xr.DataArray) -> set[str]:
+    """Axes that become rows."""
+    return {str(dim) for dim in data.dims} - {"k", "tracked"}
 
 
 def _columns(data: xr.Dataset) -> xr.Dataset:

@@ -58,6 +58,26 @@ def test_tidy_table_of_another_analysis() -> None:
     assert alone.to_dict("list") == {"cka": [0.5]}
 
 
+def test_tidy_table_of_axes_that_have_nothing_to_do_with_each_other() -> None:
+    data = xr.Dataset(
+        {
+            "skipped": ("layer", [0.0, 0.5]),
+            "correct": ("simulation", [1, 0, 1]),
+            "path": (("simulation", "step"), [[0, 1], [0, -1], [1, -1]]),
+        }
+    )
+    result = Result("chain_of_layers", data)
+    assert result.to_pandas().to_dict("list") == {"layer": [0, 1], "skipped": [0.0, 0.5]}
+    assert result.to_pandas("correct").to_dict("list") == {
+        "simulation": [0, 1, 2],
+        "correct": [1, 0, 1],
+    }
+    table = result.to_pandas("path")
+    assert list(table.columns) == ["simulation", "step", "correct", "path"] and len(table) == 6
+    with pytest.raises(ResultError, match="no variable 'paht'; choose one of skipped, correct"):
+        result.to_pandas("paht")
+
+
 def test_one_text() -> None:
     data = made.batch().data
     assert one_text(data, 1).sizes["position"] == 6
