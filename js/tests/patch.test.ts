@@ -10,7 +10,7 @@ import {
   editBetween,
   inForce,
   keyOf,
-  targetCell,
+  targetPlace,
   toggled,
   withEdit,
   without,
@@ -176,9 +176,9 @@ describe("the list", () => {
   });
 
   it("finds a patch in the grid of its own site only", () => {
-    expect(targetCell(first, "resid_pre", "position")).toEqual(at(2, 3));
-    expect(targetCell(first, "attn_out", "position")).toBeNull();
-    expect(targetCell(first, "resid_pre", "head")).toBeNull();
+    expect(targetPlace(first, "resid_pre", "position")).toEqual(at(2, 3));
+    expect(targetPlace(first, "attn_out", "position")).toBeNull();
+    expect(targetPlace(first, "resid_pre", "head")).toBeNull();
   });
 
   it("says in words what is put where", () => {
@@ -232,6 +232,21 @@ describe("sweep data", () => {
     const heads = filled(makePatchMeta({ by: "head", site: "z", columns: ["0", "1"] }));
     expect(heads.columnName(1)).toBe("head 1");
     expect(heads.recovered(2, 1)).toBeCloseTo(0.3, 6);
+  });
+
+  it("knows which layers and positions the cells of a restricted sweep stand for", () => {
+    const data = filled(
+      makePatchMeta({
+        rows: ["4", "8", "9"],
+        row_numbers: [4, 8, 9],
+        columns: [" Italy"],
+        column_numbers: [2],
+      }),
+    );
+    expect(data.placeOf(at(1, 0))).toEqual(at(8, 2));
+    expect(data.cellOf(at(8, 2))).toEqual(at(1, 0));
+    expect(data.cellOf(at(5, 2))).toBeNull();
+    expect(data.columnName(0)).toBe("␣France|␣Italy");
   });
 
   it("writes numbers with a true minus and no signed zero", () => {

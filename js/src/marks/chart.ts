@@ -136,7 +136,7 @@ export class Chart {
     }
     ctx.textAlign = "center";
     for (const row of rowTicks(labels.length, this.#span())) {
-      ctx.fillText(labels[row] ?? "", this.#x(row), HEIGHT - PLOT.bottom / 2 + 2);
+      ctx.fillText(labels[row] ?? "", this.#x(row), HEIGHT - PLOT.bottom / 2 - 1);
     }
   }
 

@@ -71,7 +71,7 @@ export class HeatPainter extends Painter {
     const { shape, source, scale, palette } = scene;
     const gap = this.gap(scene);
     const font = `11px ${scene.font}`;
-    const withText = this.fitter(font).width("−0.00") + 6 <= shape.cellWidth;
+    const fitter = this.fitter(font);
     ctx.font = font;
     ctx.textAlign = "center";
     for (let row = rows.from; row < rows.to; row++) {
@@ -84,8 +84,10 @@ export class HeatPainter extends Painter {
         const fill = index < 0 ? palette.raised : (scale.fills[index] as string);
         ctx.fillStyle = come ? fill : this.pending(scene);
         ctx.fillRect(x, y, shape.cellWidth - gap, shape.rowHeight - gap);
-        if (!withText || !come) continue;
+        if (!come) continue;
         const text = index < 0 ? "–" : written(value);
+        if (fitter.width(text) + 4 > shape.cellWidth) continue;
+        if (ctx.font !== font) ctx.font = font;
         // Most patches change nothing; their zeros must not drown the others.
         const quiet = index < 0 || text === "0.00";
         ctx.fillStyle = quiet ? palette.faint : (scale.inks[index] as string);

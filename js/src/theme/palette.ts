@@ -21,11 +21,9 @@ export interface Palette {
   good: string;
   bad: string;
   warn: string;
-  /** Ends and middles of the diverging scale; its centre is the page. */
+  /** The ends of the diverging scale; its centre is the page. */
   positive: string;
-  positiveMid: string;
   negative: string;
-  negativeMid: string;
   /** Where a patch comes from, where it goes, and what it can change. */
   source: string;
   target: string;
@@ -49,10 +47,8 @@ const LIGHT: Palette = {
   good: "#1a7f37",
   bad: "#c5221f",
   warn: "#8a5a00",
-  positive: "#1c5fa8",
-  positiveMid: "#8fbfe0",
-  negative: "#b3202c",
-  negativeMid: "#f2a58b",
+  positive: "#1565c0",
+  negative: "#b3261e",
   source: "#0891b2",
   target: "#d6246e",
   affected: "#7c3aed",
@@ -75,10 +71,8 @@ const DARK: Palette = {
   good: "#57c26f",
   bad: "#ff8a80",
   warn: "#e3b341",
-  positive: "#6fb7f5",
-  positiveMid: "#27598c",
-  negative: "#f4907c",
-  negativeMid: "#8a3a32",
+  positive: "#5aa9f5",
+  negative: "#f28b82",
   source: "#22d3ee",
   target: "#ff7ab8",
   affected: "#bb9bff",

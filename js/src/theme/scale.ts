@@ -137,8 +137,7 @@ export function makeScale(input: ScaleInput): ColorScale {
 
 /** From -1 (red) over 0 (the page) to 1 (blue); what lies beyond is drawn like the ends. */
 export function divergingScale(palette: Palette, label: string, unit: string): ColorScale {
-  const { negative, negativeMid, bg, positiveMid, positive } = palette;
-  const colors = rampColors([negative, negativeMid, bg, positiveMid, positive]);
+  const colors = rampColors([palette.negative, palette.bg, palette.positive]);
   const ticks = [-1, -0.5, 0, 0.5, 1].map((value) => ({
     at: (value + 1) / 2,
     label: String(value).replace("-", "−"),

@@ -46,6 +46,9 @@ export interface PatchMeta extends CommonMeta {
   by: Axis;
   rows: string[];
   columns: string[];
+  /** The layer of each row and the position or head of each column, which options can restrict. */
+  row_numbers?: number[];
+  column_numbers?: number[];
   metric: {
     name: string;
     long_name: string;

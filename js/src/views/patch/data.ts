@@ -21,6 +21,30 @@ export class PatchData {
     return this.meta.columns.length;
   }
 
+  /** The layer, and the position or head, that a cell of the grid stands for. */
+  placeOf({ point, position }: Cell): Cell {
+    const { row_numbers, column_numbers } = this.meta;
+    return {
+      point: row_numbers?.[point] ?? point,
+      position: column_numbers?.[position] ?? position,
+    };
+  }
+
+  /** The cell of a layer, and a position or head; null when the grid has none. */
+  cellOf({ point, position }: Cell): Cell | null {
+    const { row_numbers, column_numbers } = this.meta;
+    const cell = {
+      point: row_numbers?.indexOf(point) ?? point,
+      position: column_numbers?.indexOf(position) ?? position,
+    };
+    const inside =
+      cell.point >= 0 &&
+      cell.point < this.layers &&
+      cell.position >= 0 &&
+      cell.position < this.columns;
+    return inside ? cell : null;
+  }
+
   get byHead(): boolean {
     return this.meta.by === "head";
   }
@@ -79,7 +103,8 @@ export class PatchData {
   }
 
   columnName(column: number): string {
-    return this.byHead ? `head ${this.meta.columns[column] ?? column}` : this.positionName(column);
+    const { position } = this.placeOf({ point: 0, position: column });
+    return this.byHead ? `head ${position}` : this.positionName(position);
   }
 
   /** What the canvas asks. */
@@ -100,12 +125,13 @@ export class PatchData {
       const upper = this.meta.columns[column] ?? String(column);
       return { upper, lower: "", differs: false, note: "" };
     }
-    const { clean, corrupt } = this.pair(column);
+    const { position } = this.placeOf({ point: 0, position: column });
+    const { clean, corrupt } = this.pair(position);
     return {
       upper: clean ? headText(clean) : "",
       lower: corrupt ? headText(corrupt) : "",
-      differs: this.differs(column),
-      note: String(column),
+      differs: this.differs(position),
+      note: String(position),
     };
   }
 }

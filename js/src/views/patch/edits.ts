@@ -2,7 +2,7 @@ import type { Cell } from "../../marks/windowing";
 import type { Axis, Edit, Spot } from "../../wire/patch";
 import type { PatchData } from "./data";
 
-/** The patch that puts what was at one cell of the grid into another. */
+/** The patch that puts what was at one place into another; places are a layer, and a position or head. */
 export function editBetween(site: string, by: Axis, from: Cell, to: Cell): Edit {
   const heads = by === "head";
   const spot = (cell: Cell): Spot => ({
@@ -44,7 +44,7 @@ export function without(edits: readonly Edit[], index: number): Edit[] {
 }
 
 /** Where the value is put in the grid of a site and axis; null when it is not in that grid. */
-export function targetCell(edit: Edit, site: string, by: Axis): Cell | null {
+export function targetPlace(edit: Edit, site: string, by: Axis): Cell | null {
   const column = by === "head" ? edit.head : edit.position;
   return edit.site === site && column !== null ? { point: edit.layer, position: column } : null;
 }

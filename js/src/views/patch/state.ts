@@ -8,7 +8,7 @@ import { BaseState } from "../common/state";
 import { reachOf } from "./cone";
 import { PatchData } from "./data";
 import { type Drag, type DragEvent, IDLE, step } from "./drag";
-import { describe, editBetween, inForce, keyOf, targetCell, withEdit } from "./edits";
+import { describe, editBetween, inForce, keyOf, targetPlace, withEdit } from "./edits";
 import { Timeline } from "./timeline";
 
 /** Older runs are forgotten. */
@@ -30,6 +30,7 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
   readonly opened = signal(false);
   readonly timeline: Timeline<Edit[]>;
   #asking = new AbortController();
+  #question = "";
 
   constructor(session: Session<PatchTraits, PatchMeta>, dark: ReadonlySignal<boolean>) {
     super(session, dark);
@@ -55,32 +56,33 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
     return () => {
       for (const stop of stops) stop();
       this.#asking.abort();
+      this.#question = "";
     };
   }
 
   #selected(): Cell | null {
     const { layer, position, head } = this.session.traits;
     const data = this.data.value;
-    if (!data) return null;
-    const cell = { point: layer.value, position: data.byHead ? head.value : position.value };
-    const inside =
-      cell.point >= 0 &&
-      cell.point < data.layers &&
-      cell.position >= 0 &&
-      cell.position < data.columns;
-    return inside ? cell : null;
+    return (
+      data?.cellOf({ point: layer.value, position: data.byHead ? head.value : position.value }) ??
+      null
+    );
   }
 
   select(cell: Cell, when: "now" | "soon" = "soon"): void {
-    const column = this.data.peek()?.byHead ? "head" : "position";
+    const data = this.data.peek();
+    if (!data) return;
+    const { point, position } = data.placeOf(cell);
     this.opened.value = false;
-    this.session.write({ layer: cell.point, [column]: cell.position }, when);
+    this.session.write({ layer: point, [data.byHead ? "head" : "position"]: position }, when);
   }
 
   /** The patch of a cell that takes its value from the same place of the other run. */
   editAt(cell: Cell): Edit | null {
-    const meta = this.meta.value;
-    return meta && editBetween(meta.site, meta.by, cell, cell);
+    const data = this.data.value;
+    if (!data) return null;
+    const place = data.placeOf(cell);
+    return editBetween(data.meta.site, data.meta.by, place, place);
   }
 
   /** Take a step of the way from source to target, and do what it asks for. */
@@ -99,15 +101,15 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
 
   /** Put a patch into the list. */
   patch(from: Cell, to: Cell): void {
-    const { meta } = this;
-    const now = meta.peek();
-    if (!now) return;
-    if (now.by === "head" && from.position !== to.position) {
+    const data = this.data.peek();
+    if (!data) return;
+    if (data.byHead && from.position !== to.position) {
       this.announced.value = "A head takes its value from the same head of another layer.";
       return;
     }
+    const { site, by } = data.meta;
     this.select(to, "now");
-    this.add(editBetween(now.site, now.by, from, to));
+    this.add(editBetween(site, by, data.placeOf(from), data.placeOf(to)));
   }
 
   add(edit: Edit): void {
@@ -154,11 +156,15 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
   /** The newest question replaces one that has not been answered. */
   #ask(): void {
     const edits = this.subject.value;
-    const ready = this.meta.value && this.session.live.value;
+    const run = this.meta.value?.run;
     const key = this.#key();
+    const ready = run !== undefined && this.session.live.value && edits.length > 0;
+    const question = ready ? `${run}:${key}` : "";
+    if (question === this.#question) return;
+    this.#question = question;
     this.#asking.abort();
     this.#asking = new AbortController();
-    if (!ready || edits.length === 0) return;
+    if (!ready) return;
     void this.session.ask(key, "distribution", { edits }, this.#asking.signal);
   }
 
@@ -197,10 +203,11 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
   }
 
   #listed(): HeatMarks["listed"] {
-    const meta = this.meta.value;
-    if (!meta) return [];
+    const data = this.data.value;
+    if (!data) return [];
     return this.session.traits.edits.value.flatMap((edit, i) => {
-      const cell = targetCell(edit, meta.site, meta.by);
+      const place = targetPlace(edit, data.meta.site, data.meta.by);
+      const cell = place && data.cellOf(place);
       return cell ? [{ cell, label: String(i + 1), on: edit.on }] : [];
     });
   }
