@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from layerlens.analyses.asked import one_each
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.metric import make_metric
 from layerlens.analyses.pair import Align, make_pairs
+from layerlens.analyses.patch_runs import distinct
 from layerlens.analyses.paths import Edges, Sender, parse_receivers, parse_senders
+from layerlens.analyses.sweep import Sweep
 from layerlens.errors import InputError
-from layerlens.run.cells import DEFAULT_LIMIT, Cell, Method, run_cells
+from layerlens.run.cells import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
     from layerlens.analyses.metric import Metric, MetricFunction
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-CELLS = 128
-"""Fourth runs that are collected before they are run together."""
-
-SMALL = 1e-6
-"""Two runs whose metric differs by less, relative to its size, have nothing to recover."""
+TOGETHER = 64
+"""Senders whose third runs are made before their fourth ones are run together."""
 
 _GRID = ("layer", "head")
 VARIABLES = {
-    "recovered": Variable(
-        _GRID, "float32", "1", "share of the two runs' difference that this path carries"
-    ),
-    "effect": Variable(_GRID, "float32", "metric", "change of the metric through this path alone"),
-    "metric": Variable(_GRID, "float32", "metric", "metric of the run with the path patched"),
+    "recovered": Variable(_GRID, "float32", "1", "share of the difference that this path carries"),
+    "effect": Variable(_GRID, "float32", "1", "change of the metric through this path alone"),
+    "metric": Variable(_GRID, "float32", "1", "metric of the run with the path patched"),
 }
 
 
@@ -84,8 +80,8 @@ def path_patch(
     positions: Any = None,
     align: Align | None = None,
     metric: str | MetricFunction = "logit_diff",
-    answer: str | int | None = None,
-    wrong: str | int | None = None,
+    answer: str | int | list[str | int] | None = None,
+    wrong: str | int | list[str | int] | None = None,
     verify: int = 2,
     method: Method = "auto",
     memory_limit: int = DEFAULT_LIMIT,
@@ -153,24 +149,24 @@ def path_patch(
         )
     layers = sorted({layer for layer, _ in senders})
     _declare(job, model, layers, len(pairs))
-    job.note(
-        direction=f"{pairs[0].words}, through one path alone",
-        receiver="logits" if not receivers else json.dumps([str(site) for site in receivers]),
-    )
+    answers, wrongs = one_each(answer, len(pairs), "answer"), one_each(wrong, len(pairs), "wrong")
     found = []
-    run = partial(run_cells, method=method, memory_limit=memory_limit, tick=job.tick)
     for row, pair in enumerate(pairs):
         edges = Edges.make(model, pair, receivers, freeze_mlps=freeze_mlps, where=positions)
         plain = (edges.base, edges.source)
         first, other = plain if direction == "noise" else plain[::-1]
         measure = make_metric(
-            model, metric, final=first.final, other=other.final, answer=answer, wrong=wrong
+            model,
+            metric,
+            final=first.final,
+            other=other.final,
+            answer=answers[row],
+            wrong=wrongs[row],
         )
-        sweep = _Sweep(job, edges, measure, senders, layers, (row, len(pairs)), run)
-        sweep.run()
-        sweep.check(verify)
-        found.append(sweep)
-    _note(job, found)
+        paths = _Paths(job, edges, measure, senders, layers, (row, len(pairs)))
+        paths.run(verify, method=method, memory_limit=memory_limit)
+        found.append(paths)
+        _note(job, found)
 
 
 def _declare(job: Job, model: LensModel, layers: list[int], texts: int) -> None:
@@ -184,7 +180,7 @@ def _declare(job: Job, model: LensModel, layers: list[int], texts: int) -> None:
     job.declare(sizes, coords)
 
 
-class _Sweep:
+class _Paths:
     """All senders of one pair."""
 
     def __init__(
@@ -194,106 +190,130 @@ class _Sweep:
         measure: Metric,
         senders: list[Sender],
         layers: list[int],
-        place: tuple[int, int],
-        run: Callable[..., str],
+        share: tuple[int, int],
     ) -> None:
-        self.job, self.edges, self.measure, self.run_cells = job, edges, measure, run
+        self.job, self.edges, self.measure = job, edges, measure
         # Late senders have the shortest way, so they come first.
         self.senders = sorted(senders, key=lambda place: (-place[0], place[1]))
-        self.layers, (self.row, self.texts) = layers, place
-        plain = measure(torch.stack([edges.base.final, edges.source.final])).tolist()
-        self.base, self.source = plain
-        gap = self.source - self.base
-        scale = max(abs(self.base), abs(self.source), 1.0)
-        self.gap = gap if abs(gap) >= SMALL * scale else float("nan")
-        self.values: dict[Sender, float] = {}
-        self.method = ""
-
-    def run(self) -> None:
-        """Measure every sender, the last layers first, and emit as they are finished."""
-        if self.gap != self.gap:
-            self.job.remark(
-                "Both texts give the same value of the metric, so there is nothing to recover."
+        self.layers, self.share = layers, share
+        self.value, self.other = (
+            float(measure(run.final.unsqueeze(0))[0]) for run in (edges.base, edges.source)
+        )
+        if not distinct(self.value, self.other):
+            job.remark(
+                "Both texts give nearly the same value of the metric, so there is nothing to "
+                "recover (NaN): choose texts or tokens that the model tells apart."
             )
-        self._emit_gaps()
-        waiting: list[tuple[Sender, Cell]] = []
-        for layer in reversed(self.layers):
+        self.values: dict[Sender, float] = {}
+        self.method, self.passes = "", 2.0
+
+    def _show(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        effect = values - self.value
+        gap = self.other - self.value if distinct(self.value, self.other) else np.nan
+        return {"recovered": effect / gap + 0.0, "effect": effect, "metric": values}
+
+    def run(self, verify: int, **how: Any) -> None:
+        """Measure every sender, the last layers first; then the checks."""
+        chunks = list(self._chunks())
+        row, texts = self.share
+        for number, chunk in enumerate(chunks):
             self.job.tick()
-            heads = [place for place in self.senders if place[0] == layer]
-            waiting += zip(heads, self._cells(heads), strict=True)
-            if len(waiting) >= CELLS or layer == self.layers[0]:
-                self._measure(waiting)
-                waiting = []
+            sweep = Sweep(
+                self.job,
+                self.edges.model,
+                self.edges.base,
+                self.measure,
+                self._show,
+                lead={"batch": row} if self.job.batched else {},
+                share=(row * len(chunks) + number, texts * len(chunks)),
+                **how,
+            )
+            self._add(sweep, chunk)
+            own = None if number else sweep.add(self.edges.cells([chunk[0]], own=True)[0], None)
+            if number == 0:
+                self._leave_gaps(sweep)
+            sweep.run()
+            self.values.update(zip(chunk, sweep.values.tolist(), strict=False))
+            self.method = sweep.method
+            self.passes += sweep.passes + len(chunk) * bool(self.edges.receivers)
+            if own is not None:
+                self._check_own(sweep, own)
+        self._check_strongest(sweep.tolerance, verify)
 
-    def _cells(self, heads: list[Sender], *, own: bool = False) -> list[Cell]:
-        if self.edges.receivers:
-            return list(self.edges.carried(heads, own=own))
-        return [self.edges.straight(place, own=own) for place in heads]
+    def _chunks(self) -> Iterator[list[Sender]]:
+        """Senders of neighbouring layers, a handful at a time."""
+        chunk: list[Sender] = []
+        for layer in reversed(self.layers):
+            chunk += [place for place in self.senders if place[0] == layer]
+            if self.edges.receivers and len(chunk) >= TOGETHER:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
 
-    def _measure(self, waiting: list[tuple[Sender, Cell]]) -> None:
-        def take(indices: Sequence[int], final: torch.Tensor) -> None:
-            for index, value in zip(indices, self.measure(final).tolist(), strict=True):
-                self._emit(waiting[index][0], value)
+    def _add(self, sweep: Sweep, chunk: list[Sender]) -> None:
+        for layer in dict.fromkeys(place[0] for place in chunk):
+            self.job.tick()
+            heads = [place for place in chunk if place[0] == layer]
+            for place, cell in zip(heads, self.edges.cells(heads), strict=True):
+                sweep.add(cell, {"layer": self.layers.index(layer), "head": place[1]})
 
-        cells = [cell for _, cell in waiting]
-        edges = self.edges
-        self.method = self.run_cells(edges.model, edges.base, cells, take)
-
-    def _emit(self, sender: Sender, value: float) -> None:
-        self.values[sender] = value
-        effect = value - self.base
-        where = {"layer": self.layers.index(sender[0]), "head": sender[1]}
-        numbers = {"recovered": effect / self.gap + 0.0, "effect": effect, "metric": value}
-        self._put(where, {name: np.array(number) for name, number in numbers.items()})
-        done = self.row * len(self.senders) + len(self.values)
-        self.job.progress(done, self.texts * len(self.senders), f"head {sender[0]}.{sender[1]}")
-
-    def _emit_gaps(self) -> None:
+    def _leave_gaps(self, sweep: Sweep) -> None:
         """Heads that were not asked for, or that a layer does not have, are NaN for good."""
         asked = set(self.senders)
         for index, layer in enumerate(self.layers):
             for head in range(self.edges.model.n_heads):
                 if (layer, head) not in asked:
-                    nothing = {name: np.array(np.nan) for name in VARIABLES}
-                    self._put({"layer": index, "head": head}, nothing)
+                    sweep.fill({"layer": index, "head": head}, np.nan)
 
-    def _put(self, where: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self.job.emit({**where, "batch": self.row} if self.job.batched else where, arrays)
+    def _check_own(self, sweep: Sweep, own: int) -> None:
+        error = abs(float(sweep.values[own]) - self.value)
+        what = "metric with a sender at its own value, less the plain one"
+        name = f"own value changes nothing{self._text}"
+        self.job.check(name, error, sweep.tolerance, what)
 
-    def check(self, verify: int) -> None:
-        """A sender at its own value changes nothing; the strongest ones by four whole passes."""
-        text = f" of pair {self.row}" if self.job.batched else ""
-        scale = max(abs(self.base), abs(self.source), 1.0)
-        limit = 1e-4 * scale if self.edges.base.final.dtype == torch.float32 else 0.05 * scale
-        (cell,) = self._cells([self.senders[-1]], own=True)
-        finals: list[torch.Tensor] = []
-        keep = lambda _, final: finals.append(final)  # noqa: E731
-        self.run_cells(self.edges.model, self.edges.base, [cell], keep)
-        error = abs(float(self.measure(finals[0])[0]) - self.base)
-        name = f"own value changes nothing{text}"
-        self.job.check(name, error, limit, "metric with a sender at its own value, less without")
-        strongest = sorted(self.senders, key=lambda place: -abs(self.values[place] - self.base))
+    def _check_strongest(self, tolerance: float, verify: int) -> None:
+        """The strongest senders again, with four whole passes each."""
+        strongest = sorted(self.senders, key=lambda place: -abs(self.values[place] - self.value))
+        errors = []
         for sender in strongest[:verify]:
             self.job.tick()
-            value = float(self.measure(self.edges.plainly(sender).unsqueeze(0))[0])
-            what = "metric by four whole passes, less the one found"
-            name = f"head {sender[0]}.{sender[1]} by whole passes{text}"
-            self.job.check(name, abs(value - self.values[sender]), limit, what)
+            again = float(self.measure(self.edges.plainly(sender).unsqueeze(0))[0])
+            errors.append(abs(again - self.values[sender]))
+            self.passes += 2
+        if errors:
+            what = f"the {len(errors)} strongest senders, each against four whole passes"
+            name = f"paths equal the four runs{self._text}"
+            self.job.check(name, max(errors), tolerance, what)
+
+    @property
+    def _text(self) -> str:
+        return f" of pair {self.share[0]}" if self.job.batched else ""
 
 
-def _note(job: Job, found: list[_Sweep]) -> None:
-    """Say what was measured, and how."""
+def _note(job: Job, found: Sequence[_Paths]) -> None:
+    """Say what was measured so far, and how."""
     first = found[0]
-    clean_first = first.edges.pair.direction == "noise"
-    clean = [sweep.base if clean_first else sweep.source for sweep in found]
-    corrupt = [sweep.source if clean_first else sweep.base for sweep in found]
-    runs = 2 if first.edges.receivers else 1
+    edges = first.edges
+    for name in ("effect", "metric"):
+        job.describe(name, units=first.measure.units)
+    ends = [(paths.value, paths.other) for paths in found]
+    if edges.pair.direction == "denoise":
+        ends = [(other, value) for value, other in ends]
+    kept: dict[str, list[Any]] = {
+        "clean_metric": [clean for clean, _ in ends],
+        "corrupt_metric": [corrupt for _, corrupt in ends],
+        "answer": [paths.measure.answer for paths in found],
+    }
+    if first.measure.wrong is not None:
+        kept["wrong"] = [paths.measure.wrong for paths in found]
+    receivers = [str(site) for site in edges.receivers] or ["logits"]
     job.note(
-        metric=first.measure.words if len(found) == 1 else first.measure.long_name,
-        metric_units=first.measure.units,
-        answer=json.dumps([sweep.measure.answer for sweep in found]),
-        metric_clean=json.dumps(clean) if job.batched else clean[0],
-        metric_corrupt=json.dumps(corrupt) if job.batched else corrupt[0],
-        method=first.method,
-        passes=float(sum(2 + runs * (len(sweep.values) + 1) for sweep in found)),
+        metric=first.measure.name,
+        metric_words=first.measure.words,
+        direction=f"{edges.pair.words}, through one path alone",
+        receiver=", ".join(receivers),
+        method=", ".join(dict.fromkeys(paths.method for paths in found)),
+        passes=sum(paths.passes for paths in found),
+        **{name: json.dumps(v) if job.batched else v[0] for name, v in kept.items()},
     )

@@ -177,11 +177,19 @@ class Edges:
             if site in present
         ]
 
-    def straight(self, sender: Sender, *, own: bool = False) -> Cell:
+    def cells(self, senders: Sequence[Sender], *, own: bool = False) -> list[Cell]:
+        """The run that is measured for each sender of one layer.
+
+        With ``own`` the senders keep their own values, so that nothing changes.
+        """
+        if self.receivers:
+            return list(self._carried(senders, own))
+        return [self._straight(place, own) for place in senders]
+
+    def _straight(self, sender: Sender, own: bool) -> Cell:
         """The third run, for the logits: its end is what is measured.
 
-        Heads are held, so nothing moves between positions: only the last one counts. With
-        ``own`` the sender keeps its own value, so that nothing changes.
+        Heads are held, so nothing moves between positions: only the last one counts.
         """
         last = self.length - 1
         layer, head = sender
@@ -192,11 +200,8 @@ class Edges:
         first = Change(Site("z", layer, head), "set", value, positions=(last,))
         return Cell((first, *self.held(layer, [last])))
 
-    def carried(self, senders: Sequence[Sender], *, own: bool = False) -> Iterator[Cell]:
-        """The fourth run of each sender of one layer, as a cell; makes the third ones in batches.
-
-        With ``own`` the senders keep their own values, so that nothing changes.
-        """
+    def _carried(self, senders: Sequence[Sender], own: bool) -> Iterator[Cell]:
+        """The fourth run of each sender; makes the third ones in batches."""
         size = max(1, BATCH_TOKENS // self.length)
         for start in range(0, len(senders), size):
             batch = senders[start : start + size]
