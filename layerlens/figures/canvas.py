@@ -76,7 +76,7 @@ def write_notes(figure: Figure, notes: list[str], colors: Palette) -> None:
 def wrapped(notes: list[str], width: float) -> list[str]:
     """Return the notes broken into lines that fit into a figure of `width` inches."""
     limit = int((width - 0.3) / _NOTE_CHARACTER)
-    return [line for note in notes for line in textwrap.wrap(note, limit)]
+    return [line for note in notes for line in textwrap.wrap(note, limit, break_on_hyphens=False)]
 
 
 def notes_height(notes: list[str], width: float) -> float:

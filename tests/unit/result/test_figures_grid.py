@@ -1,0 +1,219 @@
+"""Grids and curves: what is drawn is what the result holds, and what is missing is marked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from layerlens.errors import ResultError
+from layerlens.export.images import image_bytes
+from layerlens.figures import draw
+from layerlens.figures.grid import short_number
+from layerlens.figures.palette import palette
+from layerlens.result import Result
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+CLEAN = ["The", " $x$", " of", " France", " is"]
+CORRUPT = ["The", " $x$", " of", " Italy", " is"]
+
+
+def sweep(n_layers: int = 6, **attrs: Any) -> xr.Dataset:
+    """Return a sweep whose cell (l, t) recovered l / 5 - t / 4; one cell is missing."""
+    recovered = (np.arange(n_layers)[:, None] / 5 - np.arange(5) / 4).astype(np.float32)
+    recovered[2, 1] = np.nan
+    recovered[5, 0] = 1.2
+    cell = ("layer", "position")
+    return xr.Dataset(
+        {
+            "metric": (cell, 4 * recovered, {"units": "logit", "long_name": "metric"}),
+            "recovered": (cell, recovered, {"units": "1", "long_name": "recovered fraction"}),
+        },
+        coords={
+            "layer": np.arange(n_layers),
+            "position": np.arange(5),
+            "token": ("position", CORRUPT),
+        },
+        attrs={
+            "view": "patch",
+            "model": "hand-made",
+            "site": "resid_pre",
+            "direction": "clean activations into the corrupted run",
+            "metric_words": "logit of ' a' minus logit of ' b'",
+            "clean_tokens": json.dumps(CLEAN),
+            "corrupt_tokens": json.dumps(CORRUPT),
+            **attrs,
+        },
+    )
+
+
+def texts(figure: Figure, kind: str) -> list[str]:
+    found = figure.findobj(lambda artist: artist.get_gid() == kind)
+    return [artist.get_text() for artist in found]
+
+
+def marks(figure: Figure, kind: str) -> list[Any]:
+    return figure.findobj(lambda artist: artist.get_gid() == kind)
+
+
+def test_every_cell_is_there_with_layer_0_at_the_bottom() -> None:
+    data = sweep()
+    figure = draw("patch", data)
+    axes = figure.axes[0]
+    mesh = axes.collections[0]
+    assert np.allclose(mesh.get_array(), data["recovered"], equal_nan=True)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list("012345")
+    assert axes.get_ylim() == (0, 6)
+    figure.canvas.draw()
+    colors = mesh.get_facecolor().reshape(6, 5, 4)
+    assert np.allclose(colors[5, 0, :3], to_rgb(palette("light").base), atol=0.01)  # above 1
+    assert np.allclose(colors[0, 4, :3], to_rgb(palette("light").negative), atol=0.01)  # -1
+    assert np.allclose(colors[0, 0, :3], (1, 1, 1), atol=0.01)  # 0 is the page
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (-1, 1)
+    assert "1.20" in texts(figure, "cell")
+    assert len(texts(figure, "cell")) == 29
+
+
+def test_missing_cells_are_hatched_and_those_beyond_are_marked() -> None:
+    figure = draw("patch", sweep())
+    (hatched,) = marks(figure, "missing")
+    assert hatched.get_xy() == (1, 2)
+    assert hatched.get_hatch()
+    (beyond,) = marks(figure, "beyond")
+    assert np.allclose(beyond.get_xydata(), [[0.94, 5.85]])
+    notes = " ".join(texts(figure, "note"))
+    assert "1 cells lie beyond ±1" in notes
+    assert "1 cells have no value" in notes
+
+
+def test_the_title_states_direction_and_metric_and_both_prompts_are_there() -> None:
+    figure = draw("patch", sweep())
+    above = " ".join(texts(figure, "title") + texts(figure, "subtitle"))
+    for words in ("recovered fraction", "resid_pre", "clean activations into the corrupted run",
+                  "logit of ' a' minus", "hand-made"):  # fmt: skip
+        assert words in above
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels[3] == "␣France\n␣Italy"
+    assert labels[1] == "␣$x$\n␣$x$"
+    many = draw("grid", sweep().isel(position=[0, 1, 2, 3, 4] * 16).drop_vars("position"))
+    assert [label.get_text() for label in many.axes[0].get_xticklabels()][3] == "␣Italy"
+    image_bytes(many)
+
+
+def test_a_metric_that_tells_nothing_is_drawn_as_it_is() -> None:
+    data = sweep()
+    data["recovered"] = data["recovered"] * np.nan
+    figure = draw("patch", data)
+    assert "metric (logit)" in texts(figure, "title")[0]
+    assert figure.axes[0].collections[0].norm.vmax == pytest.approx(4.8)
+
+
+def test_more_axes_are_cut_where_it_is_strongest_or_where_asked() -> None:
+    values = np.zeros((3, 4, 5), np.float32)
+    values[1, 2, 3] = -7
+    data = xr.Dataset(
+        {"effect": (("position", "layer", "head"), values, {"units": "logit"})},
+        coords={"position": [10, 11, 12], "token": ("position", ["a", "b", "c"])},
+    )
+    figure = draw("grid", data)
+    assert np.array_equal(figure.axes[0].collections[0].get_array(), values[1])
+    assert "drawn at position b (the strongest)" in " ".join(texts(figure, "note"))
+    assert figure.axes[0].get_xlabel() == "head"
+    asked = draw("grid", data, at={"position": 12})
+    assert np.array_equal(asked.axes[0].collections[0].get_array(), values[2])
+    swapped = draw("grid", data.transpose("position", "head", "layer"))
+    assert np.array_equal(swapped.axes[0].collections[0].get_array(), values[1])
+
+
+def test_the_mean_over_pairs_comes_first() -> None:
+    data = sweep().assign(recovered_mean=(("layer", "position"), np.full((6, 5), 0.5)))
+    figure = draw("patch", data)
+    assert np.allclose(figure.axes[0].collections[0].get_array(), 0.5)
+    one = draw("patch", data, variable="recovered")
+    assert np.allclose(one.axes[0].collections[0].get_array(), data["recovered"], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("view", "options", "message"),
+    [
+        ("patch", {"variable": "nothing"}, "choose one of metric, recovered"),
+        ("patch", {"at": {"head": 3}}, "'head'"),
+        ("patch", {"limit": -1}, "above 0"),
+        ("patch", {"theme": "pink"}, "no theme"),
+        ("curves", {"scale": "cubic"}, "no scale"),
+        ("curves", {"variables": []}, "empty"),
+        ("curves", {"at": {"position": 77}}, "There is no position 77"),
+    ],
+)
+def test_wrong_options(view: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResultError, match=message):
+        draw(view, sweep(), **options)
+
+
+@pytest.mark.parametrize("view", ["grid", "curves"])
+def test_nothing_to_draw_is_said(view: str) -> None:
+    data = xr.Dataset({"name": ("layer", ["a", "b"])})
+    with pytest.raises(ResultError, match="no variable of numbers"):
+        draw(view, data)
+
+
+def test_short_numbers() -> None:
+    values = [0.001, -0.5, 1.0, 12.34, -123.4, 1e6]
+    assert [short_number(value) for value in values] == [
+        "0", "−0.50", "1.00", "12.3", "−123", "1e+06",
+    ]  # fmt: skip
+
+
+def test_curves_have_lines_bands_and_dashes() -> None:
+    layer = np.arange(8)
+    data = xr.Dataset(
+        {
+            "kl": ("layer", layer / 2, {"units": "nats", "long_name": "KL"}),
+            "kl_low": ("layer", layer / 2 - 0.1),
+            "kl_high": ("layer", layer / 2 + 0.1),
+            "other": ("layer", -layer / 4, {"units": "nats"}),
+            "rank": ("layer", layer, {"units": "1"}),
+        },
+        coords={"layer": layer},
+        attrs={"model": "hand-made"},
+    )
+    figure = draw("curves", data)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 8]
+    assert [line.get_label() for line in lines] == ["kl", "other"]
+    assert np.allclose(lines[0].get_ydata(), layer / 2)
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+    (band,) = figure.axes[0].collections
+    points = band.get_paths()[0].vertices
+    assert points[:, 1].min() == pytest.approx(-0.1)
+    assert points[:, 1].max() == pytest.approx(3.6)
+    assert figure.axes[0].get_ylabel() == "KL (nats)"
+    alone = draw("curves", data, variables="rank", title="mine", theme="dark")
+    assert len(alone.axes[0].lines) == 1
+    assert texts(alone, "title") == ["mine"]
+
+
+def test_curves_of_a_grid_are_a_line_an_entry() -> None:
+    figure = draw("curves", sweep(), variables="metric")
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 6]
+    assert [line.get_label() for line in lines][3] == "position ␣Italy".replace("␣", " ")
+    assert np.allclose(lines[2].get_ydata(), sweep()["metric"][:, 2], equal_nan=True)
+
+
+@pytest.mark.parametrize("view", ["grid", "curves"])
+def test_a_result_without_a_widget_shows_its_figure(view: str) -> None:
+    result = Result("something", sweep(view=view))
+    bundle, _ = result._repr_mimebundle_()
+    assert bundle.keys() == {"text/plain", "image/png"}
+    assert "no widget" not in bundle["text/plain"]
+    assert repr(result.widget()) == repr(result)
+
+
+def test_the_same_figure_is_the_same_bytes() -> None:
+    first, second = (image_bytes(draw("patch", sweep()), "svg") for _ in range(2))
+    assert first == second
