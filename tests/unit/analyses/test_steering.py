@@ -179,7 +179,7 @@ def test_a_planted_direction_is_found_where_it_was_planted() -> None:
     tokens = stream.code("token", 5) - stream.code("token", 6)
     np.testing.assert_allclose(data.direction[0], tokens, atol=1e-5)
     for layer in (1, 2):
-        np.testing.assert_allclose(data.direction[layer], tokens + u, atol=1e-3)
+        np.testing.assert_allclose(data.direction[layer], tokens + u, atol=1e-2)  # epsilon, rest
     np.testing.assert_allclose(data.auc, 1)
     np.testing.assert_allclose(data.consistency, 1, atol=1e-4)
     assert data.attrs["layer_by_norm_ratio"] >= 1
