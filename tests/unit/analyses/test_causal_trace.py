@@ -44,15 +44,11 @@ def by_definition(family: str, kind: str, window: int, noise: float) -> dict[str
         for layer in layers:
             around = [i for i in layers if layer - window // 2 <= i < layer + (window + 1) // 2]
             for position in range(len(IDS)):
-                hooks = [
-                    (
-                        modules[i],
-                        "out",
-                        by.putting(clean[places[1 + i]][0, [position]], positions=[position]),
-                    )
-                    for i in around
-                ]
-                logits = by.run(hf, IDS, [hook, *hooks])
+                hooks = [hook]
+                for i in around:
+                    value = clean[places[1 + i]][0, [position]]
+                    hooks.append((modules[i], "out", by.putting(value, positions=[position])))
+                logits = by.run(hf, IDS, hooks)
                 grid[sample, layer, position] = by.probability(logits, ANSWER)
     effect = grid - low[:, None, None]
     return {
@@ -189,10 +185,10 @@ def test_a_wrong_state_is_caught_by_the_checks(monkeypatch: pytest.MonkeyPatch) 
 
     real = module.Change
 
-    def shifted(site: Any, op: str, value: Any, **where: Any) -> Any:
-        return real(site, op, value + 1.0 if op == "set" else value, **where)
+    def rolled(site: Any, op: str, value: Any, **where: Any) -> Any:
+        return real(site, op, value.roll(1, -1) if op == "set" else value, **where)
 
-    monkeypatch.setattr(module, "Change", shifted)
+    monkeypatch.setattr(module, "Change", rolled)
     checks = ll.causal_trace(by.wrapped("gpt2"), IDS, subject=SUBJECT, samples=1).checks
     bad = {check.name for check in checks if not check.ok}
     assert "no effect before the subject" in bad
