@@ -221,7 +221,8 @@ class _BackPatch:
         )
         if row == 0:
             self.job.describe("metric", units=measure.units, long_name=measure.words)
-            self.job.describe("change", units=measure.units)
+            words = f"change of the {measure.words}"
+            self.job.describe("change", units=measure.units, long_name=words)
         lead = {} if self.tokens.single else {"batch": row}
         size = len(self.layers)
         answers = Answers(self.job, self.model, base, measure.answer, self.pairs, size, lead)

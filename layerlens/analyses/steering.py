@@ -53,7 +53,7 @@ VARIABLES = {
         ("layer", "channel"), "float32", "activation", "mean difference of the conditions"
     ),
     "mean_norm": Variable(("layer",), "float32", "activation", "mean length of the states"),
-    "scale": Variable(("layer",), "float32", "1", "what a coefficient multiplies the direction by"),
+    "scale": Variable(("layer",), "float32", "directions", "a coefficient of 1, in directions"),
 }
 
 
@@ -289,7 +289,8 @@ class _Steering:
         base = record_base(self.model, tokens)
         measure = make_metric(self.model, metric, final=base.final, answer=answer, wrong=wrong)
         self.job.describe("dose_metric", units=measure.units, long_name=measure.words)
-        self.job.describe("dose_change", units=measure.units)
+        words = f"change of the {measure.words}"
+        self.job.describe("dose_change", units=measure.units, long_name=words)
         sweep = Sweep(
             self.job,
             self.model,

@@ -154,6 +154,15 @@ def test_identical_pairs_give_no_direction(model: LensModel) -> None:
     np.testing.assert_allclose(data.dose_change, 0, atol=1e-5)
 
 
+def test_a_single_pair_has_a_direction_and_no_held_out_numbers(model: LensModel) -> None:
+    data = steering(model, POSITIVE[0], NEGATIVE[0]).data
+    difference = states(model, POSITIVE[:1]) - states(model, NEGATIVE[:1])
+    np.testing.assert_allclose(data.direction, difference[:, 0], atol=1e-4)
+    assert data.auc.isnull().all()
+    assert data.fisher.isnull().all()
+    assert data.attrs["complete"]
+
+
 def test_swapped_conditions_turn_the_direction_round(model: LensModel) -> None:
     one = steering(model, POSITIVE, NEGATIVE).data
     other = steering(model, NEGATIVE, POSITIVE).data
