@@ -61,8 +61,10 @@ describe("colours", () => {
     makeScale({ mode, palette: paletteOf(dark), vocabulary: 49_152, klMax: 7.2, trackedText: "x" });
 
   it("come from complete tables", () => {
-    for (const table of [viridis, cividis]) expect(table).toMatch(/^[0-9a-f]{1536}$/);
+    for (const table of [viridis, cividis]) expect(table).toMatch(/^[0-9a-f]{312}$/);
     expect(tableColors(viridis)[0]).toEqual([0x44, 0x01, 0x54]);
+    expect(tableColors(viridis)[255]).toEqual([0xfd, 0xe7, 0x24]);
+    expect(tableColors(viridis)).toHaveLength(256);
   });
 
   it("start at the background for probability 0", () => {

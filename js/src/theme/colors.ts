@@ -39,9 +39,9 @@ export function inkOn(background: Rgb): Rgb {
   return contrast(background, INK_DARK) >= contrast(background, INK_LIGHT) ? INK_DARK : INK_LIGHT;
 }
 
-/** 256 colours from a table of 6 hexadecimal digits each. */
+/** 256 colours through those of a table of 6 hexadecimal digits each. */
 export function tableColors(table: string): Rgb[] {
-  return Array.from({ length: 256 }, (_, i) => parseHex(table.slice(6 * i, 6 * i + 6)));
+  return rampColors(table.match(/.{6}/g) ?? []);
 }
 
 /** 256 colours through any number of evenly spaced ones. */

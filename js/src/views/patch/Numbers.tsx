@@ -12,11 +12,27 @@ export function inUnits(value: number | null | undefined, units: string): string
   return `${text.replace("-", "−")} ${name}`.trim();
 }
 
+/** Metrics by name; one that is the user's own says itself what it is. */
+export const METRIC_NAMES: Readonly<Record<string, string>> = {
+  logit_diff: "logit difference",
+  logit: "logit",
+  probability: "probability",
+  logprob: "log-probability",
+  kl: "KL divergence",
+  rank: "rank",
+};
+
+export function shortName({ metric }: PatchMeta): string {
+  return METRIC_NAMES[metric.name] ?? (metric.long_name || metric.name);
+}
+
 /** "logit difference ␣Paris − ␣Rome". */
-export function metricName({ metric, answer, wrong }: PatchMeta): string {
-  const names = [answer, wrong].filter((token) => token !== null && token !== undefined);
-  const tokens = metric.name === "kl" ? "" : names.map((token) => plain(token.text)).join(" − ");
-  return `${metric.long_name || metric.name} ${tokens}`.trim();
+export function metricName(meta: PatchMeta): string {
+  const { metric, answer, wrong } = meta;
+  const about =
+    metric.name === "logit_diff" ? [answer, wrong] : metric.name === "kl" ? [] : [answer];
+  const tokens = about.filter((token) => token !== null && token !== undefined);
+  return `${shortName(meta)} ${tokens.map((token) => plain(token.text)).join(" − ")}`.trim();
 }
 
 interface Props {
@@ -34,7 +50,7 @@ export function Numbers({ meta, value, recovered }: Props) {
       <dd>
         <b>{Number.isNaN(recovered) ? "–" : written(recovered)}</b>
       </dd>
-      <dt title={metricName(meta)}>{meta.metric.long_name || meta.metric.name}</dt>
+      <dt title={meta.metric.long_name}>{shortName(meta)}</dt>
       <dd>{inUnits(value, units)}</dd>
       <dt>corrupted → clean</dt>
       <dd>

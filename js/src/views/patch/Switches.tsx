@@ -1,18 +1,10 @@
 import { type Axis, type Direction, HEAD_SITES, METRICS, POSITION_SITES } from "../../wire/patch";
 import { Switch } from "../common/Switch";
 import { siteName } from "./edits";
+import { METRIC_NAMES } from "./Numbers";
 import type { PatchState } from "./state";
 
 const NO_KERNEL = "Another sweep needs a running kernel; this page has none.";
-
-const METRIC_NAMES: Record<string, string> = {
-  logit_diff: "logit difference",
-  logit: "logit",
-  probability: "probability",
-  logprob: "log-probability",
-  kl: "KL divergence",
-  rank: "rank",
-};
 
 const DIRECTIONS: { value: Direction; label: string; title: string }[] = [
   {
