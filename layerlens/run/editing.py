@@ -73,6 +73,8 @@ class Editing:
 
     def start(self, stack: ExitStack) -> None:
         """Watch the calls of the model until the stack closes."""
+        if not self._edits:
+            return
         if self._given is not None:
             self._begin(self._given)
         hf = self._model.hf
@@ -127,6 +129,8 @@ class Editing:
         cache = _cache(kwargs)
         if cache is None:
             return 0
+        if not hasattr(cache, "get_seq_length"):  # recurrent states as they are: they follow a call
+            return self._end
         try:
             return int(cache.get_seq_length())
         except ValueError:  # a cache of recurrent states does not count
@@ -204,7 +208,8 @@ class Editing:
 
 def _cache(kwargs: dict[str, Any]) -> Any:
     """The cache that a call was given, if any."""
-    return kwargs.get("past_key_values", kwargs.get("cache_params"))
+    names = ("past_key_values", "cache_params", "state")
+    return next((kwargs[name] for name in names if kwargs.get(name) is not None), None)
 
 
 def _first_key(kwargs: dict[str, Any], layer: int, length: int) -> int:

@@ -5,40 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
-import torch
-
 from layerlens.errors import InputError
-from layerlens.model.sites import GLOBAL, HEADS, SiteName, parse_site
-from layerlens.run.changes import SQUARE
-from layerlens.run.values import (
-    Source,
-    as_position,
-    as_texts,
-    as_value,
-    decode,
-    encode,
-    literal,
-    numbers,
+from layerlens.model.sites import SiteName, parse_site
+from layerlens.run.edit_arguments import (
+    Steps,
+    heads_of,
+    key_of,
+    layers_of,
+    neurons_of,
+    require_op,
+    steps_of,
+    value_of,
 )
-
-#: Operation -> what its value is: nothing, numbers, directions, texts or a text.
-VALUES = {
-    "set": "numbers",
-    "add": "numbers",
-    "scale": "numbers",
-    "zero": "nothing",
-    "mean": "texts",
-    "resample": "text",
-    "project_out": "directions",
-    "freeze": "nothing",
-    "block": "nothing",
-}
-
-#: Generated tokens that an edit applies at: their numbers, every one, or none.
-Steps = tuple[int, ...] | Literal["all"] | None
+from layerlens.run.values import as_position, decode, encode, literal
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -241,7 +222,7 @@ def edit(
     ll.edit('mlp_out', 'scale', 0.5, layer=range(3, 6), always=True)
     """
     parsed = parse_site(site)
-    _require_op(op, parsed.kind)
+    require_op(op, parsed.kind)
     if always and (position is not None or steps is not None):
         raise InputError("always=True means every position and step: leave out position and steps.")
     if op == "freeze" and (always or steps is not None):
@@ -252,95 +233,14 @@ def edit(
     return Edit(
         kind=parsed.kind,
         op=op,
-        value=_value(op, value, parsed.kind),
-        layers=_layers(parsed.kind, parsed.layer, layer),
-        heads=_heads(parsed.kind, parsed.head, head),
+        value=value_of(op, value, parsed.kind),
+        layers=layers_of(parsed.kind, parsed.layer, layer),
+        heads=heads_of(parsed.kind, parsed.head, head),
         position=slice(None) if always else as_position(position),
-        neurons=_neurons(parsed.kind, neuron),
-        key=_key(parsed.kind, key),
-        steps="all" if always else _steps(steps),
+        neurons=neurons_of(parsed.kind, neuron),
+        key=key_of(parsed.kind, key),
+        steps="all" if always else steps_of(steps),
     )
-
-
-def _require_op(op: str, kind: str) -> None:
-    if op not in VALUES:
-        near = get_close_matches(str(op), list(VALUES), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"{op!r} is no operation: {hint}There are {', '.join(VALUES)}.")
-    if op == "block" and kind != "attn_scores":
-        raise InputError(
-            f"block cuts attention before the softmax, so its site is attn_scores, not {kind}."
-        )
-    if op in ("mean", "project_out") and kind in SQUARE:
-        raise InputError(f"{op} makes no sense over the keys of {kind}: edit v or z instead.")
-
-
-def _value(op: str, value: Any, kind: str) -> Any:
-    wanted = VALUES[op]
-    if wanted == "nothing":
-        if value is not None:
-            raise InputError(f"{op} takes no value, but one was given.")
-        return None
-    if value is None:
-        raise InputError(f"{op} needs a value ({wanted}): see ll.edit.")
-    if isinstance(value, Source):
-        if wanted == "texts":
-            raise InputError("mean takes reference texts or a tensor, not a source: use resample.")
-        return value
-    if wanted == "text":
-        return Source(as_texts(value))
-    if wanted == "texts":
-        return as_texts(value, or_numbers=True)
-    found = as_value(value)
-    if wanted == "directions" and not isinstance(found, torch.Tensor):
-        raise InputError("project_out takes a direction [width] or several [n, width].")
-    return found
-
-
-def _layers(
-    kind: str, named: int | None, layer: int | Iterable[int] | None
-) -> tuple[int, ...] | None:
-    if kind in GLOBAL:
-        if layer is not None:
-            raise InputError(f"{kind} exists once in a model: leave out layer.")
-        return None
-    if named is not None and layer is not None:
-        raise InputError(f"The layer of {kind} is given twice, as {named} and as {layer}.")
-    if named is None and layer is None:
-        raise InputError(f"{kind} needs a layer: write '{kind}.0', or give layer=.")
-    return (named,) if layer is None and named is not None else numbers(layer, "layer")
-
-
-def _heads(
-    kind: str, named: int | None, head: int | Iterable[int] | None
-) -> tuple[int, ...] | None:
-    if head is None:
-        return None if named is None else (named,)
-    if kind not in HEADS:
-        raise InputError(f"{kind} has no heads; only {', '.join(HEADS)} have.")
-    if named is not None:
-        raise InputError(f"The head of {kind} is given twice, as {named} and as {head}.")
-    return numbers(head, "head", least=0)
-
-
-def _neurons(kind: str, neuron: int | Iterable[int] | None) -> tuple[int, ...] | None:
-    if neuron is not None and kind in SQUARE:
-        raise InputError(f"The last axis of {kind} is that of keys: name them with key=.")
-    return None if neuron is None else numbers(neuron, "neuron", least=0)
-
-
-def _key(kind: str, key: Any) -> Any:
-    if key is not None and kind not in SQUARE:
-        raise InputError(f"{kind} has no keys; only {' and '.join(sorted(SQUARE))} have.")
-    return as_position(key)
-
-
-def _steps(steps: int | Iterable[int] | str | None) -> Steps:
-    if steps is None or steps == "all":
-        return None if steps is None else "all"
-    if isinstance(steps, str):
-        raise InputError(f"steps is a number, a list of numbers or 'all', not {steps!r}.")
-    return tuple(sorted(numbers(steps, "steps", least=0)))
 
 
 def _one_or_list(found: Sequence[int] | str | None) -> int | list[int] | str | None:

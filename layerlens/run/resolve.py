@@ -14,8 +14,9 @@ from layerlens.model.sites import HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.contents import Part, content, visible
+from layerlens.run.edit_arguments import Steps
 from layerlens.run.edit_lists import as_edits
-from layerlens.run.edits import Edit, Steps
+from layerlens.run.edits import Edit
 from layerlens.run.other_runs import OtherRuns
 from layerlens.run.where import editable_sites, require_heads, row_shapes
 

@@ -135,6 +135,19 @@ def test_the_cache_changes_nothing(family: str, edit: ll.Edit) -> None:
     close(steps, without)
 
 
+@pytest.mark.parametrize("family", ["mamba", "rwkv", "jamba", "gpt_oss"])
+def test_recurrent_and_mixed_families_are_counted_too(family: str) -> None:
+    model = tiny(family)
+    plain = step_logits(model, ())[1]
+    for when in ({"position": [0, -1]}, {"steps": [1, 3]}, {"always": True}):
+        edit = ll.edit("resid_post.1", "add", VECTOR, **when)
+        (ids, steps), (again, without) = (
+            step_logits(model, edit, use_cache=cache) for cache in (True, False)
+        )
+        assert ids == again and (steps - plain).abs().max() > 1e-4
+        close(steps, without)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_edit_and_no_dose_change_nothing(family: str) -> None:
     model = tiny(family)
