@@ -39,11 +39,13 @@ def shared_prefix(sweep: Sweep, pair: Pair, runs: tuple[Base, Base]) -> int:
 def plan(sweep: Sweep, pair: Pair, source: Base) -> dict[str, int]:
     """Add the cells whose value is known: a patch of nothing, and one of everything."""
     layer = sweep.model.n_layers // 2
-    site, every = Site("resid_pre", layer), tuple(range(sweep.base.length))
-    own = Change(site, "set", sweep.base.state(layer), every)
+    length = sweep.base.length
+    every = tuple(range(pair.shared if pair.shared < length else 0, length))
+    site, first = Site("resid_pre", layer), every[0]
+    own = Change(site, "set", sweep.base.state(layer)[first:], every)
     tests = {"no-op": sweep.add(Cell((own,)), None)}
     if pair.plain:
-        whole = Change(site, "set", source.state(layer), every)
+        whole = Change(site, "set", source.state(layer)[first:], every)
         tests["whole"] = sweep.add(Cell((whole,)), None)
     return tests
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses import patch_checks
+from layerlens.analyses.attribution import Attribution, part_effect
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.intervals import mean_interval
 from layerlens.analyses.metric import MetricFunction
 from layerlens.analyses.pair import Align, make_pairs
-from layerlens.analyses.patch_grid import PatchGrid
+from layerlens.analyses.patch_grid import Part, PatchGrid
 from layerlens.analyses.patch_runs import PatchRuns, distinct, one_each, recovered
 from layerlens.analyses.sweep import Show, Sweep
+from layerlens.errors import InputError
 from layerlens.run.cells import DEFAULT_LIMIT, Method, sweep_method
 
 if TYPE_CHECKING:
@@ -142,7 +144,8 @@ def patch_sweep(
     m) / (m_clean - m_corrupt)`` for ``noise``; NaN where the two runs hardly differ. For several
     pairs ``recovered_mean`` is a ratio of means, with a 95 % bootstrap interval over pairs.
     Positions before the first token that differs cannot matter in a causal model; they are not
-    run, and have the value of the unpatched run.
+    run, and have the value of the unpatched run. Where the cells do not fit into one wave, those
+    that attribution patching finds strongest come first.
 
     Raises
     ------
@@ -194,9 +197,9 @@ class _PatchSweep:
                 method=method,
                 memory_limit=memory_limit,
             )
-            self._plan(sweep, index)
+            planned = self._plan(sweep, index)
             tests = patch_checks.plan(sweep, pair, self.runs.runs[index][1])
-            sweep.run()
+            sweep.run(self._promise(sweep, planned, index))
             sweep.verify(verify)
             patch_checks.check(sweep, pair, self.grid, self.runs.runs[index], tests)
             methods.append(sweep.method)
@@ -218,8 +221,28 @@ class _PatchSweep:
 
         return show
 
-    def _plan(self, sweep: Sweep, index: int) -> None:
-        """Add the cells that have to be run, and fill in the others."""
+    def _promise(self, sweep: Sweep, planned: Sequence[Part], index: int) -> list[float] | None:
+        """Estimated effects of the cells where they come one after another, else None."""
+        if not sweep.in_waves:
+            self.job.note(order="as in the grid")
+            return None
+        runs = self.runs
+        base, source = runs.runs[index]
+        metric, tick = runs.metrics[index], self.job.tick
+        work = Attribution(runs.model, self.grid, runs.pairs[index], base, source, metric, tick)
+        try:
+            effects = work.effects(work.gradients(self.grid.sites))
+        except (InputError, RuntimeError):  # a metric or a model without a derivative
+            self.job.note(order="as in the grid")
+            return None
+        self.job.note(order="strongest first, by attribution patching")
+        runs.passes += work.passes
+        found = [part_effect(self.grid, effects, part, part.positions) for part in planned]
+        return found + [0.0] * (len(sweep) - len(found))
+
+    def _plan(self, sweep: Sweep, index: int) -> list[Part]:
+        """Add the cells that have to be run, and fill in the others; returns what was added."""
+        added: list[Part] = []
         runs, pair = self.runs, self.runs.pairs[index]
         shared = patch_checks.shared_prefix(sweep, pair, runs.runs[index])
         columns = runs.columns(index)
@@ -231,8 +254,10 @@ class _PatchSweep:
             if live:
                 kept = replace(part, positions=live)
                 sweep.add(self.grid.cell(kept, pair, runs.runs[index][1].trace), part.place)
+                added.append(kept)
             else:
                 sweep.fill(part.place, np.nan if live is None else sweep.base_value)
+        return added
 
     def _sum_up(self) -> None:
         """Means over the pairs, and their intervals."""

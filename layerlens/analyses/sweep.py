@@ -12,7 +12,8 @@ from layerlens.analyses.contract import Job
 from layerlens.analyses.lens_checks import BFLOAT16_TOLERANCE, LOGIT_TOLERANCE
 from layerlens.analyses.metric import Metric
 from layerlens.run.base import Base
-from layerlens.run.cells import DEFAULT_LIMIT, Cell, Method, run_cells
+from layerlens.run.cells import DEFAULT_LIMIT, Cell, Method, run_cells, sweep_method
+from layerlens.run.packed import waves
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,10 @@ Place = Mapping[str, int]
 
 Show = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """From values of the metric [n] float64 to the arrays of the result, [n] each."""
+
+
+FEW_CELLS = 12
+"""So few that finding the strongest first would take as long as running them all."""
 
 
 class Sweep:
@@ -126,6 +131,18 @@ class Sweep:
     def _length(self, axis: str) -> int:
         assert self.job.parts is not None
         return self.job.parts.sizes[axis]
+
+    @property
+    def in_waves(self) -> bool:
+        """Whether the cells will come one after another, so that their order matters."""
+        method: str = self._wanted
+        if method == "auto":
+            outside = any(cell.layer < 0 for cell in self._cells)
+            method = "naive" if outside else sweep_method(self.model)
+        if method != "packed":
+            return len(self) > FEW_CELLS
+        found = waves(self.model, self.base, self._cells, self._limit)
+        return next(found, None) is not None and next(found, None) is not None
 
     def run(self, promise: Sequence[float] | None = None) -> None:
         """Run every planned cell and push the finished ones, wave by wave.

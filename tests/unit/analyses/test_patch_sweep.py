@@ -19,6 +19,7 @@ from layerlens.model.tiny import tiny_model
 
 CLEAN, CORRUPT = [5, 9, 17, 4, 11, 8], [5, 9, 30, 4, 11, 2]
 ANSWER, WRONG = 7, 21
+TOKENS = {"answer": ANSWER, "wrong": WRONG}
 FIRST = 2  # the first position that differs
 
 
@@ -116,8 +117,7 @@ class Plain:
 
 
 def sweep(model: LensModel, **options: Any) -> Any:
-    given = {"answer": ANSWER, "wrong": WRONG, **options}
-    return ll.patch_sweep(model, CLEAN, CORRUPT, **given)
+    return ll.patch_sweep(model, CLEAN, CORRUPT, **{**TOKENS, **options})
 
 
 def all_ok(result: Any) -> bool:
@@ -356,6 +356,36 @@ def test_a_stopped_sweep_keeps_its_cells(gpt2: LensModel) -> None:
     np.testing.assert_allclose(data.metric.values[done], whole.metric.values[done], atol=1e-4)
     assert json.loads(data.attrs["missing"])["metric"]
     assert data.attrs["complete"] == 0
+
+
+class _Order(Silent):
+    """Keeps the values of the grid as they come."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_emit(self, where: Any, arrays: Any) -> None:
+        if isinstance(where.get("position"), slice):
+            self.seen.extend(np.abs(arrays["recovered"]).tolist())
+
+
+def test_the_strongest_cells_come_first_where_they_come_in_waves(model: LensModel) -> None:
+    texts = {"clean": CLEAN, "corrupt": CORRUPT}
+    heard = _Order()
+    options = {**TOKENS, "method": "naive", "site": "mlp_out"}
+    result = ll.patch_sweep.run(model, texts, options, heard)
+    assert result.data.attrs["order"] == "strongest first, by attribution patching"
+    half = len(heard.seen) // 2
+    assert np.mean(heard.seen[:half]) > np.mean(heard.seen[half:])
+    natural = sweep(model, site="mlp_out")
+    assert natural.data.attrs["order"] == "as in the grid"
+    np.testing.assert_allclose(result.data.metric, natural.data.metric, atol=1e-4)
+
+    def flat(logits: Tensor) -> Tensor:
+        return (logits > 0).sum(-1).float()
+
+    counted = ll.patch_sweep(model, CLEAN, CORRUPT, metric=flat, method="naive").data.attrs
+    assert counted["order"] == "as in the grid"
 
 
 def _refusals() -> Iterator[tuple[dict[str, Any], type[Exception], str]]:
