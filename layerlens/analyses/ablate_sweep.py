@@ -174,6 +174,8 @@ def ablate_sweep(
             model, metric, final=base.final, answer=answers[row], wrong=wrongs[row]
         )
         where = model.positions(text, positions)
+        if not where:
+            raise InputError(f"positions={positions!r} names no position: name at least one.")
         removal = _Removal(job, units, base, measure, where, (row, len(texts)))
         outputs = replacement.outputs(row, where)
         removal.run(outputs, replacement.draws, verify, method=method, memory_limit=memory_limit)
