@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MOST_LINES = 12
+_Y_CHARACTERS = 34
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _dress(axes: Axes, points: list[str], axis: str, words: str, colors: Palette
     for label in axes.set_xticks(at, [points[i] for i in at], rotation=rotation, **style):
         label.label1.set_parse_math(False)
     axes.set_xlabel(axis, **style)
-    axes.set_ylabel(words, parse_math=False, **style)
+    axes.set_ylabel(textwrap.fill(words, _Y_CHARACTERS), parse_math=False, **style)
     axes.tick_params(labelsize=FONT - 0.5, colors=colors.ink, length=2)
     axes.grid(axis="y", color=colors.faint, alpha=0.25, linewidth=0.5)
     for name, side in axes.spines.items():

@@ -127,7 +127,7 @@ def grid_figure(
 def _grid(
     data: xr.Dataset, variable: str | None, at: Mapping[str, Any] | None, limit: float | None
 ) -> tuple[Grid, str]:
-    if variable is None and "recovered" in data.data_vars:
+    if variable is None and "recovered" in data.data_vars and data.attrs.get("view") == "patch":
         variable = _recovered(data)
     name = main_variable(data, 2, variable)
     array = data[name]
@@ -143,7 +143,7 @@ def _grid(
     grid = Grid(
         values=values,
         rows=labels_of(data, axes[0]),
-        columns=_columns(data, axes[1]),
+        columns=_columns(data, axes[1], mean=name.endswith("_mean")),
         axes=axes,
         label=words_of(array),
         limit=limit or (1.0 if fraction else float(largest) or 1.0),
@@ -158,13 +158,17 @@ def _recovered(data: xr.Dataset) -> str | None:
     return name if np.isfinite(data[name].values).any() or "metric" not in data else "metric"
 
 
-def _columns(data: xr.Dataset, dim: str) -> list[list[str]]:
-    """Return the labels under the columns: one line, or the tokens of both texts of a pair."""
+def _columns(data: xr.Dataset, dim: str, *, mean: bool) -> list[list[str]]:
+    """Return the labels under the columns: one line, or the tokens of both texts of a pair.
+
+    A mean over several texts has no tokens of its own, so its positions are numbered.
+    """
     if dim != "position":
         return [labels_of(data, dim)]
+    if mean:
+        return [[str(position) for position in data[dim].values]]
     pair = [json.loads(data.attrs.get(f"{name}_tokens", "[]")) for name in ("clean", "corrupt")]
-    count = data.sizes[dim]
-    if all(len(tokens) == count and _flat(tokens) for tokens in pair):
+    if all(len(tokens) == data.sizes[dim] and _flat(tokens) for tokens in pair):
         return [[drawable(str(token)) or "⋯" for token in tokens] for tokens in pair]
     return [[label or "⋯" for label in labels_of(data, dim)]]
 
@@ -179,7 +183,8 @@ def _headline(data: xr.Dataset, grid: Grid, title: str | None) -> list[str]:
         return [title]
     attrs = data.attrs
     model, site = str(attrs.get("model", "")), str(attrs.get("site", ""))
-    metric = str(attrs.get("metric_words", attrs.get("metric_long_name", "")))
+    one = "" if "mean over" in grid.label else "metric_words"  # a mean has no tokens of its own
+    metric = str(attrs.get(one, ""))
     first = " ".join(word for word in (grid.label, f"at {site}" if site else "") if word)
     details = [str(attrs.get("direction", "")), metric, model]
     return [first, ", ".join(word for word in details if word)]

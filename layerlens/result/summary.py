@@ -25,14 +25,29 @@ def summary(result: Result) -> str:
     facts = ", ".join(str(attrs[name]) for name in ("model_type", "dtype") if attrs.get(name))
     model = str(attrs.get("model", "")) + (f" ({facts})" if facts else "")
     lines = [f"{result.analysis}: {model}" if model else result.analysis]
-    if attrs.get("text"):
-        lines.append(f"text: {_short(str(attrs['text']))}")
+    lines += _texts(data)
     sizes = " x ".join(f"{size} {name}" for name, size in data.sizes.items())
     lines.append(f"axes: {sizes}")
     lines.append(f"data: {', '.join(map(str, data.data_vars))}")
     lines += _answer(data)
     lines.append(f"checks: {_verdict(result)}")
     return "\n".join(lines)
+
+
+def _texts(data: xr.Dataset) -> list[str]:
+    """Return what was asked about: the text, or each of several by its name."""
+    names = json.loads(data.attrs.get("inputs", "[]"))
+    texts = {name: data.attrs.get(f"{name}_text") for name in names}
+    texts = texts or {"text": data.attrs.get("text")}
+    return [f"{name}: {_one_or_more(data, str(text))}" for name, text in texts.items() if text]
+
+
+def _one_or_more(data: xr.Dataset, text: str) -> str:
+    if "batch" not in data.dims or not text.startswith("["):
+        return _short(text)
+    several = json.loads(text)
+    more = f" and {len(several) - 1} more" if len(several) > 1 else ""
+    return f"{_short(str(several[0]))}{more}"
 
 
 def _short(text: str) -> str:
