@@ -1,3 +1,4 @@
+import { signal } from "@preact/signals";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { FakeModel, makeMeta, makePatchMeta, makeRow, makeSweep, pack } from "./fixtures";
 import { shown, stubBrowser } from "./page";
@@ -140,6 +141,27 @@ describe("the patch bench", () => {
     expect(grid.dataset.lmSuppressShortcuts).toBe("true");
     press("s", { ctrlKey: true });
     expect(grid.dataset.lmSuppressShortcuts).toBeUndefined();
+  });
+
+  it("draws the source, the target and the reach of a patch of the list", async () => {
+    const { Session } = await import("../src/wire/session");
+    const { PATCH } = await import("../src/wire/patch");
+    const { PatchState } = await import("../src/views/patch/state");
+    const edits = [{ ...OWN_EDIT, from: { layer: 0, position: 3 } }];
+    const model = new FakeModel({ meta: makePatchMeta(), layer: 1, position: 2, edits });
+    const state = new PatchState(new Session(model, PATCH), signal(false));
+    const here = { point: 1, position: 2 };
+    expect(state.marks.value).toEqual({
+      source: here,
+      target: here,
+      reach: { fromPoint: 2, fromPosition: 2 },
+      listed: [{ cell: here, label: "1", on: true }],
+    });
+    state.shown.value = "list";
+    expect(state.marks.value.source).toEqual({ point: 0, position: 3 });
+    state.gesture({ type: "pick", cell: { point: 2, position: 0 } });
+    expect(state.marks.value.source).toEqual({ point: 2, position: 0 });
+    expect(state.marks.value.target).toEqual(here);
   });
 
   it("switches patches off and on, removes them, and goes back to a run", async () => {

@@ -12,7 +12,8 @@ NAMES = ("viridis", "cividis")
 
 
 STEP = 5
-"""Every fifth of 256 colours, both ends included; between them a line is off by 1 at most."""
+"""Every fifth of 256 colours, both ends included; a line between them is off by 1 of 255 at
+most (viridis) or by 5 (at the bend of cividis)."""
 
 
 def table(name: str) -> str:

@@ -1,28 +1,9 @@
 import type { ComponentChildren } from "preact";
-import { useLayoutEffect, useRef } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 import { clamp } from "../../marks/windowing";
-import type { Anchor } from "../common/canvasgrid";
+import { useFloating } from "../common/floating";
 import type { ViewState } from "./state";
 import { Numbers, TopList, Where } from "./TopList";
-
-const ROW = 22;
-
-/** A box beside a cell that stays inside the view. */
-function useFloating(at: Anchor | null) {
-  const box = useRef<HTMLDivElement>(null);
-  useLayoutEffect(() => {
-    const element = box.current;
-    const parent = element?.offsetParent;
-    if (!element || !parent || !at) return;
-    const { offsetWidth: width, offsetHeight: height } = element;
-    const left = clamp(at.x, 4, Math.max(4, parent.clientWidth - width - 4));
-    const below = at.y + 4;
-    const above = at.y - ROW - height - 4;
-    const top = below + height <= parent.clientHeight || above < 0 ? below : above;
-    element.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
-  });
-  return box;
-}
 
 /** What the pointer is over; hidden while a popup is open, never focusable. */
 export function Preview({ state }: { state: ViewState }) {

@@ -71,7 +71,7 @@ export class HeatController extends CanvasGrid {
       source: data.source(),
       scale: state.scale.peek(),
       selected: state.selected.peek(),
-      hover: state.hover.peek(),
+      hover: state.hover.peek()?.cell ?? null,
       marks: state.marks.peek(),
       focused: this.focused,
     });
@@ -87,9 +87,13 @@ export class HeatController extends CanvasGrid {
 
   protected override over(cell: Cell | null): void {
     const { hover } = this.state;
-    if (sameCell(cell, hover.peek())) return;
-    hover.value = cell;
+    if (sameCell(cell, hover.peek()?.cell ?? null)) return;
+    hover.value = cell && this.anchor(cell);
     this.state.gesture({ type: "over", cell });
+  }
+
+  protected override scrolled(): void {
+    this.state.hover.value = null;
   }
 
   protected override left(): void {

@@ -4,10 +4,11 @@ import type { Cell } from "../../marks/windowing";
 import { type ColorScale, divergingScale } from "../../theme/scale";
 import type { Distribution, Edit, PatchMeta, PatchRun, PatchTraits } from "../../wire/patch";
 import type { Answer, Session } from "../../wire/session";
+import type { Anchor } from "../common/canvasgrid";
 import { BaseState } from "../common/state";
 import { reachOf } from "./cone";
 import { PatchData } from "./data";
-import { type Drag, type DragEvent, IDLE, step } from "./drag";
+import { type Drag, type DragEvent, IDLE, sameCell, step } from "./drag";
 import { describe, editBetween, inForce, keyOf, targetPlace, withEdit } from "./edits";
 import { Timeline } from "./timeline";
 
@@ -23,7 +24,7 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
   /** The patches that the panel beside the grid is about; empty when it is about none. */
   readonly subject: ReadonlySignal<Edit[]>;
   readonly drag: Signal<Drag> = signal(IDLE);
-  readonly hover: Signal<Cell | null> = signal(null);
+  readonly hover: Signal<Anchor | null> = signal(null);
   /** What the panel shows: the cell that was opened, or all patches of the list together. */
   readonly shown: Signal<"cell" | "list"> = signal("cell");
   /** Whether the selected cell was opened, so that its patch is run. */
@@ -195,11 +196,26 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
     const selected = this.selected.value;
     const listed = this.#listed();
     if (!meta) return { source: null, target: null, reach: null, listed };
-    let source = selected;
+    let source = this.#listedSource() ?? selected;
     let target = selected;
     if (drag.kind === "dragging") [source, target] = [drag.from, drag.over];
     if (drag.kind === "picked") source = drag.from;
     return { source, target, reach: target && reachOf(target, meta.by), listed };
+  }
+
+  /** Where the patch of the list comes from that ends in the selected cell. */
+  #listedSource(): Cell | null {
+    const data = this.data.value;
+    const selected = this.selected.value;
+    if (!data || this.shown.value !== "list") return null;
+    const { site, by } = data.meta;
+    const edit = this.session.traits.edits.value.findLast((other) => {
+      const place = targetPlace(other, site, by);
+      return selected && place && sameCell(data.cellOf(place), selected);
+    });
+    if (!edit) return null;
+    const position = by === "head" ? edit.head : edit.from.position;
+    return position === null ? null : data.cellOf({ point: edit.from.layer, position });
   }
 
   #listed(): HeatMarks["listed"] {
