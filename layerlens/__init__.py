@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ResultError,
         SiteError,
     )
+    from layerlens.metrics.registry import table as metrics
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.load import load
     from layerlens.model.sites import Site
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from layerlens.run.values import Source, source
     from layerlens.views import LensView, PatchView
 else:
-    from layerlens import run  # a callable package: the name has to be its own from the start
+    # Callable packages: their names have to be their own from the start.
+    from layerlens import metrics, run
 
 _PLACES = {
     "load": "layerlens.model.load",
@@ -134,6 +136,7 @@ __all__ = [
     "knockout",
     "load",
     "logit_lens",
+    "metrics",
     "open",
     "patch_sweep",
     "path_patch",

@@ -15,7 +15,18 @@ PACKAGE = Path(layerlens.__file__).parent
 
 #: Data flows this way: a room imports only from rooms before it. Imports inside functions
 #: are the stated exceptions: conveniences of an object that lead on to a later room.
-ROOMS = ["errors", "model", "run", "result", "figures", "export", "analyses", "views", "jupyter"]
+ROOMS = [
+    "errors",
+    "model",
+    "run",
+    "metrics",
+    "result",
+    "figures",
+    "export",
+    "analyses",
+    "views",
+    "jupyter",
+]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
 
 
