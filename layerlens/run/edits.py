@@ -213,6 +213,14 @@ def edit(
         If the arguments do not fit each other. What depends on the model or the text
         (layers, heads, shapes, positions) is checked when the edit is used.
 
+    Notes
+    -----
+    A pattern is taken as it is given: its rows are not made to sum to 1 again, and numbers are
+    written only where a query can see the key. Where ``pattern`` or ``attn_scores`` are edited,
+    the heads' outputs of that layer are computed as pattern times v, which may differ in rounding
+    from the kernel that the model itself uses. ``k`` and ``v`` of earlier tokens are edited again
+    whenever they are read from a cache, so generating with and without one is the same.
+
     Examples
     --------
     >>> from layerlens.run.edits import edit
