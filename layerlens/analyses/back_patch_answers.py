@@ -85,7 +85,7 @@ class Answers:
         sizes = self.job.parts.sizes if self.job.parts is not None else {}
         count = len(self.right) - start
         shapes = {name: (count, sizes["step"]) if name == "generated" else count for name in names}
-        cells = {"source": source, "target": slice(start, len(self.right))}
+        cells: dict[str, int | slice] = {"source": source, "target": slice(start, len(self.right))}
         filled = {
             name: np.full(shapes[name], VARIABLES[name].fill, dtype=VARIABLES[name].dtype)
             for name in names

@@ -119,5 +119,6 @@ def channel_jsd(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
-    exponential: np.ndarray = np.exp(x - x.max())
-    return exponential / exponential.sum()
+    exponential = np.exp(x - x.max())
+    shares: np.ndarray = exponential / exponential.sum()
+    return shares

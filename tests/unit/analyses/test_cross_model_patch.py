@@ -185,6 +185,8 @@ def test_models_of_another_shape_are_refused() -> None:
     )
     with pytest.raises(InputError, match="small has no token 200"):
         cross_model_patch(model, IDS, other=small)
+    with pytest.raises(InputError, match="needs the same vocabulary"):
+        cross_model_patch(model, [5, 6], other=small, metric="kl")
 
 
 @pytest.mark.parametrize(
