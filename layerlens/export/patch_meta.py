@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+SITES = (
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v",
+)  # fmt: skip
+"""Sites that the patch bench sweeps and patches."""
+
+GRIDS = (("layer", "position"), ("layer", "head"))
+"""Axes of the grids that it shows."""
+
+
 class MetaMetric(TypedDict):
     """The metric and its value in the two unpatched runs; None until they are known."""
 

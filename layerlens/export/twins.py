@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
 from layerlens.export.meta import meta_of
-from layerlens.export.patch_meta import patch_meta_of
+from layerlens.export.patch_meta import GRIDS, SITES, patch_meta_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,3 +92,11 @@ TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "patch": patch_traits,
 }
 """View -> the function that returns its own traits."""
+
+
+def has_view(data: xr.Dataset) -> bool:
+    """Whether a view shows these data; a sweep over three axes, say, has only a figure."""
+    view = str(data.attrs.get("view", "lens"))
+    if view == "patch":
+        return data.attrs.get("site") in SITES and data["recovered"].dims[-2:] in GRIDS
+    return view in TWINS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerlens.export.twins import has_view
 from layerlens.views.lens import LensView
 from layerlens.views.patch import PatchView
 from layerlens.views.still import Still
@@ -22,7 +23,6 @@ def view_of(result: Result, *, text: int = 0) -> LiveView | Still:
 
     A result that no widget shows comes as its figure.
     """
-    view = VIEWS.get(result.view)
-    if view is None or not view.shows(result.data):
+    if not has_view(result.data):
         return Still(result, text)
-    return view.from_result(result, text=text)
+    return VIEWS[result.view].from_result(result, text=text)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets as t
 
 from layerlens.errors import InputError, SiteError
-from layerlens.export.patch_meta import patch_meta, patch_meta_of
+from layerlens.export.patch_meta import SITES, patch_meta, patch_meta_of
 from layerlens.model.sites import HEADS
 from layerlens.views.base import Answer, Reply
 from layerlens.views.live import LiveView
 from layerlens.views.patch_answers import Benches, code, distribution, entry, lenses
-from layerlens.views.patch_edits import SITES, normal, patches
+from layerlens.views.patch_edits import normal, patches
 from layerlens.views.runs import Run
 from layerlens.views.worker import Task
 
@@ -108,12 +108,6 @@ class PatchView(LiveView):
         if self._lane is not None:
             for name, answer in (("distribution", distribution), ("lens", lenses), ("code", code)):
                 self._answers[name] = (self._about_patches(answer), self._lane)
-
-    @staticmethod
-    def shows(data: xr.Dataset) -> bool:
-        """Whether a sweep has a grid that the bench can show."""
-        grids = (("layer", "position"), ("layer", "head"))
-        return data.attrs.get("site") in SITES and data["metric"].dims[-2:] in grids
 
     @classmethod
     def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:

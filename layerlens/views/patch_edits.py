@@ -6,14 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import InputError
+from layerlens.export.patch_meta import SITES
 
 if TYPE_CHECKING:
     from layerlens.analyses.bench import Patch
-
-SITES = (
-    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v",
-)  # fmt: skip
-"""Sites that the patch bench sweeps and patches."""
 
 MAX_EDITS = 200
 

@@ -11,8 +11,6 @@ import traitlets as t
 from layerlens.views.picture import PictureView
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from layerlens.analyses.contract import Analysis
     from layerlens.model.lensmodel import LensModel
 
@@ -96,11 +94,6 @@ class QuestionView(PictureView):
         """Return the texts and all options as they stand now."""
         asked = {name: self._meant(name) for name in self.ASKS}
         return {name: self._meant(name) for name in self.INPUTS}, {**self.options, **asked}
-
-    @staticmethod
-    def shows(data: xr.Dataset) -> bool:
-        """Whether a result of the analysis has what the view draws."""
-        return True
 
     @property
     def analysis(self) -> Analysis:

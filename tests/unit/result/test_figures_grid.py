@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,14 @@ def test_a_result_without_a_widget_shows_its_figure(view: str) -> None:
     assert bundle.keys() == {"text/plain", "image/png"}
     assert "no widget" not in bundle["text/plain"]
     assert repr(result.widget()) == repr(result)
+
+
+def test_a_result_without_a_view_has_a_page_with_its_figure(tmp_path: Path) -> None:
+    result = Result("something", sweep(view="grid", model="</title><script>alert(1)</script>"))
+    page = result.html(tmp_path / "a.html").read_text()
+    assert "<script" not in page
+    assert "data:image/svg+xml;base64," in page
+    assert "something" in page
 
 
 def test_the_same_figure_is_the_same_bytes() -> None:
