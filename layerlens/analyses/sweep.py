@@ -27,6 +27,9 @@ Show = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """From values of the metric [n] float64 to the arrays of the result, [n] each."""
 
 
+LOGIT_ROUNDING = 1e-6
+"""Of the largest logit: whole logits are float32 whatever the model's dtype."""
+
 FEW_CELLS = 12
 """So few that finding the strongest first would take as long as running them all."""
 
@@ -236,7 +239,8 @@ class Sweep:
         finite = torch.zeros(1) if logits is None else logits[logits.isfinite()]
         finished = self.values[np.isfinite(self.values)]
         scale = max(1.0, float(finite.abs().max()), float(np.abs(finished).max(initial=0.0)))
-        limit = LOGIT_TOLERANCE.get(self.model.dtype, BFLOAT16_TOLERANCE) * scale
+        share = LOGIT_TOLERANCE.get(self.model.dtype, BFLOAT16_TOLERANCE)
+        limit = max(share, LOGIT_ROUNDING) * scale
         return max(limit, 1.0) if self.metric.name == "rank" else limit
 
     def verify(self, count: int, seed: int = 0) -> None:
