@@ -26,19 +26,26 @@ def blocks(model: LensModel) -> Any:
 def by_hand(model: LensModel) -> dict[str, np.ndarray]:
     """Log-probabilities ``[position, V]`` with ``VECTOR`` added after block 1 at positions 2, 3."""
     hf: Any = model.hf
+    states: dict[str, torch.Tensor] = {}
+
+    def see(_: Any, args: Any, output: Any) -> None:
+        states["0_post"] = (output[0] if isinstance(output, tuple) else output).clone()
 
     def add(_: Any, args: Any, output: Any) -> Any:
         state = (output[0] if isinstance(output, tuple) else output).clone()
         state[:, 2:4] += VECTOR
+        states["1_post"] = state
         return (state, *output[1:]) if isinstance(output, tuple) else state
 
-    handle = blocks(model)[1].register_forward_hook(add)
+    first, second = blocks(model)[0], blocks(model)[1]
+    handles = [first.register_forward_hook(see), second.register_forward_hook(add)]
     with torch.inference_mode():
-        out = hf(torch.tensor([IDS]), output_hidden_states=True)
-    handle.remove()
+        out = hf(torch.tensor([IDS]))
+    for handle in handles:
+        handle.remove()
     norm = hf.transformer.ln_f if hasattr(hf, "transformer") else hf.model.norm
     with torch.inference_mode():
-        logits = {f"{i}_post": hf.lm_head(norm(out.hidden_states[i + 1]))[0] for i in (0, 1)}
+        logits = {label: hf.lm_head(norm(state))[0] for label, state in states.items()}
     if cap := getattr(hf.config, "final_logit_softcapping", None):
         logits = {label: cap * torch.tanh(value / cap) for label, value in logits.items()}
     logits["final"] = out.logits[0]
