@@ -63,7 +63,7 @@ class Settings:
     exploration: float = 1.8
     penalty: float = 5.0
     random_child: float = 0.1
-    widening: float = 1.0
+    widening: float = 1.5
     longest: float = 2.0
 
 
