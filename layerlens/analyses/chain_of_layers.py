@@ -219,6 +219,7 @@ class _Chain:
         return bool((logits <= logits[self.answer]).all()), float(probability)
 
     def _reward(self, path: Path) -> float:
+        self.job.tick()  # a path whose every state is kept runs no block
         self.tried[path] = self._evaluate(path)
         return float(self.tried[path][0])
 
