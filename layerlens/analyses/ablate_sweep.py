@@ -194,6 +194,8 @@ def _declare(job: Job, units: Units, texts: int) -> None:
         name: ((name,), np.array(values, dtype=np.int32)) for name, values in axes.items()
     }
     job.declare(sizes, coords)
+    if not units.axis:
+        job.note(view="curves")
 
 
 class _Replacement:

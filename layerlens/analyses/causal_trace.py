@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from layerlens.analyses.asked import chosen_layers, one_each
-from layerlens.analyses.averaged import Average, Sampled
 from layerlens.analyses.cells import Cells
 from layerlens.analyses.contract import Job, Variable, Work, analysis
 from layerlens.analyses.intervals import mean_interval
-from layerlens.analyses.layer_windows import window_layers
 from layerlens.analyses.metric import make_metric
 from layerlens.analyses.options import nearest
 from layerlens.analyses.pair import row_of
-from layerlens.analyses.subjects import GROUPS, each, position_groups, subject_positions
+from layerlens.analyses.subjects import GROUPS, each, subject_positions
+from layerlens.analyses.trace_runs import TextTrace, TracePlan, embedding_std
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
-from layerlens.run.base import Base, record_base
-from layerlens.run.cells import DEFAULT_LIMIT, Cell, Method
-from layerlens.run.changes import Change
+from layerlens.run.base import record_base
+from layerlens.run.cells import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
-    from layerlens.analyses.metric import Metric, MetricFunction
-    from layerlens.analyses.sweep import Place
+    from layerlens.analyses.metric import MetricFunction
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -159,7 +153,7 @@ def causal_trace(
         raise InputError(f"samples is {samples}; expected at least 1.")
     if not noise > 0:
         raise InputError(f"noise is {noise}; expected a positive multiple.")
-    plan = _Plan(
+    plan = TracePlan(
         kind=kind,
         window=WINDOWS[kind] if window is None else window,
         samples=samples,
@@ -178,32 +172,18 @@ def causal_trace(
     clean = [record_base(model, text, [Site("embed"), *plan.sites]) for text in texts]
     std = embedding_std(clean, subjects)
     job.note(embedding_std=std, noise_std=noise * std)
-    traces: list[_Trace] = []
+    traces: list[TextTrace] = []
     for row, base in enumerate(clean):
         measure = make_metric(
             model, metric, final=base.final, answer=answers[row], wrong=wrongs[row]
         )
         at = {int(cells.positions[i]): int(i) for i in cells.position[cells.text == row]}
-        trace = _Trace(job, model, base, measure, plan, subjects[row], at, (row, len(clean)))
+        trace = TextTrace(job, model, base, measure, plan, subjects[row], at, (row, len(clean)))
         traces.append(trace)
         trace.run(noise * std, len(cells.positions))
         _note(job, traces)
     if job.batched:
         _summarise(job, traces)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is done with every text."""
-
-    kind: str
-    window: int
-    samples: int
-    seed: int
-    layers: tuple[int, ...]
-    sites: tuple[Site, ...]
-    verify: int
-    how: Mapping[str, Any]
 
 
 def _sites(model: LensModel, kind: str) -> tuple[Site, ...]:
@@ -215,7 +195,7 @@ def _sites(model: LensModel, kind: str) -> tuple[Site, ...]:
     return found
 
 
-def _declare(job: Job, cells: Cells, plan: _Plan) -> None:
+def _declare(job: Job, cells: Cells, plan: TracePlan) -> None:
     sizes = {"layer": len(plan.layers), "group": len(GROUPS), **cells.sizes()}
     coords: dict[str, tuple[tuple[str, ...], Any]] = {
         "layer": (("layer",), np.array(plan.layers, dtype=np.int32)),
@@ -225,151 +205,7 @@ def _declare(job: Job, cells: Cells, plan: _Plan) -> None:
     job.declare(sizes, coords)
 
 
-def embedding_std(clean: Sequence[Base], subjects: Sequence[Sequence[int]]) -> float:
-    """Standard deviation of all entries of the token embeddings of the subjects of all texts."""
-    entries = [base.trace["embed"][0, list(at)] for base, at in zip(clean, subjects, strict=True)]
-    return float(torch.cat(entries).float().std())
-
-
-class _Trace:
-    """The corrupted runs of one text, and the cells that restore something in them.
-
-    Parameters
-    ----------
-    at
-        Positions that are restored, and where each stands on the axis of positions.
-    share
-        Which text this is, of how many.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        model: LensModel,
-        clean: Base,
-        measure: Metric,
-        plan: _Plan,
-        subject: tuple[int, ...],
-        at: Mapping[int, int],
-        share: tuple[int, int],
-    ) -> None:
-        self.job, self.model, self.clean, self.measure = job, model, clean, measure
-        self.plan, self.subject, self.at, self.share = plan, subject, at, share
-        self.lead = {"batch": share[0]} if job.batched else {}
-        self.name = f" of text {share[0]}" if job.batched else ""
-        self.value = float(measure(clean.final.unsqueeze(0))[0])
-        self.corrupted: list[float] = []
-        self.passes = 1.0
-        self.method = ""
-        self.average = Average(self._arrays)
-        self.groups = np.full((len(GROUPS), len(plan.layers)), np.nan)
-
-    def _arrays(self, mean: np.ndarray, error: np.ndarray) -> dict[str, np.ndarray]:
-        restored = mean + np.mean(self.corrupted)
-        return {"indirect_effect": mean + 0.0, "restored": restored, "standard_error": error}
-
-    def run(self, std: float, width: int) -> None:
-        """Trace one text on an axis of ``width`` positions."""
-        shape = (self.plan.samples, len(self.subject), self.clean.trace["embed"].shape[-1])
-        noise = torch.from_numpy(np.random.RandomState(self.plan.seed).randn(*shape) * std)
-        cells = self._cells()
-        wrong = 0.0
-        for number, value in enumerate(noise):
-            sweep = self._sweep(number, value)
-            for cell, place in cells:
-                sweep.add(cell, place)
-            whole = sweep.add(self._everything(), None)
-            if number == 0:
-                self._leave_gaps(sweep, cells, width)
-            sweep.run()
-            wrong = max(wrong, abs(float(sweep.values[whole]) - self.value))
-            if number == 0:
-                self._check_first(sweep, cells)
-            self.method = sweep.method
-            self.passes += 1 + sweep.passes
-        what = "metric with the state before block 0 restored everywhere, less the clean one"
-        self.job.check(f"all restored is the clean run{self.name}", wrong, sweep.tolerance, what)
-        self._group(cells)
-
-    def _cells(self) -> list[tuple[Cell, Place]]:
-        """Cells and their places: the end of the subject and that of the text come first."""
-        first = [self.subject[-1], self.clean.length - 1, *self.subject]
-        order = dict.fromkeys([column for column in first if column in self.at] + list(self.at))
-        present = {site.block: site for site in self.plan.sites}
-        found: list[tuple[Cell, Place]] = []
-        for column in order:
-            for index, layer in enumerate(self.plan.layers):
-                window = window_layers(layer, self.plan.window, self.model.n_layers)
-                changes = [
-                    self._restored(present[inside], (column,))
-                    for inside in window
-                    if inside in present
-                ]
-                if changes:
-                    place = {"position": self.at[column], "layer": index}
-                    found.append((Cell(tuple(changes)), place))
-        return found
-
-    def _restored(self, site: Site, columns: tuple[int, ...]) -> Change:
-        return Change(site, "set", self.clean.trace[site][0, list(columns)], positions=columns)
-
-    def _sweep(self, number: int, noise: Tensor) -> Sampled:
-        """The corrupted run of one noise sample, from which cells are run."""
-        spoilt = Change(Site("embed"), "add", noise, positions=self.subject)
-        base = record_base(self.model, self.clean.tokens, changes=[spoilt])
-        row, texts = self.share
-        sweep = Sampled(
-            self.job,
-            self.model,
-            base,
-            self.measure,
-            self.average,
-            lead=self.lead,
-            share=(row * self.plan.samples + number, texts * self.plan.samples),
-            **self.plan.how,
-        )
-        self.corrupted.append(sweep.base_value)
-        return sweep
-
-    def _everything(self) -> Cell:
-        """The cell that restores all there is."""
-        columns = tuple(range(self.clean.length))
-        return Cell((Change(Site("resid_pre", 0), "set", self.clean.state(0), positions=columns),))
-
-    def _leave_gaps(self, sweep: Sampled, cells: list[tuple[Cell, Place]], width: int) -> None:
-        """Say where there is nothing: beyond a shorter text, or no such sublayer in reach."""
-        taken = {(place["position"], place["layer"]) for _, place in cells}
-        for position in range(width):
-            for layer in range(len(self.plan.layers)):
-                if (position, layer) not in taken:
-                    sweep.fill({"position": position, "layer": layer}, np.nan)
-
-    def _check_first(self, sweep: Sampled, cells: list[tuple[Cell, Place]]) -> None:
-        """What holds for every sample, seen on the first."""
-        before = [i for i, (cell, _) in enumerate(cells) if cell.position < self.subject[0]]
-        moved = np.abs(sweep.values[before] - sweep.base_value)
-        self.job.check(
-            f"no effect before the subject{self.name}",
-            float(moved.max(initial=0)),
-            sweep.tolerance,
-            "largest effect at a position that no noise can reach",
-        )
-        sweep.verify(self.plan.verify)
-
-    def _group(self, cells: list[tuple[Cell, Place]]) -> None:
-        """Mean effects over the positions of each group."""
-        effects = np.full((len(self.plan.layers), 1 + max(self.at.values())), np.nan)
-        for (_, place), effect in zip(cells, self.average.mean(), strict=False):
-            effects[place["layer"], place["position"]] = effect
-        groups = position_groups(self.subject, self.clean.length)
-        for group, name in enumerate(GROUPS):
-            columns = [self.at[column] for column in groups[name] if column in self.at]
-            if columns:
-                self.groups[group] = effects[:, columns].mean(1)
-        self.job.emit(self.lead, {"group_effect": self.groups})
-
-
-def _note(job: Job, traces: Sequence[_Trace]) -> None:
+def _note(job: Job, traces: Sequence[TextTrace]) -> None:
     """Say what was measured so far, and how."""
     first = traces[0]
     assert job.parts is not None
@@ -395,7 +231,7 @@ def _note(job: Job, traces: Sequence[_Trace]) -> None:
     )
 
 
-def _summarise(job: Job, traces: Sequence[_Trace]) -> None:
+def _summarise(job: Job, traces: Sequence[TextTrace]) -> None:
     """Average indirect effects over texts, with their interval."""
     three = mean_interval(np.array([trace.groups for trace in traces]))
     names = (f"group_effect_{end}" for end in ("mean", "low", "high"))

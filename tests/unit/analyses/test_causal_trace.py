@@ -181,7 +181,7 @@ def test_a_stop_keeps_the_mean_over_finished_samples() -> None:
 
 
 def test_a_wrong_state_is_caught_by_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerlens.analyses import causal_trace as module
+    from layerlens.analyses import trace_runs as module
 
     real = module.Change
 
