@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from layerlens.analyses.asked import chosen_layers, one_each
 from layerlens.analyses.averaged import Average, Sampled
@@ -16,7 +15,8 @@ from layerlens.analyses.intervals import mean_interval
 from layerlens.analyses.metric import make_metric
 from layerlens.analyses.options import nearest
 from layerlens.analyses.pair import row_of
-from layerlens.analyses.units import Totals, Units
+from layerlens.analyses.replacements import Output, Replacement
+from layerlens.analyses.units import Units
 from layerlens.errors import InputError
 from layerlens.run.base import Base, record_base
 from layerlens.run.cells import DEFAULT_LIMIT, Cell, Method
@@ -42,9 +42,6 @@ VARIABLES = {
         )
     },
 }
-
-Output = Callable[[int], Tensor | float]
-"""From a layer to what takes the place of its units' outputs."""
 
 
 def count_work(
@@ -164,7 +161,7 @@ def ablate_sweep(
     units = Units(model, unit, chosen_layers(model, layers), neurons)
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
     answers, wrongs = one_each(answer, len(texts), "answer"), one_each(wrong, len(texts), "wrong")
-    replacement = _Replacement(job, units, texts, reference, how, by_position, draws, seed)
+    replacement = Replacement(job, units, texts, reference, how, by_position, draws, seed)
     _declare(job, units, len(texts))
     found = []
     for row, text in enumerate(texts):
@@ -196,82 +193,6 @@ def _declare(job: Job, units: Units, texts: int) -> None:
     job.declare(sizes, coords)
     if not units.axis:
         job.note(view="curves")
-
-
-class _Replacement:
-    """What is put in place of the units' outputs.
-
-    Attributes
-    ----------
-    words
-        What it is.
-    draws
-        How many different ones there are.
-    passes
-        Passes used so far.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        units: Units,
-        texts: list[Tokens],
-        reference: Any,
-        how: str,
-        by_position: bool,
-        draws: int,
-        seed: int,
-    ) -> None:
-        self.units, self.how, self.texts, self.given = units, how, texts, reference is not None
-        if reference is not None:
-            others = units.model.tokens(reference)
-            texts = [row_of(others, row) for row in range(len(others.ids))]
-        self.references = texts
-        self.draws = draws if how == "resample" else 1
-        self.passes = 0
-        self._random = np.random.default_rng(seed)
-        self._totals = Totals(units, by_position)
-        if how == "mean":
-            for text in texts:
-                job.tick()
-                self._totals.add(text)
-                self.passes += 1
-        self.words = self._words(by_position)
-
-    def _words(self, by_position: bool) -> str:
-        count = len(self.references)
-        who = f"{count} reference texts" if self.given else f"the {count} texts given"
-        if self.how == "zero":
-            return "zeros"
-        alone = count == 1 and not self.given
-        if alone and (by_position or self.how == "resample"):
-            raise InputError(
-                "One text alone has nothing to be compared with: give texts with reference=."
-            )
-        if self.how == "resample":
-            return f"the output in a text drawn from {who}"
-        if alone:
-            return "the mean over the positions of the text itself"
-        return f"the mean over {who}, " + ("at each position" if by_position else "all positions")
-
-    def outputs(self, row: int, where: Sequence[int]) -> Iterator[Output]:
-        """For each draw, what takes the place of each layer's outputs in one text."""
-        if self.how == "zero":
-            yield lambda layer: 0.0
-        elif self.how == "mean":
-            yield lambda layer: self._totals.mean(layer, where)
-        else:
-            others = [i for i in range(len(self.references)) if self.given or i != row]
-            for _ in range(self.draws):
-                yield self._drawn(self.references[self._random.choice(others)], where)
-
-    def _drawn(self, text: Tokens, where: Sequence[int]) -> Output:
-        trace = record_base(self.units.model, text, self.units.sites()).trace
-        self.passes += 1
-        length = text.ids.shape[1]
-        spare = self._random.integers(length, size=len(where))
-        columns = [at if at < length else int(any_) for at, any_ in zip(where, spare, strict=True)]
-        return lambda layer: self.units.output(trace, layer)[columns]
 
 
 class _Removal:
@@ -336,7 +257,7 @@ class _Removal:
         sweep.verify(verify)
 
 
-def _note(job: Job, found: Sequence[_Removal], replacement: _Replacement) -> None:
+def _note(job: Job, found: Sequence[_Removal], replacement: Replacement) -> None:
     """Say what was measured so far, and how."""
     first = found[0]
     assert job.parts is not None

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from layerlens.analyses.options import nearest
@@ -18,7 +17,6 @@ from layerlens.run.forward import forward
 if TYPE_CHECKING:
     from layerlens.analyses.sweep import Place
     from layerlens.model.lensmodel import LensModel
-    from layerlens.model.text import Tokens
     from layerlens.run.base import Base
 
 KINDS = {
@@ -164,61 +162,3 @@ def _asked(width: int, asked: Sequence[int] | None) -> list[int]:
     if not given:
         raise InputError("neurons is empty: name at least one.")
     return sorted(set(given))
-
-
-class Totals:
-    """Sums of the units' outputs over texts, for means.
-
-    Parameters
-    ----------
-    by_position
-        Keep a sum for each position, not one over all of them.
-    """
-
-    def __init__(self, units: Units, by_position: bool) -> None:
-        self._units, self._by_position = units, by_position
-        self._sums: dict[int, Tensor] = {}
-        self._counts: dict[int, Tensor] = {}
-
-    def add(self, tokens: Tokens) -> None:
-        """Run one text without padding and add what its units put out."""
-        held: dict[Site, Tensor] = {}
-
-        def keep(site: Site, value: Tensor) -> None:
-            held[site] = value.clone()
-            if site.kind == self._units.kind:
-                self._put(site.block, self._units.output(held, site.block).double())
-                held.clear()
-
-        forward(self._units.model, tokens, self._units.sites(), keep, logits=None)
-
-    def _put(self, layer: int, value: Tensor) -> None:
-        count = torch.ones(len(value), *[1] * (value.dim() - 1), dtype=torch.float64)
-        if not self._by_position:
-            value, count = value.sum(0, keepdim=True), count.sum(0, keepdim=True)
-        if layer not in self._sums:
-            self._sums[layer], self._counts[layer] = value, count.to(value.device)
-            return
-        length = max(len(value), len(self._sums[layer]))
-        self._sums[layer] = _longer(self._sums[layer], length) + _longer(value, length)
-        count = _longer(count.to(value.device), length)
-        self._counts[layer] = _longer(self._counts[layer], length) + count
-
-    def mean(self, layer: int, where: Sequence[int]) -> Tensor:
-        """Mean output at these positions, ``[position or 1, (unit,) width]``."""
-        mean = self._sums[layer] / self._counts[layer]
-        if not self._by_position:
-            return mean
-        if max(where) >= len(mean):
-            raise InputError(
-                f"No reference text reaches position {max(where)}: give longer ones, or leave out "
-                "by_position."
-            )
-        return mean[list(where)]
-
-
-def _longer(value: Tensor, length: int) -> Tensor:
-    """The same with zeros after its end."""
-    if len(value) == length:
-        return value
-    return torch.cat([value, value.new_zeros(length - len(value), *value.shape[1:])])
