@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.knockout import knockout
+    from layerlens.analyses.layer_metrics import layer_metrics
     from layerlens.analyses.logit_lens import logit_lens
     from layerlens.analyses.patch_sweep import patch_sweep
     from layerlens.analyses.path_patch import path_patch
@@ -66,6 +67,7 @@ _PLACES = {
     "edits_to_json": "layerlens.run.edit_lists",
     "edits_from_json": "layerlens.run.edit_lists",
     "Generation": "layerlens.run.generation",
+    "layer_metrics": "layerlens.analyses.layer_metrics",
     "logit_lens": "layerlens.analyses.logit_lens",
     "back_patch": "layerlens.analyses.back_patch",
     "cross_model_patch": "layerlens.analyses.cross_model_patch",
@@ -134,6 +136,7 @@ __all__ = [
     "estimate",
     "generate_layers",
     "knockout",
+    "layer_metrics",
     "load",
     "logit_lens",
     "metrics",

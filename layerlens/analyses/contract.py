@@ -66,13 +66,21 @@ class Job:
         self._variables = variables
         self._listener = listener
 
-    def declare(self, sizes: Mapping[str, int], coords: Coords) -> None:
+    def declare(
+        self,
+        sizes: Mapping[str, int],
+        coords: Coords,
+        only: Sequence[str] | None = None,
+    ) -> None:
         """State the length of each axis and its coordinates, once, before the first part.
 
         Variables with an axis that is not declared are left out of the result. For several
-        texts, ``sizes`` holds ``batch`` too.
+        texts, ``sizes`` holds ``batch`` too. Where options decide which variables there are,
+        ``only`` names them in their order.
         """
-        self.parts = Parts(self._variables, sizes, coords, batched=self.batched)
+        names = self._variables if only is None else only
+        variables = {name: self._variables[name] for name in names}
+        self.parts = Parts(variables, sizes, coords, batched=self.batched)
         self._listener.on_declare(dict(sizes), dict(coords))
 
     def describe(self, name: str, **about: str) -> None:
@@ -148,6 +156,10 @@ class Analysis:
     ----------
     inputs
         Names of the texts: ``("text",)``, ``("clean", "corrupt")``.
+    pooled
+        Several texts give one answer, so nothing has an axis of texts.
+    positional
+        Options that may stand after the texts without their names.
     """
 
     def __init__(
@@ -157,16 +169,21 @@ class Analysis:
         variables: Mapping[str, Variable],
         work: Callable[..., Work] | None,
         inputs: Sequence[str] = ("text",),
+        *,
+        pooled: bool = False,
+        positional: Sequence[str] = (),
     ) -> None:
         functools.update_wrapper(self, function)
         self.about = about
         self.name = about.name
         self.inputs = tuple(inputs)
+        self.pooled = pooled
+        self.positional = tuple(positional)
         self.variables = dict(variables)
         self.options = {**opts.defaults(function), **TEXT_OPTIONS}
         self._function = function
         self._work = work
-        self.__signature__ = _signature(self.inputs, self.options)
+        self.__signature__ = _signature(self.inputs, self.positional, self.options)
 
     def __call__(self, model: LensModel, *texts: Any, **options: Any) -> Result:
         """Compute on this thread, with a progress bar when it lasts.
@@ -211,7 +228,8 @@ class Analysis:
         tokens = _tokens(model, given, full)
         if listener is not None:
             listener.on_tokens(tokens)
-        job = Job(self.variables, listener or Silent(), batched=not _first(tokens).single)
+        batched = not (_first(tokens).single or self.pooled)
+        job = Job(self.variables, listener or Silent(), batched=batched)
         started = time.perf_counter()
         finish = functools.partial(self._result, job, model, given, tokens, full, started)
         try:
@@ -245,11 +263,15 @@ class Analysis:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Texts by name, however they were given, and the options that remain."""
         options = dict(options)
-        if len(texts) > len(self.inputs):
+        extra = texts[len(self.inputs) :]
+        texts = texts[: len(self.inputs)]
+        twice = [name for name, _ in zip(self.positional, extra, strict=False) if name in options]
+        if len(extra) > len(self.positional) or twice:
             raise InputError(
-                f"{self.name} takes {', '.join(self.inputs)}, not {len(texts)} texts: give "
-                "everything else by name."
+                f"{self.name} takes {', '.join(self.inputs + self.positional)} in this order, "
+                "each once: give everything else by name."
             )
+        options |= zip(self.positional, extra, strict=False)
         given = dict(zip(self.inputs, texts, strict=False))
         for name in self.inputs[len(texts) :]:
             if name not in options:
@@ -307,6 +329,8 @@ def analysis(
     variables: Mapping[str, Variable],
     work: Callable[..., Work] | None = None,
     inputs: Sequence[str] = ("text",),
+    pooled: bool = False,
+    positional: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -329,12 +353,19 @@ def analysis(
     inputs
         Names of the texts that it is given; one ``tokens`` for each. The batch axis of its
         variables is that of the first.
+    pooled
+        Several texts give one answer: its variables have no batch axis.
+    positional
+        Options that may be given after the texts without their names.
     """
     from layerlens.analyses.registry import register
 
     def decorate(function: Callable[..., None]) -> Analysis:
         about = About(name, question, source, cost, view)
-        return register(Analysis(function, about, variables, work, inputs))
+        made = Analysis(
+            function, about, variables, work, inputs, pooled=pooled, positional=positional
+        )
+        return register(made)
 
     return decorate
 
@@ -367,8 +398,12 @@ def _stopped(job: Job) -> str:
     return "Stopped; .partial of this error holds what was finished, missing cells are NaN."
 
 
-def _signature(inputs: Sequence[str], options: Mapping[str, Any]) -> inspect.Signature:
+def _signature(
+    inputs: Sequence[str], positional: Sequence[str], options: Mapping[str, Any]
+) -> inspect.Signature:
     kind = inspect.Parameter
     given = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("model", *inputs)]
-    keywords = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()]
+    ordered = dict.fromkeys(positional, kind.POSITIONAL_OR_KEYWORD)
+    rest = dict.fromkeys([name for name in options if name not in ordered], kind.KEYWORD_ONLY)
+    keywords = [kind(name, how, default=options[name]) for name, how in (ordered | rest).items()]
     return inspect.Signature([*given, *keywords])

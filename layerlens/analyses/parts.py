@@ -36,6 +36,9 @@ class Variable:
     summary
         Whether it sums up several texts: it has no ``batch`` axis, and exists only where
         several were given.
+    source, formula
+        Where the method comes from and its definition, where the variables of one analysis
+        differ in them.
     """
 
     dims: tuple[str, ...]
@@ -45,6 +48,8 @@ class Variable:
     missing: float = -1
     is_token: bool = False
     summary: bool = False
+    source: str = ""
+    formula: str = ""
 
     @property
     def fill(self) -> float:
@@ -144,6 +149,9 @@ class Parts:
                 "long_name": variable.long_name,
                 "units": variable.units,
             }
+            for detail in ("source", "formula"):
+                if words := getattr(variable, detail):
+                    about[detail] = words
             if np.dtype(variable.dtype).kind in "iu":
                 about["missing"] = variable.missing
             data[name] = (self.dims[name], self.arrays[name], about)

@@ -46,6 +46,12 @@ def get(name: str) -> Analysis:
     return _ANALYSES[name]
 
 
+def names() -> list[str]:
+    """Names of all analyses, in alphabetical order."""
+    _discover()
+    return sorted(_ANALYSES)
+
+
 def table() -> pd.DataFrame:
     """Return a table of every analysis: question, cost in passes, source, view."""
     import pandas as pd
