@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { written } from "../src/marks/heat";
 import type { Cell, GridShape } from "../src/marks/windowing";
 import { LensData } from "../src/views/lens/data";
+import { chosen } from "../src/views/patch/Changes";
 import { isReached, reachOf } from "../src/views/patch/cone";
 import { PatchData } from "../src/views/patch/data";
 import { type Drag, type DragEvent, IDLE, type Outcome, step } from "../src/views/patch/drag";
@@ -287,6 +288,12 @@ describe("keys of the grid", () => {
     expect(patchKey(press("x"), shape, from, 1)).toBeNull();
     expect(patchKey(press("a", { ctrlKey: true }), shape, from, 1)).toBeNull();
   });
+});
+
+it("always shows what happens to the answers", () => {
+  const tokens = Array.from({ length: 12 }, (_, id) => ({ id, text: "", before: 0, after: 0 }));
+  const ids = chosen({ tokens, keep: [2, 10, undefined] }).map((token) => token.id);
+  expect(ids).toEqual([0, 1, 2, 3, 4, 5, 6, 10]);
 });
 
 describe("the difference of two lenses", () => {

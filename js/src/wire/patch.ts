@@ -68,7 +68,7 @@ export interface PatchMeta extends CommonMeta {
 /** One run of the patches in the list. */
 export interface PatchRun {
   edits: Edit[];
-  metric: number;
+  metric: number | null;
   recovered: number | null;
   top: [id: number, text: string, probability: number];
 }
@@ -91,7 +91,8 @@ export interface PatchTraits extends CommonTraits {
 /** The answer to `distribution`: the next token before and after some patches. */
 export interface Distribution {
   tokens: { id: number; text: string; before: number; after: number }[];
-  metric: { before: number; after: number; recovered: number | null };
+  /** null where a number is not finite. */
+  metric: { before: number | null; after: number | null; recovered: number | null };
   code: string;
 }
 

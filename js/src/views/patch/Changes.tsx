@@ -7,9 +7,21 @@ type Change = Distribution["tokens"][number];
 /** More would not be read. */
 const MOST = 8;
 
+interface Props {
+  tokens: readonly Change[];
+  /** Tokens that are shown however little they change. */
+  keep: readonly (number | undefined)[];
+}
+
+/** The first few, and after them those of the rest that are to be kept. */
+export function chosen({ tokens, keep }: Props): Change[] {
+  const kept = tokens.slice(MOST).filter((token) => keep.includes(token.id));
+  return [...tokens.slice(0, MOST - kept.length), ...kept];
+}
+
 /** Each token's probability before and after, and the difference, as small bars. */
-export function Changes({ tokens }: { tokens: readonly Change[] }) {
-  const shown = tokens.slice(0, MOST);
+export function Changes(props: Props) {
+  const shown = chosen(props);
   const largest = Math.max(0.01, ...shown.map((t) => Math.abs(t.after - t.before)));
   return (
     <table class="ll-changes">

@@ -97,8 +97,7 @@ function CopyList({ state, edits }: { state: PatchState; edits: readonly Edit[] 
     const { session } = state;
     try {
       const { result } = await session.rpc.request("code", { edits: on });
-      const { code } = result as { code: string };
-      const done = root.current && (await copyText(code, root.current));
+      const done = root.current && (await copyText(result as string, root.current));
       state.announced.value = done ? "Copied the list as Python." : "Could not copy.";
     } catch (error) {
       session.fault.value = (error as Error).message;

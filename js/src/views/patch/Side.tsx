@@ -85,7 +85,7 @@ function ListPanel({ state, count }: { state: PatchState; count: number }) {
       {told && (
         <Numbers
           meta={meta}
-          value={told.metric.after}
+          value={told.metric.after ?? Number.NaN}
           recovered={told.metric.recovered ?? Number.NaN}
         />
       )}
@@ -97,18 +97,18 @@ function ListPanel({ state, count }: { state: PatchState; count: number }) {
 function Effect({ state }: { state: PatchState }) {
   const edits = state.subject.value;
   const answer = state.answer();
+  if (!state.session.live.value) {
+    return (
+      <p class="ll-note">
+        The next token after a patch needs a running kernel; this page has none.
+      </p>
+    );
+  }
   if (edits.length === 0) {
     if (state.shown.value === "cell" && state.selected.value) {
       return <p class="ll-note">Press the cell, or Enter, to run its patch.</p>;
     }
     return null;
-  }
-  if (!state.session.live.value) {
-    return (
-      <p class="ll-note">
-        The next token after this patch needs a running kernel; this page has none.
-      </p>
-    );
   }
   if (!answer || "asked" in answer) {
     return (
@@ -125,10 +125,11 @@ function Effect({ state }: { state: PatchState }) {
     );
   }
   const told = answer.reply.result as Distribution;
+  const meta = state.meta.value;
   const best = [...told.tokens].sort((a, b) => b.after - a.after)[0];
   return (
     <>
-      <Changes tokens={told.tokens} />
+      <Changes tokens={told.tokens} keep={[meta?.answer?.id, meta?.wrong?.id]} />
       <span class="ll-offscreen" role="status">
         {best &&
           `Next token ${best.text}, recovered ${written(told.metric.recovered ?? Number.NaN)}.`}
