@@ -44,7 +44,10 @@ def parse_senders(model: LensModel, sender: Any) -> list[Sender]:
     """
     if sender is None:
         blocks = enumerate(model.anatomy.blocks)
-        return [(layer, head) for layer, block in blocks for head in range(block.n_heads)]
+        found = [(layer, head) for layer, block in blocks for head in range(block.n_heads)]
+        if not found:
+            model.anatomy.tap(Site("z", 0))  # raises, and says why
+        return found
     given = [sender] if isinstance(sender, tuple) else list(sender)
     return [_head(model, place, "sender") for place in given]
 
@@ -130,9 +133,14 @@ class Edges:
         where: Any,
     ) -> Edges:
         """Run both texts and keep what edges need."""
-        layers = range(model.n_layers)
-        heads = [Site("z", layer) for layer in layers if model.anatomy.blocks[layer].n_heads]
-        blocks = model.anatomy.blocks
+        layers, blocks = range(model.n_layers), model.anatomy.blocks
+        heads = [Site("z", layer) for layer in layers if blocks[layer].n_heads]
+        # What else moves something between positions (a recurrence) is held like a head.
+        mixers = [
+            Site("attn_out", layer)
+            for layer in layers
+            if not blocks[layer].n_heads and blocks[layer].mixer is not None
+        ]
         whole = [i for i in layers if blocks[i].layout != "single" or "mlp_out" in blocks[i].taps]
         mlps = [Site("mlp_out", layer) for layer in whole] if freeze_mlps else []
         chosen = model.positions(pair.base, where)
@@ -140,7 +148,7 @@ class Edges:
         places = tuple((here, there) for here, there in linked if there is not None)
         if not places:
             raise InputError(f"No position of {where!r} has a partner in the other text.")
-        base = record_base(model, pair.base, [*heads, *mlps, *receivers])
+        base = record_base(model, pair.base, [*heads, *mixers, *mlps, *receivers])
         source = record_base(model, pair.source, heads)
         return cls(model, pair, tuple(receivers), freeze_mlps, base, source, places)
 
@@ -167,7 +175,8 @@ class Edges:
     def held(self, after: int, columns: Sequence[int]) -> list[Change]:
         """Every head above a layer as in the changed run; the MLPs from that layer on, too."""
         columns = tuple(columns)
-        sites = [Site("z", layer) for layer in range(after + 1, self.model.n_layers)]
+        later = range(after + 1, self.model.n_layers)
+        sites = [Site(kind, layer) for layer in later for kind in ("z", "attn_out")]
         if self.freeze_mlps:
             sites += [Site("mlp_out", layer) for layer in range(after, self.model.n_layers)]
         present = set(self.base.trace.sites)
