@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
-from layerlens.model.watch import stream_argument
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 from layerlens.run.gate import Gate
 from layerlens.run.record import Trace
-from layerlens.run.replay import BlockCall, _call, _writes
+from layerlens.run.replay import BlockCall, watch_calls
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -106,24 +105,8 @@ def record_base(
     wanted.update(dict.fromkeys((*sites, last)))
     trace = Trace(model, tokens, None)
     with ExitStack() as stack:
-        calls = watch_calls(model, stack)
+        calls = watch_calls(model, Gate(), stack)
         logits = forward(model, tokens, wanted, trace._put, changes=changes)
     own = None if logits is None else logits[0, -1].float()
     trace.logits = logits
     return Base(tokens, trace, calls, trace[last][0], own, tuple(changes))
-
-
-def watch_calls(model: LensModel, stack: ExitStack) -> list[BlockCall]:
-    """Keep how each block is called, until the stack closes; the list fills on the way."""
-    calls: list[BlockCall] = []
-    gate = Gate()
-
-    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if gate.open:
-            stream = stream_argument(args, kwargs)
-            calls.append(_call(module, args, kwargs, stream, _writes(model, len(calls))))
-
-    for block in model.anatomy.blocks:
-        module = model.hf.get_submodule(block.path)
-        stack.callback(module.register_forward_pre_hook(entering, with_kwargs=True).remove)
-    return calls

@@ -86,7 +86,6 @@ def capture_calls(
     logits
         The model's own, ``[batch, position, vocabulary]``, or None without a head.
     """
-    calls: list[BlockCall] = []
     gate = Gate()
 
     def hand_over(layer: int, state: Tensor, volatile: bool) -> None:
@@ -95,25 +94,45 @@ def capture_calls(
                 state = state.clone() if volatile else state
                 on_state(layer, state.reshape(*tokens.ids.shape, -1))
 
+    def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if gate.open:
+            hand_over(model.n_layers, first_tensor(output), True)
+
+    with model.running(), ExitStack() as stack:
+        calls = watch_calls(model, gate, stack, hand_over)
+        last = model.hf.get_submodule(model.anatomy.blocks[-1].path)
+        stack.callback(last.register_forward_hook(leaving).remove)
+        output = model.hf(**model_inputs(model, tokens, logits))
+    given: Tensor | None = getattr(output, "logits", None)
+    return calls, None if logits is None else given
+
+
+def watch_calls(
+    model: LensModel,
+    gate: Gate,
+    stack: ExitStack,
+    on_state: Callable[[int, Tensor, bool], None] = lambda layer, state, volatile: None,
+) -> list[BlockCall]:
+    """Keep how each block is called until the stack closes; the list fills while a model runs.
+
+    Parameters
+    ----------
+    on_state
+        Called with a layer, the state before its block as it passes, and whether the model
+        writes into that state later.
+    """
+    calls: list[BlockCall] = []
+
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if gate.open:
             state, writes = stream_argument(args, kwargs), _writes(model, len(calls))
             calls.append(_call(module, args, kwargs, state, writes))
-            hand_over(len(calls) - 1, state, writes)
+            on_state(len(calls) - 1, state, writes)
 
-    def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if gate.open:
-            hand_over(len(calls), first_tensor(output), True)
-
-    with model.running(), ExitStack() as stack:
-        blocks = [model.hf.get_submodule(block.path) for block in model.anatomy.blocks]
-        for module in blocks:
-            handle = module.register_forward_pre_hook(entering, with_kwargs=True)
-            stack.callback(handle.remove)
-        stack.callback(blocks[-1].register_forward_hook(leaving).remove)
-        output = model.hf(**model_inputs(model, tokens, logits))
-    given: Tensor | None = getattr(output, "logits", None)
-    return calls, None if logits is None else given
+    for block in model.anatomy.blocks:
+        module = model.hf.get_submodule(block.path)
+        stack.callback(module.register_forward_pre_hook(entering, with_kwargs=True).remove)
+    return calls
 
 
 def _writes(model: LensModel, layer: int) -> bool:

@@ -16,6 +16,7 @@ from layerlens.run.base import Base, record_base
 from layerlens.run.cells import Cell, Method, run_cells, sweep_method
 from layerlens.run.changes import Change
 from layerlens.run.packed import waves
+
 from .families import METHODS, tiny
 
 CLEAN = [11, 42, 7, 63, 5, 80, 29, 33, 16]
