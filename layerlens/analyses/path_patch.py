@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-TOGETHER = 64
+TOGETHER = 96
 """Senders whose third runs are made before their fourth ones are run together."""
 
 _GRID = ("layer", "head")
@@ -149,6 +149,8 @@ def path_patch(
         )
     layers = sorted({layer for layer, _ in senders})
     _declare(job, model, layers, len(pairs))
+    if any(site.kind != "q" for site in receivers) and model.n_kv_heads < model.n_heads:
+        job.remark("Heads of k and v are key-value heads, each shared by several query heads.")
     answers, wrongs = one_each(answer, len(pairs), "answer"), one_each(wrong, len(pairs), "wrong")
     found = []
     for row, pair in enumerate(pairs):
@@ -252,11 +254,8 @@ class _Paths:
             yield chunk
 
     def _add(self, sweep: Sweep, chunk: list[Sender]) -> None:
-        for layer in dict.fromkeys(place[0] for place in chunk):
-            self.job.tick()
-            heads = [place for place in chunk if place[0] == layer]
-            for place, cell in zip(heads, self.edges.cells(heads), strict=True):
-                sweep.add(cell, {"layer": self.layers.index(layer), "head": place[1]})
+        for (layer, head), cell in zip(chunk, self.edges.cells(chunk), strict=True):
+            sweep.add(cell, {"layer": self.layers.index(layer), "head": head})
 
     def _leave_gaps(self, sweep: Sweep) -> None:
         """Heads that were not asked for, or that a layer does not have, are NaN for good."""

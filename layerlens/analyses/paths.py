@@ -178,7 +178,7 @@ class Edges:
         later = range(after + 1, self.model.n_layers)
         sites = [Site(kind, layer) for layer in later for kind in ("z", "attn_out")]
         if self.freeze_mlps:
-            sites += [Site("mlp_out", layer) for layer in range(after, self.model.n_layers)]
+            sites += [Site("mlp_out", layer) for layer in range(max(after, 0), self.model.n_layers)]
         present = set(self.base.trace.sites)
         return [
             Change(site, "set", self.base.trace[site][0, list(columns)], positions=columns)
@@ -187,7 +187,7 @@ class Edges:
         ]
 
     def cells(self, senders: Sequence[Sender], *, own: bool = False) -> list[Cell]:
-        """The run that is measured for each sender of one layer.
+        """The run that is measured for each sender.
 
         With ``own`` the senders keep their own values, so that nothing changes.
         """
@@ -225,13 +225,11 @@ class Edges:
 
     def _third(self, senders: Sequence[Sender], own: bool) -> dict[Site, Tensor]:
         """What each receiver would read: ``[sender, position, width]``."""
-        layer = senders[0][0]
-        changes = [self.sent(sender, own=own, row=row) for row, sender in enumerate(senders)]
-        changes += [
-            change
-            for change in self.held(layer, range(self.length))
-            if change.site.block < self.end
-        ]
+        # Below its sender a row is as in the changed run, so holding it there changes nothing.
+        lowest = min(layer for layer, _ in senders)
+        held = self.held(lowest - 1, range(self.length))
+        changes = [change for change in held if change.site.block < self.end]
+        changes += [self.sent(sender, own=own, row=row) for row, sender in enumerate(senders)]
         read: dict[Site, Tensor] = {}
 
         def keep(site: Site, value: Tensor) -> None:
