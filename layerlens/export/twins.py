@@ -82,7 +82,7 @@ def patch_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "head": -1,
         "edits": [],
         "history": [],
-        "cell_width": 36,
+        "cell_width": 56,
         "meta": meta,
     }
 

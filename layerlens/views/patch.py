@@ -90,7 +90,7 @@ class PatchView(LiveView):
     head = t.Int(-1, help="Head that is looked at; -1: none.").tag(sync=True)
     edits = t.List(t.Dict(), help="Patches picked by hand; see patch_edits.").tag(sync=True)
     history = t.List(t.Dict(), help="What picked patches gave, newest last.").tag(sync=True)
-    cell_width = t.Int(36, min=4, max=400, help="Pixels.").tag(sync=True)
+    cell_width = t.Int(56, min=4, max=400, help="Pixels.").tag(sync=True)
 
     def __init__(self, model: LensModel, clean: Any, corrupt: Any, **keywords: Any) -> None:
         if keywords.get("site") in HEADS:
@@ -252,6 +252,12 @@ class PatchView(LiveView):
 
     def _about_patches(self, answer: Callable[[Bench, dict[str, Any], Task], Reply]) -> Answer:
         return lambda params, task: answer(self._bench(), params, task)
+
+    def close(self) -> None:
+        """Stop what is under way and free everything that the view holds."""
+        super().close()
+        self._benches = Benches()
+        self._pictured = None
 
 
 def _can_change(model: LensModel, kind: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -467,6 +469,15 @@ def test_files_and_the_frozen_page(
     assert "<b>bold" not in page
     page = view.result.html(tmp_path / "b.html").read_text()  # type: ignore[union-attr]
     assert "<b>bold" not in page
+
+
+def test_a_closed_view_is_freed(model: LensModel) -> None:
+    view = shown(model)
+    ask(view, "distribution", edits=[patch(2, 2)])
+    held = weakref.ref(view)
+    view.close()
+    del view
+    until(lambda: gc.collect() >= 0 and held() is None)
 
 
 def test_the_repr_is_the_same_every_time(model: LensModel) -> None:
