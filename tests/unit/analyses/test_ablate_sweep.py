@@ -237,3 +237,10 @@ def test_a_stop_keeps_finished_cells() -> None:
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ll.ablate_sweep(by.wrapped("llama"), IDS, **options)
+
+
+def test_work_is_counted_without_running() -> None:
+    model = by.wrapped("gpt2")
+    assert ll.ablate_sweep.work(model, IDS).head_rows == 3 * 4
+    assert ll.ablate_sweep.work(model, IDS, how="resample", draws=3).head_rows == 3 * 3 * 4
+    assert ll.ablate_sweep.work(model, IDS, unit="neuron", layers=[0]).head_rows == 128

@@ -217,3 +217,10 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 def test_one_token_has_no_subject_before_its_end() -> None:
     with pytest.raises(InputError, match="one token long"):
         ll.causal_trace(by.wrapped("gpt2"), [5])
+
+
+def test_work_is_counted_without_running() -> None:
+    model = by.wrapped("gpt2")
+    work = ll.causal_trace.work(model, IDS, samples=4, layers=[1, 2])
+    assert work.head_rows == 4 * 2 * len(IDS)
+    assert 5 < work.passes < 5 + work.head_rows

@@ -157,3 +157,10 @@ def test_a_stop_keeps_finished_cells() -> None:
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ll.knockout(by.wrapped("gpt2"), IDS, **options)
+
+
+def test_work_is_counted_without_running() -> None:
+    model = by.wrapped("gpt2")
+    assert ll.knockout.work(model, IDS, sources=SOURCES).head_rows == 3 * 3
+    assert ll.knockout.work(model, IDS).head_rows == 3 * (len(IDS) - 1)
+    assert ll.estimate("knockout", model, IDS).passes > 2

@@ -204,3 +204,11 @@ def test_texts_of_unequal_length_need_an_alignment() -> None:
         ll.path_patch(model, IDS, IDS[:-1])
     data = ll.path_patch(model, IDS, OTHER[1:], align=[(-1, -1), (2, 1)]).data
     assert np.isfinite(data.metric).all()
+
+
+def test_work_is_counted_without_running() -> None:
+    model = by.wrapped("gpt2")
+    whole = ll.path_patch.work(model, IDS, OTHER, verify=0)
+    early = ll.path_patch.work(model, IDS, OTHER, receiver=(1, 0, "k"), verify=0)
+    assert whole.passes == 2 + 3 * 4 + 1
+    assert early.passes == 2 + 2 * (4 + 1)
