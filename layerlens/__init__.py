@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.knockout import knockout
     from layerlens.analyses.layer_metrics import layer_metrics
     from layerlens.analyses.logit_lens import logit_lens
+    from layerlens.analyses.macro_influence import macro_influence
     from layerlens.analyses.patch_sweep import patch_sweep
     from layerlens.analyses.path_patch import path_patch
     from layerlens.analyses.registry import estimate
@@ -84,6 +85,7 @@ _PLACES = {
     "causal_trace": "layerlens.analyses.causal_trace",
     "knockout": "layerlens.analyses.knockout",
     "ablate_sweep": "layerlens.analyses.ablate_sweep",
+    "macro_influence": "layerlens.analyses.macro_influence",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -139,6 +141,7 @@ __all__ = [
     "layer_metrics",
     "load",
     "logit_lens",
+    "macro_influence",
     "metrics",
     "open",
     "patch_sweep",

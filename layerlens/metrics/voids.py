@@ -57,6 +57,11 @@ class VoidRule:
     alpha
         As in `Voids`.
 
+    Attributes
+    ----------
+    threshold
+        [n], what the last layer's gains had to reach; 0 for the first layer.
+
     Examples
     --------
     >>> rule = VoidRule(0.8)
@@ -66,6 +71,7 @@ class VoidRule:
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
+        self.threshold = torch.zeros(0)
         self._least: Tensor | None = None
         self._most: Tensor | None = None
 
@@ -73,8 +79,10 @@ class VoidRule:
         """Whether the next layer, with this gain of the norm [n], is void: [n] bool."""
         if self._least is None or self._most is None:
             self._least = self._most = gain
+            self.threshold = torch.zeros_like(gain)
             return gain < 0
-        void = gain < self.alpha * (self._most - self._least)
+        self.threshold = self.alpha * (self._most - self._least)
+        void = gain < self.threshold
         self._least = torch.minimum(self._least, gain)
         self._most = torch.maximum(self._most, gain)
         return void

@@ -1,0 +1,131 @@
+"""How far the predictions of a disturbed run are from the clean one's, token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from layerlens.metrics.batch import Batch
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+BUFFER_BYTES = 64_000_000
+"""What the logits of one chunk may take."""
+KEPT_BYTES = 400_000_000
+"""What the clean logits of a batch may take; beyond it they are made again for each run."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""From clean and other logits ``[n, vocabulary]`` to one number a token, ``[n]`` float64."""
+
+
+def kl(clean: Tensor, other: Tensor) -> Tensor:
+    """KL divergence of the clean prediction from the other one, nats."""
+    p, q = clean.log_softmax(-1), other.log_softmax(-1)
+    return _divergence(p, q).clamp(min=0)
+
+
+def js(clean: Tensor, other: Tensor) -> Tensor:
+    """Jensen-Shannon divergence, 0 to ln 2 nats."""
+    p, q = clean.log_softmax(-1), other.log_softmax(-1)
+    m = torch.logaddexp(p, q) - math.log(2)
+    return ((_divergence(p, m) + _divergence(q, m)) / 2).clamp(min=0)
+
+
+def js_reference(clean: Tensor, other: Tensor) -> Tensor:
+    """What FinerCut's published code calls JS: both divergences taken the other way round."""
+    p, q = clean.log_softmax(-1), other.log_softmax(-1)
+    m = torch.logaddexp(p, q) - math.log(2)
+    return ((_divergence(m, p) + _divergence(m, q)) / 2).clamp(min=0)
+
+
+def angular(clean: Tensor, other: Tensor) -> Tensor:
+    """Angle between the logits, 0 to pi / 2 radians (a negative cosine counts as 0)."""
+    clean, other = clean.double(), other.double()
+    cosine = torch.linalg.vecdot(clean, other) / (clean.norm(dim=-1) * other.norm(dim=-1))
+    same = (clean == other).all(-1)  # the arc cosine of a cosine just below 1 is not near 0
+    angle: Tensor = cosine.clamp(0, 1).arccos().masked_fill(same, 0.0)
+    return angle
+
+
+def square(clean: Tensor, other: Tensor) -> Tensor:
+    """Squared Euclidean distance of the logits."""
+    return torch.where(clean == other, 0.0, clean - other).square().sum(-1, dtype=torch.float64)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    # A token that is excluded (a logit of minus infinity) adds nothing.
+    terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
+    return terms.sum(-1, dtype=torch.float64)
+
+
+class Outputs:
+    """The clean predictions of the tokens of a batch that count.
+
+    Attributes
+    ----------
+    loss
+        ``[n]`` float64, minus the log probability of the token that follows, nats; NaN at the
+        last token of a text.
+    """
+
+    def __init__(self, model: LensModel, batch: Batch, final: Tensor) -> None:
+        self._model = model
+        self._final = final
+        self._rows = max(1, BUFFER_BYTES // (4 * model.d_vocab))
+        self._next = _following(batch)
+        self._kept: dict[int, Tensor] = {}
+        self._keep = final.shape[0] * model.d_vocab * 4 <= KEPT_BYTES
+        parts = [self._loss(self._clean(part), part) for part in self._chunks()]
+        self.loss = torch.cat(parts)
+
+    def compare(self, final: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
+        """Distance from the clean predictions, and the loss, of other states after the last block.
+
+        Parameters
+        ----------
+        final
+            ``[n, d_model]``, of the tokens that count.
+
+        Returns
+        -------
+        distance, loss
+            ``[n]`` float64 each.
+        """
+        found = []
+        for part in self._chunks():
+            logits = self._model.unembed(final[part])
+            found.append((distance(self._clean(part), logits).cpu(), self._loss(logits, part)))
+        distances, losses = zip(*found, strict=True)
+        return torch.cat(distances), torch.cat(losses)
+
+    def _chunks(self) -> Iterator[slice]:
+        for start in range(0, len(self._final), self._rows):
+            yield slice(start, min(start + self._rows, len(self._final)))
+
+    def _clean(self, part: slice) -> Tensor:
+        if part.start in self._kept:
+            return self._kept[part.start]
+        logits = self._model.unembed(self._final[part])
+        if self._keep:
+            self._kept[part.start] = logits
+        return logits
+
+    def _loss(self, logits: Tensor, part: slice) -> Tensor:
+        wanted = self._next[part].to(logits.device)
+        known = logits.gather(1, wanted.clamp(min=0).unsqueeze(1))[:, 0]
+        loss = (logits.logsumexp(-1) - known).double()
+        return loss.masked_fill(wanted < 0, math.nan).cpu()
+
+
+def _following(batch: Batch) -> Tensor:
+    """The token after each kept one, ``[n]``; -1 at the end of a text."""
+    kept = batch.kept
+    following = torch.full_like(kept.ids, -1)
+    same = kept.text[1:] == kept.text[:-1]
+    following[:-1] = kept.ids[1:].where(same, torch.full_like(kept.ids[1:], -1))
+    return following
