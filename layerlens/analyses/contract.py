@@ -267,9 +267,10 @@ class Analysis:
         texts = texts[: len(self.inputs)]
         twice = [name for name, _ in zip(self.positional, extra, strict=False) if name in options]
         if len(extra) > len(self.positional) or twice:
+            count = f"not {len(extra) + len(texts)} texts" if not self.positional else "each once"
             raise InputError(
-                f"{self.name} takes {', '.join(self.inputs + self.positional)} in this order, "
-                "each once: give everything else by name."
+                f"{self.name} takes {', '.join(self.inputs + self.positional)}, {count}: give "
+                "everything else by name."
             )
         options |= zip(self.positional, extra, strict=False)
         given = dict(zip(self.inputs, texts, strict=False))
