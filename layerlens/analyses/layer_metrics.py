@@ -15,6 +15,7 @@ from layerlens.metrics import registry
 from layerlens.metrics.base import Described, ModelShape, WeightMetric
 from layerlens.metrics.batch import Batch, Numbered, split
 from layerlens.metrics.collection import MetricSet
+from layerlens.metrics.means import Mean
 from layerlens.metrics.runner import run_metrics
 
 if TYPE_CHECKING:
@@ -287,5 +288,10 @@ class _Measuring:
             missed = abs(self.made.tokens - sum(tokens.lengths))
             self.job.check("tokens", missed, 0, "tokens fed but not seen, padding aside")
         for metric in self.all:
+            if isinstance(metric, Mean) and metric.left_out:
+                self.job.remark(
+                    f"{metric.name} is not defined for {metric.left_out} of its numbers (a vector "
+                    "of length zero has no direction), which do not count"
+                )
             for name, error, limit, what in metric.checks():
                 self.job.check(f"{metric.name}: {name}", error, limit, what)

@@ -82,6 +82,12 @@ class Mean(LayerMetric):
         cells = tuple(sizes[axis] for axis in self.axes)
         self.zeros("sum", GROUPS, *cells)
         self.zeros("count", GROUPS, *cells)
+        self.zeros("left_out", 1)
+
+    @property
+    def left_out(self) -> int:
+        """How many numbers were not counted because they are not defined (NaN)."""
+        return int(self.arrays["left_out"][0])
 
     def add(self, cell: tuple[int | slice, ...], values: Tensor, batch: Batch) -> None:
         """Count one number for each kept token.
@@ -101,6 +107,7 @@ class Mean(LayerMetric):
             counts = counts.expand(-1, *values.shape[1:])
         else:
             counts = batch.kept.by_text(known.double())
+            self.arrays["left_out"] += float((~known).sum())
             values = values.where(known, 0.0)
         self.add_texts(cell, batch.kept.by_text(values), counts, batch)
 

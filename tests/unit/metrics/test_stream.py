@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from layerlens.metrics.batch import split
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 
@@ -92,11 +93,14 @@ def test_an_identity_block_does_nothing() -> None:
     model = LensModel.wrap(tiny_model("llama", seed=2), None, name="identity", prove=False)
     measuring.identity(model, 1)
     names = ["attn_ratio", "mlp_ratio", "block_ratio", "block_influence", "attn_influence"]
-    found = measuring.measure(model, [*names, "mlp_influence", "block_cosine"])
+    batches = split(model.tokens(measuring.TEXTS))
+    metrics = measuring.gather(model, [*names, "mlp_influence", "block_cosine"], batches)
+    found = metrics.values()
     for name in (*names, "mlp_influence"):
         assert abs(found[name][1]) < 1e-12, name
         assert found[name][0] > 1e-3, name
     assert np.isnan(found["block_cosine"][1])  # there is no direction in nothing
+    assert [metric.left_out for metric in metrics.metrics][-1] == metrics.kept
 
 
 def test_orthogonal_increments() -> None:
