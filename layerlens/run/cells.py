@@ -29,7 +29,7 @@ from layerlens.run.forward import forward
 from layerlens.run.gate import Gate
 from layerlens.run.hooks import install, plain_rows
 from layerlens.run.packed import run_packed
-from layerlens.run.replay import capture_calls
+from layerlens.run.replay import watch_calls
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -138,9 +138,14 @@ def _kept(base: Base, cell: Cell) -> Cell:
         if change.positions is not None
         else replace(change, positions=tuple(range(base.length)))
         for change in base.changes
-        if _first_layer(change.site) >= cell.layer
+        if _first_layer(change.site) >= cell.layer + _is_stream(change.site)
     ]
     return Cell((*again, *cell.changes))
+
+
+def _is_stream(site: Site) -> bool:
+    """Whether the states that a cell begins with hold an edit there already."""
+    return site.kind in ("resid_pre", "resid_post")
 
 
 def _run_naive(
@@ -173,7 +178,10 @@ def _run_restarted(
 ) -> None:
     """Cells that begin at the same block are stacked and run from there on."""
     size = max(1, min(len(cells), _ROWS // base.length))
-    calls, _ = capture_calls(model, _repeated(base.tokens, size))
+    with ExitStack() as stack:
+        calls = watch_calls(model, Gate(), stack)
+        tokens = _repeated(base.tokens, size)
+        forward(model, tokens, [], lambda *_: None, logits=None, changes=base.changes)
     for layer, indices in _by_layer(cells, size):
         state = base.state(layer)
         # Always as many rows as when the arguments of the blocks were captured.
