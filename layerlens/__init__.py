@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from layerlens.analyses.macro_influence import macro_influence
     from layerlens.analyses.patch_sweep import patch_sweep
     from layerlens.analyses.path_patch import path_patch
+    from layerlens.analyses.quantisation_sensitivity import quantisation_sensitivity
     from layerlens.analyses.registry import estimate
     from layerlens.analyses.skip_layers import skip_layers
     from layerlens.analyses.steering import steering
+    from layerlens.corpus.texts import Texts, texts
     from layerlens.errors import (
+        ActivationError,
         Cancelled,
         InputError,
         LayerLensError,
@@ -86,12 +89,16 @@ _PLACES = {
     "knockout": "layerlens.analyses.knockout",
     "ablate_sweep": "layerlens.analyses.ablate_sweep",
     "macro_influence": "layerlens.analyses.macro_influence",
+    "quantisation_sensitivity": "layerlens.analyses.quantisation_sensitivity",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
     "open": "layerlens.result:open_result",
     "LensView": "layerlens.views",
     "PatchView": "layerlens.views",
+    "texts": "layerlens.corpus.texts",
+    "Texts": "layerlens.corpus.texts",
+    "ActivationError": "layerlens.errors",
     "LayerLensError": "layerlens.errors",
     "ModelError": "layerlens.errors",
     "ProofError": "layerlens.errors",
@@ -106,6 +113,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "ActivationError",
     "Cancelled",
     "Edit",
     "Generation",
@@ -123,6 +131,7 @@ __all__ = [
     "Site",
     "SiteError",
     "Source",
+    "Texts",
     "Trace",
     "ablate_sweep",
     "analyses",
@@ -146,12 +155,14 @@ __all__ = [
     "open",
     "patch_sweep",
     "path_patch",
+    "quantisation_sensitivity",
     "record",
     "run",
     "run_layers",
     "skip_layers",
     "source",
     "steering",
+    "texts",
 ]
 
 try:

@@ -1,0 +1,106 @@
+"""Weights rounded to few bits and back, in place of a layer's own for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.model.matrices import Matrix, matrices
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+MOST_BITS = 24
+
+
+def fake_quantise(weight: Tensor, bits: int, group: int | None = None) -> Tensor:
+    """Round weights to the nearest of ``2^bits - 1`` evenly spaced values, zero among them.
+
+    Symmetric round-to-nearest: with ``s = max |w| / (2^(bits-1) - 1)`` of each output channel (or
+    of each group of inputs of a channel), the result is ``s * round(w / s)``.
+
+    Parameters
+    ----------
+    weight
+        ``[..., out, in]``.
+    bits
+        2 to 24.
+    group
+        Inputs that share a scale; None for all of a channel. The last group may be smaller.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape and dtype, made in float64 (float32 where the device has none).
+
+    Examples
+    --------
+    >>> fake_quantise(torch.tensor([[3.0, -1.6, 0.4]]), 3).tolist()
+    [[3.0, -2.0, 0.0]]
+    """
+    exact = torch.float32 if weight.device.type == "mps" else torch.float64
+    levels = 2 ** (bits - 1) - 1
+    width = weight.shape[-1]
+    parts = weight.to(exact).split(group or width, dim=-1)
+    rounded = []
+    for part in parts:
+        scale = part.abs().amax(-1, keepdim=True) / levels
+        # A group of zeros has no scale and stays zero.
+        steps = (part / scale.where(scale > 0, 1.0)).round()
+        rounded.append(steps.clamp(-levels, levels) * scale)
+    return torch.cat(rounded, -1).to(weight.dtype)
+
+
+@contextmanager
+def quantised(
+    model: LensModel, layer: int, bits: int, group: int | None = None, chosen: str = ""
+) -> Iterator[list[tuple[Matrix, Tensor]]]:
+    """Let a block use rounded weights in a ``with`` block; hands over each and what replaces it.
+
+    The model's own numbers are not written to: its parameters point elsewhere meanwhile, and at
+    the end, whatever happens, back at the very same memory. Hold the model's lock.
+
+    Parameters
+    ----------
+    chosen
+        Only matrices whose name contains this.
+    """
+    wanted = [matrix for matrix in matrices(model, layer) if chosen in matrix.name]
+    new: list[tuple[Matrix, Tensor]] = []
+    # A tensor that is made in inference mode cannot be the data of a parameter.
+    with torch.inference_mode(False):
+        own = [matrix.parameter.data for matrix in wanted]
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for matrix in wanted:
+                weight = fake_quantise(matrix.weight.data, bits, group)
+                new.append((matrix, weight))
+                matrix.parameter.data = weight.mT if matrix.turned else weight
+        yield new
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            for matrix, data in zip(wanted, own, strict=True):
+                matrix.parameter.data = data
+
+
+def require_quantisable(model: LensModel, layers: Sequence[int]) -> None:
+    """Raise InputError where weights are quantised already, or shared with another block."""
+    if getattr(model.hf, "is_quantized", False) or getattr(model.hf, "hf_quantizer", None):
+        raise InputError(
+            f"{model.name} is quantised already, so rounding one layer says nothing: load it in "
+            "float32 or bfloat16."
+        )
+    seen: dict[int, int] = {}
+    for layer in range(model.n_layers):
+        for matrix in matrices(model, layer):
+            first = seen.setdefault(id(matrix.parameter), layer)
+            if first != layer and {first, layer} & set(layers):
+                raise InputError(
+                    f"{matrix.name} of layer {layer} is the same weight as in layer {first}: "
+                    "layers that share weights cannot be rounded one by one."
+                )
