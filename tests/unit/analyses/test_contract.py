@@ -22,6 +22,7 @@ from layerlens.model.lensmodel import LensModel
 @pytest.fixture
 def count(monkeypatch: pytest.MonkeyPatch) -> Analysis:
     """An analysis that counts, layer by layer, and can be told to stop."""
+    registry.names()  # what is found while the copy is in place would be lost with it
     monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
 
     @analysis(
@@ -155,6 +156,7 @@ def test_a_short_call_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_analysis_of_two_texts_has_both_in_its_provenance(
     monkeypatch: pytest.MonkeyPatch, gpt2: LensModel
 ) -> None:
+    registry.names()  # what is found while the copy is in place would be lost with it
     monkeypatch.setattr(registry, "_ANALYSES", dict(registry._ANALYSES))
 
     @analysis(
