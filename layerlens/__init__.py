@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.chain_of_layers import chain_of_layers
     from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
+    from layerlens.analyses.finercut import finercut
     from layerlens.analyses.knockout import knockout
     from layerlens.analyses.layer_metrics import layer_metrics
     from layerlens.analyses.logit_lens import logit_lens
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.registry import estimate
     from layerlens.analyses.skip_layers import skip_layers
     from layerlens.analyses.steering import steering
+    from layerlens.analyses.voids import voids
     from layerlens.corpus.texts import Texts, texts
     from layerlens.errors import (
         ActivationError,
@@ -90,6 +92,8 @@ _PLACES = {
     "ablate_sweep": "layerlens.analyses.ablate_sweep",
     "macro_influence": "layerlens.analyses.macro_influence",
     "quantisation_sensitivity": "layerlens.analyses.quantisation_sensitivity",
+    "finercut": "layerlens.analyses.finercut",
+    "voids": "layerlens.analyses.voids",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -145,6 +149,7 @@ __all__ = [
     "edits_from_json",
     "edits_to_json",
     "estimate",
+    "finercut",
     "generate_layers",
     "knockout",
     "layer_metrics",
@@ -163,6 +168,7 @@ __all__ = [
     "source",
     "steering",
     "texts",
+    "voids",
 ]
 
 try:

@@ -47,8 +47,7 @@ def angular(clean: Tensor, other: Tensor) -> Tensor:
     """Angle between the logits, 0 to pi / 2 radians (a negative cosine counts as 0)."""
     clean, other = clean.double(), other.double()
     cosine = torch.linalg.vecdot(clean, other) / (clean.norm(dim=-1) * other.norm(dim=-1))
-    same = (clean == other).all(-1)  # the arc cosine of a cosine just below 1 is not near 0
-    angle: Tensor = cosine.clamp(0, 1).arccos().masked_fill(same, 0.0)
+    angle: Tensor = cosine.clamp(0, 1).arccos()
     return angle
 
 
@@ -61,6 +60,16 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
     # A token that is excluded (a logit of minus infinity) adds nothing.
     terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
     return terms.sum(-1, dtype=torch.float64)
+
+
+DISTANCES: dict[str, Distance] = {
+    "js": js,
+    "kl": kl,
+    "angular": angular,
+    "norm": square,
+    "js_reference": js_reference,
+}
+"""By name; ``norm`` gives squares, whose sum over the tokens of a text has to be rooted."""
 
 
 class Outputs:
@@ -98,8 +107,11 @@ class Outputs:
         """
         found = []
         for part in self._chunks():
-            logits = self._model.unembed(final[part])
-            found.append((distance(self._clean(part), logits).cpu(), self._loss(logits, part)))
+            logits, clean = self._model.unembed(final[part]), self._clean(part)
+            # Of the same logits, rounding alone would leave some distance.
+            same = (logits == clean).all(-1)
+            far = distance(clean, logits).masked_fill(same, 0.0)
+            found.append((far.cpu(), self._loss(logits, part)))
         distances, losses = zip(*found, strict=True)
         return torch.cat(distances), torch.cat(losses)
 

@@ -123,7 +123,8 @@ def require_tokens(tokens: Tokens, skip_first: bool | int) -> None:
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of rows ``[n, width]``: ``[n]`` float64, NaN where one of them is zero."""
     a, b = a.cpu().double(), b.cpu().double()
-    return (torch.linalg.vecdot(a, b) / (a.norm(dim=-1) * b.norm(dim=-1))).clamp(-1, 1)
+    found: Tensor = torch.linalg.vecdot(a, b) / (a.norm(dim=-1) * b.norm(dim=-1))
+    return found.clamp(-1, 1)
 
 
 def tolerance(model: LensModel) -> float:
@@ -150,6 +151,11 @@ class TokenMeans:
         sums = batch.kept.by_text(values.where(known, 0.0))
         accumulate(self.arrays["sum"], batch.groups, cell, sums)
         accumulate(self.arrays["count"], batch.groups, cell, batch.kept.by_text(known.double()))
+
+    def add_texts(self, cell: tuple[int, ...], values: Tensor, batch: Batch) -> None:
+        """Count one number for each text, ``[batch]``, so that the mean is one over texts."""
+        accumulate(self.arrays["sum"], batch.groups, cell, values)
+        accumulate(self.arrays["count"], batch.groups, cell, torch.ones_like(values))
 
     def mean(self) -> np.ndarray:
         """The means so far; NaN where nothing came."""

@@ -23,12 +23,12 @@ PARTS = ("block", "attn", "mlp")
 """What can be left out of a layer: all of it, what its attention adds, what its MLP adds."""
 
 
-def require_part(model: LensModel, part: str) -> None:
+def require_part(model: LensModel, part: str, layers: Iterable[int] | None = None) -> None:
     """Raise an error where a part is unknown (InputError) or a layer has none (SiteError)."""
     if part not in PARTS:
         raise InputError(f"part is {part!r}; expected one of {', '.join(PARTS)}.")
     if part != "block":
-        for layer in range(model.n_layers):
+        for layer in range(model.n_layers) if layers is None else layers:
             model.anatomy.tap(Site(f"{part}_out", layer))
 
 
