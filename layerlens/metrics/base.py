@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ class Described:
 
     def __init__(self, shape: ModelShape, **options: Any) -> None:
         self.shape = shape
-        self.options = options
+        # As a stored state gives them back, so that merging with one compares like with like.
+        self.options: dict[str, Any] = json.loads(json.dumps(options))
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

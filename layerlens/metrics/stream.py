@@ -7,15 +7,16 @@ with the state before the block.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from layerlens.metrics.base import ModelShape
+from layerlens.metrics.base import Arrays, ModelShape, Output
+from layerlens.metrics.batch import Batch
 from layerlens.metrics.layer import Layer
-from layerlens.metrics.means import StateMean, TokenMean
+from layerlens.metrics.means import Mean, StateMean, TokenMean
 from layerlens.metrics.registry import register
 
 CSORDAS = (
@@ -36,8 +37,38 @@ SMALLEST = 1e-6
 READS = {"attn": "pre", "mlp": "mid", "block": "pre"}
 
 
+class _WithLargest(Mean):
+    """Keeps the largest of all numbers beside their mean, as ``<name>_max``."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            words = f"{cls.long_name}, the largest of all tokens"
+            largest = Output(cls.axes, cls.units, words, interval=False)
+            cls.outputs = {**cls.outputs, f"{cls.name}_max": largest}
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__(shape)
+        self.zeros("max", *(shape.sizes[axis] for axis in self.axes), fill=np.nan)
+
+    def add(self, cell: tuple[int | slice, ...], values: Tensor, batch: Batch) -> None:
+        """Count the numbers and keep the largest."""
+        super().add(cell, values, batch)
+        if len(values):
+            here = self.arrays["max"]
+            here[cell] = np.fmax(here[cell], float(values.max()))
+
+    def combine(self, name: str, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """Keep the larger, add the rest."""
+        return np.fmax(mine, theirs) if name == "max" else super().combine(name, mine, theirs)
+
+    def value(self, intervals: bool = True) -> Arrays:
+        """The means, their intervals, and the largest."""
+        return {**super().value(intervals), f"{self.name}_max": self.arrays["max"].copy()}
+
+
 @register
-class ResidualNorm(StateMean):
+class ResidualNorm(_WithLargest, StateMean):
     """Norm of the residual stream."""
 
     name = "residual_norm"
@@ -58,7 +89,7 @@ class _OfSublayer(TokenMean):
     sublayer: ClassVar[str]
 
 
-class _Norm(_OfSublayer):
+class _Norm(_WithLargest, _OfSublayer):
     units = "activation"
     source = CSORDAS
 

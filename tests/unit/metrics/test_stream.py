@@ -87,6 +87,12 @@ def test_against_plain_hooks(family: str, skip: int) -> None:
     found = measuring.measure(model, list(expected), skip_first=skip)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-6, err_msg=name)
+    streams = [measuring.states(model, text) for text in measuring.TEXTS]
+    largest = [
+        max(float(s[point][skip:].norm(dim=-1).max()) for s in streams)
+        for point in range(model.n_layers + 1)
+    ]
+    np.testing.assert_allclose(found["residual_norm_max"], largest, rtol=1e-5)
 
 
 def test_an_identity_block_does_nothing() -> None:
