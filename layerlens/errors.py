@@ -28,6 +28,10 @@ class MemoryLimitError(LayerLensError):
     """The work asked for does not fit under the memory ceiling."""
 
 
+class ActivationError(LayerLensError):
+    """A model's activations hold NaN or infinity."""
+
+
 class ResultError(LayerLensError):
     """A result could not be saved, opened or drawn."""
 

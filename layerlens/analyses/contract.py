@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from layerlens.analyses import options as opts
 from layerlens.analyses.listeners import Bar, Listener, Silent, Where
 from layerlens.analyses.parts import Coords, Parts, Variable
 from layerlens.analyses.provenance import attributes
+from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ class Analysis:
         Several texts give one answer, so nothing has an axis of texts.
     positional
         Options that may stand after the texts without their names.
+    corpus
+        Whether the text may be many, from ``ll.texts``.
     """
 
     def __init__(
@@ -172,6 +175,7 @@ class Analysis:
         *,
         pooled: bool = False,
         positional: Sequence[str] = (),
+        corpus: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.about = about
@@ -179,6 +183,7 @@ class Analysis:
         self.inputs = tuple(inputs)
         self.pooled = pooled
         self.positional = tuple(positional)
+        self.corpus = corpus
         self.variables = dict(variables)
         self.options = {**opts.defaults(function), **TEXT_OPTIONS}
         self._function = function
@@ -194,7 +199,8 @@ class Analysis:
             From ``ll.load``.
         *texts
             One for each of ``inputs``, in their order or by name: a string, a list of strings,
-            token ids, chat messages or `Tokens`.
+            token ids, chat messages or `Tokens`; of any number, from ``ll.texts``, for analyses
+            that measure a corpus.
         **options
             See the analysis; ``add_bos`` as in ``model.tokens``.
 
@@ -206,7 +212,8 @@ class Analysis:
             When interrupted; its ``partial`` holds what was finished.
         """
         given, options = self._given(texts, options)
-        with Bar(self.name) as bar:
+        many = any(isinstance(text, Texts) for text in given.values())
+        with Bar(self.name, "token" if many else "step") as bar:
             return self.run(model, given, options, bar)
 
     def run(
@@ -225,16 +232,18 @@ class Analysis:
         """
         full = opts.complete(options or {}, self.options, self.name)
         given = self._named(text)
-        tokens = _tokens(model, given, full)
+        many = {name: text for name, text in given.items() if isinstance(text, Texts)}
+        tokens = _tokens(model, given, full, leave=many if self.corpus else {})
         if listener is not None:
             listener.on_tokens(tokens)
-        batched = not (_first(tokens).single or self.pooled)
+        batched = not (self.pooled or _first(tokens).single)
+        fed = {name: tokens.get(name) or many[name].with_bos(full["add_bos"]) for name in given}
         job = Job(self.variables, listener or Silent(), batched=batched)
         started = time.perf_counter()
-        finish = functools.partial(self._result, job, model, given, tokens, full, started)
+        finish = functools.partial(self._result, job, model, given, fed, full, started)
         try:
             with model.running():
-                self._function(job, model, *tokens.values(), **_own(full))
+                self._function(job, model, *fed.values(), **_own(full))
         except (KeyboardInterrupt, Cancelled) as stop:
             error = Cancelled(_stopped(job))
             error.partial = None if job.parts is None else finish()
@@ -296,7 +305,7 @@ class Analysis:
         job: Job,
         model: LensModel,
         given: Mapping[str, Any],
-        tokens: Mapping[str, Tokens],
+        tokens: Mapping[str, Tokens | Texts],
         options: Mapping[str, Any],
         started: float,
     ) -> Result:
@@ -332,6 +341,7 @@ def analysis(
     inputs: Sequence[str] = ("text",),
     pooled: bool = False,
     positional: Sequence[str] = (),
+    corpus: bool = False,
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -358,13 +368,23 @@ def analysis(
         Several texts give one answer: its variables have no batch axis.
     positional
         Options that may be given after the texts without their names.
+    corpus
+        Takes texts of any number from ``ll.texts``, too: it is given a
+        :class:`layerlens.corpus.texts.Texts` in the place of tokens. It has to be ``pooled``.
     """
     from layerlens.analyses.registry import register
 
     def decorate(function: Callable[..., None]) -> Analysis:
         about = About(name, question, source, cost, view)
         made = Analysis(
-            function, about, variables, work, inputs, pooled=pooled, positional=positional
+            function,
+            about,
+            variables,
+            work,
+            inputs,
+            pooled=pooled,
+            positional=positional,
+            corpus=corpus,
         )
         return register(made)
 
@@ -372,16 +392,29 @@ def analysis(
 
 
 def _tokens(
-    model: LensModel, given: Mapping[str, Any], options: Mapping[str, Any]
+    model: LensModel,
+    given: Mapping[str, Any],
+    options: Mapping[str, Any],
+    leave: Container[str] = (),
 ) -> dict[str, Tokens]:
-    """The tokens of each text."""
+    """The tokens of each text but those to leave, which are a corpus."""
     if not hasattr(model, "running"):
         raise InputError(
             f"The first argument is a model from ll.load, not {type(model).__name__}: "
             "write ll.load(hf_model, tokenizer) for one that is in memory already."
         )
     how = {name: options[name] for name in TEXT_OPTIONS}
-    return {name: model.tokens(text, **how) for name, text in given.items()}
+    tokens = {}
+    for name, text in given.items():
+        if name in leave:
+            continue
+        if isinstance(text, Texts):
+            raise InputError(
+                "Only measuring layers reads an ll.texts piece by piece: give a text, or a list "
+                "of some, list(texts) for all."
+            )
+        tokens[name] = model.tokens(text, **how)
+    return tokens
 
 
 def _first(tokens: Mapping[str, Tokens]) -> Tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.contract import Job, Variable, Work, analysis
+from layerlens.corpus.sweep import Sweep
+from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
 from layerlens.metrics import registry
 from layerlens.metrics.base import Described, ModelShape, WeightMetric
-from layerlens.metrics.batch import Batch, Numbered, split
+from layerlens.metrics.batch import Numbered, split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.means import Mean
 from layerlens.metrics.runner import run_metrics
@@ -102,6 +105,7 @@ def count_work(
     skip_first: bool | int,
     batch_size: int | None,
     metric_options: Mapping[str, Mapping[str, Any]] | None,
+    **for_corpora: Any,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
     names, _ = chosen(model, metrics)
@@ -123,18 +127,25 @@ def count_work(
     work=count_work,
     pooled=True,
     positional=("metrics",),
+    corpus=True,
 )
 def layer_metrics(
     job: Job,
     model: LensModel,
-    tokens: Tokens,
+    tokens: Tokens | Texts,
     *,
     metrics: Asked = None,
     skip_first: bool | int = True,
     batch_size: int | None = None,
     metric_options: Mapping[str, Mapping[str, Any]] | None = None,
+    batch_tokens: int | None = None,
+    workers: int | str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> None:
     """Measure every layer over one or more texts, all metrics in the same pass.
+
+    ``ll.texts`` reads a corpus of any length, which is measured shard by shard (of about four
+    batches) in memory that does not grow with it.
 
     Parameters
     ----------
@@ -148,6 +159,18 @@ def layer_metrics(
         Texts in one pass; None for as many as keep it below 2,048 tokens.
     metric_options
         Name of a metric to its options, ``{"angular_distance": {"token": "last"}}``.
+    batch_tokens
+        Of a corpus: most tokens in one pass, padding included; None for 2,048.
+    workers
+        Of a corpus: None measures in this process, a number in so many Ray workers on this
+        machine (extra ``[ray]``), ``"ray"`` in as many as the Ray cluster has processors, or
+        graphics cards for a model on one. A worker loads the model from where ``ll.load`` found
+        it; one that was given in memory is sent, and then takes its size once more in Ray's
+        object store. The shard of a worker that dies is measured again, and counted once.
+    checkpoint
+        Of a corpus: a file that is written every 30 s and when the call ends or is stopped. A
+        later call with the same model, texts and options goes on from there. Not more than the
+        shards under way are lost.
 
     Notes
     -----
@@ -163,25 +186,41 @@ def layer_metrics(
         A metric or an option is not known, or no token counts.
     SiteError
         The model has not what a metric reads.
-    LayerLensError
-        The model's activations hold NaN or infinity.
+    ActivationError
+        The model's activations hold NaN or infinity. In a corpus, such texts are left out and
+        counted (``rows_not_finite`` and the check ``finite``), unless it begins with nothing else.
 
     Examples
     --------
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")  # doctest: +SKIP
     >>> ll.layer_metrics(model, [1, 2, 3, 1, 2], ["block_influence"]).data  # doctest: +SKIP
+    >>> corpus = ll.texts("file.jsonl", field="text")  # doctest: +SKIP
+    >>> ll.layer_metrics(model, corpus, checkpoint="measured.safetensors")  # doctest: +SKIP
     """
     names, remarks = chosen(model, metrics)
     for remark in remarks:
         job.remark(remark)
     made = MetricSet.make(model, names, skip_first=skip_first, options=metric_options)
+    measuring = _Measuring(job, model, names, made, metric_options or {})
+    own: dict[str, Any] = {
+        "batch_tokens": batch_tokens,
+        "workers": workers,
+        "checkpoint": checkpoint,
+    }
+    if isinstance(tokens, Texts):
+        if batch_size is not None:
+            raise InputError("batch_size is for a few texts: give batch_tokens for a corpus.")
+        measuring.run_corpus(Sweep(model, tokens, made, **own))
+        return
+    if given := [name for name, value in own.items() if value is not None]:
+        raise InputError(f"{given[0]} is for a corpus: wrap the texts, ll.texts(texts).")
     if made.metrics and made.skip_first >= max(tokens.lengths):
         raise InputError(
             f"No token counts: the longest text has {max(tokens.lengths)} and the first "
             f"{made.skip_first} are left out. Give longer texts, or skip_first=False."
         )
-    _Measuring(job, model, names, made, metric_options or {}).run(tokens, batch_size)
+    measuring.run(tokens, batch_size)
 
 
 class _Measuring:
@@ -219,7 +258,35 @@ class _Measuring:
         for metric in self.weights:
             self.job.emit({}, metric.compute(self.model, self.job.tick))
             self._step(metric.name)
-        passes = self._measure(batches)
+        self._note(self._measure(batches))
+        self._check(sum(tokens.lengths))
+
+    def run_corpus(self, sweep: Sweep) -> None:
+        """Declare, measure shard by shard, push after each, check."""
+        self._declare()
+        for metric in self.weights:
+            self.job.emit({}, metric.compute(self.model, self.job.tick))
+        if not self.made.metrics:
+            return
+        try:
+            sweep.run(self.job.tick, lambda: self._show_shard(sweep), self._show_tokens)
+        finally:
+            self.made = sweep.found.metrics
+            if self.made.texts:
+                self.job.emit({}, self.made.values())
+            self._note(sweep.found.passes)
+            self._note_corpus(sweep)
+        self.job.check("finite", len(sweep.found.broken), 0, "rows left out for NaN or infinity")
+        self._check(sweep.rows.counts.tokens - sweep.found.tokens)
+
+    def _show_shard(self, sweep: Sweep) -> None:
+        self.made = sweep.found.metrics
+        self._show_all()
+
+    def _show_tokens(self, done: int, total: int) -> None:
+        self.job.progress(done, total, "")
+
+    def _note(self, passes: int) -> None:
         self.job.note(
             passes=passes,
             texts=self.made.texts,
@@ -227,7 +294,24 @@ class _Measuring:
             tokens_counted=self.made.kept,
             skip_first=self.made.skip_first,
         )
-        self._check(tokens)
+
+    def _note_corpus(self, sweep: Sweep) -> None:
+        counts = sweep.rows.counts
+        self.job.note(
+            texts=counts.texts,
+            rows=self.made.texts,
+            rows_not_finite=len(sweep.found.broken),
+            texts_empty=counts.empty,
+            texts_cut=counts.cut,
+            texts_split=counts.split,
+            row_length=sweep.rows.length,
+            batch_tokens=sweep.batch_tokens,
+            shards=sweep.shards,
+            tokens_resumed=sweep.resumed,
+            workers_lost=sweep.restarts,
+        )
+        for remark in sweep.remarks:
+            self.job.remark(remark)
 
     def _declare(self) -> None:
         shape = ModelShape.of(self.model)
@@ -251,7 +335,7 @@ class _Measuring:
             self.made,
             tick=self.job.tick,
             on_layer=self._show_layer,
-            on_batch=self._show_all,
+            on_batch=lambda batch: self._show_all(),
         )
         if self.shown < self.made.texts:
             self.job.emit({}, self.made.values())
@@ -271,7 +355,7 @@ class _Measuring:
             if here:
                 self.job.emit({axis: place}, {name: v[place] for name, v in here.items()})
 
-    def _show_all(self, batch: Batch) -> None:
+    def _show_all(self) -> None:
         """Push everything after a pass, with intervals whenever the number of texts doubled."""
         texts = self.made.texts
         doubled = texts >= 2 * self.shown
@@ -283,9 +367,9 @@ class _Measuring:
         self.done += 1
         self.job.progress(self.done, self.total, what)
 
-    def _check(self, tokens: Tokens) -> None:
+    def _check(self, tokens: int) -> None:
         if self.made.metrics:
-            missed = abs(self.made.tokens - sum(tokens.lengths))
+            missed = abs(self.made.tokens - tokens)
             self.job.check("tokens", missed, 0, "tokens fed but not seen, padding aside")
         for metric in self.all:
             if isinstance(metric, Mean) and metric.left_out:

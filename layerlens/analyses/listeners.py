@@ -38,7 +38,7 @@ class Listener(Protocol):
         """Hear of a finished part; the arrays are not used again by who sent them."""
 
     def on_progress(self, done: int, total: int, what: str) -> None:
-        """``done`` of ``total`` steps."""
+        """``done`` of ``total`` steps, or tokens of a corpus; 0 where the total is not known."""
 
     def on_check(self, check: Check) -> None:
         """Something was verified."""
@@ -80,8 +80,9 @@ class Silent:
 class Bar(Silent):
     """A progress bar that appears only when the call lasts longer than about a second."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, unit: str = "step") -> None:
         self._title = title
+        self._unit = unit
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -102,14 +103,16 @@ class Bar(Silent):
             from tqdm.auto import tqdm
 
             self._bar = tqdm(
-                total=total,
+                total=total or None,
+                # What was done before says nothing of the speed from here on.
+                initial=done,
                 desc=self._title,
                 delay=BAR_DELAY_SECONDS,
                 leave=False,
-                unit="step",
+                unit=self._unit,
+                unit_scale=self._unit != "step",
             )
-        if self._bar.total != total:
-            self._bar.total = total
+        self._bar.total = total or None
         if what:
             self._bar.set_postfix_str(what, refresh=False)
         self._bar.update(done - self._bar.n)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
 
 
@@ -86,6 +87,8 @@ def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, A
 
 
 def _text(text: Any) -> str:
+    if isinstance(text, Texts):
+        return text.code
     ids = getattr(text, "ids", None)  # Tokens: their ids, which are exact
     if ids is not None:
         rows = [row[keep].tolist() for row, keep in zip(text.ids, text.mask, strict=True)]

@@ -18,6 +18,7 @@ import xarray as xr
 import layerlens
 from layerlens.analyses.options import plain
 from layerlens.analyses.parts import Parts
+from layerlens.corpus.texts import Texts
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def attributes(
     model: LensModel,
-    tokens: Mapping[str, Tokens],
+    tokens: Mapping[str, Tokens | Texts],
     parts: Parts,
     *,
     options: Mapping[str, Any],
@@ -38,15 +39,17 @@ def attributes(
     Parameters
     ----------
     tokens
-        By the name of the text. Where there are several, or one that is not called ``text``,
-        each also has attributes of its own, see `named_texts`.
+        By the name of the text; a corpus is named by the call that reads it. Where there are
+        several, or one that is not called ``text``, each also has attributes of its own, see
+        `named_texts`.
     remarks
         What the analysis wants its reader to know.
     """
     missing = parts.missing()
-    texts = {name: _texts(found) for name, found in tokens.items()}
-    first = next(iter(texts.values()))
-    notes = dict.fromkeys([note for found in tokens.values() for note in found.notes] + [*remarks])
+    first = _texts(next(iter(tokens.values())))
+    plain_tokens = {name: t for name, t in tokens.items() if not isinstance(t, Texts)}
+    said = [note for found in plain_tokens.values() for note in found.notes]
+    notes = dict.fromkeys([*said, *remarks])
     return {
         "model": model.name,
         "model_type": model.anatomy.family,
@@ -63,8 +66,8 @@ def attributes(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": int(not missing),
         "missing": json.dumps(missing),
-        "vocab": vocab(model, tokens.values(), parts),
-        **({} if list(tokens) == ["text"] else named_texts(tokens)),
+        "vocab": vocab(model, plain_tokens.values(), parts),
+        **({} if list(tokens) == ["text"] else named_texts(plain_tokens)),
     }
 
 
@@ -100,7 +103,9 @@ def named_texts(tokens: Mapping[str, Tokens]) -> dict[str, str]:
     return found
 
 
-def _texts(tokens: Tokens) -> str | list[str]:
+def _texts(tokens: Tokens | Texts) -> str | list[str]:
+    if isinstance(tokens, Texts):
+        return tokens.code
     rows = zip(tokens.texts, tokens.strings, strict=True)
     texts = ["".join(strings) if text is None else text for text, strings in rows]
     return texts[0] if tokens.single else texts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from layerlens.errors import LayerLensError, SiteError
+from layerlens.errors import ActivationError, SiteError
 from layerlens.metrics.batch import Batch, Numbered
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.layer import Layer, sites_of
@@ -56,7 +56,7 @@ def run_metrics(
     ------
     SiteError
         When no layer has a part that a metric reads.
-    LayerLensError
+    ActivationError
         When the stream holds NaN or infinity.
     """
     plan = _plan(model, metrics.parts)
@@ -141,7 +141,7 @@ class _Pass:
     def _require_finite(self, number: int) -> None:
         state = self._batch.every.take(self._raw[number]["resid_post"])
         if not bool(state.isfinite().all()):
-            raise LayerLensError(
+            raise ActivationError(
                 f"The model's activations hold NaN or infinity after layer {number}: check its "
                 "weights and dtype (float16 overflows where bfloat16 or float32 do not)."
             )

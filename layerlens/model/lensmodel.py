@@ -73,6 +73,9 @@ class LensModel:
         How many blocks of :meth:`running`, one inside the other, are under way.
     edited_now
         Whether a block of :meth:`edited`, or :meth:`generate`, is under way.
+    recipe
+        Arguments of ``ll.load`` that load it again in another process; None where it was given
+        in memory.
     """
 
     def __init__(self, hf: PreTrainedModel, tokenizer: Any, anatomy: Anatomy, name: str) -> None:
@@ -84,6 +87,7 @@ class LensModel:
         self.lock = threading.RLock()
         self.passes = 0
         self.edited_now = False
+        self.recipe: dict[str, Any] | None = None
 
     @classmethod
     def wrap(

@@ -96,7 +96,24 @@ def load(
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = _named_tokenizer(tokenizer, trust_remote_code)
     require_finite(hf)
-    return LensModel.wrap(hf, tokenizer, name=name, prove=prove)
+    model = LensModel.wrap(hf, tokenizer, name=name, prove=prove)
+    if source is None or isinstance(source, str | os.PathLike):
+        model.recipe = {
+            "source": _anywhere(source),
+            "name": name,
+            "dtype": kind,
+            "device": device if target in (None, "auto") else model.device.type,
+            "trust_remote_code": trust_remote_code,
+        }
+    return model
+
+
+def _anywhere(source: str | os.PathLike[str] | None) -> str | None:
+    """The same source for a process in another folder."""
+    if source is None:
+        return None
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else os.fspath(source)
 
 
 def _in_memory(hf: Any, dtype: Any, device: Any) -> Any:

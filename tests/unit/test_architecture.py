@@ -21,6 +21,7 @@ ROOMS = [
     "run",
     "metrics",
     "result",
+    "corpus",
     "figures",
     "export",
     "analyses",

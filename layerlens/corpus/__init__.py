@@ -1,0 +1,1 @@
+"""Many texts: read one after the other, measured in shards, here or on a Ray cluster."""

@@ -1,0 +1,165 @@
+"""Texts from files: plain text, JSON lines and Parquet, read piece by piece."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from layerlens.errors import InputError
+
+Read = tuple[Any, float]
+"""A text (None where there is none) and the share of the file that was read with it, 0 to 1."""
+
+SPLITS = ("paragraph", "line", "file")
+ROWS_AT_ONCE = 256
+
+
+def read_file(path: Path, field: str | None, split: str) -> Iterator[Read]:
+    """Read the texts of a file, in their order.
+
+    Parameters
+    ----------
+    path
+        ``.txt``, ``.md``, ``.jsonl`` or ``.ndjson``, each also with ``.gz`` behind; ``.parquet``.
+    field
+        Which field of a JSON line or column of a Parquet table; None for ``text``.
+    split
+        What one text of a plain file is: ``paragraph``, ``line`` or ``file``.
+
+    Raises
+    ------
+    InputError
+        The file is not there, of another format or damaged, or the field is not in it.
+    """
+    kind = _kind(path)
+    if field is not None and kind in ("txt", "md"):
+        raise InputError(f"'{path.name}' has no fields: leave field out, or give a .jsonl file.")
+    if kind == "parquet":
+        return _parquet(path, field or "text")
+    if kind in ("jsonl", "ndjson"):
+        return _json_lines(path, field or "text")
+    return {"paragraph": _paragraphs, "line": _lines, "file": _whole}[split](path)
+
+
+def require_file(path: Path) -> None:
+    """Raise `InputError` unless the file can be read and its format is known."""
+    if not path.is_file():
+        raise InputError(
+            f"There is no file '{path}'; check the path (texts themselves are given as a list)."
+        )
+    _kind(path)
+
+
+def _kind(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    kind = name.rpartition(".")[2]
+    if kind not in ("txt", "md", "jsonl", "ndjson", "parquet"):
+        raise InputError(
+            f"'{path.name}' is no file of texts: expected .txt, .md, .jsonl, .ndjson or .parquet."
+        )
+    return kind
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str, float]]:
+    """Number from 1, text without the line's end, and share read."""
+    size = max(path.stat().st_size, 1)
+    with path.open("rb") as raw:
+        file: IO[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
+        try:
+            for number, line in enumerate(file, 1):
+                # A compressed file is read ahead by blocks; the share is right to a block.
+                yield number, line.decode().rstrip("\r\n"), raw.tell() / size
+        except UnicodeDecodeError:
+            raise InputError(
+                f"'{path}' is not UTF-8 text (line {number}): convert it first."
+            ) from None
+        except (OSError, EOFError) as error:
+            raise InputError(f"'{path}' could not be read to its end: {error}.") from error
+
+
+def _lines(path: Path) -> Iterator[Read]:
+    for _, line, share in _numbered_lines(path):
+        yield line, share
+
+
+def _paragraphs(path: Path) -> Iterator[Read]:
+    """Runs of lines between empty ones; their own line breaks stay."""
+    lines: list[str] = []
+    share = 0.0
+    for _, line, share in _numbered_lines(path):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield "\n".join(lines), share
+            lines = []
+    if lines:
+        yield "\n".join(lines), share
+
+
+def _whole(path: Path) -> Iterator[Read]:
+    yield "\n".join(line for _, line, _ in _numbered_lines(path)), 1.0
+
+
+def _json_lines(path: Path, field: str) -> Iterator[Read]:
+    for number, line, share in _numbered_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"Line {number} of '{path}' is not JSON ({error.msg}): each line is one object."
+            ) from None
+        yield field_of(record, field, f"line {number} of '{path.name}'"), share
+
+
+def _parquet(path: Path, field: str) -> Iterator[Read]:
+    table = _parquet_file(path)
+    names = list(table.schema_arrow.names)
+    if field not in names:
+        raise InputError(f"'{path.name}' has no column {field!r}: it has {', '.join(names)}.")
+    total = max(table.metadata.num_rows, 1)
+    done = 0
+    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=[field]):
+        for value in batch.column(0).to_pylist():
+            done += 1
+            yield value, done / total
+
+
+def _parquet_file(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise InputError(
+            "Reading .parquet needs pyarrow: pip install 'jupyter-layerlens[corpus]', or give a "
+            ".jsonl file."
+        ) from None
+    try:
+        return parquet.ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise InputError(f"'{path}' is not a Parquet file, or it is damaged: {error}") from error
+
+
+def field_of(record: Any, field: str, where: str) -> Any:
+    """Take a text out of a record; a record that is a text itself, or token ids, stays as it is.
+
+    Raises
+    ------
+    InputError
+        When the record has no such field; names those it has.
+    """
+    if not hasattr(record, "keys"):
+        return record
+    if field not in record:
+        raise InputError(
+            f"There is no field {field!r} in {where}: it has {', '.join(map(str, record))}; "
+            "name one with field=."
+        )
+    return record[field]
+
+
+Open = Callable[[], Iterator[tuple[Any, float | None]]]
+"""Begins to read from the start."""
