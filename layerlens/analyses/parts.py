@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from layerlens.analyses.listeners import Where
+from layerlens.result.strings import any_string
 
 Coords = Mapping[str, tuple[tuple[str, ...], Any]]
 
@@ -156,4 +157,5 @@ class Parts:
                 about["missing"] = variable.missing
             data[name] = (self.dims[name], self.arrays[name], about)
         coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}
-        return xr.Dataset(data, coords=coords, attrs=dict(attributes))
+        with any_string():
+            return xr.Dataset(data, coords=coords, attrs=dict(attributes))

@@ -16,6 +16,7 @@ import numpy as np
 
 from layerlens.errors import ResultError
 from layerlens.result.files import checked_path, read_bytes, write_bytes
+from layerlens.result.strings import any_string
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,8 @@ def save_dataset(data: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """
     target = checked_path(path, ".nc")
     try:
-        content = _storable(data).to_netcdf(engine="h5netcdf")
+        with any_string():
+            content = _storable(data).to_netcdf(engine="h5netcdf")
     except (TypeError, ValueError, UnicodeError) as error:
         raise ResultError(f"'{target}' was not written: NetCDF cannot hold {error}.") from error
     return write_bytes(target, bytes(content))
@@ -77,7 +79,8 @@ def load_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
             "update layerlens to open it."
         )
     try:
-        return _restored(data)
+        with any_string():
+            return _restored(data)
     except (TypeError, ValueError, KeyError) as error:
         raise ResultError(f"'{path}' is damaged: its attributes do not fit its data.") from error
 

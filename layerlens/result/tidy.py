@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.errors import ResultError
+from layerlens.result.strings import any_string
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,13 @@ def to_pandas(data: xr.Dataset, of: str | None = None) -> pd.DataFrame:
     ResultError
         There is no such variable.
     """
-    data = _one_table(data, of)
+    with any_string():
+        frame = _table(_one_table(data, of))
+    frame.attrs["tracked"] = _tracked_strings(data)
+    return frame
+
+
+def _table(data: xr.Dataset) -> pd.DataFrame:
     flat = _columns(data)
     dims = [str(dim) for dim in data.dims if str(dim) in _rows(data)]
     if not dims:
@@ -56,9 +63,7 @@ def to_pandas(data: xr.Dataset, of: str | None = None) -> pd.DataFrame:
     if "input_id" in frame:
         frame = frame[frame["input_id"] >= 0].reset_index(drop=True)
     first = [name for name in _ORDER if name in frame]
-    frame = frame[first + [name for name in frame.columns if name not in first]]
-    frame.attrs["tracked"] = _tracked_strings(data)
-    return frame
+    return frame[first + [name for name in frame.columns if name not in first]]
 
 
 def _one_table(data: xr.Dataset, of: str | None) -> xr.Dataset:

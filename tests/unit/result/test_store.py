@@ -9,6 +9,7 @@ from pathlib import Path
 
 import handmade as made
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -32,7 +33,7 @@ def test_open_gives_what_was_saved(tmp_path: Path, make) -> None:
 
 def test_text_that_hdf5_cannot_hold_survives(tmp_path: Path) -> None:
     data = made.dataset()
-    tokens = np.array(["a\0b", "\ud83d", "c", "", "e", "f", "g", "h", "i"], dtype=object)
+    tokens = np.array(["a\0b", "\ud83d", "c", "", "e", "f", "g", "h", "i"])
     data = data.assign_coords(token=("position", tokens))
     data.attrs |= {"text": "a\0b\ud83d", "flags": True, "list": [1, "x"], "long": "é" * 300_000}
     result = Result("logit_lens", data)
@@ -40,6 +41,16 @@ def test_text_that_hdf5_cannot_hold_survives(tmp_path: Path) -> None:
     assert opened.data["token"].values.tolist() == tokens.tolist()
     for name in ("text", "flags", "list", "long", "seed"):
         assert opened.data.attrs[name] == data.attrs[name]
+    assert "\ud83d" in set(opened.to_pandas()["token"])
+    assert b"\\ud83d" in opened.csv(tmp_path / "a.csv").read_bytes()
+
+
+@pytest.mark.parametrize("storage", ["python", "pyarrow"])
+def test_strings_survive_however_pandas_stores_its_own(tmp_path: Path, storage: str) -> None:
+    if storage == "pyarrow":
+        pytest.importorskip("pyarrow")
+    with pd.option_context("mode.string_storage", storage):
+        test_text_that_hdf5_cannot_hold_survives(tmp_path)
 
 
 def test_nan_and_infinity_in_checks_survive(tmp_path: Path) -> None:
