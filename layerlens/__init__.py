@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from layerlens.analyses.back_patch import back_patch
     from layerlens.analyses.causal_trace import causal_trace
     from layerlens.analyses.chain_of_layers import chain_of_layers
+    from layerlens.analyses.compare_models import compare_models
     from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.finercut import finercut
+    from layerlens.analyses.invariance import invariance
     from layerlens.analyses.knockout import knockout
     from layerlens.analyses.layer_metrics import layer_metrics
     from layerlens.analyses.logit_lens import logit_lens
@@ -85,6 +87,8 @@ _PLACES = {
     "attribution_patch": "layerlens.analyses.attribution_patch",
     "patch_sweep": "layerlens.analyses.patch_sweep",
     "chain_of_layers": "layerlens.analyses.chain_of_layers",
+    "compare_models": "layerlens.analyses.compare_models",
+    "invariance": "layerlens.analyses.invariance",
     "skip_layers": "layerlens.analyses.skip_layers",
     "path_patch": "layerlens.analyses.path_patch",
     "causal_trace": "layerlens.analyses.causal_trace",
@@ -143,6 +147,7 @@ __all__ = [
     "back_patch",
     "causal_trace",
     "chain_of_layers",
+    "compare_models",
     "cross_model_patch",
     "direct_logit_attribution",
     "edit",
@@ -151,6 +156,7 @@ __all__ = [
     "estimate",
     "finercut",
     "generate_layers",
+    "invariance",
     "knockout",
     "layer_metrics",
     "load",

@@ -39,6 +39,7 @@ class DatasetEntropy(Sample):
             ("point",), "directions", "effective rank of the texts", interval=False
         ),
     }
+    unit = "text"
     fewest = 2
 
     def __init__(
@@ -46,13 +47,12 @@ class DatasetEntropy(Sample):
         shape: ModelShape,
         *,
         sample: int = 512,
-        unit: str = "text",
         alpha: float = 1.0,
         normalize: bool = True,
     ) -> None:
         if not (isinstance(alpha, int | float) and 0 < alpha < math.inf):
             raise InputError(f"alpha is {alpha}; expected a number above 0, 1 for Shannon entropy.")
-        super().__init__(shape, sample=sample, unit=unit, alpha=alpha, normalize=normalize)
+        super().__init__(shape, sample=sample, alpha=alpha, normalize=normalize)
 
     def compute(self, states: Tensor) -> Arrays:
         """Entropy, its share, its exponential at every point."""

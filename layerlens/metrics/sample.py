@@ -34,12 +34,13 @@ class Sample(LayerMetric):
     sample
         How many at most.
     unit
-        ``token``, or ``text`` for the mean over the counted tokens of each text.
-    fewest
-        Below this many there is no value.
+        ``token``, or ``text`` for the mean over the counted tokens of each text; None for what
+        the class says.
 
     Attributes
     ----------
+    unit, fewest
+        What is sampled, and below how many there is no value.
     arrays
         ``keys`` [n] uint64 ascending, ``text`` and ``id`` [n] int64 (number of the text, token
         id or -1), ``states`` [n, point, d_model] float32.
@@ -47,17 +48,19 @@ class Sample(LayerMetric):
 
     parts = ("pre", "post")
     cost = "1 pass for all metrics, then work that grows with the sample and not with the corpus"
+    unit = "token"
     fewest = 4
 
     def __init__(
-        self, shape: ModelShape, *, sample: int, unit: str = "token", **options: Any
+        self, shape: ModelShape, *, sample: int, unit: str | None = None, **options: Any
     ) -> None:
-        if unit not in UNITS:
+        if unit is not None and unit not in UNITS:
             raise InputError(f"unit is {unit!r}; expected one of {', '.join(UNITS)}.")
         if not (isinstance(sample, int) and sample >= self.fewest):
             raise InputError(f"sample is {sample}; expected a whole number from {self.fewest}.")
-        super().__init__(shape, sample=sample, unit=unit, **options)
-        self.limit, self.unit = sample, unit
+        chosen = {} if unit is None else {"unit": unit}
+        super().__init__(shape, sample=sample, **chosen, **options)
+        self.limit, self.unit = sample, unit or self.unit
         self.zeros("keys", 0, dtype="uint64")
         self.zeros("text", 0, dtype="int64")
         self.zeros("id", 0, dtype="int64")

@@ -42,8 +42,8 @@ class SelfSimilarity(Sample):
         ),
     }
 
-    def __init__(self, shape: ModelShape, *, sample: int = 1024, unit: str = "token") -> None:
-        super().__init__(shape, sample=sample, unit=unit)
+    def __init__(self, shape: ModelShape, *, sample: int = 1024) -> None:
+        super().__init__(shape, sample=sample)
 
     def compute(self, states: Tensor) -> Arrays:
         """All three at every point; NaN where no token occurs twice, or there is one text."""
