@@ -343,7 +343,7 @@ class _Measuring:
 
     def _show_layer(self, layer: Layer) -> None:
         """Push what every metric says of this layer so far."""
-        values = self.made.values(intervals=False)
+        values = self.made.values(intervals=False, streamed=True)
         self._push("layer", [layer.number], values)
         points = [0, 1] if layer.number == 0 else [layer.number + 1]
         self._push("point", points, values)

@@ -100,11 +100,20 @@ class MetricSet:
         self.tokens += len(batch.every)
         self.kept += len(batch.kept)
 
-    def values(self, intervals: bool = True) -> Arrays:
-        """The arrays of all metrics as they stand."""
+    def values(self, intervals: bool = True, *, streamed: bool = False) -> Arrays:
+        """The arrays of all metrics as they stand.
+
+        Parameters
+        ----------
+        intervals
+            Those of means, too.
+        streamed
+            Only of metrics that say more with each layer, not at the end of a pass.
+        """
         found: Arrays = {}
         for metric in self.metrics:
-            found.update(metric.value(intervals))
+            if not streamed or type(metric).end is LayerMetric.end:
+                found.update(metric.value(intervals))
         return found
 
     def merge(self, other: Self) -> None:

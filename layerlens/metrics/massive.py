@@ -109,7 +109,7 @@ class MassiveActivations(Mean):
         for _, state in layer.texts("post"):
             size = state.abs()
             largest = size.flatten().topk(min(self._k, size.numel())).values
-            middle = size.flatten().median()
+            middle = _median(size)
             least = middle * self.options["times_median"]
             if largest[0] >= least:  # else there is none, and nothing to count
                 found = size >= least
@@ -172,6 +172,14 @@ class MassiveActivations(Mean):
         found[f"{self.name}_value"] = np.where(seen, found[f"{self.name}_value"], np.nan)
         found[f"{self.name}_dimension"] = np.where(seen, best, -1)
         return found
+
+
+def _median(values: Tensor) -> Tensor:
+    """The lower median of all values, as ``Tensor.median`` gives it."""
+    if values.device.type != "cpu":
+        return values.median()
+    middle = (values.numel() - 1) // 2  # selecting in NumPy takes an eighth of the time
+    return torch.as_tensor(np.partition(values.flatten().numpy(), middle)[middle])
 
 
 def _larger(mine: Arrays, theirs: Arrays) -> Arrays:
