@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.back_patch import back_patch
     from layerlens.analyses.causal_trace import causal_trace
     from layerlens.analyses.chain_of_layers import chain_of_layers
+    from layerlens.analyses.checkpoint_difference import checkpoint_difference
     from layerlens.analyses.compare_models import compare_models
     from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
@@ -98,6 +99,7 @@ _PLACES = {
     "quantisation_sensitivity": "layerlens.analyses.quantisation_sensitivity",
     "finercut": "layerlens.analyses.finercut",
     "voids": "layerlens.analyses.voids",
+    "checkpoint_difference": "layerlens.analyses.checkpoint_difference",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -147,6 +149,7 @@ __all__ = [
     "back_patch",
     "causal_trace",
     "chain_of_layers",
+    "checkpoint_difference",
     "compare_models",
     "cross_model_patch",
     "direct_logit_attribution",

@@ -185,7 +185,7 @@ class Analysis:
         self.positional = tuple(positional)
         self.corpus = corpus
         self.variables = dict(variables)
-        self.options = {**opts.defaults(function), **TEXT_OPTIONS}
+        self.options = {**opts.defaults(function), **(TEXT_OPTIONS if inputs else {})}
         self._function = function
         self._work = work
         self.__signature__ = _signature(self.inputs, self.positional, self.options)
@@ -363,7 +363,8 @@ def analysis(
         ``(model, tokens, *, options) -> Work`` for estimates.
     inputs
         Names of the texts that it is given; one ``tokens`` for each. The batch axis of its
-        variables is that of the first.
+        variables is that of the first. None for one that looks at weights only, which has to be
+        ``pooled``.
     pooled
         Several texts give one answer: its variables have no batch axis.
     positional
@@ -403,7 +404,7 @@ def _tokens(
             f"The first argument is a model from ll.load, not {type(model).__name__}: "
             "write ll.load(hf_model, tokenizer) for one that is in memory already."
         )
-    how = {name: options[name] for name in TEXT_OPTIONS}
+    how = {name: options[name] for name in TEXT_OPTIONS if name in options}
     tokens = {}
     for name, text in given.items():
         if name in leave:

@@ -41,12 +41,12 @@ def attributes(
     tokens
         By the name of the text; a corpus is named by the call that reads it. Where there are
         several, or one that is not called ``text``, each also has attributes of its own, see
-        `named_texts`.
+        `named_texts`. None where only weights are looked at.
     remarks
         What the analysis wants its reader to know.
     """
     missing = parts.missing()
-    first = _texts(next(iter(tokens.values())))
+    first = _texts(next(iter(tokens.values()))) if tokens else ""
     plain_tokens = {name: t for name, t in tokens.items() if not isinstance(t, Texts)}
     said = [note for found in plain_tokens.values() for note in found.notes]
     notes = dict.fromkeys([*said, *remarks])

@@ -30,7 +30,7 @@ VARIABLES = {
     "last_active": Variable(
         ("position",), "int32", "layer", "last active layer (-1: none)", missing=-2
     ),
-    "token_id": Variable(("position",), "int32", "1", "token", is_token=True),
+    "input_id": Variable(("position",), "int32", "1", "token", is_token=True),
 }
 PHASES = ("prompt", "generated")
 
@@ -223,7 +223,7 @@ class _Voids:
         )
         tokens = np.full(self.width, -1, dtype=np.int32)
         tokens[: len(fed)] = fed
-        self.job.emit(self.lead, {"token_id": tokens})
+        self.job.emit(self.lead, {"input_id": tokens})
         self.phases.append([PHASES[place >= len(ids)] for place in range(len(fed))])
         if len(fed) < self.width:
             if len(fed) < len(ids) + max(0, self.new - 1):
