@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         SiteError,
     )
     from layerlens.metrics.registry import table as metrics
+    from layerlens.metrics.runs import best_run
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.load import load
     from layerlens.model.sites import Site
@@ -100,6 +101,7 @@ _PLACES = {
     "finercut": "layerlens.analyses.finercut",
     "voids": "layerlens.analyses.voids",
     "checkpoint_difference": "layerlens.analyses.checkpoint_difference",
+    "best_run": "layerlens.metrics.runs",
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.registry",
     "Result": "layerlens.result",
@@ -147,6 +149,7 @@ __all__ = [
     "analyses",
     "attribution_patch",
     "back_patch",
+    "best_run",
     "causal_trace",
     "chain_of_layers",
     "checkpoint_difference",
