@@ -67,7 +67,8 @@ class VarianceGrowth(StateMean):
         """Population variance of the entries of each token's state."""
         state = layer.rows(part)
         centred = state - state.mean(-1, keepdim=True)  # three times as fast as Tensor.var
-        return torch.linalg.vecdot(centred, centred) / state.shape[-1]
+        total: Tensor = torch.linalg.vecdot(centred, centred)
+        return total / state.shape[-1]
 
     def add(self, cell: tuple[int | slice, ...], values: Tensor, batch: Batch) -> None:
         """Count the variances for the mean and for the median."""
