@@ -88,12 +88,12 @@ $(stamps)/node: js/package.json js/package-lock.json | $(stamps)/venv
 	cd js && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-layerlens/static/index.js: $(js_sources) $(stamps)/node
+layerlens/static/host.js: $(js_sources) $(stamps)/node
 	cd js && npm run --silent build
 	@touch $@
 
 # An editable install copies the lab extension and the server's configuration, hence the files here.
-$(stamps)/python: pyproject.toml $(jupyter_files) layerlens/static/index.js $(stamps)/torch
+$(stamps)/python: pyproject.toml $(jupyter_files) layerlens/static/host.js $(stamps)/torch
 	HATCH_JUPYTER_BUILDER_SKIP_NPM=1 $(py) -m pip install -q -e '.[test,dev]'
 	@touch $@
 

@@ -1,40 +1,91 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { Chart, decades, rowTicks } from "../src/marks/chart";
+import { decades, freeAxis, roomy, shareAxis } from "../src/marks/axes";
+import type { ChartInput } from "../src/marks/chart";
+import { compact, written } from "../src/marks/numbers";
 import { lineStyle, paletteOf } from "../src/theme/palette";
 import { stubBrowser } from "./page";
 
-describe("the chart", () => {
-  beforeEach(stubBrowser);
+/** uPlot looks at the browser when it is loaded. */
+async function chart() {
+  stubBrowser();
+  return await import("../src/marks/chart");
+}
 
-  it("labels rows that do not touch, the last one always", () => {
-    expect(rowTicks(5, 600)).toEqual([0, 1, 2, 3, 4]);
-    const ticks = rowTicks(62, 600);
-    expect(ticks.at(-1)).toBe(61);
-    expect(ticks.length).toBeLessThan(12);
-  });
+function input(over: Partial<ChartInput> = {}): ChartInput {
+  const values = [0.1, null, 0.3, 0.4];
+  return {
+    places: [0, 1, 2, 3],
+    label: String,
+    lines: [{ style: lineStyle(0), values }],
+    axis: shareAxis([values], true),
+    palette: paletteOf(false),
+    font: "serif",
+    height: 190,
+    ...over,
+  };
+}
 
-  it("labels powers of ten down to the lowest", () => {
+describe("the axes of charts", () => {
+  it("label powers of ten down to the lowest", () => {
     expect(decades(1e-3)).toEqual([1e-3, 1e-2, 1e-1, 1]);
     expect(decades(1e-12).length).toBeLessThan(9);
   });
 
-  it("goes to the row that is pressed, and to none beside the axes", () => {
+  it("begin at zero where the values come near it, and leave room elsewhere", () => {
+    expect(roomy(null, 0.1, 1)[0]).toBe(0);
+    expect(roomy(null, 90, 100)[0]).toBeLessThan(90);
+    expect(roomy(null, -1, -0.1)[1]).toBe(0);
+    expect(roomy(null, 3, 3)[1]).toBeGreaterThan(3);
+    expect(roomy(null, null, null)).toEqual([0, 1]);
+  });
+
+  it("write numbers of every size in a few characters", () => {
+    const cases = { 0: "0", 1250: "1250", 12345: "12.35k", 0.042: "0.042", 2.5e6: "2.5M" };
+    for (const [value, text] of Object.entries(cases)) expect(compact(Number(value))).toBe(text);
+    expect(compact(-3.14159e-7)).toBe("−3.14e−7");
+    expect(compact(Number.NaN)).toBe("–");
+    expect(compact(999_999)).toBe("1M");
+    expect(written(-0.001)).toBe("0.00");
+  });
+});
+
+describe("the chart", () => {
+  beforeEach(() => document.body.replaceChildren());
+
+  it("labels places that do not touch, the last one always", async () => {
+    const { placeTicks } = await chart();
+    expect(placeTicks(5, 600)).toEqual([0, 1, 2, 3, 4]);
+    const ticks = placeTicks(62, 600);
+    expect(ticks.at(-1)).toBe(61);
+    expect(ticks.length).toBeLessThan(12);
+  });
+
+  it("takes new numbers in without being made anew, and other lines by being made anew", async () => {
+    const { Chart } = await chart();
     const host = document.createElement("div");
-    const choose = vi.fn();
-    const chart = new Chart(host, choose);
-    const lines = [{ style: lineStyle(0), values: [0.1, null, 0.3, 0.4] }];
-    const labels = ["a", "b", "c", "d"];
-    chart.draw({ labels, lines, palette: paletteOf(false), log: true, font: "serif", at: 0 });
-    chart.resize(468); // four rows of 100 pixels between the axes
-    const press = (x: number) => {
-      const event = new MouseEvent("click");
-      Object.defineProperty(event, "offsetX", { value: x });
-      host.querySelector("canvas")?.dispatchEvent(event);
-    };
-    press(54 + 250);
-    press(20);
-    expect(choose.mock.calls).toEqual([[2]]);
-    chart.dispose();
+    const made = new Chart(host, { choose: vi.fn() });
+    made.draw(input({ axis: freeAxis() }));
+    const first = host.querySelector(".uplot");
+    const more = { style: lineStyle(0), values: [1, 2, 3, 4] };
+    made.draw(input({ axis: freeAxis(), lines: [more] }));
+    expect(host.querySelector(".uplot")).toBe(first);
+    made.draw(input({ axis: freeAxis(), lines: [more, { ...more, style: lineStyle(1) }] }));
+    expect(host.querySelector(".uplot")).not.toBe(first);
+    expect(host.childElementCount).toBe(1);
+    made.dispose();
     expect(host.childElementCount).toBe(0);
+  });
+
+  it("says over which place the pointer is, and that it has left", async () => {
+    const { Chart } = await chart();
+    const host = document.createElement("div");
+    document.body.append(host);
+    const over = vi.fn();
+    const made = new Chart(host, { choose: vi.fn(), over });
+    made.draw(input());
+    const area = host.querySelector(".u-over");
+    area?.dispatchEvent(new MouseEvent("pointerleave"));
+    expect(over).toHaveBeenCalledWith(null);
+    made.dispose();
   });
 });

@@ -3,6 +3,7 @@ import { FrozenModel } from "../src/wire/frozen";
 import { LENS } from "../src/wire/lens";
 import { Session } from "../src/wire/session";
 import { makeMeta, makeRow, pack } from "./fixtures";
+import { stubBrowser } from "./page";
 
 it("keeps state and tells of changes, once for each", () => {
   const model = new FrozenModel({ row: 1, live: true });
@@ -27,4 +28,13 @@ it("is never live, whatever was saved, and still restores its picture", async ()
   await vi.waitFor(() => expect(session.store.value?.complete).toBe(true));
   session.write({ row: 0 });
   expect(session.traits.row.value).toBe(0);
+});
+
+it("names a view that it does not know", async () => {
+  stubBrowser();
+  const { openView } = await import("../src/views/all");
+  const { mount } = await import("../src/mount");
+  const unmount = mount(openView(new FrozenModel({ view: "constructor" })), document.body);
+  expect(document.body.textContent).toContain("does not know the view “constructor”");
+  unmount();
 });

@@ -1,4 +1,5 @@
 import { vi } from "vitest";
+import type { widgetOf } from "../src/widget";
 import type { FakeModel } from "./fixtures";
 
 /** jsdom has no canvas, no layout and no media queries; the view must only not fall over them. */
@@ -31,13 +32,14 @@ export function stubBrowser() {
   }));
 }
 
-export async function widget() {
-  return (await import("../src/index")).default();
+export async function widget(view: unknown = "lens") {
+  const { default: make } = await import(`../src/entries/${String(view)}.ts`);
+  return (make as ReturnType<typeof widgetOf>)();
 }
 
 /** One widget in one element, as a host shows it. */
 export async function shown(model: FakeModel, root: HTMLElement | ShadowRoot = document.body) {
-  const { initialize, render } = await widget();
+  const { initialize, render } = await widget(model.get("view"));
   const el = document.createElement("div");
   root.append(el);
   const dispose = initialize({ model });

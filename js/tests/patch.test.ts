@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { written } from "../src/marks/heat";
+import { written } from "../src/marks/numbers";
 import type { Cell, GridShape } from "../src/marks/windowing";
 import { LensData } from "../src/views/lens/data";
 import { chosen } from "../src/views/patch/Changes";

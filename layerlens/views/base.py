@@ -77,7 +77,7 @@ class View(anywidget.AnyWidget):
 
     @property
     def _esm(self) -> Any:
-        return bundle.script()
+        return bundle.script(self.view)
 
     @property
     def _css(self) -> Any:

@@ -1,4 +1,4 @@
-"""The front end's script and style sheet, as text."""
+"""The front end's scripts, one a view, and its style sheet, as text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from layerlens.errors import LayerLensError
 STATIC = Path(__file__).resolve().parent.parent / "static"
 
 
-def script() -> Any:
-    """Return the script; a watched file where ``ANYWIDGET_HMR=1`` asks for hot reload."""
-    return _load("index.js")
+def script(view: str) -> Any:
+    """Return the script of a view; a watched file where ``ANYWIDGET_HMR=1`` asks for hot reload."""
+    return _load(f"{view}.js")
 
 
 def style() -> Any:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import layerlens as ll
 from layerlens.views import bundle
-bundle.script, bundle.style = (lambda: "export default {}"), (lambda: "")
+bundle.script, bundle.style = (lambda view: "export default {}"), (lambda: "")
 
 words = ["<unk>", "<b>bold</b><script>alert(1)</script>"] + [f"w{i}" for i in range(62)]
 core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))

@@ -22,7 +22,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = json.loads((ROOT / "js" / "package.json").read_text(encoding="utf-8"))["version"]
 FRONT_END = [
-    "layerlens/static/index.js",
+    "layerlens/static/lens.js",
+    "layerlens/static/patch.js",
     "layerlens/static/index.css",
     "layerlens/static/host.js",
     "layerlens/labextension/package.json",
@@ -99,7 +100,7 @@ def test_the_sdist_holds_what_is_built_and_what_it_is_built_from(
         names = {name.partition("/")[2] for name in archive.getnames()}
     expected = [
         *FRONT_END,
-        "js/src/index.ts",
+        "js/src/widget.ts",
         "js/package-lock.json",
         "LICENSE",
         "tests/conftest.py",
@@ -125,7 +126,7 @@ def test_the_installed_package_finds_its_parts(installed: Path, no_node: dict[st
         "import layerlens, pathlib; from layerlens.jupyter.tutorials import folder;"
         "from layerlens.views.bundle import script;"
         "print(layerlens.__version__, pathlib.Path(layerlens.__file__).parent, folder(),"
-        " len(script()) > 10_000)"
+        " all(len(script(view)) > 10_000 for view in ('lens', 'patch')))"
     )
     answer = run(installed / "python", "-c", code, cwd=installed, env=no_node).split()
     package = next((installed.parent / "lib").glob("python*/site-packages")) / "layerlens"

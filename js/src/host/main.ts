@@ -1,5 +1,5 @@
 import { mount } from "../mount";
-import { openView } from "../views/open";
+import { openView } from "../views/all";
 import { FrozenModel } from "../wire/frozen";
 
 interface PageData {

@@ -1,221 +1,247 @@
+import uPlot from "uplot";
 import type { LineStyle, Palette } from "../theme/palette";
-import { clamp } from "./windowing";
+import type { ValueAxis } from "./axes";
 
 export interface ChartLine {
   style: LineStyle;
   values: readonly (number | null)[];
+  /** The ends of the interval around each value. */
+  band?: { low: readonly (number | null)[]; high: readonly (number | null)[] } | undefined;
 }
 
 export interface ChartInput {
-  labels: readonly string[];
+  /** Where values stand along the axis; whole numbers in order. */
+  places: readonly number[];
+  /** What a place is called under the axis. */
+  label(place: number): string;
   lines: readonly ChartLine[];
+  axis: ValueAxis;
   palette: Palette;
-  log: boolean;
   font: string;
-  /** The row that is looked at, drawn as a vertical line. */
-  at: number;
+  height: number;
 }
 
-/** Nothing below this is drawn apart on the logarithmic scale. */
-const FLOOR = 1e-12;
-const HEIGHT = 190;
-const PLOT = { left: 54, top: 10, right: 14, bottom: 26 };
+interface Listener {
+  choose(place: number): void;
+  /** The place under the pointer; null when it leaves. */
+  over?(place: number | null): void;
+}
 
 /** The lines' own points are drawn while there is room between them. */
 const MOST_POINTS = 40;
+const AXIS_WIDTH = 54;
+const AXIS_HEIGHT = 26;
 
-/** Probability over the rows of the lens, on one canvas. */
+/** Curves over one axis of places, by uPlot; made anew when more changes than the numbers. */
 export class Chart {
-  readonly #canvas: HTMLCanvasElement;
-  readonly #stop = new AbortController();
+  #plot: uPlot | null = null;
+  #key = "";
   #input: ChartInput | null = null;
   #width = 0;
-  #bottom = 0;
-  /** The row under the pointer; -1 if none. */
-  #near = -1;
+  #at: number | null = null;
+  #cross: number | null = null;
 
   constructor(
     private readonly host: HTMLElement,
-    choose: (point: number) => void,
-  ) {
-    this.#canvas = host.ownerDocument.createElement("canvas");
-    host.append(this.#canvas);
-    const options = { signal: this.#stop.signal };
-    const point = (event: PointerEvent | null) => {
-      const near = event ? this.#rowAt(event.offsetX) : -1;
-      if (near === this.#near) return;
-      this.#near = near;
-      this.#paint();
-    };
-    this.#canvas.addEventListener("pointermove", point, options);
-    this.#canvas.addEventListener("pointerleave", () => point(null), options);
-    this.#canvas.addEventListener(
-      "click",
-      (event) => {
-        const row = this.#rowAt(event.offsetX);
-        if (row >= 0) choose(row);
-      },
-      options,
-    );
-  }
+    private readonly listener: Listener,
+  ) {}
 
   draw(input: ChartInput): void {
     this.#input = input;
-    this.#bottom = input.log ? 10 ** Math.floor(Math.log10(lowest(input.lines))) : 0;
-    this.#paint();
+    const key = keyOf(input);
+    if (this.#plot && key === this.#key) this.#plot.setData(dataOf(input));
+    else this.#make(key);
+    this.#showCross();
   }
 
-  /** Move the line of the present row; nothing else is computed again. */
-  mark(at: number): void {
-    if (this.#input) this.#input = { ...this.#input, at };
-    this.#paint();
+  /** Draw the place that is looked at as an upright line. */
+  mark(place: number | null): void {
+    if (place === this.#at) return;
+    this.#at = place;
+    this.#plot?.redraw(false, false);
+  }
+
+  /** Show a place as if the pointer were there; for charts that are read together. */
+  cross(place: number | null): void {
+    if (place === this.#cross) return;
+    this.#cross = place;
+    this.#showCross();
   }
 
   resize(width: number): void {
     this.#width = width;
-    this.#paint();
+    if (this.#plot && this.#input && width > 0) {
+      this.#plot.setSize({ width, height: this.#input.height });
+    }
   }
 
   dispose(): void {
-    this.#stop.abort();
-    this.#canvas.remove();
+    this.#plot?.destroy();
+    this.#plot = null;
   }
 
-  #span(): number {
-    return this.#width - PLOT.left - PLOT.right;
-  }
-
-  /** Rows stand in the middle of equal parts of the width. */
-  #x(row: number): number {
-    return PLOT.left + ((row + 0.5) / (this.#input?.labels.length ?? 1)) * this.#span();
-  }
-
-  #y(value: number): number {
-    const low = Math.log(this.#bottom);
-    const t = this.#bottom ? (Math.log(Math.max(value, FLOOR)) - low) / -low : value;
-    return HEIGHT - PLOT.bottom - t * (HEIGHT - PLOT.top - PLOT.bottom);
-  }
-
-  #rowAt(x: number): number {
-    const count = this.#input?.labels.length ?? 0;
-    if (x < PLOT.left || x > this.#width - PLOT.right) return -1;
-    return clamp(Math.floor(((x - PLOT.left) / this.#span()) * count), 0, count - 1);
-  }
-
-  #paint(): void {
+  #make(key: string): void {
+    this.dispose();
     const input = this.#input;
-    this.#width ||= Math.max(200, this.host.clientWidth);
-    const ratio = window.devicePixelRatio || 1;
-    const ctx = this.#canvas.getContext("2d");
-    if (!input || !ctx) return;
-    this.#canvas.width = Math.round(this.#width * ratio);
-    this.#canvas.height = Math.round(HEIGHT * ratio);
-    this.#canvas.style.width = `${this.#width}px`;
-    this.#canvas.style.height = `${HEIGHT}px`;
-    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.#drawAxes(ctx, input);
-    this.#upright(ctx, input.at, input.palette.accent, [], 0.6);
-    if (this.#near >= 0) this.#upright(ctx, this.#near, input.palette.faint, [4, 3], 1);
-    for (const line of input.lines) this.#drawLine(ctx, line, input.labels.length);
+    if (!input) return;
+    this.#key = key;
+    const plot = new uPlot(this.#options(input), dataOf(input), this.host);
+    this.#plot = plot;
+    const { over } = plot;
+    over.addEventListener("click", () => {
+      const place = this.#placeOf(plot.cursor.idx);
+      if (place !== null) this.listener.choose(place);
+    });
+    over.addEventListener("pointermove", () =>
+      this.listener.over?.(this.#placeOf(plot.cursor.idx)),
+    );
+    over.addEventListener("pointerleave", () => this.listener.over?.(null));
   }
 
-  #drawAxes(ctx: CanvasRenderingContext2D, { palette, font, labels, log }: ChartInput): void {
-    ctx.font = `11px ${font}`;
-    ctx.textBaseline = "middle";
-    ctx.fillStyle = palette.dim;
-    ctx.strokeStyle = palette.line;
-    ctx.lineWidth = 1;
-    ctx.textAlign = "right";
-    for (const value of log ? decades(this.#bottom) : [0, 0.25, 0.5, 0.75, 1]) {
-      const y = Math.round(this.#y(value)) + 0.5;
-      ctx.beginPath();
-      ctx.moveTo(PLOT.left, y);
-      ctx.lineTo(this.#width - PLOT.right, y);
-      ctx.stroke();
-      ctx.fillText(log ? power(value) : `${Math.round(value * 100)}%`, PLOT.left - 8, y);
-    }
-    ctx.textAlign = "center";
-    for (const row of rowTicks(labels.length, this.#span())) {
-      ctx.fillText(labels[row] ?? "", this.#x(row), HEIGHT - PLOT.bottom / 2 - 1);
-    }
+  #placeOf(index: number | null | undefined): number | null {
+    return typeof index === "number" ? (this.#input?.places[index] ?? null) : null;
   }
 
-  #upright(
-    ctx: CanvasRenderingContext2D,
-    row: number,
-    color: string,
-    dash: number[],
-    alpha: number,
-  ): void {
-    const x = Math.round(this.#x(row)) + 0.5;
+  #showCross(): void {
+    const plot = this.#plot;
+    if (!plot) return;
+    const left = this.#cross === null ? -10 : plot.valToPos(this.#cross, "x");
+    plot.setCursor({ left, top: left < 0 ? -10 : 0 }, false);
+  }
+
+  #options(input: ChartInput): uPlot.Options {
+    const { palette, places } = input;
+    const [first, last] = [places[0] ?? 0, places.at(-1) ?? 0];
+    return {
+      width: this.#width || Math.max(200, this.host.clientWidth),
+      height: input.height,
+      padding: [10, 14, 0, 0],
+      legend: { show: false },
+      cursor: {
+        y: false,
+        drag: { x: false, y: false },
+        points: { size: 7 },
+        // The upright line stands on a place, never between two.
+        move: (plot, left, top) => [this.#snapped(plot, left), top],
+      },
+      scales: { x: { time: false, range: [first - 0.5, last + 0.5] }, y: input.axis.scale },
+      axes: this.#axes(input),
+      series: [{}, ...input.lines.flatMap((line) => seriesOf(line, places.length))],
+      bands: bandsOf(input.lines, palette),
+      hooks: { drawClear: [(plot) => this.#drawMark(plot, palette)] },
+    };
+  }
+
+  #snapped(plot: uPlot, left: number): number {
+    if (left < 0) return left;
+    const place = this.#input?.places[plot.posToIdx(left)];
+    return place === undefined ? left : plot.valToPos(place, "x");
+  }
+
+  #axes({ palette, font, places, label, axis }: ChartInput): uPlot.Axis[] {
+    const common = {
+      stroke: palette.dim,
+      font: `11px ${font}`,
+      ticks: { show: false },
+      grid: { stroke: palette.line, width: 1 },
+    };
+    return [
+      {
+        ...common,
+        grid: { show: false },
+        size: AXIS_HEIGHT,
+        splits: (plot) => {
+          const width = plot.bbox.width / devicePixelRatio;
+          return placeTicks(places.length, width).map((i) => places[i] ?? 0);
+        },
+        values: (_, splits) => splits.map(label),
+      },
+      {
+        ...common,
+        size: AXIS_WIDTH,
+        ...(axis.splits ? { splits: () => axis.splits as number[] } : { space: 34 }),
+        // A logarithmic scale would leave labels out by itself.
+        filter: (_, splits) => splits,
+        values: (_, splits) => splits.map((value) => axis.write(value)),
+      },
+    ];
+  }
+
+  #drawMark(plot: uPlot, palette: Palette): void {
+    if (this.#at === null) return;
+    const { ctx, bbox } = plot;
+    const x = Math.round(plot.valToPos(this.#at, "x", true)) + 0.5;
     ctx.save();
-    ctx.strokeStyle = color;
-    ctx.globalAlpha = alpha;
-    ctx.setLineDash(dash);
+    ctx.strokeStyle = palette.accent;
+    ctx.lineWidth = devicePixelRatio;
+    ctx.globalAlpha = 0.6;
     ctx.beginPath();
-    ctx.moveTo(x, PLOT.top);
-    ctx.lineTo(x, HEIGHT - PLOT.bottom);
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
     ctx.restore();
   }
-
-  #drawLine(ctx: CanvasRenderingContext2D, { style, values }: ChartLine, count: number): void {
-    ctx.strokeStyle = style.color;
-    ctx.fillStyle = style.color;
-    ctx.lineWidth = 2;
-    ctx.lineJoin = "round";
-    ctx.setLineDash(style.dash);
-    ctx.beginPath();
-    let pen = false;
-    values.forEach((value, row) => {
-      if (value === null || Number.isNaN(value)) {
-        pen = false;
-        return;
-      }
-      if (pen) ctx.lineTo(this.#x(row), this.#y(value));
-      else ctx.moveTo(this.#x(row), this.#y(value));
-      pen = true;
-    });
-    ctx.stroke();
-    ctx.setLineDash([]);
-    values.forEach((value, row) => {
-      const radius = row === this.#near ? 3.5 : count <= MOST_POINTS ? 2.5 : 0;
-      if (value === null || Number.isNaN(value) || !radius) return;
-      ctx.beginPath();
-      ctx.arc(this.#x(row), this.#y(value), radius, 0, 2 * Math.PI);
-      ctx.fill();
-    });
-  }
 }
 
-function lowest(lines: readonly ChartLine[]): number {
-  let low = 0.1;
-  for (const { values } of lines) for (const v of values) if (v !== null && v < low) low = v;
-  return Math.max(low, FLOOR);
+/** A line, and after it the ends of its interval, which are not drawn themselves. */
+function seriesOf({ style, band }: ChartLine, count: number): uPlot.Series[] {
+  const { color, dash } = style;
+  const line: uPlot.Series = {
+    stroke: color,
+    width: 2,
+    dash,
+    spanGaps: false,
+    points: { show: count <= MOST_POINTS, size: 5, fill: color, stroke: color },
+  };
+  const edge: uPlot.Series = { points: { show: false } };
+  return band ? [line, edge, edge] : [line];
 }
 
-/** Evenly spaced rows whose labels do not touch; the last row is always among them. */
-export function rowTicks(count: number, width: number): number[] {
+/** The number of each line's series; that of the first is 1. */
+function numbers(lines: readonly ChartLine[]): number[] {
+  let next = 1;
+  return lines.map(({ band }) => {
+    const own = next;
+    next += band ? 3 : 1;
+    return own;
+  });
+}
+
+const BAND_OPACITY = { light: 0.13, dark: 0.2 };
+
+function bandsOf(lines: readonly ChartLine[], { name }: Palette): uPlot.Band[] {
+  const places = numbers(lines);
+  const opacity = Math.round(255 * BAND_OPACITY[name]).toString(16);
+  return lines.flatMap(({ band, style }, i) => {
+    const series = places[i] ?? 0;
+    return band ? [{ series: [series + 2, series + 1], fill: `${style.color}${opacity}` }] : [];
+  });
+}
+
+function dataOf({ places, lines, axis }: ChartInput): uPlot.AlignedData {
+  const { floor } = axis;
+  const seen = (values: readonly (number | null)[]) =>
+    values.map((v) => {
+      if (v === null || Number.isNaN(v)) return null;
+      return floor === undefined ? v : Math.max(v, floor);
+    });
+  const ys = lines.flatMap(({ values, band }) =>
+    band ? [seen(values), seen(band.low), seen(band.high)] : [seen(values)],
+  );
+  return [[...places], ...ys];
+}
+
+/** Everything that a chart cannot take in without being made anew. */
+function keyOf({ places, lines, axis, palette, font, height }: ChartInput): string {
+  const styles = lines.map(({ style, band }) => [style.color, style.dash, band !== undefined]);
+  return JSON.stringify([places, styles, axis.key, palette.name, font, height]);
+}
+
+/** Evenly spaced places whose labels do not touch; the last is always among them. */
+export function placeTicks(count: number, width: number): number[] {
   const most = Math.max(2, Math.floor(width / 62));
   const step = Math.max(1, Math.ceil((count - 1) / most));
   const ticks: number[] = [];
   for (let i = count - 1; i >= 0; i -= step) ticks.push(i);
   return ticks.reverse();
-}
-
-/** Powers of ten from `bottom` to 1, thinned out to what the height can label. */
-export function decades(bottom: number): number[] {
-  const depth = Math.max(1, Math.round(-Math.log10(bottom)));
-  const step = Math.ceil(depth / 6);
-  const out: number[] = [];
-  for (let exponent = 0; exponent <= depth; exponent += step) out.push(10 ** -exponent);
-  return out.reverse();
-}
-
-const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
-
-function power(value: number): string {
-  if (value >= 0.0001) return `${Number((100 * value).toPrecision(1))}%`;
-  const exponent = String(Math.round(-Math.log10(value)));
-  return `10⁻${Array.from(exponent, (digit) => SUPERSCRIPTS[Number(digit)]).join("")}`;
 }

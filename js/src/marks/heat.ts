@@ -1,5 +1,6 @@
 import type { ColorScale } from "../theme/scale";
 import { drawHeatColumns, drawHeatCorner, drawHeatRows } from "./heatheads";
+import { written } from "./numbers";
 import { type Box, Painter, type Surface } from "./painter";
 import type { Cell, Range } from "./windowing";
 import { cellAt, placeOf } from "./windowing";
@@ -43,12 +44,6 @@ export interface HeatScene extends Surface {
   hover: Cell | null;
   marks: HeatMarks;
   focused: boolean;
-}
-
-/** "0.87" with a true minus, and no sign before a rounded zero. */
-export function written(value: number): string {
-  const text = value.toFixed(2);
-  return text === "-0.00" ? "0.00" : text.replace("-", "−");
 }
 
 /** A grid of numbers in colours, with the places of a patch drawn over it. */

@@ -16,7 +16,7 @@ from .fakes import FAKE_LENS, FakeComm, FakeModel
 @pytest.fixture(autouse=True)
 def front_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(comm, "create_comm", lambda **opened: FakeComm(**opened))
-    monkeypatch.setattr(bundle, "script", lambda: "export default {}")
+    monkeypatch.setattr(bundle, "script", lambda view: "export default {}")
     monkeypatch.setattr(bundle, "style", lambda: ".layerlens {}")
     monkeypatch.setattr(LensView, "analysis", FAKE_LENS)
     yield

@@ -103,7 +103,7 @@ def test_a_missing_bundle_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_p
     bundle._read.cache_clear()
     monkeypatch.setattr(bundle, "STATIC", tmp_path)
     with pytest.raises(LayerLensError, match=r"front end .* missing .* install"):
-        bundle.script()
-    (tmp_path / "index.js").write_text("export default {}")
-    assert bundle.script() == "export default {}"
+        bundle.script("lens")
+    (tmp_path / "lens.js").write_text("export default {}")
+    assert bundle.script("lens") == "export default {}"
     bundle._read.cache_clear()

@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { shareAxis } from "../../marks/axes";
 import { Chart } from "../../marks/chart";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
@@ -55,6 +56,9 @@ export function Trajectories({ state }: { state: ViewState }) {
   );
 }
 
+/** As in the style sheet. */
+const HEIGHT = 190;
+
 interface PlotProps {
   state: ViewState;
   data: LensData;
@@ -70,8 +74,8 @@ function Plot({ state, data, lines }: PlotProps) {
   const { point } = state.selected.value;
   useLayoutEffect(() => {
     if (!host.current) return;
-    const made = new Chart(host.current, (at) => {
-      state.select({ ...state.selected.peek(), point: at });
+    const made = new Chart(host.current, {
+      choose: (point) => state.select({ ...state.selected.peek(), point }),
     });
     chart.current = made;
     const observer = new ResizeObserver(([entry]) => {
@@ -85,9 +89,19 @@ function Plot({ state, data, lines }: PlotProps) {
   }, [state, width]);
   useLayoutEffect(() => {
     const font = host.current ? getComputedStyle(host.current).fontFamily : "sans-serif";
-    const labels = data.meta.points.map(pointLabel);
-    chart.current?.draw({ labels, lines, palette, log, font, at: state.selected.peek().point });
-  }, [data, lines, palette, log, state]);
+    chart.current?.draw({
+      places: data.meta.points.map((_, i) => i),
+      label: (place) => pointLabel(data.meta.points[place] ?? ""),
+      lines,
+      axis: shareAxis(
+        lines.map((line) => line.values),
+        log,
+      ),
+      palette,
+      font,
+      height: HEIGHT,
+    });
+  }, [data, lines, palette, log]);
   useLayoutEffect(() => chart.current?.resize(width.value), [width.value]);
   useLayoutEffect(() => chart.current?.mark(point), [point]);
   return <div class="ll-plot" ref={host} aria-hidden="true" />;

@@ -1,7 +1,7 @@
 // biome-ignore-all lint/a11y/useSemanticElements: the picture is a canvas, these are its cells for readers
 // biome-ignore-all lint/a11y/useFocusableInteractive: the grid has the focus, its cells never do
 import { useId, useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import { written } from "../../marks/heat";
+import { written } from "../../marks/numbers";
 import { around } from "../common/around";
 import { useRoot } from "../common/Shell";
 import { HeatController } from "./controller";

@@ -1,4 +1,4 @@
-import { written } from "../../marks/heat";
+import { written } from "../../marks/numbers";
 import { TokenText } from "../../marks/TokenText";
 import type { Edit, PatchRun } from "../../wire/patch";
 import { copyText } from "../common/exports";

@@ -1,4 +1,4 @@
-import { written } from "../../marks/heat";
+import { written } from "../../marks/numbers";
 import { plain } from "../../marks/text";
 import type { PatchMeta } from "../../wire/patch";
 import { percent } from "../common/format";

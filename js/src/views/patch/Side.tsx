@@ -1,4 +1,4 @@
-import { written } from "../../marks/heat";
+import { written } from "../../marks/numbers";
 import type { Distribution } from "../../wire/patch";
 import { CopyCode } from "../common/Copy";
 import { Switch } from "../common/Switch";

@@ -1,4 +1,4 @@
-import { written } from "../../marks/heat";
+import { written } from "../../marks/numbers";
 import { useFloating } from "../common/floating";
 import type { PatchData } from "./data";
 import { inUnits, shortName } from "./Numbers";

@@ -1,0 +1,4 @@
+import { openLens } from "../views/lens/open";
+import { widgetOf } from "../widget";
+
+export default widgetOf(openLens);

@@ -1,0 +1,23 @@
+import type { AfmModel } from "../wire/types";
+import { openLens } from "./lens/open";
+import type { OpenView } from "./open";
+import { openPatch } from "./patch/open";
+
+const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
+  lens: openLens,
+  patch: openPatch,
+};
+
+/** Open the view that the model's trait `view` names. */
+export function openView(model: AfmModel): OpenView {
+  const name = String(model.get("view") || "lens");
+  const open = Object.hasOwn(VIEWS, name) ? VIEWS[name] : undefined;
+  return open?.(model) ?? unknown(name);
+}
+
+function unknown(name: string): OpenView {
+  return {
+    element: () => <p role="alert">This page does not know the view “{name}”.</p>,
+    dispose() {},
+  };
+}

@@ -1,0 +1,11 @@
+import type { ReadonlySignal } from "@preact/signals";
+import type { VNode } from "preact";
+
+/** One widget's model, opened: a session that any number of elements can show. */
+export interface OpenView {
+  /** Made once for each element that shows it. */
+  element(dark: ReadonlySignal<boolean>): VNode;
+  /** Ctrl and Meta keys that the view needs itself; the others are the notebook's. */
+  keeps?: (event: KeyboardEvent) => boolean;
+  dispose(): void;
+}
