@@ -84,7 +84,7 @@ class Cka(Comparison):
     formula = (
         "HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)), HSIC_1 of X X^T and Y Y^T (debiased=False: "
         "|X^T Y|^2, X and Y centred); batch: each HSIC is averaged over batches of the sample; "
-        "_cluster: runs of neighbouring depths with the least scatter"
+        "_cluster: runs of neighbouring depths that are alike"
     )
     source = KORNBLITH
     outputs: ClassVar[Mapping[str, Output]] = described("cka", "linear CKA")

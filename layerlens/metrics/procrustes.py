@@ -41,8 +41,8 @@ class Procrustes(Comparison):
 
     def features(self, rows: Tensor) -> Tensor:
         """The states in a basis of their own, ``[n, min(n, d)]``: no singular value changes."""
-        length: Tensor = rows.norm()
-        rows = rows / length
+        length = float(rows.norm())
+        rows = rows / (length or 1.0)
         if rows.shape[1] <= len(rows):
             return rows
         left, sizes, _ = torch.linalg.svd(rows, full_matrices=False)
@@ -51,7 +51,6 @@ class Procrustes(Comparison):
 
     def likeness(self, one: Tensor, other: Tensor) -> float:
         """The nuclear norm; NaN where all states of a side are the same."""
-        product = one.T @ other
-        if not bool(product.isfinite().all()):
+        if not (bool(one.any()) and bool(other.any())):
             return float("nan")
-        return float(torch.linalg.svdvals(product).sum())
+        return float(torch.linalg.svdvals(one.T @ other).sum())

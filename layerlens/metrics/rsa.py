@@ -54,7 +54,7 @@ class Rsa(Comparison):
     question = "Are the same tokens near and far at two depths?"
     formula = (
         "Spearman correlation (rank=False: Pearson) of the distances 1 - r(h_i, h_j) of all pairs "
-        "i < j of sampled tokens; _cluster: runs of neighbouring depths with the least scatter"
+        "i < j of sampled tokens; _cluster: runs of neighbouring depths that are alike"
     )
     source = "Kriegeskorte, Mur and Bandettini (2008), Representational similarity analysis"
     outputs: ClassVar[Mapping[str, Output]] = described("rsa", "RSA")
