@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.cross_model_patch import cross_model_patch
     from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.finercut import finercut
+    from layerlens.analyses.head_scores import head_scores
     from layerlens.analyses.invariance import invariance
     from layerlens.analyses.knockout import knockout
     from layerlens.analyses.layer_metrics import layer_metrics
@@ -96,6 +97,7 @@ _PLACES = {
     "causal_trace": "layerlens.analyses.causal_trace",
     "knockout": "layerlens.analyses.knockout",
     "ablate_sweep": "layerlens.analyses.ablate_sweep",
+    "head_scores": "layerlens.analyses.head_scores",
     "macro_influence": "layerlens.analyses.macro_influence",
     "quantisation_sensitivity": "layerlens.analyses.quantisation_sensitivity",
     "finercut": "layerlens.analyses.finercut",
@@ -162,6 +164,7 @@ __all__ = [
     "estimate",
     "finercut",
     "generate_layers",
+    "head_scores",
     "invariance",
     "knockout",
     "layer_metrics",

@@ -83,7 +83,7 @@ def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, A
         for key, value in options.items()
         if plain(value) != plain(known[key])
     ]
-    return f"ll.{name}(model, {', '.join(arguments)})"
+    return f"ll.{name}({', '.join(['model', *arguments])})"
 
 
 def _text(text: Any) -> str:
