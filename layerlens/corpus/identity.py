@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from layerlens.errors import InputError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from layerlens.model.lensmodel import LensModel
+
+Packed = tuple[np.ndarray, torch.dtype, tuple[int, ...]]
 
 SAMPLES = 64
 """Entries of each parameter that are looked at."""
@@ -42,7 +45,7 @@ def settings_of(model: LensModel) -> dict[str, Any]:
     }
 
 
-def parts_of(model: LensModel) -> tuple[Any, Any, dict[str, Tensor]]:
+def parts_of(model: LensModel) -> tuple[Any, Any, dict[str, Packed]]:
     """Class, config and parameters of a model in memory, to build it again in another process.
 
     Raises
@@ -57,15 +60,25 @@ def parts_of(model: LensModel) -> tuple[Any, Any, dict[str, Tensor]]:
             "This model was given to ll.load in memory and is quantised or spread over devices, "
             "so workers cannot build it again: load it by its name or folder, or leave workers out."
         )
-    state = {name: p.detach().cpu() for name, p in hf.named_parameters()}
     persistent = hf.state_dict().keys()
-    state |= {name: b.detach().cpu() for name, b in hf.named_buffers() if name in persistent}
+    buffers = {name: b for name, b in hf.named_buffers() if name in persistent}
+    state = {name: _packed(p) for name, p in {**dict(hf.named_parameters()), **buffers}.items()}
     return type(hf), hf.config, state
 
 
-def build(kind: Any, config: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
+def build(kind: Any, config: Any, state: dict[str, Packed], dtype: torch.dtype) -> Any:
     """Build a model from what :func:`parts_of` gave."""
     hf = kind(config).to(dtype)
-    hf.load_state_dict(state, strict=False)
+    hf.load_state_dict({name: _unpacked(*packed) for name, packed in state.items()}, strict=False)
     hf.tie_weights()
     return hf.eval()
+
+
+def _packed(tensor: Tensor) -> Packed:
+    """As bytes, which processes on one machine share, and which NumPy has for every type."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape)
+
+
+def _unpacked(content: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(content.copy()).view(dtype).view(shape)
