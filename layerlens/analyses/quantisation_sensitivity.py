@@ -157,7 +157,7 @@ def quantisation_sensitivity(
 
 def _bits(bits: Any) -> list[int]:
     """The numbers of bits, as a list."""
-    given = [bits] if isinstance(bits, int) else list(bits)
+    given = list(bits) if isinstance(bits, list | tuple | range) else [bits]
     wrong = [
         n for n in given if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= MOST_BITS
     ]
