@@ -83,18 +83,35 @@ WIRE: dict[str, Wire] = {
 """
 
 
+def wires_of(data: xr.Dataset) -> dict[str, Wire]:
+    """Return how each variable of a result travels; those that are not named stay.
+
+    Where a result names its ``variables`` in an attribute, all of these do: they depend on what
+    was asked for.
+    """
+    if "variables" not in data.attrs:
+        return WIRE
+    named = [name for name in json.loads(data.attrs["variables"]) if name in data.data_vars]
+    return {name: plain_wire(name, data[name].dtype) for name in named}
+
+
+def plain_wire(name: str, dtype: np.dtype[Any] | str) -> Wire:
+    """Return how an array travels that has no entry in `WIRE`: as it is, in four bytes."""
+    return Wire(name, "float32" if np.dtype(dtype).kind == "f" else "int32", none=-1)
+
+
 def id_dtype(d_vocab: int) -> str:
     """Return the narrowest dtype that holds every id of a vocabulary of `d_vocab` rows."""
     return "uint16" if d_vocab <= SMALL_VOCABULARY else "uint32"
 
 
-def encode(name: str, values: NDArray[Any], d_vocab: int) -> tuple[str, str, bytes]:
+def encode(wire: Wire, values: NDArray[Any], d_vocab: int) -> tuple[str, str, bytes]:
     """Turn the values of one variable into what travels.
 
     Parameters
     ----------
-    name : str
-        The variable's name in a result, a key of `WIRE`.
+    wire : Wire
+        How it travels.
     values : ndarray
         Any shape; written in C order.
     d_vocab : int
@@ -109,7 +126,6 @@ def encode(name: str, values: NDArray[Any], d_vocab: int) -> tuple[str, str, byt
     buffer : bytes
         Little-endian values.
     """
-    wire = WIRE[name]
     dtype = np.dtype(id_dtype(d_vocab) if wire.dtype == "id" else wire.dtype).newbyteorder("<")
     array = np.asarray(values)
     if wire.log:
@@ -127,10 +143,10 @@ def encode(name: str, values: NDArray[Any], d_vocab: int) -> tuple[str, str, byt
 
 
 def array_frame(
-    name: str, values: NDArray[Any], dims: Sequence[str], start: Sequence[int], d_vocab: int
+    wire: Wire, values: NDArray[Any], dims: Sequence[str], start: Sequence[int], d_vocab: int
 ) -> tuple[ArrayHeader, bytes]:
     """Return the header and buffer of one array; `values` has one axis for each of `dims`."""
-    wire_name, dtype, buffer = encode(name, values, d_vocab)
+    wire_name, dtype, buffer = encode(wire, values, d_vocab)
     header = ArrayHeader(
         name=wire_name,
         dims=list(dims),
@@ -154,17 +170,17 @@ def frames_of(data: xr.Dataset, run: int = 1) -> list[Frame]:
     Returns
     -------
     list of (header, buffers)
-        One frame with every variable that `WIRE` knows; complete, so ``seq`` is 1 and ``last``.
+        One frame with every variable of `wires_of`; complete, so ``seq`` is 1 and ``last``.
     """
     d_vocab = vocabulary_rows(data)
     arrays: list[ArrayHeader] = []
     buffers: list[bytes] = []
-    for name in WIRE:
+    for name, wire in wires_of(data).items():
         if name not in data or (name == "probability" and "logprob" in data):
             continue
         variable = data[name]
         dims = [str(dim) for dim in variable.dims]
-        header, buffer = array_frame(name, variable.values, dims, [0] * len(dims), d_vocab)
+        header, buffer = array_frame(wire, variable.values, dims, [0] * len(dims), d_vocab)
         arrays.append(header)
         buffers.append(buffer)
     vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))

@@ -29,6 +29,42 @@ def scatter(similarity: np.ndarray) -> np.ndarray:
     return found.clip(min=0)
 
 
+def clusters(matrix: np.ndarray, n: int | None = None) -> list[tuple[int, int]]:
+    """Runs of neighbours in a matrix of distances or similarities.
+
+    Parameters
+    ----------
+    matrix
+        [n, n]. Distances where the diagonal is below the rest on average, else similarities.
+        Where one half is NaN the other is taken for both.
+    n
+        How many; see :func:`contiguous`.
+
+    Returns
+    -------
+    list of (int, int)
+        First and last entry of each run, in order; empty where numbers are missing.
+
+    Examples
+    --------
+    >>> clusters(np.kron(np.eye(2), np.ones((3, 3))))
+    [(0, 2), (3, 5)]
+    """
+    both = np.asarray(matrix, dtype=np.float64)
+    both = np.where(np.isfinite(both), both, both.T)
+    off = ~np.eye(len(both), dtype=bool)
+    if off.any() and np.isnan(np.diagonal(both)).all():
+        np.fill_diagonal(both, 0.0)  # distances whose zeros were left out
+    if off.any() and np.diagonal(both).mean() < both[off].mean():
+        both = both[off].max() - both
+    label = contiguous(both, n)
+    if not len(label) or label[0] < 0:
+        return []
+    ends = np.flatnonzero(np.diff(label, append=label[-1] + 1))
+    starts = [0, *(ends[:-1] + 1).tolist()]
+    return list(zip(starts, ends.tolist(), strict=True))
+
+
 def contiguous(similarity: np.ndarray, n: int | None = None) -> np.ndarray:
     """Cut the points into runs of neighbours so that the scatter within the runs is least.
 

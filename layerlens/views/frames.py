@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from layerlens.analyses.parts import Coords, Parts, Variable
-from layerlens.export.pack import WIRE, Frame, FrameHeader, array_frame
+from layerlens.export.pack import WIRE, ArrayHeader, Frame, FrameHeader, Wire, array_frame
 
 SECONDS_BETWEEN_FRAMES = 0.05
 """At most 20 frames a second; what is finished meanwhile travels in the next one."""
@@ -24,13 +24,15 @@ class Stream:
     run : int
         The run that the frames belong to.
     variables : mapping
-        The analysis's variables; those that travel are in `layerlens.export.pack.WIRE`.
+        The analysis's variables; those that travel are in `wires`.
     d_vocab : int
         Rows of the vocabulary.
     token_string : callable
         Id to display string; each id that occurs is sent once, with the first frame it is in.
     send : callable
         Takes a header and its buffers.
+    wires : mapping
+        Name of a variable to how it travels.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class Stream:
         d_vocab: int,
         token_string: Callable[[int], str],
         send: Callable[[Frame], None],
+        wires: Mapping[str, Wire] = WIRE,
     ) -> None:
         self.run = run
         self.sent: list[Frame] = []
-        self._variables = {name: v for name, v in variables.items() if name in WIRE}
+        self._wires = wires
+        self._variables = {name: v for name, v in variables.items() if name in wires}
         if "logprob" in self._variables:
             self._variables.pop("probability", None)
         self._d_vocab = d_vocab
@@ -102,7 +106,7 @@ class Stream:
         headers, buffers = [], []
         for name, values in self._parts.arrays.items():
             start = [0] * values.ndim
-            header, buffer = array_frame(name, values, self._parts.dims[name], start, self._d_vocab)
+            header, buffer = self._encoded(name, values, start)
             headers.append(header)
             buffers.append(buffer)
         vocab: dict[str, str] = {}
@@ -110,6 +114,12 @@ class Stream:
             vocab |= frame["vocab"]
         whole = FrameHeader(run=self.run, seq=1, last=True, arrays=headers, vocab=vocab)
         return [(whole, buffers)]
+
+    def _encoded(
+        self, name: str, values: np.ndarray, start: Sequence[int]
+    ) -> tuple[ArrayHeader, bytes]:
+        dims = () if self._parts is None else self._parts.dims[name]
+        return array_frame(self._wires[name], values, dims, start, self._d_vocab)
 
     def _flush(self, *, last: bool) -> None:
         headers, buffers, ids = [], [], set()
@@ -119,7 +129,7 @@ class Stream:
             # A box round all new parts may cover unfinished cells too; they hold "not yet".
             values = self._parts.arrays[name][box]
             start = [span.start for span in box]
-            header, buffer = array_frame(name, values, self._parts.dims[name], start, self._d_vocab)
+            header, buffer = self._encoded(name, values, start)
             headers.append(header)
             buffers.append(buffer)
             if self._variables[name].is_token:
