@@ -15,7 +15,8 @@ from layerlens.analyses.pair import Pair
 from layerlens.analyses.patch_grid import KEY_VALUE, Part, PatchGrid
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
-from layerlens.run.base import Base, record_base
+from layerlens.run.base import Base
+from layerlens.run.together import record_bases
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -83,8 +84,7 @@ class PatchRuns:
         """Run both texts of every pair, and say what will be measured."""
         for pair, answer, wrong in zip(self.pairs, answers, wrongs, strict=True):
             self.job.tick()
-            base = record_base(self.model, pair.base, self._sites)
-            source = record_base(self.model, pair.source, self._sites)
+            base, source = record_bases(self.model, (pair.base, pair.source), self._sites)
             denoise = pair.direction == "denoise"
             clean, corrupt = (source, base) if denoise else (base, source)
             made = make_metric(

@@ -91,22 +91,25 @@ def record_base(
     """
     if tokens.ids.shape[0] != 1 or not tokens.mask.all():
         raise InputError("A sweep starts from one text without padding: give the texts one by one.")
-    blocks = model.anatomy.blocks
-    wanted = {Site("resid_pre", layer): None for layer in range(model.n_layers)}
-    wanted.update(
-        {
-            Site(kind, layer): None
-            for layer, block in enumerate(blocks)
-            for kind in ("k", "v")
-            if block.attention == "interface"
-        }
-    )
-    last = Site("resid_post", model.n_layers - 1)
-    wanted.update(dict.fromkeys((*sites, last)))
+    wanted = base_sites(model, sites)
     trace = Trace(model, tokens, None)
     with ExitStack() as stack:
         calls = watch_calls(model, Gate(), stack)
         logits = forward(model, tokens, wanted, trace._put, changes=changes)
     own = None if logits is None else logits[0, -1].float()
     trace.logits = logits
+    last = Site("resid_post", model.n_layers - 1)
     return Base(tokens, trace, calls, trace[last][0], own, tuple(changes))
+
+
+def base_sites(model: LensModel, sites: Iterable[Site]) -> list[Site]:
+    """What is recorded of a run that cells start from, besides the sites asked for."""
+    wanted = [Site("resid_pre", layer) for layer in range(model.n_layers)]
+    wanted += [
+        Site(kind, layer)
+        for layer, block in enumerate(model.anatomy.blocks)
+        for kind in ("k", "v")
+        if block.attention == "interface"
+    ]
+    last = Site("resid_post", model.n_layers - 1)
+    return list(dict.fromkeys((*wanted, *sites, last)))

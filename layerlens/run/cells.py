@@ -10,6 +10,7 @@ naive way, once.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -177,7 +178,8 @@ def _run_restarted(
     tick: Callable[[], None],
 ) -> None:
     """Cells that begin at the same block are stacked and run from there on."""
-    size = max(1, min(len(cells), _ROWS // base.length))
+    most = max(Counter(cell.layer for cell in cells).values(), default=0)
+    size = max(1, min(most, _ROWS // base.length))
     with ExitStack() as stack:
         calls = watch_calls(model, Gate(), stack)
         tokens = _repeated(base.tokens, size)

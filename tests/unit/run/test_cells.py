@@ -16,6 +16,7 @@ from layerlens.run.base import Base, record_base
 from layerlens.run.cells import Cell, Method, run_cells, sweep_method
 from layerlens.run.changes import Change
 from layerlens.run.packed import waves
+from layerlens.run.together import record_bases
 
 from .families import METHODS, tiny
 
@@ -219,3 +220,46 @@ def test_bad_input_is_named() -> None:
         run_cells(model, base, cells, lambda i, f: None, method="packed")
     with pytest.raises(InputError, match="method"):
         run_cells(model, base, cells, lambda i, f: None, method="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", METHODS)
+def test_texts_run_together_are_as_if_alone(family: str) -> None:
+    model = tiny(family)
+    texts = [model.tokens(CLEAN), model.tokens(corrupted([2, 5]))]
+    sites = [site for site in model.anatomy.available() if site.kind in ("mlp_out", "z")]
+    together = record_bases(model, texts, sites)
+    for base, text in zip(together, texts, strict=True):
+        alone = record_base(model, text, sites)
+        assert base.tokens is text
+        assert base.trace.sites == alone.trace.sites
+        for site in alone.trace.sites:
+            assert base.trace[site].shape == alone.trace[site].shape
+            assert error(base.trace[site], alone.trace[site]) < 1e-5
+        assert error(base.logits[None], alone.logits[None]) < 1e-5
+        for mine, its in zip(base.calls, alone.calls, strict=True):
+            assert_same_arguments([*mine.args, mine.kwargs], [*its.args, its.kwargs])
+
+
+def assert_same_arguments(mine: Any, its: Any) -> None:
+    assert type(mine) is type(its)
+    if isinstance(mine, Tensor):
+        assert mine.shape == its.shape and torch.allclose(mine, its)
+    elif isinstance(mine, dict):
+        assert mine.keys() == its.keys()
+        assert_same_arguments(list(mine.values()), list(its.values()))
+    elif isinstance(mine, list | tuple):
+        assert len(mine) == len(its)
+        for one, other in zip(mine, its, strict=True):
+            assert_same_arguments(one, other)
+
+
+def test_two_texts_share_one_pass() -> None:
+    model = tiny("llama")
+    passes: list[int] = []
+    hook = model.hf.register_forward_pre_hook(
+        lambda _, args, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    record_bases(model, [model.tokens(CLEAN), model.tokens(corrupted([2]))])
+    record_bases(model, [model.tokens(CLEAN), model.tokens(CLEAN[1:])])
+    hook.remove()
+    assert passes == [2, 1, 1]
