@@ -13,9 +13,9 @@ from layerlens.errors import InputError, MemoryLimitError
 from layerlens.metrics.base import Arrays, LayerMetric, ModelShape, Output
 from layerlens.metrics.batch import Batch
 from layerlens.metrics.cka import KORNBLITH, aligned
+from layerlens.metrics.clusters import contiguous
 from layerlens.metrics.layer import Layer
 from layerlens.metrics.registry import register
-from layerlens.metrics.segments import contiguous
 from layerlens.metrics.similarity import described
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.metrics.base import Arrays, ModelShape, Output
+from layerlens.metrics.clusters import contiguous
 from layerlens.metrics.sample import Sample
-from layerlens.metrics.segments import contiguous
 
 COMPARISONS: dict[str, type[Comparison]] = {}
 """Name -> metric that compares sets of states; ``ll.compare_models`` takes these."""
@@ -44,8 +44,8 @@ class Comparison(Sample):
         Give every dimension of the states a variance of 1 first, against dimensions that outdo
         all others.
     clusters
-        How many runs of alike depths to mark; None for as many as fit best. See
-        :func:`layerlens.metrics.segments.contiguous`.
+        How many runs of alike depths to mark; None for as few as will do. See
+        :func:`layerlens.metrics.clusters.contiguous`.
     """
 
     axes = ("point", "point_other")

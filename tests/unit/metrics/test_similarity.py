@@ -188,4 +188,5 @@ def test_against_plain_hooks(family: str, name: str) -> None:
     points = range(model.n_layers + 1)
     rows = [torch.cat([h[point][1:] for h in stream]).double().numpy() for point in points]
     expected = [[reference(name, one, other) for other in rows] for one in rows]
-    np.testing.assert_allclose(found, expected, atol=2e-4 if "cca" in name else 2e-5)
+    # Equal tokens have ties in the first state, and these are broken by rounding in the reference.
+    np.testing.assert_allclose(found, expected, atol=2e-5 if name[:3] in ("cka", "pro") else 3e-4)

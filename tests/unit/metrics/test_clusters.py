@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from layerlens.errors import InputError
-from layerlens.metrics.segments import contiguous, scatter
+from layerlens.metrics.clusters import clusters, contiguous, scatter
 
 
 def blocks(*sizes: int, outside: float = 0.1) -> np.ndarray:
@@ -56,3 +56,15 @@ def test_unknown_similarities_and_bad_numbers() -> None:
     np.testing.assert_array_equal(contiguous(matrix, 2), [-1] * 4)
     with pytest.raises(InputError, match="5 clusters"):
         contiguous(blocks(2, 2), 5)
+
+
+def test_runs_of_similarities_and_of_distances() -> None:
+    similarity = blocks(3, 4, 2)
+    runs = [(0, 2), (3, 6), (7, 8)]
+    assert clusters(similarity) == runs
+    assert clusters(1 - similarity) == runs
+    half = np.where(np.tri(9, k=0, dtype=bool), np.nan, 1 - similarity)
+    assert clusters(half) == runs
+    assert clusters(np.full((3, 3), np.nan)) == []
+    assert clusters(np.ones((1, 1))) == [(0, 0)]
+    assert clusters(similarity, 1) == [(0, 8)]
