@@ -98,7 +98,7 @@ def patch_sweep(
 ) -> None:
     """Replace one activation at a time by the other run's, and measure the answer.
 
-    Two texts of equal length (a lasting habit: differing in a word, of the same kind) are run
+    Two texts of equal length (best: alike but for one word, of the same kind) are run
     once each. Then every cell of the grid is a run of its own in which one activation is taken
     from the other run. The recovered fraction is 0 where that changes nothing and 1 where it
     brings the other run's answer back; it may be below 0 or above 1.
