@@ -98,7 +98,7 @@ def gradients(
         found = torch.autograd.grad(
             values[0].sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-    return float(values[0]), dict(zip(leaves, found, strict=True))
+    return float(values[0].detach()), dict(zip(leaves, found, strict=True))
 
 
 def _shapes(model: LensModel, sites: Sequence[Site], length: int) -> dict[Site, tuple[int, ...]]:
