@@ -240,9 +240,11 @@ class _Sensitivity:
             other, _ = outputs.compare(one.taken(whole), kl)
             self.off = max(self.off, float((other - distance).abs().max()))
         arrays = {name: mean.mean()[cell] for name, mean in self.means.items()}
-        self.job.emit(self._where(cell), {**arrays, "weight_error": np.array(_error(new))})
-        size = sum(matrix.parameter.numel() for matrix, _ in new)
-        self.job.emit({"layer": cell[0]}, {"weights": np.array(size)})
+        self.job.emit(self._where(cell), arrays)
+        if one.batch.numbers[0] == 0:
+            self.job.emit(self._where(cell), {"weight_error": np.array(_error(new))})
+            size = sum(matrix.parameter.numel() for matrix, _ in new)
+            self.job.emit({"layer": cell[0]}, {"weights": np.array(size)})
 
     def _finish(self, verify: int) -> None:
         for name, mean in self.means.items():
@@ -268,6 +270,6 @@ def _sums(model: LensModel) -> list[tuple[int, float]]:
 
 def _error(new: list[tuple[Matrix, Tensor]]) -> float:
     """Relative error of rounded weights, all of a layer together."""
-    off = sum(float((w.double() - m.weight.double()).square().sum()) for m, w in new)
-    size = sum(float(m.weight.double().square().sum()) for m, _ in new)
+    off = sum(float((w.float() - m.weight.float()).norm()) ** 2 for m, w in new)
+    size = sum(float(m.weight.float().norm()) ** 2 for m, _ in new)
     return (off / size) ** 0.5 if size else float("nan")

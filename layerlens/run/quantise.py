@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 MOST_BITS = 24
+FLOAT32_BITS = 16
 
 
 def fake_quantise(weight: Tensor, bits: int, group: int | None = None) -> Tensor:
@@ -36,24 +37,25 @@ def fake_quantise(weight: Tensor, bits: int, group: int | None = None) -> Tensor
     Returns
     -------
     Tensor
-        Of the same shape and dtype, made in float64 (float32 where the device has none).
+        Of the same shape and dtype.
 
     Examples
     --------
     >>> fake_quantise(torch.tensor([[3.0, -1.6, 0.4]]), 3).tolist()
     [[3.0, -2.0, 0.0]]
     """
-    exact = torch.float32 if weight.device.type == "mps" else torch.float64
+    # Quotients of float32 are exact enough as long as steps are much coarser than rounding.
+    fine = bits > FLOAT32_BITS and weight.device.type != "mps"
+    exact = torch.float64 if fine or weight.dtype == torch.float64 else torch.float32
     levels = 2 ** (bits - 1) - 1
-    width = weight.shape[-1]
-    parts = weight.to(exact).split(group or width, dim=-1)
+    parts = weight.to(exact).split(group or weight.shape[-1], dim=-1)
     rounded = []
     for part in parts:
-        scale = part.abs().amax(-1, keepdim=True) / levels
+        scale = torch.linalg.vector_norm(part, ord=torch.inf, dim=-1, keepdim=True) / levels
         # A group of zeros has no scale and stays zero.
-        steps = (part / scale.where(scale > 0, 1.0)).round()
-        rounded.append(steps.clamp(-levels, levels) * scale)
-    return torch.cat(rounded, -1).to(weight.dtype)
+        rounded.append((part / scale.where(scale > 0, 1.0)).round_().mul_(scale))
+    whole = rounded[0] if len(rounded) == 1 else torch.cat(rounded, -1)
+    return whole.to(weight.dtype)
 
 
 @contextmanager
