@@ -60,8 +60,9 @@ def checkpoint_difference(
     """Compare the weights of two checkpoints: what fine-tuning, or more training, has changed.
 
     For each weight ``A`` of a block of this model and ``B`` of the other's, ``D = B - A``. The
-    axis ``weight`` holds the names of a block's weights; ``weight_kind`` says which are matrices
-    and which vectors (norms, biases), of which ranks have no meaning.
+    axis ``weight`` holds short names of a block's weights (``q_proj``, ``weight_path`` in full);
+    ``weight_kind`` says which are matrices and which vectors (norms, biases), of which ranks have
+    no meaning.
 
     Parameters
     ----------
@@ -149,7 +150,8 @@ class _Comparison:
         kinds = [self._kind(name) for name in self.names]
         sizes = {"weight": len(self.names), "layer": len(layers), "outside": len(self.outside)}
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
-            "weight": (("weight",), np.array(self.names)),
+            "weight": (("weight",), np.array(_tails(self.names))),
+            "weight_path": (("weight",), np.array(self.names)),
             "weight_kind": (("weight",), np.array(kinds)),
             "layer": (("layer",), layers),
             "outside": (("outside",), np.array(list(self.outside))),
@@ -200,6 +202,27 @@ def _of_block(model: LensModel, layer: int) -> dict[str, Tensor]:
     for name, weight in found.items():
         _require_numbers(model, f"{name} of layer {layer}", weight)
     return {name: weight.data for name, weight in found.items()}
+
+
+def _tails(names: list[str]) -> list[str]:
+    """Short names, each of its own: the last parts of the paths, without ``.weight``.
+
+    >>> _tails(["attn.c_proj.weight", "attn.c_attn.bias", "mlp.c_proj.weight", "ln_1.weight"])
+    ['attn.c_proj', 'c_attn.bias', 'mlp.c_proj', 'ln_1']
+    """
+    paths = [name.removesuffix(".weight").split(".") for name in names]
+    # One more part than needed for a bias, whose last part says nothing.
+    least = [2 if path[-1] == "bias" else 1 for path in paths]
+
+    def tail(path: list[str], length: int) -> str:
+        return ".".join(path[-length:])
+
+    short = []
+    for path, length in zip(paths, least, strict=True):
+        while length < len(path) and sum(tail(p, length) == tail(path, length) for p in paths) > 1:
+            length += 1
+        short.append(tail(path, length))
+    return short
 
 
 def _outside(model: LensModel) -> dict[str, Tensor]:

@@ -84,6 +84,12 @@ class Job:
         self.parts = Parts(variables, sizes, coords, batched=self.batched)
         self._listener.on_declare(dict(sizes), dict(coords))
 
+    def label(self, coords: Coords) -> None:
+        """Put in coordinates that were not known before, such as tokens that were written."""
+        if self.parts is None:
+            raise RuntimeError("declare() comes before label()")
+        self.parts.coords.update(coords)
+
     def describe(self, name: str, **about: str) -> None:
         """Give a variable other ``units`` or another ``long_name``, as the options ask for."""
         if self.parts is None:

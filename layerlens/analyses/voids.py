@@ -142,6 +142,7 @@ class _Voids:
         self.alpha, self.variant = alpha, variant
         self.texts: list[str] = []
         self.phases: list[list[str]] = []
+        self.strings: list[list[str]] = []
         self.off = 0
         self.calls = 0
 
@@ -155,6 +156,9 @@ class _Voids:
             self._text(row, ids[mask].tolist(), options)
             self.job.progress(row + 1, len(self.tokens.ids), "texts")
         single = self.tokens.single
+        axes = ("position",) if single else ("batch", "position")
+        strings = np.array(self.strings[0] if single else self.strings)
+        self.job.label({"token": (axes, strings)})
         self.job.note(
             variant=self.variant,
             alpha=self.alpha,
@@ -224,6 +228,8 @@ class _Voids:
         tokens = np.full(self.width, -1, dtype=np.int32)
         tokens[: len(fed)] = fed
         self.job.emit(self.lead, {"input_id": tokens})
+        strings = list(self.model.vocabulary.split(fed)[0])
+        self.strings.append(strings + [""] * (self.width - len(fed)))
         self.phases.append([PHASES[place >= len(ids)] for place in range(len(fed))])
         if len(fed) < self.width:
             if len(fed) < len(ids) + max(0, self.new - 1):

@@ -61,9 +61,9 @@ def test_every_matrix_equals_its_decomposition(family: str) -> None:
     for layer in range(3):
         mine = dict(by_hooks.blocks(before.hf)[layer].named_parameters())
         theirs = dict(by_hooks.blocks(after.hf)[layer].named_parameters())
-        assert data.weight.values.tolist() == list(mine)
-        for name in mine:
-            found = data.sel(weight=name, layer=layer)
+        assert data.weight_path.values.tolist() == list(mine)
+        for place, name in enumerate(mine):
+            found = data.isel(weight=place, layer=layer)
             if mine[name].dim() == 1:
                 assert found.weight_kind == "vector" and np.isnan(found.effective_rank)
                 off = ((theirs[name] - mine[name]).norm() / mine[name].norm()).detach()
@@ -71,7 +71,9 @@ def test_every_matrix_equals_its_decomposition(family: str) -> None:
                 continue
             for key, wanted in by_hand(mine[name], theirs[name]).items():
                 assert float(found[key]) == pytest.approx(wanted, rel=1e-6), (name, key)
-        flat = [torch.cat([w.flatten() for w in ws.values()]).double() for ws in (mine, theirs)]
+        flat = [
+            torch.cat([w.detach().flatten() for w in ws.values()]).double() for ws in (mine, theirs)
+        ]
         wanted = float((flat[1] - flat[0]).norm() / flat[0].norm())
         assert float(data.layer_relative[layer]) == pytest.approx(wanted, rel=1e-9)
         cosine = float(torch.cosine_similarity(*flat, dim=0))
@@ -99,12 +101,22 @@ def test_a_low_rank_update_has_its_rank(rank: int, dtype: torch.dtype) -> None:
     with torch.no_grad():
         weight.copy_((weight.double() + update.double()).to(dtype))
     data = ll.checkpoint_difference(before, after).data
-    ranks = data["rank"].sel(weight="mlp.down_proj.weight").values
+    ranks = data["rank"].sel(weight="down_proj").values
     assert ranks.tolist() == [0, rank, 0]
     assert data.layer_relative.values[[0, 2]].tolist() == [0, 0]
-    effective = float(data.effective_rank.sel(weight="mlp.down_proj.weight", layer=1))
+    effective = float(data.effective_rank.sel(weight="down_proj", layer=1))
     # Rounding to bfloat16 adds a little of every direction.
     assert effective <= rank * (1 + 1e-3 if dtype == torch.float32 else 8)
+
+
+def test_short_names_are_the_ends_of_the_paths() -> None:
+    names = {
+        family: ll.checkpoint_difference(*pair(family), spectrum=False).data.weight.values.tolist()
+        for family in ("llama", "gpt2")
+    }
+    assert names["llama"][:2] == ["q_proj", "k_proj"] and names["llama"][-1].endswith("layernorm")
+    assert {"attn.c_proj", "mlp.c_proj", "c_attn", "c_attn.bias"} <= set(names["gpt2"])
+    assert all(len(set(short)) == len(short) for short in names.values())
 
 
 def test_known_spectra() -> None:
