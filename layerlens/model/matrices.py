@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -52,7 +52,8 @@ def matrices(model: LensModel, layer: int) -> list[Matrix]:
     found: list[Matrix] = []
     for path, module in block.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
-            found.append(Matrix(path, module.weight, isinstance(module, Conv1D)))
+            weight: Any = module.weight
+            found.append(Matrix(path, weight, isinstance(module, Conv1D)))
             continue
         for name, parameter in module.named_parameters(recurse=False):
             # Experts are stacked in one parameter; a convolution's has three axes too.
