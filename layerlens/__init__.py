@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from layerlens.run.layers import Layers, run_layers
     from layerlens.run.record import Trace, record, run
     from layerlens.run.values import Source, source
-    from layerlens.views import LensView, PatchView
+    from layerlens.views import LensView, MetricsView, PatchView
+    from layerlens.views.explore import explore
 else:
     # Callable packages: their names have to be their own from the start.
     from layerlens import metrics, run
@@ -109,7 +110,9 @@ _PLACES = {
     "Result": "layerlens.result",
     "open": "layerlens.result:open_result",
     "LensView": "layerlens.views",
+    "MetricsView": "layerlens.views",
     "PatchView": "layerlens.views",
+    "explore": "layerlens.views.explore",
     "texts": "layerlens.corpus.texts",
     "Texts": "layerlens.corpus.texts",
     "ActivationError": "layerlens.errors",
@@ -137,6 +140,7 @@ __all__ = [
     "LensModel",
     "LensView",
     "MemoryLimitError",
+    "MetricsView",
     "ModelError",
     "PatchView",
     "ProofError",
@@ -162,6 +166,7 @@ __all__ = [
     "edits_from_json",
     "edits_to_json",
     "estimate",
+    "explore",
     "finercut",
     "generate_layers",
     "head_scores",

@@ -63,6 +63,20 @@ def variables_of(metric: type[Described]) -> dict[str, Variable]:
     return found
 
 
+def axes_of(
+    model: LensModel, metrics: Iterable[Described], variables: Mapping[str, Variable]
+) -> tuple[dict[str, int], dict[str, tuple[tuple[str, ...], Any]]]:
+    """The lengths and the coordinates of the axes that some variables have."""
+    shape = ModelShape.of(model)
+    sizes, coords = dict(shape.sizes), dict(shape.coords)
+    for metric in metrics:
+        sizes |= metric.sizes()
+        coords |= metric.coords()
+    used = {axis for variable in variables.values() for axis in variable.dims}
+    sizes = {axis: size for axis, size in sizes.items() if axis in used}
+    return sizes, {name: found for name, found in coords.items() if used.issuperset(found[0])}
+
+
 VARIABLES = {
     name: variable
     for metric in registry.every().values()
@@ -80,14 +94,21 @@ def chosen(model: LensModel, metrics: Asked) -> tuple[list[str], list[str]]:
     """
     if metrics is not None:
         for name in [metrics] if isinstance(metrics, str) else metrics:
-            _require_metric(name)
+            require_metric(name)
         return registry.named(metrics), []
     absent = {name: registry.get(name).missing(model) for name in DEFAULT}
     remarks = [f"{name} was left out: {reason}" for name, reason in absent.items() if reason]
     return [name for name, reason in absent.items() if not reason], remarks
 
 
-def _require_metric(name: str) -> None:
+def require_metric(name: str) -> None:
+    """Refuse an analysis of its own as a metric.
+
+    Raises
+    ------
+    InputError
+        When it is one.
+    """
     from layerlens.analyses.registry import names
 
     if name not in registry.every() and name in names():
@@ -122,7 +143,7 @@ def count_work(
     question="What does each layer do to the residual stream?",
     source="Csordás, Manning and Potts (2025) and others, named at each variable",
     cost="1 pass for all metrics",
-    view="curves",
+    view="metrics",
     variables=VARIABLES,
     work=count_work,
     pooled=True,
@@ -314,14 +335,7 @@ class _Measuring:
             self.job.remark(remark)
 
     def _declare(self) -> None:
-        shape = ModelShape.of(self.model)
-        sizes, coords = dict(shape.sizes), dict(shape.coords)
-        for metric in self.all:
-            sizes |= metric.sizes()
-            coords |= metric.coords()
-        used = {axis for variable in self.variables.values() for axis in variable.dims}
-        sizes = {axis: size for axis, size in sizes.items() if axis in used}
-        coords = {name: found for name, found in coords.items() if used.issuperset(found[0])}
+        sizes, coords = axes_of(self.model, self.all, self.variables)
         names = [metric.name for metric in self.all]
         self.job.note(metrics=json.dumps(names), variables=json.dumps(list(self.variables)))
         self.job.declare(sizes, coords, only=list(self.variables))

@@ -7,23 +7,20 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-
 from layerlens.metrics import registry
 from layerlens.metrics.catalogue import Entry, entry
-from layerlens.metrics.clusters import Group, clusters
 from layerlens.result.checks import Check, Checks
+from layerlens.result.layers import (
+    OTHER,
+    Array,
+    arrays_of,
+    groups_of,
+    metrics_in,
+    numbers_of,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
-
-OTHER = "other."
-"""Before the names of a second model's arrays and axes."""
-
-CLUSTER = "_cluster"
-"""After the name of a matrix: the array with the number of the group of each of its entries."""
-
-MOST_LINES = 12
-"""Entries of an axis of a metric's own that still make a line each."""
 
 
 class MetaAxis(TypedDict):
@@ -33,20 +30,6 @@ class MetaAxis(TypedDict):
     labels: list[str]
     numbers: list[int] | None
     long_name: str
-
-
-class MetaArray(TypedDict):
-    """One array of the picture; `kind` says how it is drawn."""
-
-    name: str
-    metric: str
-    long_name: str
-    units: str
-    dims: list[str]
-    dtype: str
-    interval: bool
-    kind: str
-    other: bool
 
 
 class MetricsMeta(TypedDict):
@@ -72,7 +55,7 @@ class MetricsMeta(TypedDict):
     n_counted: int | None
     skip_first: int
     axes: dict[str, MetaAxis]
-    arrays: list[MetaArray]
+    arrays: list[Array]
     clusters: dict[str, list[list[int]]]
     other: dict[str, Any] | None
 
@@ -100,7 +83,7 @@ def metrics_meta_of(
         Plain Python values only; fits into JSON.
     """
     attrs = data.attrs
-    names = [str(name) for name in json.loads(attrs.get("metrics", "[]"))]
+    names = metrics_in(data)
     arrays = arrays_of(data)
     words = ("model", "model_type", "dtype", "source", "question", "cost", "code")
     counts = ("n_layers", "n_heads", "d_vocab", "skip_first")
@@ -123,60 +106,7 @@ def metrics_meta_of(
     return cast(MetricsMeta, meta)
 
 
-def arrays_of(data: xr.Dataset) -> list[MetaArray]:
-    """Return the arrays of a result, without those that are ends of an interval."""
-    names = [str(name) for name in json.loads(data.attrs.get("variables", "[]"))]
-    names = [name for name in names if name in data.data_vars]
-    ends = {f"{name}{end}" for name in names for end in ("_low", "_high")}
-    metrics = sorted(json.loads(data.attrs.get("metrics", "[]")), key=len, reverse=True)
-    found = [_array(data, name, metrics, f"{name}_low" in names) for name in names]
-    return [array for array in found if array["name"] not in ends]
-
-
-def _array(data: xr.Dataset, name: str, metrics: list[str], interval: bool) -> MetaArray:
-    array = data[name]
-    own = name.removeprefix(OTHER)
-    metric = next((m for m in metrics if own == m or own.startswith(f"{m}_")), own)
-    token = own in _tokens_of(metric)
-    kind = "token" if token else "float" if array.dtype.kind == "f" else "int"
-    dims = [str(dim) for dim in array.dims]
-    how = kind_of([dim.removeprefix(OTHER) for dim in dims], array.shape)
-    if token:
-        how = "table"
-    elif name.removesuffix(CLUSTER) in data.data_vars and name.endswith(CLUSTER):
-        how = "clusters"
-    return MetaArray(
-        name=name,
-        metric=metric,
-        long_name=str(array.attrs.get("long_name", own)),
-        units=str(array.attrs.get("units", "1")),
-        dims=dims,
-        dtype=kind,
-        interval=interval,
-        kind=how,
-        other=name.startswith(OTHER),
-    )
-
-
-def _tokens_of(metric: str) -> list[str]:
-    if metric not in registry.every():
-        return []
-    return [name for name, output in registry.get(metric).outputs.items() if output.is_token]
-
-
-def kind_of(dims: list[str], shape: tuple[int, ...]) -> str:
-    """Return how an array over these axes is drawn; see the traits of the view."""
-    along = bool(dims) and dims[0] in ("layer", "point")
-    if len(dims) < 2:
-        return "scalar" if not dims else "curve" if along else "profile"
-    if len(dims) == 2 and dims[1] == f"{dims[0]}_other":
-        return "matrix"
-    if len(dims) == 2 and dims == ["layer", "head"]:
-        return "heads"
-    return "lines" if len(dims) == 2 and along and shape[1] <= MOST_LINES else "table"
-
-
-def _axes(data: xr.Dataset, arrays: Iterable[MetaArray]) -> dict[str, MetaAxis]:
+def _axes(data: xr.Dataset, arrays: Iterable[Array]) -> dict[str, MetaAxis]:
     dims = dict.fromkeys(dim for array in arrays for dim in array["dims"])
     return {dim: _axis(data, dim) for dim in dims}
 
@@ -185,40 +115,18 @@ def _axis(data: xr.Dataset, dim: str) -> MetaAxis:
     own = dim.removeprefix(OTHER)
     size = data.sizes[dim]
     values = data[dim].values.tolist() if dim in data.coords else list(range(size))
-    numbers: list[int] | None = None
-    if own in ("point", "point_other"):
-        numbers = list(range(-1, size - 1))
-    elif own in ("layer", "layer_other", "head"):
-        numbers = [int(value) for value in values]
     return MetaAxis(
         size=size,
         labels=[str(value) for value in values],
-        numbers=numbers,
+        numbers=numbers_of(dim, size, values),
         long_name=own.removesuffix("_other").replace("_", " "),
     )
 
 
-def _clusters(data: xr.Dataset, arrays: Iterable[MetaArray]) -> dict[str, list[list[int]]]:
+def _clusters(data: xr.Dataset, arrays: Iterable[Array]) -> dict[str, list[list[int]]]:
     names = [array["name"] for array in arrays if array["kind"] == "matrix"]
-    found = {name: [list(group) for group in clusters_of(data, name)] for name in names}
+    found = {name: [list(group) for group in groups_of(data, name)] for name in names}
     return {name: groups for name, groups in found.items() if groups}
-
-
-def clusters_of(data: xr.Dataset, name: str) -> list[Group]:
-    """Return the groups of layers of a matrix: the metric's own, else those that it shows.
-
-    Empty while numbers are missing.
-    """
-    own = f"{name}{CLUSTER}"
-    if own not in data.data_vars:
-        return clusters(data[name].values)
-    numbers = data[own].values.tolist()
-    if -1 in numbers:
-        return []
-    return [
-        (numbers.index(number), len(numbers) - 1 - numbers[::-1].index(number))
-        for number in dict.fromkeys(numbers)
-    ]
 
 
 def _other(attrs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -183,9 +183,18 @@ def frames_of(data: xr.Dataset, run: int = 1) -> list[Frame]:
         header, buffer = array_frame(wire, variable.values, dims, [0] * len(dims), d_vocab)
         arrays.append(header)
         buffers.append(buffer)
-    vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
-    frame = FrameHeader(run=run, seq=1, last=True, arrays=arrays, vocab=vocab)
+    frame = FrameHeader(run=run, seq=1, last=True, arrays=arrays, vocab=_vocab(data))
     return [(frame, buffers)]
+
+
+def _vocab(data: xr.Dataset) -> dict[str, str]:
+    """Return the strings of the ids that occur; those of many texts stay behind."""
+    vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
+    if "variables" not in data.attrs:
+        return vocab
+    whole = [array.values for array in data.values() if array.dtype.kind in "iu"]
+    used = {str(i) for values in whole for i in np.unique(values).tolist()}
+    return {i: text for i, text in vocab.items() if i in used}
 
 
 def vocabulary_rows(data: xr.Dataset) -> int:

@@ -87,8 +87,35 @@ def patch_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     }
 
 
+def metrics_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only measured layers have."""
+    from layerlens.export.metrics_meta import metrics_meta_of
+    from layerlens.metrics.catalogue import catalogue
+
+    text = str(data.attrs.get("text", ""))
+    several = int(data.attrs.get("texts", 1)) > 1 and "rows" not in data.attrs
+    texts = [str(one) for one in json.loads(text)] if several else [text]
+    return {
+        "texts": texts,
+        "text": "" if several else text,
+        "metrics": json.loads(data.attrs.get("metrics", "[]")),
+        "options": {},
+        "layer": -1,
+        "position": -1,
+        "head": -1,
+        "hidden": [],
+        "focus": "",
+        "scale": "linear",
+        "overlay": True,
+        "cell_width": 12,
+        "catalogue": catalogue(),
+        "meta": metrics_meta_of(data, checks),
+    }
+
+
 TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "lens": lens_traits,
+    "metrics": metrics_traits,
     "patch": patch_traits,
 }
 """View -> the function that returns its own traits."""

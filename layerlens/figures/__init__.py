@@ -19,6 +19,7 @@ FIGURES = {
     "lens": "layerlens.figures.lens:lens_figure",
     "patch": "layerlens.figures.grid:grid_figure",
     "grid": "layerlens.figures.grid:grid_figure",
+    "metrics": "layerlens.figures.metrics:metrics_figure",
     "curves": "layerlens.figures.curves:curves_figure",
     "trajectories": "layerlens.figures.trajectories:trajectories_figure",
 }

@@ -46,6 +46,7 @@ class Line:
 def curves_figure(
     data: xr.Dataset,
     *,
+    variable: str | None = None,
     variables: str | Sequence[str] | None = None,
     at: Mapping[str, Any] | None = None,
     scale: str = "linear",
@@ -61,8 +62,8 @@ def curves_figure(
     ----------
     data : xarray.Dataset
         The data of one text.
-    variables : str or sequence of str, optional
-        By default the first one and those that share its axes and unit.
+    variable, variables : str or sequence of str, optional
+        One, or several. By default the first one and those that share its axes and unit.
     at : mapping, optional
         Where to cut other axes, by label; by default where the largest number is.
     scale : {"linear", "log"}
@@ -84,7 +85,7 @@ def curves_figure(
     if scale not in ("linear", "log"):
         raise ResultError(f"There is no scale '{scale}'; choose linear or log.")
     colors = palette(theme)
-    names = _names(data, variables)
+    names = _names(data, variables if variable is None else variable)
     axis = _axis(data[names[0]])
     lines, where = _lines(data, names, axis, at)
     points = labels_of(data, axis)

@@ -77,11 +77,20 @@ class Result:
         """
         return to_pandas(self.data, of)
 
-    def figure(self, *, text: int = 0, kind: str | None = None, **options: Any) -> Figure:
+    def figure(
+        self,
+        variable: str | None = None,
+        *,
+        text: int = 0,
+        kind: str | None = None,
+        **options: Any,
+    ) -> Figure:
         """Draw the result with matplotlib, as its view shows it.
 
         Parameters
         ----------
+        variable : str, optional
+            What to draw of a result of several quantities: a metric, a variable.
         text : int
             Which text of a result of many.
         kind : str, optional
@@ -101,6 +110,8 @@ class Result:
         """
         from layerlens.figures import draw
 
+        if variable is not None:
+            options["variable"] = variable
         return draw(kind or self.view, one_text(self.data, text), **options)
 
     @property

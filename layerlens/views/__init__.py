@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from layerlens.export.twins import has_view
 from layerlens.views.lens import LensView
+from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
 from layerlens.views.still import Still
 
@@ -13,9 +14,13 @@ if TYPE_CHECKING:
     from layerlens.result import Result
     from layerlens.views.live import LiveView
 
-__all__ = ["LensView", "PatchView", "view_of"]
+__all__ = ["LensView", "MetricsView", "PatchView", "view_of"]
 
-VIEWS: dict[str, type[LiveView]] = {"lens": LensView, "patch": PatchView}
+VIEWS: dict[str, type[LiveView]] = {
+    "lens": LensView,
+    "metrics": MetricsView,
+    "patch": PatchView,
+}
 
 
 def view_of(result: Result, *, text: int = 0) -> LiveView | Still:

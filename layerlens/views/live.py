@@ -44,6 +44,15 @@ class LiveView(QuestionView):
         self._open(model, inputs, keywords)
         self._ask()
 
+    @classmethod
+    def _waiting(
+        cls, model: LensModel, inputs: Mapping[str, Any], keywords: dict[str, Any]
+    ) -> Self:
+        """Return a view that asks nothing until a part of its question is set."""
+        view = cls.__new__(cls)
+        view._open(model, inputs, keywords)
+        return view
+
     def _open(
         self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
     ) -> None:
@@ -87,10 +96,15 @@ class LiveView(QuestionView):
         view = cls.__new__(cls)
         options = {**options_of(data), **keywords.pop("options", {})}
         asked = cls._asked_of(data, options)
-        inputs = inputs_of(result.data, text, cls.INPUTS, model)
+        inputs = cls._inputs_of(result.data, text, model)
         view._open(model, inputs, {**asked, **keywords, "options": options})
         view._adopt(result, data, text)
         return view
+
+    @classmethod
+    def _inputs_of(cls, data: xr.Dataset, text: int, model: LensModel | None) -> dict[str, Any]:
+        """Return the texts that a result is about, by the traits that hold them."""
+        return inputs_of(data, text, cls.INPUTS, model)
 
     @classmethod
     def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +114,7 @@ class LiveView(QuestionView):
     def _adopt(self, result: Result, data: xr.Dataset, text: int) -> None:
         self._index = text
         self._ready = False
-        for name in self.INPUTS:
-            self._shown[name] = shown_of(result.data, text, name)
-            setattr(self, name, self._shown[name])
+        self._adopt_texts(result.data, text)
         self._ready = True
         run = self._run = self._pictured = Run(1, *self._question())
         about = None if self.model is None else self.analysis.about
@@ -110,6 +122,12 @@ class LiveView(QuestionView):
         seconds = float(data.attrs.get("seconds", 0.0))
         self.status = {**IDLE, "state": "done", "run": run.number, "seconds": round(seconds, 3)}
         run.end(result=result)
+
+    def _adopt_texts(self, data: xr.Dataset, text: int) -> None:
+        """Show the texts of a result as they were written."""
+        for name in self.INPUTS:
+            self._shown[name] = shown_of(data, text, name)
+            setattr(self, name, self._shown[name])
 
     # What a subclass knows of its analysis
 
@@ -188,9 +206,13 @@ class LiveView(QuestionView):
                 return
             run = self._run = Run(1 if old is None else old.number + 1, inputs, options)
             self._tell(run, "queued")
+            self._leave()
             self._lane.put(self._task(run))
         if old is not None and not old.ended and old.task_waits:
             old.end(error=superseded())
+
+    def _leave(self) -> None:
+        """Stop what the last run does on other lanes; the lane of the model sees to its own."""
 
     def _task(self, run: Run) -> Task:
         # Only weakly: what waits in the lane must not keep a closed widget alive.
@@ -220,9 +242,9 @@ class LiveView(QuestionView):
         self._tell(run, "running")
         run.resolved = self._resolved(run)
         before = self._pictured, self._stream, self._shown_meta
-        listener = RunListener(self, run, task)
+        listener = self._listener(run, task)
         try:
-            result = self.analysis.run(self.model, run.inputs, run.resolved, listener)
+            result = self._answer(self.model, run, listener)
         except Cancelled as stop:
             self._stopped(run, stop, listener)
         except BaseException:
@@ -232,6 +254,12 @@ class LiveView(QuestionView):
             raise
         else:
             self._finished(run, result, listener)
+
+    def _listener(self, run: Run, task: Task) -> RunListener:
+        return RunListener(self, run, task)
+
+    def _answer(self, model: LensModel, run: Run, listener: RunListener) -> Result:
+        return self.analysis.run(model, run.inputs, run.resolved, listener)
 
     def _finished(self, run: Run, result: Result, listener: RunListener) -> None:
         if run is not self._run or listener.stream is None:
@@ -304,9 +332,13 @@ class LiveView(QuestionView):
         run = self._run
         if self._lane is None or run is None or run.ended:
             return
-        if self._lane.cancel(self._owner, "run"):
+        if self._drop():
             self._tell(run, "cancelled")
             run.end(error=superseded())
+
+    def _drop(self) -> bool:
+        """Stop what runs; return whether it had not begun, and never will."""
+        return self._lane is not None and bool(self._lane.cancel(self._owner, "run"))
 
     # Waiting
 

@@ -67,6 +67,10 @@ class PatchView(LiveView):
     >>> view.wait().data["recovered"]  # doctest: +SKIP
     """
 
+    _idle = False
+    linked = False
+    """Whether other views share the selection; then it stays where this one has no such place."""
+
     ANALYSIS = "patch_sweep"
     INPUTS = ("clean", "corrupt")
     ASKS = ("answer", "wrong", "site", "by", "metric", "direction")
@@ -97,6 +101,18 @@ class PatchView(LiveView):
             keywords.setdefault("by", "head")
         super().__init__(model, {"clean": clean, "corrupt": corrupt}, keywords)
 
+    @classmethod
+    def idle(cls, model: LensModel, clean: str, corrupt: str = "", **keywords: Any) -> Self:
+        """Return a bench that asks nothing until it has a corrupted text."""
+        view = cls._waiting(model, {"clean": clean, "corrupt": corrupt}, keywords)
+        view._idle = True
+        return view
+
+    def _ask(self, *, again: bool = False) -> None:
+        if self.corrupt or not self._idle:
+            self._idle = False
+            super()._ask(again=again)
+
     def _open(
         self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
     ) -> None:
@@ -114,7 +130,7 @@ class PatchView(LiveView):
         resolved = {name: str(data.attrs[name]) for name in ("site", "by")}
         return {**super()._asked_of(data, options), **resolved}
 
-    def _written(self, name: str, value: Any) -> str:
+    def _written(self, name: str, value: Any) -> Any:
         if name in self.INPUTS:
             return super()._written(name, value)
         if name == "metric":
@@ -192,7 +208,9 @@ class PatchView(LiveView):
         return self._meta_of(result, result.data, meta["run"], self.analysis.about)
 
     def _follow_meta(self) -> None:
-        """Forget a selection that the new picture does not have."""
+        """Forget a selection that the new picture does not have, unless others share it."""
+        if self.linked:
+            return
         meta = self._shown_meta
         across = {"position": "head", "head": "position"}.get(meta.get("by", ""), "")
         names = {"layer": "row_numbers", meta.get("by", "position"): "column_numbers"}

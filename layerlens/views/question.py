@@ -39,7 +39,7 @@ class QuestionView(PictureView):
         options = {**keywords.pop("options", {}), **self._take_options(keywords)}
         self.model = model
         self._given: dict[str, Any] = {}
-        self._shown: dict[str, str] = {}
+        self._shown: dict[str, Any] = {}
         asked = {name: keywords.pop(name) for name in self.ASKS if name in keywords}
         written = self._take({**inputs, **asked})
         super().__init__(**written, options=options, **keywords)
@@ -60,16 +60,16 @@ class QuestionView(PictureView):
                 raise TypeError(f"{type(self).__name__} has no option '{name}': {hint}")
         return {name: keywords.pop(name) for name in others}
 
-    def _take(self, values: Mapping[str, Any]) -> dict[str, str]:
+    def _take(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Remember what was given for traits that show it as text; return the texts."""
         for name, value in values.items():
             self._given[name] = value
             self._shown[name] = value if isinstance(value, str) else self._written(name, value)
         return {name: self._shown[name] for name in values}
 
-    def _written(self, name: str, value: Any) -> str:
+    def _written(self, name: str, value: Any) -> Any:
         """Return the text for the field `name` of what was not given as one."""
-        return _readable(self.model, value)
+        return readable(self.model, value)
 
     def _meant(self, name: str) -> Any:
         """Return what a trait stands for: what was given, or the text that was typed since."""
@@ -116,7 +116,7 @@ class QuestionView(PictureView):
         return repr(self)
 
 
-def _readable(model: LensModel | None, text: Any) -> str:
+def readable(model: LensModel | None, text: Any) -> str:
     """Return a text for the prompt field of what was not given as one."""
     if model is None:
         return ""

@@ -46,7 +46,7 @@ class Run:
         """Whether this run answers just that."""
         if self.options != dict(options) or self.inputs.keys() != inputs.keys():
             return False
-        return all(_same(given, inputs[name]) for name, given in self.inputs.items())
+        return all(same_text(given, inputs[name]) for name, given in self.inputs.items())
 
     @property
     def ended(self) -> bool:
@@ -76,8 +76,8 @@ class Run:
         return self.result
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two texts are the same; what holds tensors is only the same as itself."""
+def same_text(one: Any, other: Any) -> bool:
+    """Return whether two texts are the same; what holds tensors is only the same as itself."""
     return one is other or (isinstance(one, str | list | int) and bool(one == other))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from layerlens.export.meta import meta_from, meta_of
-from layerlens.export.pack import array_frame, frames_of, id_dtype, pack, unpack
+from layerlens.export.pack import WIRE, array_frame, frames_of, id_dtype, pack, unpack
 
 
 def test_pack_and_unpack() -> None:
@@ -54,7 +54,7 @@ def test_buffers_are_aligned_and_the_layout_is_as_written() -> None:
 
 def test_missing_values_and_impossible_ones() -> None:
     def sent(name: str, values: list[float], d_vocab: int = 10) -> list[float]:
-        header, buffer = array_frame(name, np.array(values), ["position"], [0], d_vocab)
+        header, buffer = array_frame(WIRE[name], np.array(values), ["position"], [0], d_vocab)
         return np.frombuffer(buffer, header["dtype"]).tolist()
 
     assert sent("rank", [1.0, float("nan"), -1.0]) == [1, 0, 0]
@@ -68,7 +68,9 @@ def test_missing_values_and_impossible_ones() -> None:
 
 def test_a_row_says_where_it_goes() -> None:
     row = np.ones((1, 4, 2), np.float32)
-    header, buffer = array_frame("probability", row, ["point", "position", "k"], [7, 0, 0], 10)
+    header, buffer = array_frame(
+        WIRE["probability"], row, ["point", "position", "k"], [7, 0, 0], 10
+    )
     assert header == {
         "name": "logprob",
         "dims": ["point", "position", "k"],

@@ -1,0 +1,183 @@
+"""Measured layers as one figure: a small picture for each quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.errors import ResultError
+from layerlens.figures.canvas import (
+    checks_line,
+    new_figure,
+    notes_height,
+    wrapped,
+    write_notes,
+    write_title,
+)
+from layerlens.figures.palette import palette
+from layerlens.figures.panels import Panel, draw_panel
+from layerlens.result.layers import OTHER, Array, arrays_of, metrics_in
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+FEW = 3
+"""Up to so many metrics are drawn with all their arrays, more with their first one each."""
+
+_COLUMNS = 3
+_CURVES = (2.35, 1.35)  # inches of a panel, without its labels
+_CELLS = (2.35, 2.1)
+_LEFT, _BETWEEN, _ABOVE, _UNDER = 0.5, 0.68, 0.42, 0.42
+
+
+def metrics_figure(
+    data: xr.Dataset,
+    *,
+    variable: str | Sequence[str] | None = None,
+    scale: str = "linear",
+    columns: int | None = None,
+    theme: str = "light",
+    title: str | None = None,
+) -> Figure:
+    """Draw measured layers as small multiples.
+
+    Quantities of the same kind and unit share a panel (the norms, the ratios, the cosines); the
+    band is the 95 % interval over texts. A second model is dashed. In matrices the groups of
+    layers that are alike are outlined.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        Of ``ll.layer_metrics``, or of an analysis with the same axes.
+    variable : str or sequence of str, optional
+        Metrics (with all that they give) or arrays. By default all metrics; with more than three
+        of them only the first array of each.
+    scale : {"linear", "log"}
+        Scale of curves.
+    columns : int, optional
+        Panels side by side, by default up to three.
+    theme : {"light", "dark", "auto"}
+        ``auto`` is light.
+    title : str, optional
+        Instead of the model's name.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ResultError
+        An option is unknown, or there is nothing to draw.
+
+    Examples
+    --------
+    >>> found = ll.layer_metrics(model, texts, ["cka", "residual_norm"])  # doctest: +SKIP
+    >>> found.figure("cka")  # doctest: +SKIP
+    """
+    if scale not in ("linear", "log"):
+        raise ResultError(f"There is no scale '{scale}'; choose linear or log.")
+    colors = palette(theme)
+    arrays = _chosen(data, variable)
+    panels = panels_of(arrays)
+    scalars = [array for array in arrays if array["kind"] == "scalar"]
+    if not panels:
+        raise ResultError("There is nothing over layers to draw; look at .data or .to_pandas().")
+    across = max(1, min(columns or _COLUMNS, len(panels)))
+    rows = [panels[i : i + across] for i in range(0, len(panels), across)]
+    tall = [max(_size(panel)[1] for panel in row) for row in rows]
+    width = max(_LEFT + across * (_CURVES[0] + _BETWEEN), 4.5)
+    notes = [note for note in (_said(data, scalars), checks_line(data)) if note]
+    under = wrapped([_subtitle(data)], width) if title is None else []
+    bottom = notes_height(notes, width)
+    top = 0.42 + 0.14 * len(under)
+    height = bottom + sum(tall) + len(rows) * (_ABOVE + _UNDER) + top
+    figure = new_figure((width, height), colors)
+    y = height - top
+    for row, room in zip(rows, tall, strict=True):
+        y -= _ABOVE + room
+        for i, panel in enumerate(row):
+            x = _LEFT + i * (_CURVES[0] + _BETWEEN)
+            box = (x / width, y / height, _CURVES[0] / width, room / height)
+            draw_panel(figure, box, panel, data, colors, scale)
+        y -= _UNDER
+    write_title(figure, title or _heading(data, arrays), colors, under)
+    write_notes(figure, notes, colors)
+    return figure
+
+
+def _size(panel: Panel) -> tuple[float, float]:
+    return _CELLS if panel.square else _CURVES
+
+
+def _chosen(data: xr.Dataset, variable: str | Sequence[str] | None) -> list[Array]:
+    """Return the arrays to draw, in their order."""
+    arrays = arrays_of(data)
+    metrics = metrics_in(data)
+    if variable is None:
+        main = [a for a in arrays if a["name"].removeprefix(OTHER) == a["metric"]]
+        return arrays if len(metrics) <= FEW else main
+    names = [variable] if isinstance(variable, str) else list(variable)
+    for name in names:
+        if name not in metrics and not any(name == a["name"] for a in arrays):
+            known = ", ".join(dict.fromkeys([*metrics, *(a["name"] for a in arrays)]))
+            raise ResultError(f"There is no '{name}' here; choose one of {known}.")
+    return [
+        array
+        for array in arrays
+        if array["metric"] in names
+        or array["name"] in names
+        or array["name"].removeprefix(OTHER) in names
+    ]
+
+
+def panels_of(arrays: Iterable[Array]) -> list[Panel]:
+    """Put arrays into panels: curves of the same kind together, cells alone."""
+    curves: dict[tuple[Any, ...], list[Array]] = {}
+    for array in arrays:
+        own = array["name"].removeprefix(OTHER)
+        dims = tuple(dim.removeprefix(OTHER) for dim in array["dims"])
+        if array["kind"] in ("matrix", "heads"):
+            curves[array["name"],] = [array]
+        elif array["kind"] in ("curve", "profile", "lines") and array["dtype"] == "float":
+            # What ends in the same word is the same quantity of other parts: norms, ratios.
+            alone = own if array["kind"] == "lines" else own.rpartition("_")[2]
+            curves.setdefault((dims, array["units"], alone), []).append(array)
+    order = list(curves)  # a second model's cells stand beside the first one's
+    for key in [key for key in order if len(key) == 1 and key[0].startswith(OTHER)]:
+        order.remove(key)
+        beside = (key[0].removeprefix(OTHER),)
+        order.insert(order.index(beside) + 1 if beside in order else len(order), key)
+    return [Panel(curves[key]) for key in order]
+
+
+def _heading(data: xr.Dataset, arrays: list[Array]) -> str:
+    names = {array["name"].removeprefix(OTHER) for array in arrays}
+    if len(names) == 1:
+        return arrays[0]["long_name"]
+    return "What the layers do"
+
+
+def _subtitle(data: xr.Dataset) -> str:
+    attrs = data.attrs
+    texts, tokens = int(attrs.get("texts", 0)), attrs.get("tokens_counted")
+    parts = [str(attrs.get("model", ""))]
+    if "other_label" in attrs:
+        parts.append(f"dashed: {attrs['other_label']}")
+    if texts:
+        parts.append(f"{texts:,} text{'s' * (texts != 1)}")
+    if tokens is not None and np.isfinite(float(tokens)):
+        parts.append(f"{int(tokens):,} tokens")
+    return ", ".join(part for part in parts if part)
+
+
+def _said(data: xr.Dataset, scalars: list[Array]) -> str:
+    """Return what has no axis, in words."""
+    found = []
+    for array in scalars:
+        units = "" if array["units"] in ("1", "") else f" {array['units']}"
+        found.append(f"{array['name']} {float(data[array['name']].values):.4g}{units}")
+    return "; ".join(found)

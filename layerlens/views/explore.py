@@ -1,0 +1,205 @@
+"""All views of one model and one prompt together, following one layer and one position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+import traitlets as t
+
+from layerlens.errors import InputError
+from layerlens.views.lens import LensView
+from layerlens.views.metrics import MetricsView
+from layerlens.views.patch import PatchView
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+End = tuple[w.Widget, str]
+
+
+class Explore(w.VBox):  # type: ignore[misc]
+    """Prompt, layer slider, lens, metrics and patching, linked.
+
+    Made by `explore`. Everything is an ordinary widget: observe, set and link it.
+
+    Attributes
+    ----------
+    prompt : ipywidgets.Text
+        The prompt of all views; that of the patch bench is its clean one.
+    slider : ipywidgets.IntSlider
+        The layer that all of them show; -1 is the embedding, the last one the model's own output.
+    lens, metrics, patching : LensView, MetricsView, PatchView
+    """
+
+    def __init__(
+        self,
+        model: LensModel,
+        text: str,
+        corrupt: str | None = None,
+        *,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        theme: str = "auto",
+    ) -> None:
+        given = {name: {"theme": theme, **(options or {}).get(name, {})} for name in _VIEWS}
+        if unknown := [name for name in options or {} if name not in _VIEWS]:
+            raise InputError(f"explore has no '{unknown[0]}'; it has {', '.join(_VIEWS)}.")
+        last = model.n_layers
+        self.lens = LensView(model, text, **given["lens"])
+        self.metrics = MetricsView(model, text, **given["metrics"])
+        if corrupt is None:
+            self.patching = PatchView.idle(model, text, "", **given["patching"])
+        else:
+            self.patching = PatchView(model, text, corrupt, **given["patching"])
+        self.patching.linked = True
+        self.prompt = w.Text(
+            value=text, description="prompt", continuous_update=False, layout={"width": "60%"}
+        )
+        self.slider = w.IntSlider(
+            value=last, min=-1, max=last, description="layer", layout={"width": "38%"}
+        )
+        self._links = [
+            *linked((self.slider, "value"), *((view, "layer") for view in self._views)),
+            *linked((self.lens, "position"), *((view, "position") for view in self._views[1:])),
+            *linked(
+                (self.prompt, "value"),
+                (self.lens, "text"),
+                (self.metrics, "text"),
+                (self.patching, "clean"),
+            ),
+        ]
+        bar = w.HBox([self.prompt, self.slider], layout={"justify_content": "space-between"})
+        below = w.Tab([self.metrics, self.patching], titles=["metrics", "patching"])
+        super().__init__([bar, self.lens, below], layout={"width": "100%"})
+
+    @property
+    def _views(self) -> tuple[LensView, MetricsView, PatchView]:
+        return self.lens, self.metrics, self.patching
+
+    def close(self) -> None:
+        """Stop what is under way, and close all that it is made of."""
+        for link in self._links:
+            link.close()
+        for view in self._views:
+            view.close()
+        super().close()
+
+
+_VIEWS = ("lens", "metrics", "patching")
+
+
+def explore(
+    model: LensModel,
+    text: str,
+    corrupt: str | None = None,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    theme: str = "auto",
+) -> Explore:
+    """Look at one prompt with every view, all of them at the same layer and position.
+
+    Parameters
+    ----------
+    model : LensModel
+        From ``ll.load``.
+    text : str
+        The prompt.
+    corrupt : str, optional
+        A second prompt of as many tokens, for patching. Without it the patch bench waits until
+        one is typed.
+    options : mapping, optional
+        Keywords for each view: ``{"lens": {...}, "metrics": {...}, "patching": {...}}``.
+    theme : {"auto", "light", "dark"}
+        Of all views.
+
+    Returns
+    -------
+    Explore
+        A widget with ``lens``, ``metrics`` and ``patching``.
+
+    Raises
+    ------
+    InputError
+        The text is no string, or `options` names something else.
+
+    Examples
+    --------
+    >>> all_of_it = ll.explore(
+    ...     model, "The capital of France is", "The capital of Italy is"
+    ... )  # doctest: +SKIP
+    >>> all_of_it.slider.value = 12  # doctest: +SKIP
+    >>> all_of_it.lens.wait().data  # doctest: +SKIP
+    """
+    if not isinstance(text, str) or not isinstance(corrupt, str | None):
+        raise InputError("explore takes a text, and a second one for patching, as strings.")
+    return Explore(model, text, corrupt, options=options, theme=theme)
+
+
+def linked(first: End, *others: End) -> list[Any]:
+    """Keep traits of several widgets the same, in the kernel and in the browser.
+
+    The browser links the widgets themselves, so a slider never waits for the kernel and a saved
+    notebook works without one. What arrives from there is passed on in the kernel as if each
+    widget had sent it, so that nothing goes back: an echo would undo what was done meanwhile.
+
+    Parameters
+    ----------
+    first, *others : (widget, trait)
+        The first one's value is what all begin with.
+
+    Returns
+    -------
+    list
+        Objects with ``close``.
+    """
+    kernel = _Kernel((first, *others))
+    return [kernel, *(_page(first, other) for other in others)]
+
+
+def _page(first: End, other: End) -> Any:
+    """Link two traits in the browser."""
+    return w.jslink(first, other)
+
+
+class _Kernel:
+    """Keeps traits the same in the kernel."""
+
+    def __init__(self, ends: Iterable[End]) -> None:
+        self._ends = tuple(ends)
+        self._busy = False
+        (widget, name), *others = self._ends
+        for other, trait in others:
+            if getattr(other, trait) != getattr(widget, name):
+                setattr(other, trait, getattr(widget, name))
+        for widget, name in self._ends:
+            widget.observe(self._changed, name)
+
+    def _changed(self, change: Any) -> None:
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            from_page = bool(change.owner._property_lock)
+            for widget, name in self._ends:
+                if widget is not change.owner:
+                    _set(widget, name, change.new, quietly=from_page)
+        finally:
+            self._busy = False
+
+    def close(self) -> None:
+        """Let go."""
+        for widget, name in self._ends:
+            widget.unobserve(self._changed, name)
+
+
+def _set(widget: w.Widget, name: str, value: Any, *, quietly: bool) -> None:
+    if getattr(widget, name) == value:
+        return
+    try:
+        if quietly:
+            widget.set_state({name: value})
+        else:
+            setattr(widget, name, value)
+    except t.TraitError:  # a value that this one cannot have stays with those that can
+        return
