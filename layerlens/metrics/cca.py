@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +14,12 @@ from layerlens.errors import InputError
 from layerlens.metrics.base import Arrays, ModelShape, Output
 from layerlens.metrics.registry import register
 from layerlens.metrics.similarity import Comparison, described
+from layerlens.metrics.textmeans import gram
 
 MOST = 10
 """With n tokens at most n / this many directions are kept, as too many always correlate."""
+SMALLEST = 1e-13
+"""Directions with a smaller share of the variance are rounding."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Directions:
     Attributes
     ----------
     basis
-        [n, k] float64 orthonormal columns: the states along them, whitened.
+        [n, k] float64 orthonormal columns that span the states along these directions.
     loadings
         [k, d], the states in this basis: ``basis^T X``.
     share
@@ -48,14 +51,15 @@ def directions(rows: Tensor, variance: float, most: int) -> Directions:
     most
         At most this many.
     """
-    left, sizes, right = torch.linalg.svd(rows, full_matrices=False)
-    squares = sizes.square()
-    real = int((sizes > 1e-10 * sizes[0]).sum()) if sizes[0] > 0 else 0
+    wide = len(rows) <= rows.shape[1]
+    squares, vectors = torch.linalg.eigh(gram(rows))
+    squares, vectors = squares.flip(0).clamp(min=0), vectors.flip(1)
     total = squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
     reached = (squares.cumsum(0) / total < variance * (1 - 1e-12)).sum()
-    kept = min(int(reached) + 1, real, most)
-    share = float(squares[:kept].sum() / total)
-    return Directions(left[:, :kept], sizes[:kept, None] * right[:kept], share)
+    kept = min(int(reached) + 1, int((squares > SMALLEST * total).sum()), most)
+    main = vectors[:, :kept] if wide else rows @ vectors[:, :kept]
+    basis = torch.linalg.qr(main).Q  # orthonormal to rounding also where a direction is small
+    return Directions(basis, basis.T @ rows, float(squares[:kept].sum() / total))
 
 
 def correlations(one: Directions, other: Directions) -> tuple[Tensor, Tensor]:
@@ -92,13 +96,14 @@ class _Canonical(Comparison):
 
     def compute(self, states: Tensor) -> Arrays:
         """Also what shuffled tokens give, and how much the kept directions hold."""
-        found = super().compute(states)
-        order = np.random.default_rng(0).permutation(len(states))
-        chance = self.between(states, states[torch.from_numpy(order)])
         kept = [self.features(self.rows(states[:, p])) for p in range(states.shape[1])]
+        found = self.within(kept)
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(states)))
+        dealt = [replace(one, basis=one.basis[order]) for one in kept]
+        chance = [[self.likeness(one, other) for other in dealt] for one in kept]
         return {
-            **found,
-            f"{self.name}_chance": chance,
+            **self.marked(found),
+            f"{self.name}_chance": np.array(chance),
             f"{self.name}_kept": np.array([len(one.loadings) for one in kept], dtype=np.int32),
             f"{self.name}_share": np.array([one.share for one in kept]),
         }
@@ -130,7 +135,7 @@ class Svcca(_Canonical):
         """The mean correlation; NaN where a side has no variance."""
         if not len(one.loadings) or not len(other.loadings):
             return float("nan")
-        return float(correlations(one, other)[0].mean())
+        return float(torch.linalg.svdvals(one.basis.T @ other.basis).clamp(0, 1).mean())
 
 
 @register

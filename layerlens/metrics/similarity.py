@@ -103,9 +103,10 @@ class Comparison(Sample):
             points = range(others.shape[1])
             theirs = [self.features(self.rows(others[:, point])) for point in points]
             return np.array([[self.likeness(one, other) for other in theirs] for one in mine])
-        return self._within(mine)
+        return self.within(mine)
 
-    def _within(self, mine: Sequence[Any]) -> np.ndarray:
+    def within(self, mine: Sequence[Any]) -> np.ndarray:
+        """Every set with every other of one model, from their features."""
         found = np.empty((len(mine), len(mine)))
         for row, one in enumerate(mine):
             for column in range(row if self.symmetric else 0, len(mine)):
@@ -116,6 +117,9 @@ class Comparison(Sample):
 
     def compute(self, states: Tensor) -> Arrays:
         """The matrix of all depths, and runs of alike ones."""
-        found = self.between(states)
+        return self.marked(self.between(states))
+
+    def marked(self, found: np.ndarray) -> Arrays:
+        """The matrix and its runs."""
         runs = contiguous(found, self.options["clusters"])
         return {self.name: found, f"{self.name}_cluster": runs}
