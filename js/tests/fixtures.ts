@@ -1,5 +1,6 @@
 import { deflateSync } from "node:zlib";
 import type { LensMeta } from "../src/wire/lens";
+import type { ArrayInfo, CatalogueEntry, MetricsMeta } from "../src/wire/metrics";
 import type { PatchMeta } from "../src/wire/patch";
 import type { AfmModel, ArrayHeader, CommonMeta, FrameHeader } from "../src/wire/types";
 
@@ -183,4 +184,134 @@ export class FakeModel implements AfmModel {
     for (const set of this.#listeners.values()) count += set.size;
     return count;
   }
+}
+
+function entry(name: string, over: Partial<CatalogueEntry> = {}): CatalogueEntry {
+  return {
+    name,
+    long_name: name.replaceAll("_", " "),
+    question: `What is ${name}?`,
+    formula: "x",
+    units: "1",
+    source: "Someone (2024)",
+    cost: "1 pass",
+    axes: ["layer"],
+    family: "residual stream",
+    outputs: [name],
+    why: "",
+    ...over,
+  };
+}
+
+export const CATALOGUE: CatalogueEntry[] = [
+  entry("attn_ratio"),
+  entry("mlp_ratio"),
+  entry("residual_norm", { units: "activation", axes: ["point"] }),
+  entry("cka", {
+    axes: ["point", "point_other"],
+    family: "similarity",
+    source: "Kornblith (2019)",
+  }),
+  entry("induction", { axes: ["layer", "head"], family: "attention" }),
+  entry("codes", { family: "MLP", why: "This model has no MLP." }),
+];
+
+export function makeArray(name: string, over: Partial<ArrayInfo> = {}): ArrayInfo {
+  return {
+    name,
+    metric: name,
+    long_name: name.replaceAll("_", " "),
+    units: "1",
+    dims: ["layer"],
+    dtype: "float",
+    interval: false,
+    kind: "curve",
+    other: false,
+    ...over,
+  };
+}
+
+/** Two ratios, a norm with its maximum, a matrix and a head grid, of 3 layers and 2 heads. */
+export function makeMetricsMeta(over: Partial<MetricsMeta> = {}): MetricsMeta {
+  const states = {
+    size: 4,
+    labels: ["embed", "0_post", "1_post", "2_post"],
+    numbers: [-1, 0, 1, 2],
+    long_name: "state",
+  };
+  const axis = (size: number, long_name: string) => {
+    const numbers = Array.from({ length: size }, (_, i) => i);
+    return { size, labels: numbers.map(String), numbers, long_name };
+  };
+  const norm = { units: "activation", dims: ["point"] };
+  return {
+    ...makeMeta(),
+    n_layers: 3,
+    metrics: ["attn_ratio", "mlp_ratio", "residual_norm", "cka", "induction"],
+    described: Object.fromEntries(CATALOGUE.map((one) => [one.name, one])),
+    n_texts: 2,
+    n_tokens: 12,
+    n_counted: 10,
+    skip_first: true,
+    axes: {
+      layer: axis(3, "layer"),
+      head: axis(2, "head"),
+      point: states,
+      point_other: states,
+      "other.layer": axis(2, "layer"),
+    },
+    arrays: [
+      makeArray("attn_ratio", { interval: true }),
+      makeArray("mlp_ratio"),
+      makeArray("residual_norm", norm),
+      makeArray("residual_norm_max", { metric: "residual_norm", ...norm }),
+      makeArray("cka", { dims: ["point", "point_other"], kind: "matrix" }),
+      makeArray("cka_cluster", {
+        metric: "cka",
+        dims: ["point"],
+        kind: "clusters",
+        dtype: "int",
+      }),
+      makeArray("induction", { dims: ["layer", "head"], kind: "heads" }),
+    ],
+    clusters: {
+      cka: [
+        [0, 1],
+        [2, 3],
+      ],
+    },
+    other: null,
+    ...over,
+  };
+}
+
+type Block = [name: string, dims: string[], start: number[], shape: number[], values: number[]];
+
+/** A frame of float arrays. */
+export function makeBlocks(seq: number, blocks: readonly Block[], last = false) {
+  const arrays: ArrayHeader[] = blocks.map(([name, dims, start, shape]) => {
+    return { name, dims, dtype: "float32", start, shape };
+  });
+  const header: FrameHeader = { run: 1, seq, last, arrays, vocab: {} };
+  const buffers = blocks.map((block) => new DataView(Float32Array.from(block[4]).buffer));
+  return { header, buffers };
+}
+
+/** Everything of `makeMetricsMeta`, whole. */
+export function makeMetrics() {
+  const square = Array.from({ length: 16 }, (_, i) => (i % 5 === 0 ? 1 : 0.5));
+  return makeBlocks(
+    1,
+    [
+      ["attn_ratio", ["layer"], [0], [3], [0.1, 0.2, 0.3]],
+      ["attn_ratio_low", ["layer"], [0], [3], [0.05, 0.15, 0.25]],
+      ["attn_ratio_high", ["layer"], [0], [3], [0.15, 0.25, 0.35]],
+      ["mlp_ratio", ["layer"], [0], [3], [1, 2, 3]],
+      ["residual_norm", ["point"], [0], [4], [10, 20, 30, 40]],
+      ["residual_norm_max", ["point"], [0], [4], [100, 200, 300, 400]],
+      ["cka", ["point", "point_other"], [0, 0], [4, 4], square],
+      ["induction", ["layer", "head"], [0, 0], [3, 2], [0, 0.1, 0.2, 0.3, 0.4, 0.9]],
+    ],
+    true,
+  );
 }

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = json.loads((ROOT / "js" / "package.json").read_text(encoding="utf-8"))["version"]
 FRONT_END = [
     "layerlens/static/lens.js",
+    "layerlens/static/metrics.js",
     "layerlens/static/patch.js",
     "layerlens/static/index.css",
     "layerlens/static/host.js",
@@ -126,7 +127,7 @@ def test_the_installed_package_finds_its_parts(installed: Path, no_node: dict[st
         "import layerlens, pathlib; from layerlens.jupyter.tutorials import folder;"
         "from layerlens.views.bundle import script;"
         "print(layerlens.__version__, pathlib.Path(layerlens.__file__).parent, folder(),"
-        " all(len(script(view)) > 10_000 for view in ('lens', 'patch')))"
+        " all(len(script(view)) > 10_000 for view in ('lens', 'metrics', 'patch')))"
     )
     answer = run(installed / "python", "-c", code, cwd=installed, env=no_node).split()
     package = next((installed.parent / "lib").glob("python*/site-packages")) / "layerlens"

@@ -43,6 +43,21 @@ export function freeAxis(): ValueAxis {
   return { key: "free", scale: { range: roomy }, write: compact };
 }
 
+/** Positive values of any unit over whole powers of ten. */
+export function logAxis(low: number, high: number): ValueAxis {
+  const from = Math.floor(Math.log10(low) + 1e-9);
+  const to = Math.max(from + 1, Math.ceil(Math.log10(high) - 1e-9));
+  const step = Math.ceil((to - from) / 5);
+  const splits: number[] = [];
+  for (let exponent = from; exponent <= to; exponent += step) splits.push(10 ** exponent);
+  return {
+    key: `log ${from} ${to}`,
+    scale: { distr: 3, range: [10 ** from, 10 ** to] },
+    splits,
+    write: compact,
+  };
+}
+
 /** A little room above and below; zero is the end where it is near. */
 export function roomy(_: unknown, low: number | null, high: number | null): [number, number] {
   if (low === null || high === null) return [0, 1];
@@ -73,4 +88,26 @@ function power(value: number): string {
   if (value >= 0.0001) return `${Number((100 * value).toPrecision(1))}%`;
   const exponent = String(Math.round(-Math.log10(value)));
   return `10⁻${Array.from(exponent, (digit) => SUPERSCRIPTS[Number(digit)]).join("")}`;
+}
+
+/** Layers by round numbers; the embedding by its name, which takes the place of the first ones. */
+export function layerTicks(places: readonly number[], width: number): number[] {
+  const [first, last] = [places[0] ?? 0, places.at(-1) ?? 0];
+  const apart = width / Math.max(1, places.length);
+  const step = [1, 2, 5, 10, 20, 50].find((size) => size * apart >= 30) ?? 100;
+  const ticks: number[] = first < 0 ? [first] : [];
+  for (let place = 0; place <= last; place += step) {
+    const close = first < 0 && (place - first) * apart < 34;
+    if (!close) ticks.push(place);
+  }
+  return ticks;
+}
+
+/** Evenly spaced places whose labels do not touch; the last is always among them. */
+export function placeTicks(count: number, width: number): number[] {
+  const most = Math.max(2, Math.floor(width / 62));
+  const step = Math.max(1, Math.ceil((count - 1) / most));
+  const ticks: number[] = [];
+  for (let i = count - 1; i >= 0; i -= step) ticks.push(i);
+  return ticks.reverse();
 }

@@ -1,6 +1,6 @@
 import uPlot from "uplot";
 import type { LineStyle, Palette } from "../theme/palette";
-import type { ValueAxis } from "./axes";
+import { placeTicks, type ValueAxis } from "./axes";
 
 export interface ChartLine {
   style: LineStyle;
@@ -14,6 +14,8 @@ export interface ChartInput {
   places: readonly number[];
   /** What a place is called under the axis. */
   label(place: number): string;
+  /** The places that are named on an axis so wide; by themselves, evenly spaced ones to the last. */
+  ticks?: (width: number) => number[];
   lines: readonly ChartLine[];
   axis: ValueAxis;
   palette: Palette;
@@ -27,8 +29,8 @@ interface Listener {
   over?(place: number | null): void;
 }
 
-/** The lines' own points are drawn while there is room between them. */
-const MOST_POINTS = 40;
+/** The lines' own points are drawn where they are so many pixels apart. */
+const POINTS_FROM = 18;
 const AXIS_WIDTH = 54;
 const AXIS_HEIGHT = 26;
 
@@ -87,15 +89,10 @@ export class Chart {
     this.#key = key;
     const plot = new uPlot(this.#options(input), dataOf(input), this.host);
     this.#plot = plot;
-    const { over } = plot;
-    over.addEventListener("click", () => {
+    plot.over.addEventListener("click", () => {
       const place = this.#placeOf(plot.cursor.idx);
       if (place !== null) this.listener.choose(place);
     });
-    over.addEventListener("pointermove", () =>
-      this.listener.over?.(this.#placeOf(plot.cursor.idx)),
-    );
-    over.addEventListener("pointerleave", () => this.listener.over?.(null));
   }
 
   #placeOf(index: number | null | undefined): number | null {
@@ -128,7 +125,11 @@ export class Chart {
       axes: this.#axes(input),
       series: [{}, ...input.lines.flatMap((line) => seriesOf(line, places.length))],
       bands: bandsOf(input.lines, palette),
-      hooks: { drawClear: [(plot) => this.#drawMark(plot, palette)] },
+      hooks: {
+        drawClear: [(plot) => this.#drawMark(plot, palette)],
+        // Only of the pointer: what `cross` shows is not told again.
+        setCursor: [({ cursor }) => this.listener.over?.(this.#placeOf(cursor.idx))],
+      },
     };
   }
 
@@ -138,7 +139,7 @@ export class Chart {
     return place === undefined ? left : plot.valToPos(place, "x");
   }
 
-  #axes({ palette, font, places, label, axis }: ChartInput): uPlot.Axis[] {
+  #axes({ palette, font, places, label, axis, ticks }: ChartInput): uPlot.Axis[] {
     const common = {
       stroke: palette.dim,
       font: `11px ${font}`,
@@ -152,7 +153,7 @@ export class Chart {
         size: AXIS_HEIGHT,
         splits: (plot) => {
           const width = plot.bbox.width / devicePixelRatio;
-          return placeTicks(places.length, width).map((i) => places[i] ?? 0);
+          return ticks?.(width) ?? placeTicks(places.length, width).map((i) => places[i] ?? 0);
         },
         values: (_, splits) => splits.map(label),
       },
@@ -191,7 +192,12 @@ function seriesOf({ style, band }: ChartLine, count: number): uPlot.Series[] {
     width: 2,
     dash,
     spanGaps: false,
-    points: { show: count <= MOST_POINTS, size: 5, fill: color, stroke: color },
+    points: {
+      show: (plot) => plot.bbox.width / devicePixelRatio >= POINTS_FROM * count,
+      size: 5,
+      fill: color,
+      stroke: color,
+    },
   };
   const edge: uPlot.Series = { points: { show: false } };
   return band ? [line, edge, edge] : [line];
@@ -235,13 +241,4 @@ function dataOf({ places, lines, axis }: ChartInput): uPlot.AlignedData {
 function keyOf({ places, lines, axis, palette, font, height }: ChartInput): string {
   const styles = lines.map(({ style, band }) => [style.color, style.dash, band !== undefined]);
   return JSON.stringify([places, styles, axis.key, palette.name, font, height]);
-}
-
-/** Evenly spaced places whose labels do not touch; the last is always among them. */
-export function placeTicks(count: number, width: number): number[] {
-  const most = Math.max(2, Math.floor(width / 62));
-  const step = Math.max(1, Math.ceil((count - 1) / most));
-  const ticks: number[] = [];
-  for (let i = count - 1; i >= 0; i -= step) ticks.push(i);
-  return ticks.reverse();
 }

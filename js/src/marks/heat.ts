@@ -1,6 +1,5 @@
 import type { ColorScale } from "../theme/scale";
 import { drawHeatColumns, drawHeatCorner, drawHeatRows } from "./heatheads";
-import { written } from "./numbers";
 import { type Box, Painter, type Surface } from "./painter";
 import type { Cell, Range } from "./windowing";
 import { cellAt, placeOf } from "./windowing";
@@ -19,6 +18,10 @@ export interface HeatSource {
   arrived(point: number, position: number): boolean;
   /** The number that colours a cell; NaN where there is none. */
   value(point: number, position: number): number;
+  /** How a number is written into its cell. */
+  text(value: number): string;
+  /** Whether it is as good as nothing, and must not drown the others. */
+  quiet(value: number): boolean;
   head(position: number): HeatHead;
   rowLabel(point: number): string;
   /** The names of the two lines of a heading; empty when there is one. */
@@ -37,14 +40,28 @@ export interface HeatMarks {
   listed: readonly { cell: Cell; label: string; on: boolean }[];
 }
 
+/** Entries of both axes that go together, first and last. */
+export interface HeatGroup {
+  first: number;
+  last: number;
+}
+
 export interface HeatScene extends Surface {
   source: HeatSource;
   scale: ColorScale;
   selected: Cell | null;
   hover: Cell | null;
   marks: HeatMarks;
+  /** Groups along the diagonal. */
+  groups: readonly HeatGroup[];
+  /** A row that is pointed at from elsewhere. */
+  row: number | null;
   focused: boolean;
 }
+
+/** Lower or narrower cells show colour only. */
+const TEXT_HEIGHT = 14;
+const TEXT_WIDTH = 20;
 
 /** A grid of numbers in colours, with the places of a patch drawn over it. */
 export class HeatPainter extends Painter {
@@ -52,6 +69,8 @@ export class HeatPainter extends Painter {
     const { rows, columns } = this.begin(scene);
     this.inCells(scene, () => {
       this.#drawCells(scene, rows, columns);
+      this.#drawGroups(scene);
+      this.#drawRow(scene);
       this.#drawReach(scene, rows, columns);
       this.#drawPlaces(scene);
       this.#drawListed(scene);
@@ -80,16 +99,36 @@ export class HeatPainter extends Painter {
         ctx.fillStyle = come ? fill : this.pending(scene);
         ctx.fillRect(x, y, shape.cellWidth - gap, shape.rowHeight - gap);
         if (!come) continue;
-        const text = index < 0 ? "–" : written(value);
+        if (shape.rowHeight < TEXT_HEIGHT || shape.cellWidth < TEXT_WIDTH) continue;
+        const text = index < 0 ? "–" : source.text(value);
         if (fitter.width(text) + 4 > shape.cellWidth) continue;
         if (ctx.font !== font) ctx.font = font;
-        // Most patches change nothing; their zeros must not drown the others.
-        const quiet = index < 0 || text === "0.00";
+        const quiet = index < 0 || source.quiet(value);
         ctx.fillStyle = quiet ? palette.faint : (scale.inks[index] as string);
         ctx.fillText(text, x + (shape.cellWidth - gap) / 2, y + shape.rowHeight / 2);
       }
     }
     ctx.textAlign = "left";
+  }
+
+  #drawGroups(scene: HeatScene): void {
+    const { palette, shape } = scene;
+    for (const { first, last } of scene.groups) {
+      const top = placeOf(shape, { point: last, position: first });
+      const low = placeOf(shape, { point: first, position: last });
+      const [x, y] = this.cellBox(scene, top.row, top.column);
+      const [right, bottom, w, h] = this.cellBox(scene, low.row, low.column);
+      this.#outline([x, y, right + w - x, bottom + h - y], palette.fg, palette.bg, 1.5, []);
+    }
+  }
+
+  #drawRow(scene: HeatScene): void {
+    if (scene.row === null) return;
+    const { shape, palette } = scene;
+    const { row } = placeOf(shape, { point: scene.row, position: 0 });
+    const [x, y, , h] = this.cellBox(scene, row, 0);
+    const width = shape.positions * shape.cellWidth - 1;
+    this.#outline([x, y, width, h], palette.faint, palette.bg, 1, [4, 3]);
   }
 
   /** What the change can reach: an outline, and a corner in each cell for those who see no purple. */

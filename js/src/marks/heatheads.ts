@@ -17,6 +17,11 @@ export function heatHeadHeight(cellWidth: number, lines: number): number {
   return cellWidth < UPRIGHT_BELOW ? UPRIGHT : 8 + LINE * (lines + 1);
 }
 
+/** Whether a label of this entry has room; of thin rows and columns only every few have one. */
+function inStep(index: number, size: number): boolean {
+  return size >= TEXT_FROM || index % (size < 7 ? 10 : 5) === 0;
+}
+
 /** The middle of a line of the heading. */
 function lineAt(line: number): number {
   return 13 + line * LINE;
@@ -39,14 +44,14 @@ export function drawHeatColumns(
   for (let column = columns.from; column < columns.to; column++) {
     const x = headWidth + column * cellWidth - scene.scrollLeft;
     const chosen = column === scene.selected?.position;
-    const head = scene.source.head(column);
     if (chosen) {
       ctx.fillStyle = palette.accent;
       ctx.fillRect(x, 0, cellWidth - 1, headHeight - 1);
     }
     const ink = chosen ? palette.onAccent : palette.fg;
-    if (cellWidth < UPRIGHT_BELOW) upright(ctx, scene, head, x, ink, fitters);
-    else level(ctx, scene, head, x, ink, fitters);
+    if (cellWidth < UPRIGHT_BELOW) upright(ctx, scene, column, x, ink, fitters);
+    else level(ctx, scene, scene.source.head(column), x, ink, fitters);
+    if (cellWidth < TEXT_FROM) continue;
     ctx.fillStyle = palette.line;
     ctx.fillRect(x + cellWidth - 1, 0, 1, headHeight);
   }
@@ -89,18 +94,20 @@ function level(
 function upright(
   ctx: CanvasRenderingContext2D,
   scene: HeatScene,
-  head: HeatHead,
+  column: number,
   x: number,
   ink: string,
   fitters: Fitters,
 ): void {
   const { shape, palette } = scene;
-  if (shape.cellWidth < TEXT_FROM) {
+  const head = scene.source.head(column);
+  if (shape.cellWidth < TEXT_FROM && scene.source.lines) {
     if (!head.differs) return;
     ctx.fillStyle = ink === palette.fg ? palette.warn : ink;
     ctx.fillRect(x + 1, shape.headHeight - 5, shape.cellWidth - 3, 3);
     return;
   }
+  if (!inStep(column, shape.cellWidth) && ink === palette.fg) return;
   const font = `${head.differs ? 600 : 400} 11px ${scene.font}`;
   const text = head.differs ? `${head.upper} ≠${head.lower}` : head.upper;
   const fitted = fitters(font).fit(text, shape.headHeight - 14);
@@ -122,7 +129,7 @@ export function drawHeatRows(
 ): void {
   const { shape, palette, source } = scene;
   const { headWidth, headHeight, rowHeight } = shape;
-  const font = `12px ${scene.font}`;
+  const font = `${rowHeight < 16 ? 10.5 : 12}px ${scene.font}`;
   ctx.save();
   ctx.beginPath();
   ctx.rect(0, headHeight, headWidth, scene.height);
@@ -138,6 +145,7 @@ export function drawHeatRows(
       ctx.fillStyle = palette.accent;
       ctx.fillRect(0, y, headWidth - 1, rowHeight - 1);
     }
+    if (!chosen && !inStep(point, rowHeight)) continue;
     ctx.fillStyle = chosen ? palette.onAccent : palette.fg;
     const text = source.rowLabel(point);
     ctx.font = font;

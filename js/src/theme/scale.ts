@@ -1,3 +1,4 @@
+import { compact } from "../marks/numbers";
 import type { ColorMode } from "../wire/lens";
 import { inkOn, type Rgb, rampColors, tableColors, toCss } from "./colors";
 import type { Palette } from "./palette";
@@ -55,13 +56,18 @@ const PERCENT_TICKS: Tick[] = [0, 0.25, 0.5, 0.75, 1].map((at) => ({
   label: `${Math.round(at * 100)}`,
 }));
 
-function linearTicks(high: number): Tick[] {
-  const rough = high / 4;
+/** 1, 2 or 5 times a power of ten, so that about four fit into a span. */
+function roundStep(span: number): number {
+  const rough = span / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough) ?? rough;
+  return [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999) ?? rough;
+}
+
+function linearTicks(high: number, low = 0): Tick[] {
+  const step = roundStep(high - low);
   const ticks: Tick[] = [];
-  for (let value = 0; value <= high * 1.001; value += step) {
-    ticks.push({ at: value / high, label: String(Number(value.toFixed(6))) });
+  for (let value = low; value <= high + 0.001 * step; value += step) {
+    ticks.push({ at: (value - low) / (high - low), label: compact(Number(value.toPrecision(6))) });
   }
   return ticks;
 }
@@ -133,6 +139,36 @@ export function makeScale(input: ScaleInput): ColorScale {
       return new ColorScale(label, "log, 1 = best", 1, most, true, colors, decadeTicks(most));
     }
   }
+}
+
+/**
+ * The scale of numbers whose range is only known from them: to round ends, from zero unless all lie
+ * far from it, and diverging where there are numbers on both sides.
+ */
+export function rangeScale(
+  palette: Palette,
+  low: number,
+  high: number,
+  label: string,
+  unit: string,
+): ColorScale {
+  if (low < 0) {
+    const end = roundUp(Math.max(-low, high));
+    const colors = rampColors([palette.negative, palette.bg, palette.positive]);
+    const ticks = [-1, -0.5, 0, 0.5, 1].map((t) => ({ at: (t + 1) / 2, label: compact(t * end) }));
+    return new ColorScale(label, unit, -end, end, false, colors, ticks);
+  }
+  const most = high > 0 ? high : 1;
+  const step = roundStep(low > 0.5 * most && low < most ? most - low : most);
+  const from = low > 0.5 * most ? Math.floor(low / step) * step : 0;
+  const to = Math.max(from + step, Math.ceil(most / step - 1e-6) * step);
+  const colors = tableColors(viridis);
+  return new ColorScale(label, unit, from, to, false, colors, linearTicks(to, from));
+}
+
+function roundUp(value: number): number {
+  const step = roundStep(value);
+  return Math.ceil(value / step - 1e-6) * step;
 }
 
 /** From -1 (red) over 0 (the page) to 1 (blue); what lies beyond is drawn like the ends. */

@@ -1,10 +1,12 @@
 import type { AfmModel } from "../wire/types";
 import { openLens } from "./lens/open";
+import { openMetrics } from "./metrics/open";
 import type { OpenView } from "./open";
 import { openPatch } from "./patch/open";
 
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   lens: openLens,
+  metrics: openMetrics,
   patch: openPatch,
 };
 

@@ -49,6 +49,8 @@ export interface Status {
   what: string;
   message: string;
   seconds: number;
+  /** What `done` and `total` count; steps where it is not said. */
+  unit?: string;
 }
 
 /** The traits that every view has. */

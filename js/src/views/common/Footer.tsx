@@ -1,5 +1,5 @@
-import type { Check } from "../../wire/types";
-import { scientific, seconds } from "./format";
+import type { Check, Status } from "../../wire/types";
+import { scientific, seconds, whole } from "./format";
 import type { BaseState } from "./state";
 
 /** How far a run is, and the button that ends it. */
@@ -16,9 +16,7 @@ export function Progress({ state, stop }: { state: BaseState; stop: string }) {
         aria-label="Progress of the run"
       />
       <span class="ll-num" role="status" aria-live="polite">
-        {queued
-          ? status.message || "Waiting for the model…"
-          : `${status.done} of ${status.total} steps`}
+        {queued ? status.message || "Waiting for the model…" : amount(status)}
         {status.what && <span class="ll-dim"> · {status.what.replace("_", " ")}</span>}
       </span>
       <button type="button" onClick={() => session.cancel()}>
@@ -26,6 +24,13 @@ export function Progress({ state, stop }: { state: BaseState; stop: string }) {
       </button>
     </div>
   );
+}
+
+/** "3 of 30 steps"; a corpus is counted in tokens, and says how long it will still take. */
+function amount({ done, total, unit, seconds: past }: Status): string {
+  if (unit !== "token") return `${done} of ${total} steps`;
+  const left = past > 0 && done > 0 ? seconds((past * (total - done)) / done) : "";
+  return `${whole(done)} of ${whole(total)} tokens${left && `, ${left} left`}`;
 }
 
 /** What went wrong or was stopped, in one sentence, and what is read out. */

@@ -3,9 +3,9 @@ import type { ColorScale } from "../../theme/scale";
 /** The colours of a grid, with their numbers. */
 export function Legend({ scale }: { scale: ColorScale }) {
   return (
-    <figure class="ll-legend" aria-label={`${scale.label}, ${scale.unit}`}>
+    <figure class="ll-legend" aria-label={[scale.label, scale.unit].filter(Boolean).join(", ")}>
       <figcaption>
-        {scale.label} <span class="ll-dim">({scale.unit})</span>
+        {scale.label} {scale.unit && <span class="ll-dim">({scale.unit})</span>}
       </figcaption>
       <div class="ll-ramp" style={{ background: scale.gradient() }} />
       <div class="ll-ticks">

@@ -1,4 +1,4 @@
-import { effect } from "@preact/signals";
+import { effect, type Signal, signal } from "@preact/signals";
 import type { Surface } from "../../marks/painter";
 import {
   type Cell,
@@ -18,6 +18,16 @@ import {
 
 export const ROW_HEIGHT = 22;
 
+const BESIDE_FROM = 690;
+const BESIDE = 282;
+/** The lines around a grid, and its scroll bar. */
+const FRAME = 18;
+
+/** The width of columns that fill the room, between two ends. */
+export function fittingWidth(room: number, columns: number, least: number, most: number): number {
+  return clamp(Math.floor(room / Math.max(1, columns)), least, most);
+}
+
 export interface GridElements {
   root: HTMLElement;
   scroller: HTMLElement;
@@ -31,6 +41,8 @@ export interface Anchor {
   /** The cell's lower left corner, in pixels from the view's top left. */
   x: number;
   y: number;
+  /** How high the cell is. */
+  height: number;
 }
 
 /**
@@ -40,6 +52,8 @@ export interface Anchor {
 export abstract class CanvasGrid {
   protected readonly stop: (() => void)[] = [];
   protected focused = false;
+  /** The width that the grid may take. */
+  protected readonly room: Signal<number> = signal(0);
   #frame = 0;
   #widening: { column: number } | null = null;
 
@@ -61,6 +75,7 @@ export abstract class CanvasGrid {
 
   /** To be called by a subclass once it is made. */
   protected begin(): void {
+    this.#measure();
     this.#listen();
     this.stop.push(effect(() => this.#resize()));
     this.stop.push(effect(() => this.#showSelected()));
@@ -70,8 +85,12 @@ export abstract class CanvasGrid {
         this.schedule();
       }),
     );
-    const observer = new ResizeObserver(() => this.schedule());
+    const observer = new ResizeObserver(() => {
+      this.#measure();
+      this.schedule();
+    });
     observer.observe(this.elements.scroller);
+    observer.observe(this.elements.root);
     this.stop.push(() => observer.disconnect());
   }
 
@@ -90,7 +109,8 @@ export abstract class CanvasGrid {
 
   /** Rows that a screenful holds. */
   protected page(): number {
-    return Math.max(1, Math.floor(this.elements.scroller.clientHeight / ROW_HEIGHT) - 3);
+    const { rowHeight } = this.shape();
+    return Math.max(1, Math.floor(this.elements.scroller.clientHeight / rowHeight) - 3);
   }
 
   /** The lower left corner of a cell, from the view's own top left. */
@@ -102,7 +122,17 @@ export abstract class CanvasGrid {
     const outer = root.getBoundingClientRect();
     const x = shape.headWidth + column * shape.cellWidth - scroller.scrollLeft;
     const y = shape.headHeight + (row + 1) * shape.rowHeight - scroller.scrollTop;
-    return { cell, x: inner.left - outer.left + x, y: inner.top - outer.top + y };
+    const [left, top] = [inner.left - outer.left + x, inner.top - outer.top + y];
+    return { cell, x: left, y: top, height: shape.rowHeight };
+  }
+
+  /** The grid is as wide as its columns, so it is the frame around it that tells. */
+  #measure(): void {
+    const style = getComputedStyle(this.elements.root);
+    const inner = (name: "paddingLeft" | "paddingRight") => Number.parseFloat(style[name]) || 0;
+    const width = this.elements.root.clientWidth - inner("paddingLeft") - inner("paddingRight");
+    // As in the style sheet: what stands beside the grid, and from when on it stands below.
+    this.room.value = width > BESIDE_FROM ? width - BESIDE - FRAME : width - FRAME;
   }
 
   #resize(): void {

@@ -1,6 +1,6 @@
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { clamp } from "../../marks/windowing";
-import { type Anchor, ROW_HEIGHT } from "./canvasgrid";
+import type { Anchor } from "./canvasgrid";
 
 /** A box beside a cell that stays inside the view. */
 export function useFloating(at: Anchor | null) {
@@ -12,7 +12,7 @@ export function useFloating(at: Anchor | null) {
     const { offsetWidth: width, offsetHeight: height } = element;
     const left = clamp(at.x, 4, Math.max(4, parent.clientWidth - width - 4));
     const below = at.y + 4;
-    const above = at.y - ROW_HEIGHT - height - 4;
+    const above = at.y - at.height - height - 4;
     const top = below + height <= parent.clientHeight || above < 0 ? below : above;
     element.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
   });

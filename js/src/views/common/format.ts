@@ -26,5 +26,6 @@ export function scientific(value: number): string {
 
 export function seconds(value: number): string {
   if (!(value > 0)) return "";
+  if (value >= 90) return `${Math.round(value / 60)} min`;
   return value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(0)} s`;
 }

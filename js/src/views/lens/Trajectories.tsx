@@ -1,10 +1,10 @@
-import { useSignal } from "@preact/signals";
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import { shareAxis } from "../../marks/axes";
-import { Chart } from "../../marks/chart";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import { percent } from "../common/format";
+import { Plot } from "../common/Plot";
+import { Swatch } from "../common/Swatch";
 import { Switch } from "../common/Switch";
 import type { LensData } from "./data";
 import { pointLabel } from "./data";
@@ -40,7 +40,7 @@ export function Trajectories({ state }: { state: ViewState }) {
           Unpin all
         </button>
       </header>
-      <Plot state={state} data={data} lines={lines} />
+      <Curves state={state} data={data} lines={lines} />
       <ul class="ll-lines">
         {lines.map((line) => (
           <Line
@@ -56,55 +56,38 @@ export function Trajectories({ state }: { state: ViewState }) {
   );
 }
 
-/** As in the style sheet. */
 const HEIGHT = 190;
 
-interface PlotProps {
+interface CurvesProps {
   state: ViewState;
   data: LensData;
   lines: readonly Trajectory[];
 }
 
-function Plot({ state, data, lines }: PlotProps) {
-  const host = useRef<HTMLDivElement>(null);
-  const chart = useRef<Chart | null>(null);
-  const width = useSignal(0);
+function Curves({ state, data, lines }: CurvesProps) {
   const palette = state.palette.value;
   const log = state.logChart.value;
-  const { point } = state.selected.value;
-  useLayoutEffect(() => {
-    if (!host.current) return;
-    const made = new Chart(host.current, {
-      choose: (point) => state.select({ ...state.selected.peek(), point }),
-    });
-    chart.current = made;
-    const observer = new ResizeObserver(([entry]) => {
-      width.value = Math.floor(entry?.contentRect.width ?? 0);
-    });
-    observer.observe(host.current);
-    return () => {
-      observer.disconnect();
-      made.dispose();
-    };
-  }, [state, width]);
-  useLayoutEffect(() => {
-    const font = host.current ? getComputedStyle(host.current).fontFamily : "sans-serif";
-    chart.current?.draw({
+  const input = useMemo(
+    () => ({
       places: data.meta.points.map((_, i) => i),
-      label: (place) => pointLabel(data.meta.points[place] ?? ""),
+      label: (place: number) => pointLabel(data.meta.points[place] ?? ""),
       lines,
       axis: shareAxis(
         lines.map((line) => line.values),
         log,
       ),
       palette,
-      font,
       height: HEIGHT,
-    });
-  }, [data, lines, palette, log]);
-  useLayoutEffect(() => chart.current?.resize(width.value), [width.value]);
-  useLayoutEffect(() => chart.current?.mark(point), [point]);
-  return <div class="ll-plot" ref={host} aria-hidden="true" />;
+    }),
+    [data, lines, palette, log],
+  );
+  return (
+    <Plot
+      input={input}
+      mark={state.selected.value.point}
+      choose={(point) => state.select({ ...state.selected.peek(), point })}
+    />
+  );
 }
 
 interface LineProps {
@@ -120,17 +103,7 @@ function Line({ state, data, line, point }: LineProps) {
   const name = data.tokenName(pin.id);
   return (
     <li>
-      <svg width="26" height="10" aria-hidden="true">
-        <line
-          x1="1"
-          x2="25"
-          y1="5"
-          y2="5"
-          stroke={style.color}
-          stroke-width="2.5"
-          stroke-dasharray={style.dash.join(" ")}
-        />
-      </svg>
+      <Swatch style={style} />
       <TokenText text={name} />
       <span class="ll-dim">
         after <TokenText text={data.meta.tokens[pin.position]?.text ?? ""} />

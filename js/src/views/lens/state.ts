@@ -39,7 +39,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
       const data = this.data.value;
       if (!data) return { point: 0, position: 0 };
       return {
-        point: fromEnd(traits.row.value, data.points),
+        point: rowOf(traits.layer.value, fromEnd(traits.row.value, data.points), data.meta.layers),
         position: fromEnd(traits.position.value, data.positions),
       };
     });
@@ -145,4 +145,21 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
 /** Negative indices count from the end; anything else is brought into range. */
 export function fromEnd(index: number, count: number): number {
   return clamp(index < 0 ? count + index : index, 0, Math.max(0, count - 1));
+}
+
+/**
+ * The row that is shown when row and layer disagree: a linked view has moved the layer, and the
+ * kernel, which moves the row after it, may be busy or gone. -1 is no layer in some views.
+ */
+export function rowOf(layer: number, row: number, layers: readonly number[]): number {
+  if (layer < 0 || layers[row] === layer || layers.length === 0) return row;
+  let best = row;
+  let least = Number.POSITIVE_INFINITY;
+  layers.forEach((other, i) => {
+    const far = Math.abs(other - layer);
+    if (far > least) return;
+    least = far;
+    best = i;
+  });
+  return best;
 }

@@ -15,7 +15,7 @@ import { Pairs, Prompts } from "./Prompts";
 import { Side } from "./Side";
 import { Switches } from "./Switches";
 import type { PatchState } from "./state";
-import { Tip } from "./Tip";
+import { PatchTip } from "./Tip";
 
 /** The patch bench. */
 export function PatchView({ state }: { state: PatchState }) {
@@ -44,7 +44,7 @@ export function PatchView({ state }: { state: PatchState }) {
             <Runs state={state} />
           </div>
           <LensPart state={state} />
-          <Tip state={state} data={data} />
+          <PatchTip state={state} data={data} />
         </>
       ) : (
         <>

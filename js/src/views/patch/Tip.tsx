@@ -1,19 +1,17 @@
 import { written } from "../../marks/numbers";
-import { useFloating } from "../common/floating";
+import { Tip } from "../common/Tip";
 import type { PatchData } from "./data";
 import { inUnits, shortName } from "./Numbers";
 import type { PatchState } from "./state";
 
-/** The numbers of the cell under the pointer; columns may be too narrow for them. */
-export function Tip({ state, data }: { state: PatchState; data: PatchData }) {
+/** What the patch of the cell under the pointer brings. */
+export function PatchTip({ state, data }: { state: PatchState; data: PatchData }) {
   const at = state.hover.value;
   state.session.version.value;
-  const box = useFloating(at);
-  if (!at) return null;
-  const { point, position } = at.cell;
+  const { point, position } = at?.cell ?? { point: -1, position: -1 };
   const value = data.recovered(point, position);
   return (
-    <div class="ll-float ll-preview ll-tip" ref={box} role="tooltip">
+    <Tip at={at}>
       <span class="ll-dim">
         layer {data.meta.rows[point]} · {data.columnName(position)}
       </span>
@@ -22,6 +20,6 @@ export function Tip({ state, data }: { state: PatchState; data: PatchData }) {
           ? `recovered ${Number.isNaN(value) ? "–" : written(value)} · ${shortName(data.meta)} ${inUnits(data.metric(point, position), data.meta.metric.units)}`
           : "not computed yet"}
       </span>
-    </div>
+    </Tip>
   );
 }

@@ -73,6 +73,8 @@ export class HeatController extends CanvasGrid {
       selected: state.selected.peek(),
       hover: state.hover.peek()?.cell ?? null,
       marks: state.marks.peek(),
+      groups: [],
+      row: null,
       focused: this.focused,
     });
   }

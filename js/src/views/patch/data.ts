@@ -1,4 +1,5 @@
 import type { HeatHead, HeatSource } from "../../marks/heat";
+import { written } from "../../marks/numbers";
 import { plain } from "../../marks/text";
 import type { Cell } from "../../marks/windowing";
 import type { PatchMeta } from "../../wire/patch";
@@ -112,6 +113,9 @@ export class PatchData {
     return {
       arrived: (point, position) => this.arrived(point, position),
       value: (point, position) => this.recovered(point, position),
+      text: written,
+      // Most patches change nothing.
+      quiet: (value) => written(value) === "0.00",
       head: (position) => this.#head(position),
       rowLabel: (point) => this.meta.rows[point] ?? String(point),
       lines: this.byHead ? null : ["clean", "corrupted"],

@@ -27,8 +27,8 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
   readonly hover: Signal<Anchor | null> = signal(null);
   /** What the panel shows: the cell that was opened, or all patches of the list together. */
   readonly shown: Signal<"cell" | "list"> = signal("cell");
-  /** Whether the selected cell was opened, so that its patch is run. */
-  readonly opened = signal(false);
+  /** The cell that was opened, so that its patch is run; a linked view may move the selection on. */
+  readonly opened: Signal<Cell | null> = signal(null);
   readonly timeline: Timeline<Edit[]>;
   #asking = new AbortController();
   #question = "";
@@ -74,7 +74,7 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
     const data = this.data.peek();
     if (!data) return;
     const { point, position } = data.placeOf(cell);
-    this.opened.value = false;
+    this.opened.value = null;
     this.session.write({ layer: point, [data.byHead ? "head" : "position"]: position }, when);
   }
 
@@ -97,7 +97,7 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
   look(cell: Cell): void {
     this.select(cell, "now");
     this.shown.value = "cell";
-    this.opened.value = true;
+    this.opened.value = cell;
   }
 
   /** Put a patch into the list. */
@@ -140,8 +140,8 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
 
   #subject(): Edit[] {
     if (this.shown.value === "list") return inForce(this.session.traits.edits.value);
-    const cell = this.opened.value ? this.selected.value : null;
-    const edit = cell && this.editAt(cell);
+    const cell = this.selected.value;
+    const edit = cell && sameCell(cell, this.opened.value) ? this.editAt(cell) : null;
     return edit ? [edit] : [];
   }
 

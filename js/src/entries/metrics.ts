@@ -1,0 +1,4 @@
+import { openMetrics } from "../views/metrics/open";
+import { widgetOf } from "../widget";
+
+export default widgetOf(openMetrics);

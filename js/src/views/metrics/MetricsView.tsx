@@ -1,0 +1,53 @@
+import { Checks, Outcome, Progress } from "../common/Footer";
+import { Header } from "../common/Header";
+import { Help } from "../common/Help";
+import { Shell, Waiting } from "../common/Shell";
+import { Grids } from "./Grids";
+import { GESTURES, HELP_NOTE } from "./gestures";
+import { Panels } from "./Panels";
+import { Picker } from "./Picker";
+import { Reader } from "./Reader";
+import { Singles } from "./Singles";
+import type { MetricsState } from "./state";
+import { Texts } from "./Texts";
+import { Toolbar } from "./Toolbar";
+
+/** Every layer measured: curves by layer, matrices, head grids. */
+export function MetricsView({ state }: { state: MetricsState }) {
+  const data = state.data.value;
+  return (
+    <Shell state={state} label="Metrics by layer" onKeyDown={(event) => openKey(state, event)}>
+      <Header state={state} name="Metrics by layer" />
+      <Texts state={state} />
+      <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
+      <Toolbar state={state} />
+      {state.picking.value && <Picker state={state} />}
+      <div class="ll-status">
+        <Progress state={state} stop="Stop" />
+        <Outcome state={state} />
+      </div>
+      {data ? (
+        <>
+          <Panels state={state} data={data} />
+          <Grids state={state} data={data} />
+          <Singles state={state} data={data} />
+          <Reader state={state} data={data} />
+        </>
+      ) : (
+        <Waiting state={state} />
+      )}
+      <Checks state={state} last="layer" />
+    </Shell>
+  );
+}
+
+/** M opens the list of metrics from everywhere but a text. */
+function openKey(state: MetricsState, event: KeyboardEvent): void {
+  const target = event.composedPath()[0];
+  const typing = target instanceof HTMLTextAreaElement || target instanceof HTMLInputElement;
+  const other = event.ctrlKey || event.metaKey || event.altKey;
+  if (typing || other || !/^m$/i.test(event.key)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  state.picking.value = true;
+}

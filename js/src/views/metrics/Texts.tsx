@@ -1,0 +1,150 @@
+import { useSignal, useSignalEffect } from "@preact/signals";
+import { whole } from "../common/format";
+import type { MetricsState } from "./state";
+
+const NO_KERNEL = "Measuring a text needs a kernel; this page has none.";
+
+/** More texts than this show their beginning; the rest is one press away. */
+const MOST = 4;
+
+/** The texts that are measured, edited in place, and how much of them there is. */
+export function Texts({ state }: { state: MetricsState }) {
+  const { session } = state;
+  const { texts } = session.traits;
+  const drafts = useSignal<string[]>(texts.peek());
+  const all = useSignal(false);
+  useSignalEffect(() => {
+    drafts.value = texts.value;
+  });
+  const live = session.live.value;
+  const list = drafts.value.length > 0 ? drafts.value : [""];
+  const shown = all.value ? list : list.slice(0, list.length > MOST ? MOST - 1 : MOST);
+  const changed = JSON.stringify(drafts.value) !== JSON.stringify(texts.value);
+  const set = (next: string[]) => {
+    drafts.value = next;
+  };
+  const run = () => state.runTexts(drafts.peek().filter((text) => text.trim() !== ""));
+  return (
+    <div class="ll-prompt">
+      <div class="ll-prompt-line">
+        <div class="ll-texts">
+          {shown.map((text, i) => (
+            <Text
+              // The place is the identity: texts may be equal.
+              key={i}
+              text={text}
+              name={list.length === 1 ? "Text" : `Text ${i + 1} of ${list.length}`}
+              live={live}
+              write={(value) => set(list.map((old, j) => (j === i ? value : old)))}
+              remove={list.length > 1 ? () => set(list.filter((_, j) => j !== i)) : undefined}
+              run={run}
+            />
+          ))}
+        </div>
+        <button
+          type="button"
+          class={changed ? "ll-primary" : ""}
+          disabled={!live}
+          title={live ? "Measure these texts (Enter)" : NO_KERNEL}
+          onClick={run}
+        >
+          Run
+        </button>
+      </div>
+      <div class="ll-fed">
+        <Amount state={state} />
+        {list.length > MOST && (
+          <button
+            type="button"
+            class="ll-link"
+            aria-expanded={all.value}
+            onClick={() => {
+              all.value = !all.value;
+            }}
+          >
+            {all.value ? "Show fewer" : `Show all ${whole(list.length)}`}
+          </button>
+        )}
+        {live && (
+          <button
+            type="button"
+            class="ll-link"
+            onClick={() => {
+              all.value = true;
+              set([...list, ""]);
+            }}
+          >
+            Add a text
+          </button>
+        )}
+      </div>
+    </div>
+  );
+}
+
+interface TextProps {
+  text: string;
+  name: string;
+  live: boolean;
+  write: (value: string) => void;
+  /** Absent for the last one. */
+  remove: (() => void) | undefined;
+  run: () => void;
+}
+
+function Text({ text, name, live, write, remove, run }: TextProps) {
+  return (
+    <div class="ll-text">
+      <textarea
+        rows={Math.min(4, text.split("\n").length)}
+        dir="auto"
+        aria-label={`${name}. Enter measures, Shift and Enter starts a new line.`}
+        spellcheck={false}
+        readOnly={!live}
+        title={live ? undefined : NO_KERNEL}
+        value={text}
+        onInput={(event) => write(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
+          event.preventDefault();
+          run();
+        }}
+      />
+      {remove && live && (
+        <button
+          type="button"
+          class="ll-icon"
+          aria-label={`Take away ${name.toLowerCase()}`}
+          title="Take away"
+          onClick={remove}
+        >
+          ✕
+        </button>
+      )}
+    </div>
+  );
+}
+
+/** How much was fed, and how much of it counts. */
+function Amount({ state }: { state: MetricsState }) {
+  state.session.version.value;
+  const meta = state.meta.value;
+  if (!meta) return null;
+  const { n_texts, n_tokens, n_counted, skip_first, notes } = meta;
+  const counted = n_counted !== null && n_counted !== n_tokens;
+  return (
+    <>
+      <span class="ll-dim">
+        {whole(n_texts)} {n_texts === 1 ? "text" : "texts"}, {whole(n_tokens)}{" "}
+        {n_tokens === 1 ? "token" : "tokens"}
+        {counted && `, ${whole(n_counted)} count`}
+        {counted && skip_first && " (the first of each text does not)"}
+      </span>
+      {notes.map((note) => (
+        <span class="ll-note" key={note}>
+          {note}
+        </span>
+      ))}
+    </>
+  );
+}

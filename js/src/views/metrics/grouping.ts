@@ -1,0 +1,115 @@
+import { plain } from "../../marks/text";
+import type { ArrayInfo, MetricsMeta } from "../../wire/metrics";
+
+/** One curve of a panel. */
+export interface PanelLine {
+  array: ArrayInfo;
+  /** Which of the lines of an array with several; null where it has one. */
+  k: number | null;
+  label: string;
+  /** Which colour; the second model has that of the curve it stands beside. */
+  color: number;
+}
+
+/** Curves that share their axis: never of two units. */
+export interface Panel {
+  key: string;
+  title: string;
+  units: string;
+  /** What it says, from its first metric. */
+  question: string;
+  lines: PanelLine[];
+}
+
+/** Metrics of a block's parts, by the beginning of their names; each part keeps its colour. */
+const PARTS: readonly (readonly [prefix: string, label: string])[] = [
+  ["attn_", "attention"],
+  ["mlp_", "MLP"],
+  ["block_", "block"],
+  ["residual_", "residual stream"],
+];
+
+interface Name {
+  /** What a metric measures, whatever it is measured of. */
+  stem: string;
+  part: number;
+  /** What sets a further output of the metric apart, such as "max". */
+  rest: string;
+}
+
+function nameOf({ name, metric, other }: ArrayInfo): Name {
+  const own = other ? name.replace(/^other\./, "") : name;
+  const rest = own.startsWith(`${metric}_`) ? own.slice(metric.length + 1) : "";
+  const part = PARTS.findIndex(([prefix]) => metric.startsWith(prefix));
+  const stem = part < 0 ? metric : metric.slice(PARTS[part]?.[0].length ?? 0);
+  return { stem, part, rest: rest.replaceAll("_", " ") };
+}
+
+/** The largest values lie far above the means, so they have an axis to themselves. */
+function keyOf(array: ArrayInfo): string {
+  const { stem, rest } = nameOf(array);
+  const apart = array.kind === "lines" ? array.name.replace(/^other\./, "") : "";
+  return [array.units, stem, rest === "max" ? rest : "", apart].join("|");
+}
+
+export function drawn({ kind, dtype }: ArrayInfo): boolean {
+  return (kind === "curve" || kind === "lines") && dtype === "float";
+}
+
+/** The curves of a picture as panels, in the order in which they are first met. */
+export function panelsOf(meta: MetricsMeta): Panel[] {
+  const panels = new Map<string, Panel>();
+  for (const array of meta.arrays) {
+    if (!drawn(array)) continue;
+    const key = keyOf(array);
+    const panel = panels.get(key) ?? begun(key, array, meta);
+    panels.set(key, panel);
+    panel.lines.push(...linesOf(array, meta, panel));
+  }
+  return [...panels.values()];
+}
+
+function begun(key: string, array: ArrayInfo, meta: MetricsMeta): Panel {
+  const { stem, part, rest } = nameOf(array);
+  const name = part < 0 || rest ? longName(array) : stem.replaceAll("_", " ");
+  const shared = part >= 0 && rest ? `${stem.replaceAll("_", " ")}, ${rest}` : name;
+  const question = meta.described[array.metric]?.question ?? "";
+  return { key, title: capital(shared), units: array.units, question, lines: [] };
+}
+
+function longName({ long_name, name }: ArrayInfo): string {
+  return long_name || name.replace(/^other\./, "").replaceAll("_", " ");
+}
+
+export function capital(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+function linesOf(array: ArrayInfo, meta: MetricsMeta, panel: Panel): PanelLine[] {
+  const { part, rest } = nameOf(array);
+  if (array.kind === "lines") {
+    const axis = meta.axes[array.dims[1] ?? ""];
+    return (axis?.labels ?? []).map((label, k) => {
+      return { array, k, label: `${axis?.long_name ?? ""} ${label}`.trim(), color: k };
+    });
+  }
+  const beside = panel.lines.find(
+    (line) => array.other && `other.${line.array.name}` === array.name,
+  );
+  const own = panel.lines.filter((line) => !line.array.other).length;
+  const taken = panel.lines.some((line) => line.color === part);
+  const label = part < 0 ? longName(array) : (PARTS[part]?.[1] ?? "");
+  return [
+    {
+      array,
+      k: null,
+      label: part >= 0 && rest && rest !== "max" ? `${label}, ${rest}` : label,
+      color: beside?.color ?? (part >= 0 && !taken ? part : own),
+    },
+  ];
+}
+
+/** What a curve is called where its model must be told apart. */
+export function fullLabel(line: PanelLine, meta: MetricsMeta): string {
+  return line.array.other ? `${line.label} · ${plain(meta.other?.label ?? "other")}` : line.label;
+}

@@ -1,0 +1,157 @@
+import { describe, expect, it } from "vitest";
+import { layerTicks } from "../src/marks/axes";
+import { paletteOf } from "../src/theme/palette";
+import { rangeScale } from "../src/theme/scale";
+import { axesName, found, toggled } from "../src/views/metrics/catalogue";
+import { MetricsData } from "../src/views/metrics/data";
+import { GridData } from "../src/views/metrics/grid";
+import { panelsOf } from "../src/views/metrics/grouping";
+import { axisOf } from "../src/views/metrics/lines";
+import { METRICS } from "../src/wire/metrics";
+import { RunStore } from "../src/wire/store";
+import { CATALOGUE, makeArray, makeBlocks, makeMetrics, makeMetricsMeta } from "./fixtures";
+
+function filled(over = {}) {
+  const store = new RunStore(makeMetricsMeta(over), METRICS);
+  const { header, buffers } = makeMetrics();
+  store.apply(header, buffers);
+  return new MetricsData(store);
+}
+
+describe("the numbers of a run", () => {
+  it("are found by layer; a state belongs to the block that made it", () => {
+    const data = filled();
+    const norm = data.array("residual_norm") ?? makeArray("");
+    expect(data.atLayer(norm, -1, null)).toBe(10);
+    expect(data.atLayer(norm, 2, null)).toBe(40);
+    expect(data.atLayer(norm, 3, null)).toBeNaN();
+    const ratio = data.array("attn_ratio") ?? makeArray("");
+    expect(data.atLayer(ratio, -1, null)).toBeNaN();
+    expect(data.intervalAtLayer(ratio, 1, null)?.high).toBeCloseTo(0.25);
+    expect(data.intervalAtLayer(norm, 1, null)).toBeNull();
+  });
+
+  it("share one axis, which begins at the embedding where there are states", () => {
+    const data = filled();
+    const { arrays } = data.meta;
+    expect(data.places(arrays.filter(({ kind }) => kind === "curve"))).toEqual([-1, 0, 1, 2]);
+    expect(data.places(arrays.slice(0, 2))).toEqual([0, 1, 2]);
+  });
+
+  it("come layer by layer, and again with each text", () => {
+    const store = new RunStore(makeMetricsMeta(), METRICS);
+    const data = new MetricsData(store);
+    const first = makeBlocks(1, [["mlp_ratio", ["layer"], [0], [1], [5]]]);
+    store.apply(first.header, first.buffers);
+    const line = data.array("mlp_ratio") ?? makeArray("");
+    expect([0, 1].map((layer) => data.atLayer(line, layer, null))).toEqual([5, Number.NaN]);
+    const second = makeBlocks(2, [["mlp_ratio", ["layer"], [0], [2], [6, 7]]]);
+    store.apply(second.header, second.buffers);
+    expect([0, 1].map((layer) => data.atLayer(line, layer, null))).toEqual([6, 7]);
+    expect(data.extent("mlp_ratio")).toEqual({ low: 6, high: 7 });
+    expect(data.extent("cka")).toBeNull();
+  });
+});
+
+describe("panels", () => {
+  it("put parts of a block beside each other, and never two units", () => {
+    const panels = panelsOf(makeMetricsMeta());
+    expect(panels.map(({ title }) => title)).toEqual(["Ratio", "Norm", "Norm, max"]);
+    expect(panels[0]?.lines.map(({ label }) => label)).toEqual(["attention", "MLP"]);
+    for (const { units, lines } of panels) {
+      expect(new Set(lines.map(({ array }) => array.units))).toEqual(new Set([units]));
+    }
+  });
+
+  it("keep a part's colour, and give the second model that of its twin", () => {
+    const meta = makeMetricsMeta();
+    const twin = makeArray("other.mlp_ratio", {
+      metric: "mlp_ratio",
+      dims: ["other.layer"],
+      other: true,
+    });
+    const [ratio] = panelsOf({ ...meta, arrays: [...meta.arrays, twin] });
+    expect(ratio?.lines.map(({ color }) => color)).toEqual([0, 1, 1]);
+  });
+
+  it("draw an array with a short axis as that many lines, and no tokens or places", () => {
+    const meta = makeMetricsMeta();
+    meta.axes.k = { size: 3, labels: ["1", "2", "3"], numbers: null, long_name: "rank" };
+    const lines = { dims: ["layer", "k"], kind: "lines" as const };
+    const arrays = [
+      makeArray("massive", lines),
+      makeArray("massive_position", { ...lines, metric: "massive", dtype: "int" }),
+    ];
+    const [panel, ...more] = panelsOf({ ...meta, arrays });
+    expect(more).toEqual([]);
+    expect(panel?.lines.map(({ label }) => label)).toEqual(["rank 1", "rank 2", "rank 3"]);
+  });
+
+  it("take a logarithm only of positive numbers of several sizes", () => {
+    const line = (...values: number[]) => [{ style: { color: "", dash: [] }, values }];
+    expect(axisOf(line(1, 1000), true).scale.distr).toBe(3);
+    expect(axisOf(line(1, 1000), false).scale.distr).toBeUndefined();
+    expect(axisOf(line(-1, 1000), true).scale.distr).toBeUndefined();
+    expect(axisOf(line(0.8, 0.9), true).scale.distr).toBeUndefined();
+  });
+
+  it("name layers by round numbers, and the embedding in place of the first", () => {
+    const places = Array.from({ length: 31 }, (_, i) => i - 1);
+    expect(layerTicks(places, 340)).toEqual([-1, 5, 10, 15, 20, 25]);
+    expect(layerTicks(places.slice(1), 340)).toEqual([0, 5, 10, 15, 20, 25]);
+  });
+});
+
+describe("the list of metrics", () => {
+  const names = (query: string) => found(CATALOGUE, query).map(({ name }) => name);
+
+  it("is searched in all that is said of a metric, by every word", () => {
+    expect(names("ratio")).toEqual(["attn_ratio", "mlp_ratio"]);
+    expect(names("mlp ratio")).toEqual(["mlp_ratio"]);
+    expect(names("kornblith")).toEqual(["cka"]);
+    expect(names("activation")).toEqual(["residual_norm"]);
+    expect(names("")).toHaveLength(CATALOGUE.length);
+    expect(names("nothing such")).toEqual([]);
+  });
+
+  it("keeps the last metric, for none is the default set", () => {
+    expect(toggled(["a"], "b")).toEqual(["a", "b"]);
+    expect(toggled(["a", "b"], "a")).toEqual(["b"]);
+    expect(toggled(["b"], "b")).toEqual(["b"]);
+  });
+
+  it("says what there is one number for", () => {
+    expect(axesName(["point"])).toBe("by state");
+    expect(axesName(["point", "point_other"])).toBe("state × state");
+    expect(axesName(["layer", "head"])).toBe("layer × head");
+    expect(axesName([])).toBe("one number");
+  });
+});
+
+describe("grids", () => {
+  it("find the cell of a layer; in a matrix with itself until a column is gone to", () => {
+    const data = filled();
+    const cka = new GridData(data, data.array("cka") ?? makeArray(""));
+    expect(cka.cellOf(1, -1, -1)).toEqual({ point: 2, position: 2 });
+    expect(cka.cellOf(1, -1, 0)).toEqual({ point: 2, position: 0 });
+    expect(cka.cellOf(-1, -1, 0)).toBeNull();
+    expect(cka.cellOf(7, -1, 0)).toBeNull();
+    expect(cka.cellName(2, 0)).toBe("after 1 and embed");
+    const heads = new GridData(data, data.array("induction") ?? makeArray(""));
+    expect(heads.cellOf(2, 1, -1)).toEqual({ point: 2, position: 1 });
+    expect(heads.cellOf(2, -1, -1)).toEqual({ point: 2, position: -1 });
+    expect(heads.source().text(0.9)).toBe("0.90");
+    expect(heads.cellName(2, 1)).toBe("layer 2, head 1");
+  });
+
+  it("are coloured to round ends: from zero, from far above it, or both ways", () => {
+    const ends = (low: number, high: number) => {
+      const scale = rangeScale(paletteOf(false), low, high, "", "");
+      return [scale.ticks[0]?.label, scale.ticks.at(-1)?.label, scale.ticks.at(-1)?.at];
+    };
+    expect(ends(0.01, 0.53)).toEqual(["0", "0.6", 1]);
+    expect(ends(0.9, 0.99)).toEqual(["0.9", "1", 1]);
+    expect(ends(-0.2, 0.9)).toEqual(["−1", "1", 1]);
+    expect(ends(0, 0)).toEqual(["0", "1", 1]);
+  });
+});
