@@ -283,6 +283,9 @@ class WeightMetric(Described, ABC):
 
     cost: ClassVar[str] = "no pass, weights only"
 
+    def prepare(self, model: LensModel) -> None:
+        """Called once, when it is made: the place to see how long axes of its own are."""
+
     @abstractmethod
     def compute(self, model: LensModel, tick: Callable[[], None] = lambda: None) -> Arrays:
         """Its arrays, by the names in ``outputs``.

@@ -94,7 +94,10 @@ def make(
         )
     if reason := kind.missing(model):
         raise SiteError(f"{name} cannot be measured in {model.name}: {reason}")
-    return kind(shape, **{**known, **options})
+    made = kind(shape, **{**known, **options})
+    if isinstance(made, WeightMetric):
+        made.prepare(model)
+    return made
 
 
 def table() -> pd.DataFrame:
