@@ -117,3 +117,11 @@ describe("keys", () => {
     expect(keyAction(press("ArrowUp", { metaKey: true }), SHAPE, from, 1)).toBeNull();
   });
 });
+
+it("columns fill the room between two ends", async () => {
+  const { fittingWidth } = await import("../src/views/common/canvasgrid");
+  expect(fittingWidth(500, 5, 56, 112)).toBe(100);
+  expect(fittingWidth(500, 2, 56, 112)).toBe(112);
+  expect(fittingWidth(500, 40, 56, 112)).toBe(56);
+  expect(fittingWidth(500, 0, 56, 112)).toBe(112);
+});

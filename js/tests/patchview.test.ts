@@ -269,6 +269,29 @@ describe("the patch bench", () => {
     expect(model.sent).toEqual([]);
   });
 
+  it("follows a linked layer without a run and without answering", async () => {
+    const { model, press, asked, el } = await bench();
+    press("Enter");
+    await vi.waitFor(() => expect(asked("distribution")).toHaveLength(1));
+    const saved = model.saved.length;
+    model.push("layer", 2);
+    await vi.waitFor(() => expect(el.querySelector(".ll-where")?.textContent).toContain("layer 2"));
+    model.push("layer", 30);
+    await vi.waitFor(() => expect(el.querySelector(".ll-side")?.textContent).toContain("Press a"));
+    expect(asked("distribution")).toHaveLength(1);
+    expect(model.saved.length).toBe(saved);
+  });
+
+  it("names the metric once, and one of the user's own as it names itself", async () => {
+    const { el } = await bench();
+    expect(el.querySelector(".ll-facts-text")?.textContent).toContain(
+      "logit difference ␣Paris − ␣Rome: corrupted",
+    );
+    const own = { name: "mine", long_name: "my metric", units: "1", clean: 1, corrupt: 0 };
+    const other = await bench({ meta: makePatchMeta({ metric: own }) });
+    expect(other.el.querySelector(".ll-facts-text")?.textContent).toContain("my metric: corrupted");
+  });
+
   it("stands beside a lens in one page", async () => {
     const { el } = await bench();
     const lens = await shown(new FakeModel({ view: "lens", live: true, text: "hi" }));

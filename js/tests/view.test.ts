@@ -67,6 +67,25 @@ describe("the lens view", () => {
     expect(model.sent.map((m) => m.kind)).toEqual(["ready"]);
   });
 
+  it("follows a linked layer without answering; what is no row goes to the nearest", async () => {
+    const model = running({ row: 0, position: 0 });
+    const { el } = await shown(model);
+    const { header, buffers } = makeRow(0);
+    model.message({ kind: "frame", ...header }, buffers);
+    const grid = el.querySelector("[role=grid]");
+    const row = () => grid?.getAttribute("aria-activedescendant")?.split("-").at(-2);
+    const saved = model.saved.length;
+    for (const [layer, point] of [
+      [0, "1"],
+      [9, "2"],
+      [-1, "0"],
+    ] as const) {
+      model.push("layer", layer);
+      await vi.waitFor(() => expect(row()).toBe(point));
+    }
+    expect(model.saved.length).toBe(saved);
+  });
+
   it("keeps the notebook's shortcuts away, but not Ctrl", async () => {
     const { el, unmount } = await shown(running());
     const grid = el.querySelector<HTMLElement>("[role=grid]") as HTMLElement;

@@ -94,7 +94,9 @@ class PatchView(LiveView):
     head = t.Int(-1, help="Head that is looked at; -1: none.").tag(sync=True)
     edits = t.List(t.Dict(), help="Patches picked by hand; see patch_edits.").tag(sync=True)
     history = t.List(t.Dict(), help="What picked patches gave, newest last.").tag(sync=True)
-    cell_width = t.Int(56, min=4, max=400, help="Pixels.").tag(sync=True)
+    cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as wide as there is room for.").tag(
+        sync=True
+    )
 
     def __init__(self, model: LensModel, clean: Any, corrupt: Any, **keywords: Any) -> None:
         if keywords.get("site") in HEADS:

@@ -36,8 +36,11 @@ def finished(view: Locator, checks: str = "checks passed") -> None:
 def middle(page: Page, view: Locator, layer: int, column: int) -> tuple[float, float]:
     """The middle of a cell on the page; the table is scrolled to its top layer."""
     box = view.get_by_role("grid").bounding_box()
-    width, layers = json.loads(evaluate(page, "print([view.cell_width, model.n_layers])"))
+    layers = int(evaluate(page, "print(model.n_layers)"))
     left, top, height = 76, 54, 22  # of the headings, and of a row
+    whole = view.locator(".ll-heat .ll-sizer").evaluate("sizer => parseFloat(sizer.style.width)")
+    columns = view.get_by_role("grid").get_attribute("aria-colcount")
+    width = (whole - left) / int(columns or 0)
     x = box["x"] + left + (column + 0.5) * width
     return x, box["y"] + top + (layers - 1 - layer + 0.5) * height
 

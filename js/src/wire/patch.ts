@@ -111,6 +111,8 @@ export const PATCH: WireSpec<PatchTraits, PatchMeta> = {
     head: -1,
     edits: [],
     history: [],
+    // 0: as wide as there is room for.
+    cell_width: 0,
   },
   isMeta: (meta): meta is PatchMeta =>
     "run" in meta && typeof meta.run === "number" && "rows" in meta && "clean_tokens" in meta,

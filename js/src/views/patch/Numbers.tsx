@@ -29,6 +29,8 @@ export function shortName({ metric }: PatchMeta): string {
 /** "logit difference ␣Paris − ␣Rome". */
 export function metricName(meta: PatchMeta): string {
   const { metric, answer, wrong } = meta;
+  // A metric of the user's own says itself what it is about.
+  if (!Object.hasOwn(METRIC_NAMES, metric.name)) return shortName(meta);
   const about =
     metric.name === "logit_diff" ? [answer, wrong] : metric.name === "kl" ? [] : [answer];
   const tokens = about.filter((token) => token !== null && token !== undefined);

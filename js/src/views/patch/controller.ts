@@ -10,10 +10,17 @@ import {
   MIN_CELL,
   type Place,
 } from "../../marks/windowing";
-import { CanvasGrid, type GridElements, ROW_HEIGHT } from "../common/canvasgrid";
+import { CanvasGrid, fittingWidth, type GridElements, ROW_HEIGHT } from "../common/canvasgrid";
 import { sameCell } from "./drag";
 import { patchKey } from "./keyboard";
 import type { PatchState } from "./state";
+
+const HEAD_WIDTH = 76;
+
+/** Columns are as wide as there is room for, between these. */
+const LEAST_HEAD = 40;
+const LEAST_TOKEN = 56;
+const MOST = 112;
 
 /** The grid of a sweep: what is drawn of it, and what its gestures mean. */
 export class HeatController extends CanvasGrid {
@@ -34,14 +41,18 @@ export class HeatController extends CanvasGrid {
 
   override shape(): GridShape {
     const data = this.state.data.value;
-    const cellWidth = clamp(this.state.session.traits.cell_width.value, MIN_CELL, MAX_CELL);
+    const own = this.state.session.traits.cell_width.value;
+    const columns = data?.columns ?? 0;
+    const least = data?.byHead ? LEAST_HEAD : LEAST_TOKEN;
+    const fitting = fittingWidth(this.room.value - HEAD_WIDTH, columns, least, MOST);
+    const cellWidth = own > 0 ? clamp(own, MIN_CELL, MAX_CELL) : fitting;
     return {
       points: data?.layers ?? 0,
-      positions: data?.columns ?? 0,
+      positions: columns,
       transposed: false,
       cellWidth,
       rowHeight: ROW_HEIGHT,
-      headWidth: 76,
+      headWidth: HEAD_WIDTH,
       headHeight: heatHeadHeight(cellWidth, data?.byHead ? 1 : 2),
     };
   }
