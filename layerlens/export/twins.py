@@ -82,7 +82,7 @@ def patch_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "head": -1,
         "edits": [],
         "history": [],
-        "cell_width": 56,
+        "cell_width": 0,
         "meta": meta,
     }
 
@@ -107,7 +107,7 @@ def metrics_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "focus": "",
         "scale": "linear",
         "overlay": True,
-        "cell_width": 12,
+        "cell_width": 0,
         "catalogue": catalogue(),
         "meta": metrics_meta_of(data, checks),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -33,6 +33,8 @@ class Explore(w.VBox):  # type: ignore[misc]
     lens, metrics, patching : LensView, MetricsView, PatchView
     """
 
+    _made: Sequence[Any] = ()
+
     def __init__(
         self,
         model: LensModel,
@@ -59,7 +61,7 @@ class Explore(w.VBox):  # type: ignore[misc]
         self.slider = w.IntSlider(
             value=last, min=-1, max=last, description="layer", layout={"width": "38%"}
         )
-        self._links = [
+        links = [
             *linked((self.slider, "value"), *((view, "layer") for view in self._views)),
             *linked((self.lens, "position"), *((view, "position") for view in self._views[1:])),
             *linked(
@@ -71,6 +73,7 @@ class Explore(w.VBox):  # type: ignore[misc]
         ]
         bar = w.HBox([self.prompt, self.slider], layout={"justify_content": "space-between"})
         below = w.Tab([self.metrics, self.patching], titles=["metrics", "patching"])
+        self._made = [*links, *self._views, self.prompt, self.slider, bar, below]
         super().__init__([bar, self.lens, below], layout={"width": "100%"})
 
     @property
@@ -79,10 +82,9 @@ class Explore(w.VBox):  # type: ignore[misc]
 
     def close(self) -> None:
         """Stop what is under way, and close all that it is made of."""
-        for link in self._links:
-            link.close()
-        for view in self._views:
-            view.close()
+        made, self._made = self._made, []
+        for part in made:
+            part.close()
         super().close()
 
 

@@ -93,7 +93,7 @@ class MetricsView(LiveView):
     focus = t.Unicode("", help="Array that is shown large.").tag(sync=True)
     scale = t.Enum(("linear", "log"), "linear").tag(sync=True)
     overlay = t.Bool(True, help="Whether a second model is drawn.").tag(sync=True)
-    cell_width = t.Int(12, min=2, max=400, help="Pixels, of matrices.").tag(sync=True)
+    cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as there is room.").tag(sync=True)
     catalogue = t.List(t.Dict(), help="All metrics that can be picked.").tag(**READ_ONLY)
 
     other: LensModel | Result | None = None
@@ -439,5 +439,4 @@ class MetricsView(LiveView):
         """Stop what is under way and free everything that the view holds."""
         super().close()
         self.other = None
-        self._memory.forget()
-        self._other_memory.forget()
+        self._memory, self._other_memory = Memory(), Memory()

@@ -1,0 +1,128 @@
+"""Lens, metrics and patching together: one layer, one position, one prompt, and no echo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ipywidgets import Tab, Widget
+
+import layerlens as ll
+from layerlens.analyses.registry import get
+from layerlens.errors import InputError
+from layerlens.model.lensmodel import LensModel
+from layerlens.views import LensView, MetricsView, PatchView
+from layerlens.views.explore import Explore
+
+from .fakes import until
+from .tiny import CLEAN, CORRUPT, N_LAYERS, tiny_llama
+
+
+@pytest.fixture
+def model() -> LensModel:
+    return tiny_llama()
+
+
+@pytest.fixture
+def both(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Explore]:
+    monkeypatch.setattr(LensView, "analysis", get("logit_lens"))
+    found = ll.explore(model, CLEAN, CORRUPT)
+    for view in (found.lens, found.metrics, found.patching):
+        view.wait(20)
+    until(lambda: found.lens.layer == N_LAYERS and found.lens.row > 0)
+    yield found
+    found.close()
+
+
+def layers(both: Explore) -> list[int]:
+    return [both.slider.value, both.lens.layer, both.metrics.layer, both.patching.layer]
+
+
+def sent(widget: Widget, name: str) -> list[Any]:
+    return widget.comm.updates(name)  # type: ignore[no-any-return]
+
+
+def test_it_is_made_of_the_views(both: Explore) -> None:
+    assert isinstance(both.lens, LensView)
+    assert isinstance(both.metrics, MetricsView)
+    assert isinstance(both.patching, PatchView)
+    assert both.lens.result is not None
+    assert both.metrics.result is not None
+    assert both.patching.result is not None
+    assert both.children[1] is both.lens
+    assert isinstance(both.children[2], Tab)
+    assert layers(both) == [N_LAYERS] * 4
+
+
+def test_one_layer_and_one_position_from_python(both: Explore) -> None:
+    both.slider.value = 1
+    assert layers(both) == [1] * 4
+    both.patching.layer = 3
+    assert layers(both) == [3] * 4
+    both.lens.row = 0
+    assert layers(both) == [-1] * 4
+    both.metrics.layer = N_LAYERS
+    assert layers(both) == [N_LAYERS] * 4
+    both.patching.position = 2
+    assert both.lens.position == both.metrics.position == 2
+    assert sent(both.metrics, "layer")[-4:] == [1, 3, -1, N_LAYERS]
+
+
+def test_what_comes_from_the_browser_is_not_sent_back(both: Explore) -> None:
+    """The browser has linked the widgets itself; an echo would undo what was done meanwhile."""
+    views = (both.slider, both.metrics, both.patching)
+    before = [len(sent(view, "layer")) for view in views]
+    for layer in (0, 1, 2, 3):
+        both.lens.comm.set(layer=layer)
+        assert layers(both) == [layer] * 4
+    assert [len(sent(view, "layer")) for view in views] == before
+    # The messages of the others, whom the browser has told the same, change nothing more.
+    both.metrics.comm.set(layer=3)
+    assert layers(both) == [3] * 4
+
+
+def test_one_prompt(both: Explore) -> None:
+    both.prompt.value = "w5 w6 w7 w8"
+    assert both.lens.text == both.metrics.text == both.patching.clean == "w5 w6 w7 w8"
+    for view in (both.lens, both.metrics, both.patching):
+        assert view.wait(20) is not None
+    assert both.metrics.result.data.attrs["text"] == "w5 w6 w7 w8"
+    assert both.patching.result.data.attrs["clean_text"] == "w5 w6 w7 w8"
+    both.lens.comm.set(text="w5 w6")
+    assert both.prompt.value == both.metrics.text == both.patching.clean == "w5 w6"
+    assert both.metrics.wait(20).data.attrs["text"] == "w5 w6"
+    with pytest.raises(InputError, match="2 tokens"):
+        both.patching.wait(20)
+
+
+def test_a_new_picture_moves_nobody(both: Explore) -> None:
+    both.slider.value = N_LAYERS  # the model's output, which is no row of the patch bench
+    both.patching.site = "mlp_out"
+    both.patching.wait(20)
+    both.metrics.metrics = ["residual_norm"]
+    both.metrics.wait(20)
+    assert layers(both) == [N_LAYERS] * 4
+
+
+def test_without_a_second_prompt_patching_waits_for_one(model: LensModel) -> None:
+    both = ll.explore(model, CLEAN)
+    assert both.patching.status["state"] == "idle"
+    both.prompt.value = "w5 w6 w7"
+    assert both.patching.status["state"] == "idle"
+    both.patching.corrupt = "w5 w9 w7"
+    assert both.patching.wait(20) is not None
+    both.close()
+
+
+def test_options_of_each_view_and_bad_input(model: LensModel) -> None:
+    options = {"metrics": {"metrics": ["residual_norm"]}, "lens": {"color": "entropy"}}
+    both = ll.explore(model, CLEAN, options=options, theme="dark")
+    assert both.metrics.metrics == ["residual_norm"]
+    assert both.lens.color == "entropy"
+    assert both.patching.theme == "dark"
+    both.close()
+    with pytest.raises(InputError, match="'lense'"):
+        ll.explore(model, CLEAN, options={"lense": {}})
+    with pytest.raises(InputError, match="as strings"):
+        ll.explore(model, [1, 2])  # type: ignore[arg-type]
