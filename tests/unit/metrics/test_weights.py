@@ -254,7 +254,7 @@ def test_tied_embeddings_count_once() -> None:
     weights = dict(own.hf.named_parameters())
     norms = [weights[name].norm() for name in ("gpt_neox.embed_in.weight", "lm_head.weight")]
     found = data.weight_norm_embedding
-    np.testing.assert_allclose(found, [float(norm) for norm in norms], rtol=1e-6)
+    np.testing.assert_allclose(found, [norm.item() for norm in norms], rtol=1e-6)
 
 
 def test_changed_weights_are_seen() -> None:

@@ -1,0 +1,37 @@
+"""Exponents of the default model's weights against the package powerlaw (see the script)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import layerlens as ll
+from layerlens.metrics.spectra import fit_power_law
+
+STORED = json.loads(Path(__file__).with_name("power_laws.json").read_text())
+
+
+def test_weights_of_the_default_model() -> None:
+    data = ll.layer_metrics(ll.load(), [1], ["weight_alpha"]).data
+    for place, fit in STORED["fits"].items():
+        layer, projection = place.split(".")
+        found = data.sel(layer=int(layer), projection=projection)
+        assert found.weight_alpha.item() == pytest.approx(fit["alpha"], rel=1e-5), place
+        assert found.weight_alpha_xmin.item() == pytest.approx(fit["xmin"], rel=1e-5), place
+        assert found.weight_alpha_distance.item() == pytest.approx(fit["distance"], abs=1e-6), place
+
+
+def test_drawn_numbers() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {
+        "pareto 2.5": (1 - rng.random(2000)) ** (-1 / 1.5),
+        "pareto 4": (1 - rng.random(2000)) ** (-1 / 3),
+        "lognormal": rng.lognormal(size=2000),
+    }
+    for name, values in drawn.items():
+        law = fit_power_law(np.sort(values))
+        assert law.alpha == pytest.approx(STORED["drawn"][name]["alpha"], rel=1e-6), name
+        assert law.xmin == pytest.approx(STORED["drawn"][name]["xmin"], rel=1e-6), name
