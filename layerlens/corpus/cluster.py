@@ -26,7 +26,7 @@ WINDOW = 4
 more is held in memory."""
 
 TRIES = 3
-"""How often a shard is given out before it is held to kill its workers."""
+"""How often a shard is given out before it is held to kill its workers, and Ray is started."""
 
 POLL_SECONDS = 0.2
 
@@ -79,11 +79,7 @@ class Cluster:
     def __enter__(self) -> Self:
         ray = self._ray
         if not ray.is_initialized():
-            # Ray would report how it is used to its makers.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            local = isinstance(self._asked, int)
-            where = {"address": "local", "num_cpus": self._asked} if local else {}
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **where)
+            start(self._asked if isinstance(self._asked, int) else None)
             self._started = True
         try:
             self._args = ray.put((self._recipe, self._parts, self._dtype, self._weights))
@@ -207,6 +203,31 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         self._close()
+
+
+def start(workers: int | None) -> None:
+    """Start Ray on this machine for so many workers; None: join the cluster that is known, if any.
+
+    Raises
+    ------
+    LayerLensError
+        When Ray does not come up. A busy machine is given more than one chance, as Ray itself
+        waits for its parts for no more than 15 s each.
+    """
+    ray = _ray()
+    # Ray would report how it is used to its makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    where = {} if workers is None else {"address": "local", "num_cpus": workers}
+    for attempt in range(1, TRIES + 1):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **where)
+            return
+        except Exception as error:  # what Ray raises when it times out is no class of its own
+            ray.shutdown()
+            if attempt == TRIES:
+                raise LayerLensError(
+                    f"Ray did not start ({error}): look at its logs, or leave workers out."
+                ) from error
 
 
 def _measured(state: Any, rest: tuple[Any, ...]) -> Measured:

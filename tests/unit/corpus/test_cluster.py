@@ -31,14 +31,7 @@ NAMES = ["residual_norm", "block_influence"]
 
 @pytest.fixture(scope="module")
 def local_cluster() -> Iterator[None]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    clusters.start(2)
     yield
     ray.shutdown()
 
@@ -167,6 +160,23 @@ def test_without_ray(toy: LensModel, corpus: list[str], monkeypatch: pytest.Monk
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"pip install 'jupyter-layerlens\[ray\]'"):
         ll.layer_metrics(toy, ll.texts(corpus), NAMES, workers=2)
+
+
+def test_ray_that_does_not_start_is_tried_again(
+    toy: LensModel, corpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[dict[str, Any]] = []
+
+    def fails(**options: Any) -> None:
+        tried.append(options)
+        raise RuntimeError("timed out")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(LayerLensError, match=r"Ray did not start \(timed out\)"):
+        ll.layer_metrics(toy, ll.texts(corpus), NAMES, workers=2)
+    assert [options["num_cpus"] for options in tried] == [2] * clusters.TRIES
 
 
 def test_models_that_cannot_be_sent() -> None:
