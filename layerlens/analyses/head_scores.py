@@ -13,7 +13,7 @@ from layerlens.analyses.contract import Job, Variable, analysis
 from layerlens.errors import InputError
 from layerlens.metrics.attention import DETECTOR, OverQueries
 from layerlens.metrics.base import Arrays, ModelShape
-from layerlens.metrics.batch import split
+from layerlens.metrics.batch import Batch, split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
 
@@ -53,7 +53,7 @@ class Offset(OverQueries):
     def __init__(self, shape: ModelShape, *, offset: int, first: int) -> None:
         super().__init__(shape, offset=offset, first=first)
 
-    def measure(self, pattern: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
         """Sum over the queries of a sequence."""
         offset, first = self.options["offset"], self.options["first"]
         there = pattern.diagonal(-offset, 1, 2)[:, first - offset :]

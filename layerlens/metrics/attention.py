@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,15 +34,15 @@ class OverQueries(Mean):
     parts = ("pattern",)
 
     @abstractmethod
-    def measure(self, pattern: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
         """What one text adds.
 
         Parameters
         ----------
         pattern
             [head, query, key] float32, the queries that count and all keys.
-        row
-            Of the text in the batch.
+        batch, row
+            Of the text.
 
         Returns
         -------
@@ -56,7 +57,8 @@ class OverQueries(Mean):
         sums = torch.zeros(len(layer.batch), layer.n_heads, dtype=torch.float64)
         counts = torch.zeros_like(sums)
         for row, pattern in layer.texts("pattern"):
-            sums[row], counts[row] = self.measure(pattern[:, layer.batch.skip_first :], row)
+            pattern = pattern[:, layer.batch.skip_first :]
+            sums[row], counts[row] = self.measure(pattern, layer.batch, row)
         cell = (layer.number, slice(0, layer.n_heads))
         self.add_texts(cell, sums, counts, layer.batch)
 
@@ -87,7 +89,7 @@ class AttentionEntropy(OverQueries):
         self.zeros("share", GROUPS, *self.arrays["sum"].shape[1:])
         self.zeros("share_count", GROUPS, *self.arrays["sum"].shape[1:])
 
-    def measure(self, pattern: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
         """Sum of the entropies of a text's queries."""
         entropy = torch.special.entr(pattern).sum(-1)
         count = entropy.new_full((len(entropy),), entropy.shape[1])
@@ -147,7 +149,7 @@ class SinkMass(OverQueries):
         self.zeros("sinks", GROUPS, shape.n_layers)
         self.zeros("looks", GROUPS, shape.n_layers)
 
-    def measure(self, pattern: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
         """Attention of a text's queries to its first token."""
         mass = pattern[:, :, 0]
         return mass.sum(-1, dtype=torch.float64), mass.new_full((len(mass),), mass.shape[1])
@@ -200,36 +202,37 @@ class Detector(OverQueries):
             exclude_current=bool(exclude_current),
             only_possible=bool(only_possible),
         )
-        self._wanted: list[Tensor] = []
-        self._counted: list[Tensor] = []
+        self._found: WeakKeyDictionary[Batch, list[tuple[Tensor, Tensor]]] = WeakKeyDictionary()
 
     @staticmethod
     @abstractmethod
     def wanted(ids: Tensor) -> Tensor:
         """The keys that a perfect head looks at: [query, key] bool, for token ids [query]."""
 
-    def start(self, batch: Batch) -> None:
-        """Find the wanted keys of each text, once for all layers."""
-        self._wanted, self._counted = [], []
-        for ids, mask in zip(batch.tokens.ids, batch.tokens.mask, strict=True):
-            wanted = self.wanted(ids[mask])
-            counted = torch.ones_like(wanted)
-            if self.options["only_possible"]:
-                counted &= wanted.any(-1, keepdim=True)
-            if self.options["exclude_first"]:
-                counted[:, 0] = False
-            if self.options["exclude_current"]:
-                counted.fill_diagonal_(False)
-            self._wanted.append((wanted & counted)[batch.skip_first :])
-            self._counted.append(counted[batch.skip_first :])
+    def update(self, layer: Layer) -> None:
+        """Add the pattern of one layer; the keys of each text are found once for all layers."""
+        if layer.batch not in self._found:
+            tokens = layer.batch.tokens
+            rows = [ids[mask] for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
+            self._found[layer.batch] = [self._keys(ids, layer.batch.skip_first) for ids in rows]
+        super().update(layer)
 
-    def end(self, batch: Batch) -> None:
-        """Forget the texts."""
-        self._wanted, self._counted = [], []
+    def _keys(self, ids: Tensor, skip: int) -> tuple[Tensor, Tensor]:
+        """Wanted and counted keys of the queries that count, [query, key] bool each."""
+        wanted = self.wanted(ids)
+        counted = torch.ones_like(wanted)
+        if self.options["only_possible"]:
+            counted &= wanted.any(-1, keepdim=True)
+        if self.options["exclude_first"]:
+            counted[:, 0] = False
+        if self.options["exclude_current"]:
+            counted.fill_diagonal_(False)
+        return (wanted & counted)[skip:], counted[skip:]
 
-    def measure(self, pattern: Tensor, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
         """Attention to the wanted keys, and to all that count."""
-        return _within(pattern, self._wanted[row]), _within(pattern, self._counted[row])
+        wanted, counted = self._found[batch][row]
+        return _within(pattern, wanted), _within(pattern, counted)
 
 
 @register

@@ -41,6 +41,7 @@ _CALLED = {
     "qkv": "qkv_proj query_key_value c_attn Wqkv",
 }
 _NAMES = {called: name for name, words in _CALLED.items() for called in words.split()}
+FUSED: tuple[str, ...] = ("qkv", "gate_up")
 _ALIKE = 1e-3
 """Relative difference up to which rows are those that the model uses."""
 
@@ -56,12 +57,25 @@ class Projection:
     name
         One of `ORDER`, ``experts.down`` and such for experts, ``shared.up`` for those that
         always run, else the path of the module in the block.
-    weights
-        ``[out, in]`` each, views of the model's own; one but for experts.
+    matrices
+        Those that hold it.
+    rows
+        Which of their output channels are its own; None for all.
     """
 
     name: str
-    weights: tuple[Tensor, ...]
+    matrices: tuple[Matrix, ...]
+    rows: Tensor | None = None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """``[out, in]`` each, one but for experts: views of the model's own, or copied rows."""
+        found: list[Tensor] = []
+        for matrix in self.matrices:
+            weight = matrix.weight.detach()
+            parts = weight.unbind(0) if weight.dim() == 3 else (weight,)
+            found += parts if self.rows is None else [part[self.rows] for part in parts]
+        return found
 
 
 def projections(model: LensModel, layer: int) -> list[Projection]:
@@ -78,21 +92,17 @@ def projections(model: LensModel, layer: int) -> list[Projection]:
     groups: dict[str, list[Matrix]] = {}
     for matrix in matrices(model, layer):
         groups.setdefault(re.sub(r"\.\d+(?=\.|$)", "", matrix.name), []).append(matrix)
-    found: dict[str, tuple[Tensor, ...]] = {}
-    fused: dict[str, str] = {}
+    found: dict[str, Projection] = {}
     for path, group in groups.items():
         name = _name(block, path, group)
         name = path if name in found else name
-        found[name] = tuple(part for matrix in group for part in _single(matrix.weight))
-        if name in ("qkv", "gate_up"):
-            fused[name] = group[0].name
-    if fused:
-        for name, rows in _rows(model, layer, fused).items():
-            (whole,) = found.pop(name)
-            found |= {part: (whole[where],) for part, where in rows.items()}
+        found[name] = Projection(name, tuple(group))
+    fused = {name: found[name].matrices[0].name for name in FUSED if name in found}
+    for name, parts in (_rows(model, layer, fused) if fused else {}).items():
+        whole = found.pop(name).matrices
+        found |= {part: Projection(part, whole, rows) for part, rows in parts.items()}
     place = {name: number for number, name in enumerate(ORDER)}
-    ordered = sorted(found, key=lambda name: place.get(name, len(ORDER)))
-    return [Projection(name, found[name]) for name in ordered]
+    return sorted(found.values(), key=lambda part: place.get(part.name, len(ORDER)))
 
 
 def embeddings(model: LensModel) -> dict[str, Tensor]:
@@ -107,11 +117,6 @@ def embeddings(model: LensModel) -> dict[str, Tensor]:
         for name, weight in found.items()
         if weight is not None and weight.dim() == 2 and weight.is_floating_point()
     }
-
-
-def _single(weight: Tensor) -> Sequence[Tensor]:
-    weight = weight.detach()
-    return weight.unbind(0) if weight.dim() == 3 else (weight,)
 
 
 def _name(block: BlockAnatomy, path: str, group: Sequence[Matrix]) -> str:

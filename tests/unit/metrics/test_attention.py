@@ -127,9 +127,7 @@ def drawn(ids: list[int], pattern: Tensor, skip: int = 1, options: Any = None) -
     found: dict[str, np.ndarray] = {}
     for like in metrics.metrics:
         metric = type(like)(shape, **(options or {}).get(like.name, {}))
-        metric.start(batch)
         metric.update(Drawn(batch, pattern))  # type: ignore[arg-type]
-        metric.end(batch)
         found |= {name: array[0] for name, array in metric.value().items()}
     return found
 
