@@ -63,7 +63,7 @@ export class MetricsState extends BaseState<MetricsTraits, MetricsMeta> {
   step(by: number): void {
     const last = this.places.peek().at(-1) ?? 0;
     const at = this.session.traits.layer.peek();
-    if (at < 0) this.select(by < 0 ? last : 0);
+    if (at < 0 && Number.isFinite(by)) this.select(by < 0 ? last : 0);
     else this.select(Math.min(last, Math.max(0, at + by)));
   }
 

@@ -1,0 +1,112 @@
+"""Layers measured in JupyterLab and Notebook 7, and all views on one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import SHOTS, notebook
+from driver import EVERYWHERE, Server, evaluate, open_notebook, run_all, save, visit
+from playwright.sync_api import Browser, Locator, Page, expect
+
+LOAD = "import layerlens as ll\nmodel = ll.load()"
+SHOW = """texts = ["The capital of France is Paris.", "Once upon a time there was a small village."]
+view = ll.MetricsView(model, texts)
+view"""
+EXPLORE = """everything = ll.explore(model, "The capital of France is")
+everything"""
+
+
+@pytest.fixture
+def view(server: Server, page: Page) -> Locator:
+    """A notebook that shows the default metrics of the default model, finished."""
+    (server.folder / "metrics.ipynb").write_text(notebook(LOAD, SHOW))
+    open_notebook(page, server, "metrics.ipynb")
+    run_all(page)
+    found = page.locator(".layerlens .ll-view")
+    finished(found)
+    return found
+
+
+def finished(view: Locator) -> None:
+    expect(view.locator(".ll-checks > summary")).to_contain_text("checks passed", timeout=90_000)
+
+
+def kernel_has(page: Page, code: str, expected: str) -> None:
+    """Wait until the kernel prints this: what is typed arrives a moment later."""
+    for _ in range(40):
+        if (found := evaluate(page, code)) == expected:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{code} gave {found!r} instead of {expected!r}")
+
+
+@EVERYWHERE
+def test_layers_from_open_to_reload(
+    view: Locator, page: Page, shoot: Callable[[str], None]
+) -> None:
+    view.scroll_into_view_if_needed()
+    shoot("1-done")
+    panels = view.get_by_label("Curves by layer.")
+    panels.focus()
+    page.keyboard.press("End")
+    kernel_has(page, "print(view.layer)", "29")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    kernel_has(page, "print(view.layer)", "27")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 2  # the notebook ate no key
+
+    # another metric, by the keyboard alone
+    page.keyboard.press("m")
+    search = view.get_by_role("combobox", name="Search metrics")
+    expect(search).to_be_focused()
+    search.fill("cka")
+    expect(view.locator(".ll-details")).to_contain_text("formula")
+    shoot("2-picking")
+    page.keyboard.press("Enter")
+    kernel_has(page, "print('cka' in view.metrics)", "True")
+    page.keyboard.press("Escape")
+    finished(view)
+    grid = view.get_by_role("grid").last
+    grid.scroll_into_view_if_needed()
+    shoot("3-matrix")
+
+    # the page comes back as it was
+    save(page)
+    page.reload(wait_until="domcontentloaded")
+    finished(view)
+    expect(view.get_by_role("button", name="Metrics (")).to_be_visible()
+    kernel_has(page, "print(view.layer)", "27")
+    shoot("4-reloaded")
+
+
+def test_all_views_follow_one_layer_and_position(
+    server: Server, page: Page, shoot: Callable[[str], None]
+) -> None:
+    (server.folder / "explore.ipynb").write_text(notebook(LOAD, EXPLORE))
+    open_notebook(page, server, "explore.ipynb")
+    run_all(page)
+    lens = page.locator(".ll-view[aria-label='Logit lens']")
+    finished(lens)
+    shoot("1-open")
+    slider = lens.get_by_label("Layer", exact=True)
+    slider.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowLeft")
+    kernel_has(page, "print(everything.metrics.layer)", "27")
+    kernel_has(page, "print(everything.lens.layer, everything.patching.layer)", "27 27")
+    shoot("2-followed")
+
+
+def test_frozen_curves_without_kernel_or_network(
+    view: Locator, page: Page, chrome: Browser, server: Server
+) -> None:
+    evaluate(page, "view.result.html('layers.html')")
+    with visit(chrome, offline=True) as opened:
+        opened.page.goto((server.folder / "layers.html").as_uri())
+        frozen = opened.page.locator(".ll-view")
+        finished(frozen)
+        frozen.get_by_label("Curves by layer.").focus()
+        opened.page.keyboard.press("Home")
+        opened.page.screenshot(path=SHOTS / "frozen-layers.png")
+        assert opened.errors == []
