@@ -8,6 +8,8 @@ from layerlens.errors import InputError
 
 LEFT_OVER = 0.1
 """Without a number of clusters, the fewest that leave this share of the scatter within them."""
+MOST = 8
+"""And no more than this many, which a reader can still tell apart."""
 
 
 def scatter(similarity: np.ndarray) -> np.ndarray:
@@ -78,7 +80,7 @@ def contiguous(similarity: np.ndarray, n: int | None = None) -> np.ndarray:
         [point, point], 1 on the diagonal; made symmetric by averaging with its transpose.
     n
         How many runs; None for the fewest that leave at most a tenth of the scatter that all
-        points have about their one mean.
+        points have about their one mean, and at most eight.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def contiguous(similarity: np.ndarray, n: int | None = None) -> np.ndarray:
     rounding = 1e-12 * max(1.0, abs(np.trace(similarity)))
     best, cuts = cost[0], [np.zeros(points, dtype=int)]
     enough = LEFT_OVER * cost[0, -1] + rounding
-    for _ in range(1, n if n is not None else points):
+    for _ in range(1, n if n is not None else min(points, MOST)):
         if n is None and best[-1] <= enough:
             break
         best, cut = _one_more(best, cost, rounding)

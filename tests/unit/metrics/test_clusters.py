@@ -68,3 +68,8 @@ def test_runs_of_similarities_and_of_distances() -> None:
     assert clusters(np.full((3, 3), np.nan)) == []
     assert clusters(np.ones((1, 1))) == [(0, 0)]
     assert clusters(similarity, 1) == [(0, 8)]
+
+
+def test_no_more_than_can_be_told_apart() -> None:
+    assert contiguous(np.eye(20)).max() == 7
+    assert contiguous(np.eye(20), 12).max() == 11
