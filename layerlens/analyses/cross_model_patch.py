@@ -38,7 +38,7 @@ def count_work(
     question="At which layers does what the other model does differently come about?",
     source="Prakash et al., Fine-tuning enhances existing mechanisms (cross-model patching, 2024)",
     cost="1 pass of each model and a replay of the later blocks for each layer",
-    view="curves",
+    view="panels",
     variables=VARIABLES,
     work=count_work,
 )

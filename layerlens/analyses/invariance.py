@@ -71,7 +71,7 @@ def count_work(model: LensModel, tokens: Tokens, *, views: int, **_: object) -> 
     question="Does a layer keep altered copies of a text together, and texts apart?",
     source=SKEAN,
     cost="1 pass for each view of each text",
-    view="curves",
+    view="panels",
     variables=VARIABLES,
     work=count_work,
     pooled=True,

@@ -74,7 +74,7 @@ def count_work(
     source="Pei et al., FuseGPT: Learnable Layers Fusion of Generative Pre-trained Transformers "
     "(2024); change of the loss: Sun et al., The Curse of Depth in Large Language Models (2025)",
     cost="1 pass, and half a pass for each block that is left out, in every round",
-    view="curves",
+    view="panels",
     variables=VARIABLES,
     work=count_work,
     pooled=True,

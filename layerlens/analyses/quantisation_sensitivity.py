@@ -76,7 +76,7 @@ def count_work(
     source="Symmetric round-to-nearest of one layer at a time, as in Dumitru et al., Layer-Wise "
     "Quantization (2024), measured at the output",
     cost="1 pass, and half a pass for each layer and number of bits",
-    view="curves",
+    view="panels",
     variables=VARIABLES,
     work=count_work,
     pooled=True,

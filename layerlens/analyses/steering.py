@@ -50,7 +50,7 @@ def count_work(
     question="Which direction separates two conditions, at which layer, and does it steer?",
     source="Rimsky et al., Contrastive activation addition (2024); Turner et al., ActAdd (2023)",
     cost="2 passes a pair; with a text, 2 replays for each layer and coefficient",
-    view="curves",
+    view="panels",
     variables=VARIABLES,
     work=count_work,
     inputs=("positive", "negative"),

@@ -20,6 +20,7 @@ FIGURES = {
     "patch": "layerlens.figures.grid:grid_figure",
     "grid": "layerlens.figures.grid:grid_figure",
     "metrics": "layerlens.figures.metrics:metrics_figure",
+    "panels": "layerlens.figures.metrics:metrics_figure",
     "curves": "layerlens.figures.curves:curves_figure",
     "trajectories": "layerlens.figures.trajectories:trajectories_figure",
 }

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _LABEL_CHARACTERS = 14
 _HATCH = "//////"
+MOST_NEURONS = 64
+"""Columns of neurons that a figure has room for."""
 SLACK = 1.02
 """What is beyond the limit by less cannot be told from it by its colour, and is not marked."""
 
@@ -105,7 +107,8 @@ def grid_figure(
     """
     colors = palette(theme)
     grid, where = _grid(data, variable, at, limit)
-    layout = layout_of(grid.values.shape, cell_width, widest=0.6, what=grid.axes[1])
+    widest = 0.15 if grid.axes[1] == "neuron" else 0.6
+    layout = layout_of(grid.values.shape, cell_width, widest=widest, what=grid.axes[1])
     notes = [note for note in (where, *_notes(data, grid, layout), checks_line(data)) if note]
     above = _headline(data, grid, title)
     lines = wrapped(above[1:], layout.size[0])
@@ -137,19 +140,39 @@ def _grid(
     if limit is not None and not limit > 0:
         raise ResultError(f"limit is {limit}; it is the value of the strongest colour, above 0.")
     shown, where = cut(array, axes, at)
+    kept, left_out = _strongest_neurons(shown, axes[1])
+    shown = shown.isel({axes[1]: kept})
+    where = "; ".join(word for word in (f"drawn at {where}" if where else "", left_out) if word)
     values = shown.values.astype(np.float64)
     fraction = name.startswith("recovered")
     largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
     grid = Grid(
         values=values,
         rows=labels_of(data, axes[0]),
-        columns=_columns(data, axes[1], mean=name.endswith("_mean")),
+        columns=[
+            [line[i] for i in kept] for line in _columns(data, axes[1], mean=name.endswith("_mean"))
+        ],
         axes=axes,
         label=words_of(array),
         limit=limit or (1.0 if fraction else float(largest) or 1.0),
         bounded=fraction or limit is not None,
     )
-    return grid, f"drawn at {where}" if where else ""
+    return grid, where
+
+
+def _strongest_neurons(shown: xr.DataArray, dim: str) -> tuple[list[int], str]:
+    """Return which columns to draw, and what to say of the others.
+
+    A neuron of one layer has nothing to do with that of the same number in another, and there are
+    thousands of them: those with the largest numbers are drawn.
+    """
+    size = shown.sizes[dim]
+    if dim != "neuron" or size <= MOST_NEURONS:
+        return list(range(size)), ""
+    largest = np.abs(np.nan_to_num(shown.values.astype(np.float64))).max(0)
+    kept = sorted(np.argsort(-largest, kind="stable")[:MOST_NEURONS].tolist())
+    words = f"of {size} neurons the {MOST_NEURONS} with the largest number in any layer are drawn"
+    return kept, words
 
 
 def _recovered(data: xr.Dataset) -> str | None:

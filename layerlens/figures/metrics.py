@@ -1,4 +1,4 @@
-"""Measured layers as one figure: a small picture for each quantity."""
+"""Quantities by layer as one figure: a small picture for each."""
 
 from __future__ import annotations
 
@@ -83,14 +83,15 @@ def metrics_figure(
     colors = palette(theme)
     arrays = _chosen(data, variable)
     panels = panels_of(arrays)
-    scalars = [array for array in arrays if array["kind"] == "scalar"]
+    scalars = [a for a in arrays if a["kind"] == "scalar" and a["dtype"] == "float"]
     if not panels:
         raise ResultError("There is nothing over layers to draw; look at .data or .to_pandas().")
     across = max(1, min(columns or _COLUMNS, len(panels)))
     rows = [panels[i : i + across] for i in range(0, len(panels), across)]
     tall = [max(_size(panel)[1] for panel in row) for row in rows]
     width = max(_LEFT + across * (_CURVES[0] + _BETWEEN), 4.5)
-    notes = [note for note in (_said(data, scalars), checks_line(data)) if note]
+    one = "variables" in data.attrs or not any(a["name"].endswith("_mean") for a in arrays)
+    notes = [note for note in (_said(data, scalars) if one else "", checks_line(data)) if note]
     under = wrapped([_subtitle(data)], width) if title is None else []
     bottom = notes_height(notes, width)
     top = 0.42 + 0.14 * len(under)
@@ -119,7 +120,7 @@ def _chosen(data: xr.Dataset, variable: str | Sequence[str] | None) -> list[Arra
     metrics = metrics_in(data)
     if variable is None:
         main = [a for a in arrays if a["name"].removeprefix(OTHER) == a["metric"]]
-        return arrays if len(metrics) <= FEW else main
+        return main if len(metrics) > FEW else arrays
     names = [variable] if isinstance(variable, str) else list(variable)
     for name in names:
         if name not in metrics and not any(name == a["name"] for a in arrays):
@@ -144,7 +145,8 @@ def panels_of(arrays: Iterable[Array]) -> list[Panel]:
             curves[array["name"],] = [array]
         elif array["kind"] in ("curve", "profile", "lines") and array["dtype"] == "float":
             # What ends in the same word is the same quantity of other parts: norms, ratios.
-            alone = own if array["kind"] == "lines" else own.rpartition("_")[2]
+            last = own.removesuffix("_mean").rpartition("_")[2]
+            alone = own if array["kind"] == "lines" else last
             curves.setdefault((dims, array["units"], alone), []).append(array)
     order = list(curves)  # a second model's cells stand beside the first one's
     for key in [key for key in order if len(key) == 1 and key[0].startswith(OTHER)]:
@@ -158,13 +160,13 @@ def _heading(data: xr.Dataset, arrays: list[Array]) -> str:
     names = {array["name"].removeprefix(OTHER) for array in arrays}
     if len(names) == 1:
         return arrays[0]["long_name"]
-    return "What the layers do"
+    return str(data.attrs.get("question", "")) or "What the layers do"
 
 
 def _subtitle(data: xr.Dataset) -> str:
     attrs = data.attrs
     texts, tokens = int(attrs.get("texts", 0)), attrs.get("tokens_counted")
-    parts = [str(attrs.get("model", ""))]
+    parts = [str(attrs.get("model", "")), str(attrs.get("direction", ""))]
     if "other_label" in attrs:
         parts.append(f"dashed: {attrs['other_label']}")
     if texts:

@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from layerlens.figures.canvas import FONT
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.palette import Palette, color_map
-from layerlens.result.layers import OTHER, Array, groups_of, numbers_of
+from layerlens.figures.slices import labels_of
+from layerlens.result.layers import OTHER, Array, ends_of, groups_of, numbers_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,7 +94,9 @@ def _curves(axes: Axes, arrays: list[Array], data: xr.Dataset, colors: Palette, 
         for i in range(values.shape[1]):
             key = f"{name.removeprefix(OTHER)} {i}"
             hue = hues.setdefault(key, colors.lines[len(hues) % len(colors.lines)])
-            label = name.removeprefix(OTHER) if values.shape[1] == 1 else f"{dims[1]} {i}"
+            label = name.removeprefix(OTHER)
+            if len(dims) > 1:
+                label = f"{dims[1].removeprefix(OTHER)} {labels_of(data, dims[1])[i]}"
             if array["other"]:
                 label = f"{label}, {data.attrs.get('other_label', 'other')}"
             _line(axes, x, values[:, i], _band(data, array, i), hue, label, other=array["other"])
@@ -144,12 +147,10 @@ def _line(
 
 
 def _band(data: xr.Dataset, array: Array, i: int) -> tuple[np.ndarray, np.ndarray] | None:
-    if not array["interval"]:
+    ends = ends_of(data, array["name"])
+    if ends is None:
         return None
-    low, high = (
-        np.asarray(data[f"{array['name']}{end}"].values, dtype=np.float64)
-        for end in ("_low", "_high")
-    )
+    low, high = (np.asarray(data[end].values, dtype=np.float64) for end in ends)
     low, high = low.reshape(len(low), -1)[:, i], high.reshape(len(high), -1)[:, i]
     return (low, high) if np.isfinite(low).any() else None
 

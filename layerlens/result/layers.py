@@ -44,9 +44,23 @@ class Array(TypedDict):
 
 
 def variables_in(data: xr.Dataset) -> list[str]:
-    """Return the names of the arrays of a measurement, ends of intervals among them, in order."""
-    names = [str(name) for name in json.loads(data.attrs.get("variables", "[]"))]
-    return [name for name in names if name in data.data_vars]
+    """Return the names of the arrays of a measurement, ends of intervals among them, in order.
+
+    Of an analysis that does not name them these are all; where it gives the mean over texts, that
+    stands for the texts' own.
+    """
+    every = [str(name) for name in data.data_vars]
+    if "variables" in data.attrs:
+        return [str(name) for name in json.loads(data.attrs["variables"]) if name in every]
+    return [name for name in every if f"{name}_mean" not in every]
+
+
+def ends_of(data: xr.Dataset, name: str) -> tuple[str, str] | None:
+    """Return the names of the two ends of an array's interval, if it has one."""
+    for stem in (name, name.removesuffix("_mean")):
+        if f"{stem}_low" in data.data_vars and f"{stem}_high" in data.data_vars:
+            return f"{stem}_low", f"{stem}_high"
+    return None
 
 
 def metrics_in(data: xr.Dataset) -> list[str]:
@@ -57,14 +71,12 @@ def metrics_in(data: xr.Dataset) -> list[str]:
 def arrays_of(data: xr.Dataset) -> list[Array]:
     """Return the arrays of a measurement, without those that are ends of an interval."""
     names = variables_in(data)
-    ends = {f"{name}{end}" for name in names for end in ("_low", "_high")}
+    ends = {end for name in names for end in ends_of(data, name) or ()}
     metrics = sorted(metrics_in(data), key=len, reverse=True)
-    return [
-        _array(data, name, metrics, f"{name}_low" in names) for name in names if name not in ends
-    ]
+    return [_array(data, name, metrics) for name in names if name not in ends]
 
 
-def _array(data: xr.Dataset, name: str, metrics: list[str], interval: bool) -> Array:
+def _array(data: xr.Dataset, name: str, metrics: list[str]) -> Array:
     array = data[name]
     own = name.removeprefix(OTHER)
     metric = next((m for m in metrics if own == m or own.startswith(f"{m}_")), own)
@@ -82,7 +94,7 @@ def _array(data: xr.Dataset, name: str, metrics: list[str], interval: bool) -> A
         units=str(array.attrs.get("units", "1")),
         dims=dims,
         dtype="token" if token else "float" if array.dtype.kind == "f" else "int",
-        interval=interval,
+        interval=ends_of(data, name) is not None,
         kind=kind,
         other=name.startswith(OTHER),
     )

@@ -1,0 +1,185 @@
+"""Quantities by layer as small multiples: every number where it belongs, unlike things apart."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from layerlens.analyses.measured import beside
+from layerlens.errors import ResultError
+from layerlens.export.images import image_bytes
+from layerlens.figures import draw
+from layerlens.figures.grid import MOST_NEURONS
+from layerlens.result import Result
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+N = 6
+
+
+def measured(**attrs: Any) -> xr.Dataset:
+    """Return a measurement by hand: two norms, a ratio, a matrix of two groups, heads, a rate."""
+    layer = np.arange(N)
+    about = {"units": "activation"}
+    matrix = np.kron(np.eye(2), np.ones((3, 3))) * 0.9 + 0.1
+    heads = np.linspace(0, 1, N * 4).reshape(N, 4)
+    lines = np.outer(layer, [1.0, 2.0, 3.0])
+    point = ["embed", *(f"{i}_post" for i in range(N - 1))]
+    arrays: dict[str, Any] = {
+        "attn_norm": ("layer", layer + 1.0, {**about, "long_name": "norm of attention"}),
+        "attn_norm_low": ("layer", layer + 0.5),
+        "attn_norm_high": ("layer", layer + 1.5),
+        "mlp_norm": ("layer", layer + 2.0, {**about, "long_name": "norm of the MLP"}),
+        "block_ratio": ("layer", layer / N, {"units": "1", "long_name": "ratio of the block"}),
+        "cka": (("point", "point_other"), matrix, {"units": "1", "long_name": "linear CKA"}),
+        "sink_mass": (("layer", "head"), heads, {"units": "1", "long_name": "sinks"}),
+        "massive": (("layer", "k"), lines, {**about, "long_name": "largest"}),
+        "growth_rate": ((), 0.25, {"units": "1", "long_name": "rate"}),
+    }
+    coords: dict[str, Any] = {
+        "layer": layer, "head": np.arange(4), "point": point, "point_other": point,
+    }  # fmt: skip
+    names = ["attn_norm", "mlp_norm", "block_ratio", "cka", "sink_mass", "massive", "growth_rate"]
+    told = {
+        "metrics": json.dumps(names), "variables": json.dumps(list(arrays)), "view": "metrics",
+        "model": "hand-made", "texts": 2, "tokens_counted": 40,
+    }  # fmt: skip
+    return xr.Dataset(arrays, coords=coords, attrs={**told, **attrs})
+
+
+def panels(figure: Figure) -> dict[str, Any]:
+    """Return the panels by title, without colour bars."""
+    return {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_title(loc="left")}
+
+
+def texts(figure: Figure, kind: str) -> str:
+    found = figure.findobj(lambda artist: artist.get_gid() == kind)
+    return " ".join(artist.get_text() for artist in found)
+
+
+def test_like_quantities_share_a_panel_and_others_do_not() -> None:
+    found = panels(draw("metrics", measured()))
+    assert list(found) == [
+        "attn_norm, mlp_norm (activation)", "ratio of the block", "linear CKA", "sinks",
+        "largest (activation)",
+    ]  # fmt: skip
+    norms = found["attn_norm, mlp_norm (activation)"]
+    lines = norms.findobj(lambda artist: artist.get_gid() == "curve")
+    assert [line.get_label() for line in lines] == ["attn_norm", "mlp_norm"]
+    assert np.array_equal(lines[1].get_xdata(), np.arange(N))
+    assert np.array_equal(lines[1].get_ydata(), np.arange(N) + 2.0)
+    (band,) = norms.collections
+    assert band.get_paths()[0].vertices[:, 1].min() == pytest.approx(0.5)
+    largest = found["largest (activation)"].get_legend().get_texts()
+    assert [text.get_text() for text in largest] == ["k 0", "k 1", "k 2"]
+
+
+def test_a_matrix_has_its_groups_and_heads_their_cells() -> None:
+    found = panels(draw("metrics", measured()))
+    outlines = [p for p in found["linear CKA"].patches if p.get_gid() == "group"]
+    assert [(p.get_x(), p.get_y(), p.get_width()) for p in outlines] == [(0, 0, 3), (3, 3, 3)]
+    assert [t.get_text() for t in found["linear CKA"].get_yticklabels()][:2] == ["embed", "0"]
+    mesh = found["sinks"].collections[0]
+    assert np.allclose(mesh.get_array(), measured()["sink_mass"].values)
+    assert found["sinks"].get_ylabel() == "layer"
+
+
+def test_what_has_no_axis_is_said() -> None:
+    figure = draw("metrics", measured())
+    assert "growth_rate 0.25" in texts(figure, "note")
+    assert texts(figure, "subtitle") == "hand-made, 2 texts, 40 tokens"
+
+
+def test_one_metric_one_array_and_what_is_not_there() -> None:
+    result = Result("layer_metrics", measured())
+    assert list(panels(result.figure("cka"))) == ["linear CKA"]
+    assert len(panels(result.figure(variable=["attn_norm", "sink_mass"]))) == 2
+    with pytest.raises(ResultError, match="no 'ckaa' here; choose one of attn_norm"):
+        result.figure("ckaa")
+    with pytest.raises(ResultError, match="no scale 'cubic'"):
+        result.figure(scale="cubic")
+    with pytest.raises(ResultError, match="nothing over layers"):
+        result.figure("growth_rate")
+
+
+def test_a_second_model_is_dashed_in_the_same_colour() -> None:
+    other = measured(model="second")
+    other["attn_norm"] = other["attn_norm"] * 2
+    both = beside(Result("layer_metrics", measured()), other, "step 7")
+    figure = draw("metrics", both.data)
+    found = panels(figure)
+    norms = found["attn_norm, mlp_norm (activation)"]
+    own = norms.findobj(lambda artist: artist.get_gid() == "curve")
+    dashed = norms.findobj(lambda artist: artist.get_gid() == "other")
+    assert [line.get_color() for line in own] == [line.get_color() for line in dashed]
+    assert np.array_equal(dashed[0].get_ydata(), 2 * (np.arange(N) + 1.0))
+    assert dashed[0].get_label() == "attn_norm, step 7"
+    assert dashed[0].get_linestyle() != own[0].get_linestyle()
+    titles = list(found)
+    assert titles.index("linear CKA: step 7") == titles.index("linear CKA") + 1
+    assert "dashed: step 7" in texts(figure, "subtitle")
+
+
+def test_numbers_a_little_below_zero_need_no_second_colour() -> None:
+    data = measured()
+    data["cka"][0, 5] = -0.01
+    mesh = panels(draw("metrics", data, variable="cka"))["linear CKA"].collections[0]
+    assert mesh.norm.vmin == 0
+    data["cka"][0, 5] = -0.9
+    mesh = panels(draw("metrics", data, variable="cka"))["linear CKA"].collections[0]
+    assert mesh.norm.vmin == -1
+
+
+def test_an_unfinished_measurement_can_be_drawn() -> None:
+    data = measured()
+    for array in data.values():
+        array[...] = np.nan
+    found = panels(draw("metrics", data, theme="dark"))
+    assert not [p for p in found["linear CKA"].patches if p.get_gid() == "group"]
+    assert image_bytes(draw("metrics", data), "svg") == image_bytes(draw("metrics", data), "svg")
+
+
+def test_results_of_other_analyses_have_a_panel_for_each_quantity() -> None:
+    """Unlike quantities of one unit, a chance beside a length, have no common axis."""
+    layer = np.arange(N)
+    data = xr.Dataset(
+        {
+            "auc": ("layer", layer / 5, {"long_name": "chance"}),
+            "fisher": ("layer", layer * 9.0, {"long_name": "Fisher ratio"}),
+            "change": (("layer", "coefficient"), np.ones((N, 2)), {"long_name": "change"}),
+            "gain": ("layer", layer * 1.0, {"long_name": "gain"}),
+            "gain_mean": ("layer", layer * 2.0, {"long_name": "mean gain"}),
+            "gain_low": ("layer", layer * 1.0),
+            "gain_high": ("layer", layer * 3.0),
+            "direction": (("layer", "channel"), np.ones((N, 40))),
+        },
+        coords={"layer": layer, "coefficient": [-0.5, 0.5]},
+        attrs={"question": "Does it steer?", "model": "hand-made"},
+    )
+    figure = draw("panels", data)
+    found = panels(figure)
+    assert list(found) == ["chance", "Fisher ratio", "change", "mean gain"]
+    labels = [text.get_text() for text in found["change"].get_legend().get_texts()]
+    assert labels == ["coefficient -0.5", "coefficient 0.5"]
+    assert len(found["mean gain"].collections) == 1
+    assert texts(figure, "title") == "Does it steer?"
+
+
+def test_of_thousands_of_neurons_the_strongest_are_drawn() -> None:
+    values = np.zeros((3, 2000))
+    values[1, 1500] = -4.0
+    values[0, 7] = 1.0
+    data = xr.Dataset({"contribution": (("layer", "neuron"), values)})
+    figure = draw("grid", data)
+    assert figure.get_size_inches()[0] < 14
+    mesh = figure.axes[0].collections[0]
+    assert mesh.get_array().shape == (3, MOST_NEURONS)
+    assert mesh.get_array().min() == -4
+    assert "of 2000 neurons the 64" in texts(figure, "note")
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert {"7", "1500"} <= set(ticks)
