@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.registry import estimate
     from layerlens.analyses.skip_layers import skip_layers
     from layerlens.analyses.steering import steering
+    from layerlens.analyses.top_texts import top_texts
     from layerlens.analyses.voids import voids
     from layerlens.corpus.texts import Texts, texts
     from layerlens.errors import (
@@ -98,6 +99,7 @@ _PLACES = {
     "causal_trace": "layerlens.analyses.causal_trace",
     "knockout": "layerlens.analyses.knockout",
     "ablate_sweep": "layerlens.analyses.ablate_sweep",
+    "top_texts": "layerlens.analyses.top_texts",
     "head_scores": "layerlens.analyses.head_scores",
     "macro_influence": "layerlens.analyses.macro_influence",
     "quantisation_sensitivity": "layerlens.analyses.quantisation_sensitivity",
@@ -188,6 +190,7 @@ __all__ = [
     "source",
     "steering",
     "texts",
+    "top_texts",
     "voids",
 ]
 
