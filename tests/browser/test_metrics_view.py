@@ -51,6 +51,15 @@ def test_layers_from_open_to_reload(
     panels.focus()
     page.keyboard.press("End")
     kernel_has(page, "print(view.layer)", "29")
+    page.keyboard.press("Home")
+    kernel_has(page, "print(view.layer)", "0")
+
+    # a press in one chart selects the layer there, and all of them read it out
+    chart = view.locator(".ll-panel .u-over").first
+    width = chart.evaluate("area => area.clientWidth")
+    chart.click(position={"x": width - 3, "y": 20})
+    kernel_has(page, "print(view.layer)", "29")
+    expect(view.get_by_label("Cosine", exact=True).locator(".ll-num").first).not_to_be_empty()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     kernel_has(page, "print(view.layer)", "27")

@@ -116,7 +116,8 @@ export class Chart {
       legend: { show: false },
       cursor: {
         y: false,
-        drag: { x: false, y: false },
+        // Nothing is dragged, but a line that snaps to a place looks so, and would eat the click.
+        drag: { x: false, y: false, click: () => {} },
         points: { size: 7 },
         // The upright line stands on a place, never between two.
         move: (plot, left, top) => [this.#snapped(plot, left), top],

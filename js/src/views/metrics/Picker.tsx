@@ -4,6 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { clamp } from "../../marks/windowing";
 import type { CatalogueEntry } from "../../wire/metrics";
+import { useRoot } from "../common/Shell";
 import { axesName, found } from "./catalogue";
 import { unitName } from "./data";
 import type { MetricsState } from "./state";
@@ -15,18 +16,23 @@ export function Picker({ state }: { state: MetricsState }) {
   const query = useSignal("");
   const at = useSignal(0);
   const field = useRef<HTMLInputElement>(null);
+  const root = useRoot();
   const list = useMemo(() => `ll-metrics-${Math.random().toString(36).slice(2, 8)}`, []);
   const entries = found(state.session.traits.catalogue.value, query.value);
   const index = clamp(at.value, 0, Math.max(0, entries.length - 1));
   const entry = entries[index];
   useEffect(() => field.current?.focus({ preventScroll: true }), []);
   useEffect(() => {
-    const root = field.current?.getRootNode() as Document | ShadowRoot | undefined;
+    const page = field.current?.getRootNode() as Document | ShadowRoot | undefined;
     // Only the list may scroll, never the page.
-    const option = root?.getElementById(`${list}-${index}`);
+    const option = page?.getElementById(`${list}-${index}`);
     const box = option?.parentElement?.closest<HTMLElement>(".ll-options");
     if (option && box) keepInSight(option, box);
   }, [index, list]);
+  const close = () => {
+    state.picking.value = false;
+    root.current?.querySelector<HTMLElement>(".ll-pick")?.focus({ preventScroll: true });
+  };
   const toggle = (chosen: CatalogueEntry | undefined) => {
     if (chosen && !chosen.why) state.toggleMetric(chosen.name);
   };
@@ -35,7 +41,7 @@ export function Picker({ state }: { state: MetricsState }) {
     const move = moves[event.key];
     if (move !== undefined) at.value = clamp(index + move, 0, Math.max(0, entries.length - 1));
     else if (event.key === "Enter") toggle(entry);
-    else if (event.key === "Escape") state.picking.value = false;
+    else if (event.key === "Escape") close();
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -89,9 +95,7 @@ export function Picker({ state }: { state: MetricsState }) {
         class="ll-icon ll-close"
         aria-label="Close the list of metrics"
         title="Close (Esc)"
-        onClick={() => {
-          state.picking.value = false;
-        }}
+        onClick={close}
       >
         ✕
       </button>
