@@ -32,6 +32,7 @@ class OverQueries(Mean):
 
     axes = _HEADS
     parts = ("pattern",)
+    cost = "1 pass for all metrics, half as long again for the patterns"
 
     @abstractmethod
     def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
