@@ -152,6 +152,7 @@ describe("grids", () => {
     expect(ends(0.01, 0.53)).toEqual(["0", "0.6", 1]);
     expect(ends(0.9, 0.99)).toEqual(["0.9", "1", 1]);
     expect(ends(-0.2, 0.9)).toEqual(["−1", "1", 1]);
+    expect(ends(-0.01, 0.9)).toEqual(["0", "1", 1]);
     expect(ends(0, 0)).toEqual(["0", "1", 1]);
   });
 });

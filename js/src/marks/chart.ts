@@ -161,7 +161,7 @@ export class Chart {
       {
         ...common,
         size: AXIS_WIDTH,
-        ...(axis.splits ? { splits: () => axis.splits as number[] } : { space: 34 }),
+        ...(axis.splits ? { splits: () => axis.splits as number[] } : { space: 26 }),
         // A logarithmic scale would leave labels out by itself.
         filter: (_, splits) => splits,
         values: (_, splits) => splits.map((value) => axis.write(value)),
@@ -177,6 +177,8 @@ export class Chart {
     ctx.strokeStyle = palette.accent;
     ctx.lineWidth = devicePixelRatio;
     ctx.globalAlpha = 0.6;
+    // The dashes of the line that was drawn last are still set.
+    ctx.setLineDash([]);
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);

@@ -26,6 +26,8 @@ export interface HeatSource {
   rowLabel(point: number): string;
   /** The names of the two lines of a heading; empty when there is one. */
   lines: readonly [string, string] | null;
+  /** The number of the first row and column; labels that have no room are thinned to round ones. */
+  first: number;
   /** What columns and rows are. */
   across: string;
   down: string;

@@ -18,8 +18,10 @@ export function heatHeadHeight(cellWidth: number, lines: number): number {
 }
 
 /** Whether a label of this entry has room; of thin rows and columns only every few have one. */
-function inStep(index: number, size: number): boolean {
-  return size >= TEXT_FROM || index % (size < 7 ? 10 : 5) === 0;
+function inStep(index: number, size: number, first: number): boolean {
+  const round = (index + first) % (size < 7 ? 10 : 5) === 0;
+  // One beside the first would touch it.
+  return size >= TEXT_FROM || index === 0 || (round && index > 1);
 }
 
 /** The middle of a line of the heading. */
@@ -107,7 +109,7 @@ function upright(
     ctx.fillRect(x + 1, shape.headHeight - 5, shape.cellWidth - 3, 3);
     return;
   }
-  if (!inStep(column, shape.cellWidth) && ink === palette.fg) return;
+  if (!inStep(column, shape.cellWidth, scene.source.first) && ink === palette.fg) return;
   const font = `${head.differs ? 600 : 400} 11px ${scene.font}`;
   const text = head.differs ? `${head.upper} ≠${head.lower}` : head.upper;
   const fitted = fitters(font).fit(text, shape.headHeight - 14);
@@ -145,7 +147,7 @@ export function drawHeatRows(
       ctx.fillStyle = palette.accent;
       ctx.fillRect(0, y, headWidth - 1, rowHeight - 1);
     }
-    if (!chosen && !inStep(point, rowHeight)) continue;
+    if (!chosen && !inStep(point, rowHeight, source.first)) continue;
     ctx.fillStyle = chosen ? palette.onAccent : palette.fg;
     const text = source.rowLabel(point);
     ctx.font = font;

@@ -141,6 +141,9 @@ export function makeScale(input: ScaleInput): ColorScale {
   }
 }
 
+/** An estimate of zero may fall a little below it; that makes no second side. */
+const FAINT = 0.03;
+
 /**
  * The scale of numbers whose range is only known from them: to round ends, from zero unless all lie
  * far from it, and diverging where there are numbers on both sides.
@@ -152,7 +155,7 @@ export function rangeScale(
   label: string,
   unit: string,
 ): ColorScale {
-  if (low < 0) {
+  if (low < -FAINT * high) {
     const end = roundUp(Math.max(-low, high));
     const colors = rampColors([palette.negative, palette.bg, palette.positive]);
     const ticks = [-1, -0.5, 0, 0.5, 1].map((t) => ({ at: (t + 1) / 2, label: compact(t * end) }));

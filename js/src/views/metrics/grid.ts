@@ -76,6 +76,7 @@ export class GridData {
         note: "",
       }),
       rowLabel: (point) => this.rowName(point),
+      first: this.data.number(this.across, 0),
       lines: null,
       across: this.square ? "layer" : "head",
       down: "layer",

@@ -118,6 +118,7 @@ export class PatchData {
       quiet: (value) => written(value) === "0.00",
       head: (position) => this.#head(position),
       rowLabel: (point) => this.meta.rows[point] ?? String(point),
+      first: 0,
       lines: this.byHead ? null : ["clean", "corrupted"],
       across: this.byHead ? "head" : "token",
       down: "layer",
