@@ -5,7 +5,6 @@ import { type ColorScale, rangeScale } from "../../theme/scale";
 import type { ArrayInfo } from "../../wire/metrics";
 import type { MetricsData } from "./data";
 import { unitName } from "./data";
-import { capital } from "./grouping";
 import type { MetricsState } from "./state";
 
 /** A matrix or a head grid, asked by entries of its axes: rows are the first one, upwards. */
@@ -94,7 +93,7 @@ export class GridData {
   scale(state: MetricsState): ColorScale {
     const { name, units } = this.array;
     const { low, high } = this.data.extent(name) ?? { low: 0, high: 1 };
-    const label = capital(name.replaceAll("_", " "));
+    const label = name.replaceAll("_", " ");
     return rangeScale(state.palette.value, low, high, label, unitName(units));
   }
 }
