@@ -37,7 +37,7 @@ import layerlens as ll
 from layerlens.analyses.layer_metrics import DEFAULT
 from layerlens.analyses.listeners import Silent
 from layerlens.metrics import registry
-from layerlens.metrics.base import ModelShape, WeightMetric
+from layerlens.metrics.base import LayerMetric, ModelShape, WeightMetric
 from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
@@ -58,6 +58,12 @@ def metrics_of(model: ll.LensModel) -> tuple[list[str], list[str]]:
     weights = [name for name, kind in known.items() if issubclass(kind, WeightMetric)]
     passes = [name for name in known if name not in weights]
     return [name for name in passes if not known[name].missing(model)], weights
+
+
+def reads_patterns(name: str) -> bool:
+    """Whether a metric needs attention patterns, which the model then has to write out."""
+    kind = registry.get(name)
+    return issubclass(kind, LayerMetric) and "pattern" in kind.parts
 
 
 def docstrings() -> Iterator[str]:
@@ -138,7 +144,7 @@ def costs(model: ll.LensModel, rows: int, length: int, repeats: int, quick: bool
     wall, cpu, _ = timer.ratios(headless(model, ids))
     print(f"  {'forward without the head':36}{wall:8.2f}{cpu:8.2f}")
     names, weights = metrics_of(model)
-    no_patterns = [name for name in names if "pattern" not in registry.get(name).parts]
+    no_patterns = [name for name in names if not reads_patterns(name)]
     sets: dict[str, Sequence[str]] = {
         f"the default {len(DEFAULT)}": DEFAULT,
         f"all {len(no_patterns)} without attention patterns": no_patterns,
@@ -149,7 +155,7 @@ def costs(model: ll.LensModel, rows: int, length: int, repeats: int, quick: bool
         work = Measuring(model, chosen, tokens)
         wall, cpu, _ = timer.ratios(work.one_pass)
         print(f"  {words:36}{wall:8.2f}{cpu:8.2f}{Timer.once(work.end)[1]:8.2f}", flush=True)
-    print("  of the weights, no pass (CPU seconds):")
+    print("  of the weights, no pass, CPU seconds (singular values are taken once for all):")
     for name in weights[:1] if quick else weights:
         kind = registry.make(name, model, ModelShape.of(model), {})
         assert isinstance(kind, WeightMetric)
@@ -177,7 +183,7 @@ class Corpus:
         first = self.model.hf.get_submodule(self.model.anatomy.blocks[0].path)
 
         def note(_: object, args: tuple[torch.Tensor, ...]) -> None:
-            self.shapes.append(tuple(args[0].shape[:2]))
+            self.shapes.append((args[0].shape[0], args[0].shape[1]))
 
         hook = first.register_forward_pre_hook(note)
         self.measure(names)
