@@ -131,7 +131,7 @@ def causal_trace(
     Notes
     -----
     Cells are emitted after the first sample and again with every further one, as means so far.
-    ``metric_clean``, ``metric_corrupted`` and ``total_effect`` are attributes. For several texts
+    ``clean_metric``, ``corrupt_metric`` and ``total_effect`` are attributes. For several texts
     ``group_effect_mean`` averages over texts, with a 95 % bootstrap interval.
 
     Raises
