@@ -23,7 +23,7 @@ import torch
 from measure import Timer, bridge, gpt2_shape, peak_above
 
 import layerlens as ll
-from layerlens.analyses.listeners import Silent
+from layerlens.analyses.contract.listeners import Silent
 
 TOP_K = 10
 

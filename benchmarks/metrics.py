@@ -34,8 +34,8 @@ import torch
 from measure import Timer, peak_above
 
 import layerlens as ll
-from layerlens.analyses.layer_metrics import DEFAULT
-from layerlens.analyses.listeners import Silent
+from layerlens.analyses.contract.listeners import Silent
+from layerlens.analyses.measuring.layer_metrics import DEFAULT
 from layerlens.metrics import registry
 from layerlens.metrics.base import LayerMetric, ModelShape, WeightMetric
 from layerlens.metrics.batch import split

@@ -31,13 +31,13 @@ import torch
 from measure import Timer, bridge, gpt2_shape, peak_above
 
 import layerlens as ll
-from layerlens.analyses.listeners import Silent
-from layerlens.analyses.metric import Metric, make_metric
+from layerlens.analyses.answers.answer_metric import Metric, make_metric
+from layerlens.analyses.contract.listeners import Silent
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
-from layerlens.run.cells import Cell, Method, run_cells
 from layerlens.run.changes import Change
 from layerlens.run.gradients import gradients
+from layerlens.run.many_edits import Cell, Method, run_cells
 from layerlens.run.together import record_bases
 
 Place = tuple[int, int]

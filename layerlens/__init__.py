@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerlens.analyses import analyses
-    from layerlens.analyses.ablate_sweep import ablate_sweep
-    from layerlens.analyses.attribution_patch import attribution_patch
-    from layerlens.analyses.back_patch import back_patch
-    from layerlens.analyses.causal_trace import causal_trace
-    from layerlens.analyses.chain_of_layers import chain_of_layers
-    from layerlens.analyses.checkpoint_difference import checkpoint_difference
-    from layerlens.analyses.compare_models import compare_models
-    from layerlens.analyses.cross_model_patch import cross_model_patch
-    from layerlens.analyses.direct_logit_attribution import direct_logit_attribution
-    from layerlens.analyses.finercut import finercut
-    from layerlens.analyses.head_scores import head_scores
-    from layerlens.analyses.invariance import invariance
-    from layerlens.analyses.knockout import knockout
-    from layerlens.analyses.layer_metrics import layer_metrics
-    from layerlens.analyses.logit_lens import logit_lens
-    from layerlens.analyses.macro_influence import macro_influence
-    from layerlens.analyses.patch_sweep import patch_sweep
-    from layerlens.analyses.path_patch import path_patch
-    from layerlens.analyses.quantisation_sensitivity import quantisation_sensitivity
-    from layerlens.analyses.registry import estimate
-    from layerlens.analyses.skip_layers import skip_layers
-    from layerlens.analyses.steering import steering
-    from layerlens.analyses.top_texts import top_texts
-    from layerlens.analyses.voids import voids
+    from layerlens.analyses.contract.registry import estimate
+    from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
+    from layerlens.analyses.depth.chain_of_layers import chain_of_layers
+    from layerlens.analyses.depth.finercut import finercut
+    from layerlens.analyses.depth.macro_influence import macro_influence
+    from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
+    from layerlens.analyses.depth.skip_layers import skip_layers
+    from layerlens.analyses.depth.void_layers import voids
+    from layerlens.analyses.grafting.back_patch import back_patch
+    from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.lenses.logit_lens import logit_lens
+    from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
+    from layerlens.analyses.measuring.compare_models import compare_models
+    from layerlens.analyses.measuring.head_scores import head_scores
+    from layerlens.analyses.measuring.invariance import invariance
+    from layerlens.analyses.measuring.layer_metrics import layer_metrics
+    from layerlens.analyses.measuring.top_texts import top_texts
+    from layerlens.analyses.patching.attribution_patch import attribution_patch
+    from layerlens.analyses.patching.patch_sweep import patch_sweep
+    from layerlens.analyses.removal.ablate_sweep import ablate_sweep
+    from layerlens.analyses.removal.knockout import knockout
+    from layerlens.analyses.steering.steering import steering
+    from layerlens.analyses.tracing.causal_trace import causal_trace
+    from layerlens.analyses.tracing.path_patch import path_patch
     from layerlens.corpus.texts import Texts, texts
     from layerlens.errors import (
         ActivationError,
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
         ResultError,
         SiteError,
     )
+    from layerlens.metrics.best_run import best_run
     from layerlens.metrics.registry import table as metrics
-    from layerlens.metrics.runs import best_run
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.load import load
     from layerlens.model.sites import Site
@@ -80,35 +80,35 @@ _PLACES = {
     "edits_to_json": "layerlens.run.edit_lists",
     "edits_from_json": "layerlens.run.edit_lists",
     "Generation": "layerlens.run.generation",
-    "layer_metrics": "layerlens.analyses.layer_metrics",
-    "logit_lens": "layerlens.analyses.logit_lens",
-    "back_patch": "layerlens.analyses.back_patch",
-    "cross_model_patch": "layerlens.analyses.cross_model_patch",
-    "direct_logit_attribution": "layerlens.analyses.direct_logit_attribution",
-    "steering": "layerlens.analyses.steering",
+    "layer_metrics": "layerlens.analyses.measuring.layer_metrics",
+    "logit_lens": "layerlens.analyses.lenses.logit_lens",
+    "back_patch": "layerlens.analyses.grafting.back_patch",
+    "cross_model_patch": "layerlens.analyses.grafting.cross_model_patch",
+    "direct_logit_attribution": "layerlens.analyses.contributions.direct_logit_attribution",
+    "steering": "layerlens.analyses.steering.steering",
     "run_layers": "layerlens.run.layers",
     "Layers": "layerlens.run.layers",
     "generate_layers": "layerlens.run.generate_layers",
-    "attribution_patch": "layerlens.analyses.attribution_patch",
-    "patch_sweep": "layerlens.analyses.patch_sweep",
-    "chain_of_layers": "layerlens.analyses.chain_of_layers",
-    "compare_models": "layerlens.analyses.compare_models",
-    "invariance": "layerlens.analyses.invariance",
-    "skip_layers": "layerlens.analyses.skip_layers",
-    "path_patch": "layerlens.analyses.path_patch",
-    "causal_trace": "layerlens.analyses.causal_trace",
-    "knockout": "layerlens.analyses.knockout",
-    "ablate_sweep": "layerlens.analyses.ablate_sweep",
-    "top_texts": "layerlens.analyses.top_texts",
-    "head_scores": "layerlens.analyses.head_scores",
-    "macro_influence": "layerlens.analyses.macro_influence",
-    "quantisation_sensitivity": "layerlens.analyses.quantisation_sensitivity",
-    "finercut": "layerlens.analyses.finercut",
-    "voids": "layerlens.analyses.voids",
-    "checkpoint_difference": "layerlens.analyses.checkpoint_difference",
-    "best_run": "layerlens.metrics.runs",
+    "attribution_patch": "layerlens.analyses.patching.attribution_patch",
+    "patch_sweep": "layerlens.analyses.patching.patch_sweep",
+    "chain_of_layers": "layerlens.analyses.depth.chain_of_layers",
+    "compare_models": "layerlens.analyses.measuring.compare_models",
+    "invariance": "layerlens.analyses.measuring.invariance",
+    "skip_layers": "layerlens.analyses.depth.skip_layers",
+    "path_patch": "layerlens.analyses.tracing.path_patch",
+    "causal_trace": "layerlens.analyses.tracing.causal_trace",
+    "knockout": "layerlens.analyses.removal.knockout",
+    "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
+    "top_texts": "layerlens.analyses.measuring.top_texts",
+    "head_scores": "layerlens.analyses.measuring.head_scores",
+    "macro_influence": "layerlens.analyses.depth.macro_influence",
+    "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
+    "finercut": "layerlens.analyses.depth.finercut",
+    "voids": "layerlens.analyses.depth.void_layers",
+    "checkpoint_difference": "layerlens.analyses.measuring.checkpoint_difference",
+    "best_run": "layerlens.metrics.best_run",
     "analyses": "layerlens.analyses",
-    "estimate": "layerlens.analyses.registry",
+    "estimate": "layerlens.analyses.contract.registry",
     "Result": "layerlens.result",
     "open": "layerlens.result:open_result",
     "LensView": "layerlens.views",

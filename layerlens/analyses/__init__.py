@@ -18,7 +18,7 @@ class _Callable(ModuleType):
 
     def __call__(self) -> pd.DataFrame:
         """Return a table of every analysis: question, cost in passes, source, view."""
-        from layerlens.analyses.registry import table
+        from layerlens.analyses.contract.registry import table
 
         return table()
 

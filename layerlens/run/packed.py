@@ -31,7 +31,7 @@ from layerlens.run.replay import BlockCall
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-    from layerlens.run.cells import Cell, OnCells
+    from layerlens.run.many_edits import Cell, OnCells
 
 
 def run_packed(
@@ -42,7 +42,7 @@ def run_packed(
     memory_limit: int,
     tick: Callable[[], None],
 ) -> None:
-    """Run cells in waves; see :func:`layerlens.run.cells.run_cells`."""
+    """Run cells in waves; see :func:`layerlens.run.many_edits.run_cells`."""
     for wave in waves(model, base, cells, memory_limit):
         run = _Wave(model, base, cells, wave)
         for layer in range(run.start, model.n_layers):

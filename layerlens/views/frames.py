@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from layerlens.analyses.parts import Coords, Parts, Variable
+from layerlens.analyses.contract.parts import Coords, Parts, Variable
 from layerlens.export.pack import WIRE, ArrayHeader, Frame, FrameHeader, Wire, array_frame
 
 SECONDS_BETWEEN_FRAMES = 0.05

@@ -11,14 +11,14 @@ from layerlens.errors import InputError
 from layerlens.export.meta import meta_from, meta_of
 from layerlens.views.base import Reply
 from layerlens.views.live import LiveView
-from layerlens.views.runs import Run
+from layerlens.views.one_run import Run
 from layerlens.views.track import Tracks
 from layerlens.views.worker import Task
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerlens.analyses.contract import About
+    from layerlens.analyses.contract.contract import About
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
 

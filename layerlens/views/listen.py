@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
     from layerlens.result import Check
     from layerlens.views.live import LiveView
-    from layerlens.views.runs import Run
+    from layerlens.views.one_run import Run
     from layerlens.views.worker import Task
 
 SECONDS_BETWEEN_STATUS = 0.1

@@ -15,14 +15,14 @@ from layerlens.views.adopt import inputs_of, options_of, shown_of
 from layerlens.views.base import Reply, sentence
 from layerlens.views.frames import Stream
 from layerlens.views.listen import RunListener
+from layerlens.views.one_run import Run, superseded
 from layerlens.views.question import QuestionView
-from layerlens.views.runs import Run, superseded
 from layerlens.views.worker import Lane, Task, desk, lane_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerlens.analyses.contract import About
+    from layerlens.analyses.contract.contract import About
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
 
@@ -384,7 +384,7 @@ class LiveView(QuestionView):
 
     def code_of(self, run: Run) -> str:
         """Return the call that answers the question of a run."""
-        from layerlens.analyses import options as opts
+        from layerlens.analyses.contract import options as opts
 
         known = self.analysis.options
         return opts.code(self.ANALYSIS, run.inputs, opts.complete(run.resolved, known, ""), known)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import traitlets as t
 
-from layerlens.analyses.layer_metrics import Asked, chosen, require_metric
-from layerlens.analyses.measured import Frame, about_other, beside, joined
+from layerlens.analyses.measuring.joined_metrics import Frame, about_other, beside, joined
+from layerlens.analyses.measuring.layer_metrics import Asked, chosen, require_metric
 from layerlens.errors import Cancelled, InputError
 from layerlens.export.metrics_meta import metrics_meta_of
 from layerlens.metrics import registry
@@ -22,13 +22,13 @@ from layerlens.views.live import LiveView
 from layerlens.views.metrics_listen import MetricsListener
 from layerlens.views.metrics_memory import Memory
 from layerlens.views.metrics_texts import of_corpus, texts_of, written
-from layerlens.views.runs import Run, superseded
+from layerlens.views.one_run import Run, superseded
 from layerlens.views.worker import Lane, Task, desk, lane_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerlens.analyses.contract import About
+    from layerlens.analyses.contract.contract import About
     from layerlens.model.lensmodel import LensModel
     from layerlens.views.listen import RunListener
 
@@ -323,7 +323,7 @@ class MetricsView(LiveView):
 
     def _whole(self, run: Run, result: Result) -> Result:
         """Say in a result how all of it was asked for, not only what was measured last."""
-        from layerlens.analyses import options as opts
+        from layerlens.analyses.contract import options as opts
 
         known = self.analysis.options
         options = opts.plain(opts.complete(run.resolved, known, self.ANALYSIS))

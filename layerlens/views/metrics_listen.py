@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from layerlens.analyses.measured import Frame
+from layerlens.analyses.measuring.joined_metrics import Frame
 from layerlens.export.metrics_meta import metrics_meta_of
 from layerlens.export.pack import plain_wire
 from layerlens.result.layers import OTHER
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from layerlens.model.text import Tokens
     from layerlens.views.metrics import MetricsView
-    from layerlens.views.runs import Run
+    from layerlens.views.one_run import Run
     from layerlens.views.worker import Task
 
 

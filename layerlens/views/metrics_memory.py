@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from layerlens.analyses.measured import joined
-from layerlens.analyses.options import plain
-from layerlens.views.runs import Run
+from layerlens.analyses.contract.options import plain
+from layerlens.analyses.measuring.joined_metrics import joined
+from layerlens.views.one_run import Run
 
 if TYPE_CHECKING:
     from layerlens.result import Result

@@ -13,16 +13,16 @@ from layerlens.export.patch_meta import SITES, patch_meta, patch_meta_of
 from layerlens.model.sites import HEADS
 from layerlens.views.base import Answer, Reply
 from layerlens.views.live import LiveView
+from layerlens.views.one_run import Run
 from layerlens.views.patch_answers import Benches, code, distribution, entry, lenses
 from layerlens.views.patch_edits import normal, patches
-from layerlens.views.runs import Run
 from layerlens.views.worker import Task
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from layerlens.analyses.bench import Bench
-    from layerlens.analyses.contract import About
+    from layerlens.analyses.contract.contract import About
+    from layerlens.analyses.patching.hand_patches import Bench
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
     from layerlens.run.edits import Edit
@@ -167,8 +167,8 @@ class PatchView(LiveView):
     # What the picture says
 
     def _attrs_of(self, run: Run) -> dict[str, Any]:
-        from layerlens.analyses.options import plain
-        from layerlens.analyses.provenance import named_texts
+        from layerlens.analyses.contract.options import plain
+        from layerlens.analyses.contract.provenance import named_texts
 
         texts = named_texts(run.tokens) if run.tokens else {}
         options = json.dumps(plain(run.resolved))
@@ -193,7 +193,7 @@ class PatchView(LiveView):
     def _meta_before(
         self, run: Run, attrs: Mapping[str, Any], coords: Mapping[str, Any]
     ) -> dict[str, Any]:
-        from layerlens.analyses.metric import METRICS
+        from layerlens.analyses.answers.answer_metric import METRICS
 
         units = METRICS.get(str(attrs.get("metric", "")), ("", "1"))[1]
         known = {**attrs, **self._tokens_named(attrs), "metric_units": units}

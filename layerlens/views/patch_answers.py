@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from layerlens.analyses.listeners import Silent
+from layerlens.analyses.contract.listeners import Silent
 from layerlens.errors import Cancelled, InputError
 from layerlens.views.patch_edits import normal, patches
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from layerlens.analyses.bench import Bench
+    from layerlens.analyses.patching.hand_patches import Bench
     from layerlens.model.lensmodel import LensModel
     from layerlens.views.base import Reply
-    from layerlens.views.runs import Run
+    from layerlens.views.one_run import Run
     from layerlens.views.worker import Task
 
 DEFAULT_K, MAX_K = 10, 100
@@ -30,7 +30,7 @@ class Benches:
 
     def get(self, model: LensModel, run: Run) -> Bench:
         """Return the bench of a run's question."""
-        from layerlens.analyses.bench import Bench
+        from layerlens.analyses.patching.hand_patches import Bench
 
         if self._bench is None or self._run is not run:
             given = run.resolved
@@ -58,7 +58,7 @@ def distribution(bench: Bench, params: dict[str, Any], task: Task) -> Reply:
     Cancelled
         Nobody waits for it any more.
     """
-    from layerlens.analyses.bench import moved_most
+    from layerlens.analyses.patching.hand_patches import moved_most
 
     edits = normal(params.get("edits") or [])
     k = max(1, min(int(params.get("k") or DEFAULT_K), MAX_K))
@@ -97,7 +97,7 @@ def code(bench: Bench, params: dict[str, Any], task: Task) -> Reply:
 
 def lenses(bench: Bench, params: dict[str, Any], task: Task) -> Reply:
     """Return the logit lens of the run before and after some patches, each as a snapshot."""
-    from layerlens.analyses.registry import get
+    from layerlens.analyses.contract.registry import get
     from layerlens.export.meta import meta_of
     from layerlens.export.pack import frames_of, pack
 

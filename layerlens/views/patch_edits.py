@@ -9,7 +9,7 @@ from layerlens.errors import InputError
 from layerlens.export.patch_meta import SITES
 
 if TYPE_CHECKING:
-    from layerlens.analyses.bench import Patch
+    from layerlens.analyses.patching.hand_patches import Patch
 
 MAX_EDITS = 200
 
@@ -66,7 +66,7 @@ def _number(edit: Mapping[str, Any], name: str, *, optional: bool = False) -> in
 
 def patches(edits: Iterable[Mapping[str, Any]]) -> list[Patch]:
     """Return those of some normal patches that are on, for the bench."""
-    from layerlens.analyses.bench import Patch, Place
+    from layerlens.analyses.patching.hand_patches import Patch, Place
 
     return [
         Patch(

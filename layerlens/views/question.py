@@ -11,7 +11,7 @@ import traitlets as t
 from layerlens.views.picture import PictureView
 
 if TYPE_CHECKING:
-    from layerlens.analyses.contract import Analysis
+    from layerlens.analyses.contract.contract import Analysis
     from layerlens.model.lensmodel import LensModel
 
 
@@ -98,7 +98,7 @@ class QuestionView(PictureView):
     @property
     def analysis(self) -> Analysis:
         """The analysis that this view shows."""
-        from layerlens.analyses.registry import get
+        from layerlens.analyses.contract.registry import get
 
         return get(self.ANALYSIS)
 

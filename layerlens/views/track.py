@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from layerlens.analyses.listeners import Silent
+from layerlens.analyses.contract.listeners import Silent
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from layerlens.views.lens import LensView
-    from layerlens.views.runs import Run
+    from layerlens.views.one_run import Run
     from layerlens.views.worker import Task
 
 

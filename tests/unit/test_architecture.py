@@ -28,12 +28,21 @@ ROOMS = [
     "views",
     "jupyter",
 ]
+#: Inside ``analyses/`` a room imports only from rooms of a line before its own.
+QUESTIONS = [
+    {"texts"},
+    {"contract"},
+    {"answers", "contributions", "measuring"},
+    {"lenses", "sweeps"},
+    {"depth", "grafting", "patching", "removal", "steering"},
+    {"tracing"},
+]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
 
 
-def imported_rooms(path: Path) -> list[str]:
-    """Rooms that a file imports when it is itself imported."""
-    rooms = []
+def imported(path: Path) -> list[list[str]]:
+    """Places in this package that a file imports when it is itself imported, in parts."""
+    places = []
     for node in ast.parse(path.read_text()).body:
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -42,15 +51,28 @@ def imported_rooms(path: Path) -> list[str]:
                 names = [f"layerlens.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        rooms += [name.split(".")[1] for name in names if name.startswith("layerlens.")]
-    return rooms
+        places += [name.split(".")[1:] for name in names if name.startswith("layerlens.")]
+    return places
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
     here = ROOMS.index(path.relative_to(PACKAGE).parts[0])
-    later = [room for room in imported_rooms(path) if ROOMS.index(room) > here]
+    later = [room for room, *_ in imported(path) if ROOMS.index(room) > here]
     assert not later, f"{path} imports from {later}, which lies further on"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.parent.parent == PACKAGE / "analyses"],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_questions_build_on_each_other_one_way(path: Path) -> None:
+    rank = {room: line for line, rooms in enumerate(QUESTIONS) for room in rooms}
+    here = path.parent.name
+    rooms = {place[1] for place in imported(path) if place[0] == "analyses" and len(place) > 1}
+    wrong = [room for room in rooms if room != here and rank[room] >= rank[here]]
+    assert not wrong, f"{path} imports from {wrong}, which does not lie before {here}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

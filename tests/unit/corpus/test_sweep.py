@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import layerlens as ll
-from layerlens.analyses.layer_metrics import layer_metrics
-from layerlens.analyses.listeners import Silent
+from layerlens.analyses.contract.listeners import Silent
+from layerlens.analyses.measuring.layer_metrics import layer_metrics
 from layerlens.corpus import sweep as sweeps
 from layerlens.corpus.rows import Rows, shards
 from layerlens.corpus.shard import batches

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from layerlens.analyses.measured import beside
+from layerlens.analyses.measuring.joined_metrics import beside
 from layerlens.errors import ResultError
 from layerlens.export.images import image_bytes
 from layerlens.figures import draw

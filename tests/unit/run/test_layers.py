@@ -14,11 +14,11 @@ import layerlens as ll
 from layerlens.errors import InputError, ModelError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
+from layerlens.run.block_rows import RowCalls
 from layerlens.run.generate_layers import generate_layers
 from layerlens.run.layers import run_layers, show_order
-from layerlens.run.paths import PathStates
 from layerlens.run.replay import capture_calls, replay
-from layerlens.run.rows import RowCalls
+from layerlens.run.sequences import PathStates
 
 from .families import tiny
 

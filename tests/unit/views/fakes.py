@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerlens.analyses.contract import About, Analysis, Job
-from layerlens.analyses.parts import Variable
+from layerlens.analyses.contract.contract import About, Analysis, Job
+from layerlens.analyses.contract.parts import Variable
 from layerlens.errors import InputError, LayerLensError
 from layerlens.model.text import Tokens
 

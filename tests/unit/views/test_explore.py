@@ -9,7 +9,7 @@ import pytest
 from ipywidgets import Tab, Widget
 
 import layerlens as ll
-from layerlens.analyses.registry import get
+from layerlens.analyses.contract.registry import get
 from layerlens.errors import InputError
 from layerlens.model.lensmodel import LensModel
 from layerlens.views import LensView, MetricsView, PatchView

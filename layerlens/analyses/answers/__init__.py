@@ -1,0 +1,1 @@
+"""What a run answered, as a number: metrics of an answer, distances between outputs."""

@@ -1,0 +1,68 @@
+"""Every analysis that is installed, by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from layerlens.analyses.contract.options import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from layerlens.analyses.contract.contract import Analysis
+    from layerlens.analyses.contract.estimate import Estimate
+    from layerlens.model.lensmodel import LensModel
+
+_ANALYSES: dict[str, Analysis] = {}
+
+
+def register(analysis: Analysis) -> Analysis:
+    """Add an analysis under its name."""
+    _ANALYSES[analysis.name] = analysis
+    return analysis
+
+
+@cache
+def _discover() -> None:
+    package = importlib.import_module("layerlens.analyses")
+    for module in pkgutil.walk_packages(package.__path__, "layerlens.analyses."):
+        importlib.import_module(module.name)
+
+
+def get(name: str) -> Analysis:
+    """Return the analysis of this name.
+
+    Raises
+    ------
+    InputError
+        When there is none; names the nearest one.
+    """
+    _discover()
+    if name not in _ANALYSES:
+        raise nearest(name, sorted(_ANALYSES), "Analysis")
+    return _ANALYSES[name]
+
+
+def names() -> list[str]:
+    """Names of all analyses, in alphabetical order."""
+    _discover()
+    return sorted(_ANALYSES)
+
+
+def table() -> pd.DataFrame:
+    """Return a table of every analysis: question, cost in passes, source, view."""
+    import pandas as pd
+
+    _discover()
+    rows = [_ANALYSES[name].about for name in sorted(_ANALYSES)]
+    columns = ("question", "cost", "source", "view")
+    cells = {column: [getattr(row, column) for row in rows] for column in columns}
+    return pd.DataFrame(cells, index=pd.Index([row.name for row in rows], name="analysis"))
+
+
+def estimate(name: str, model: LensModel, *texts: Any, **options: Any) -> Estimate:
+    """Estimate passes, seconds and bytes of ``ll.<name>(model, *texts, **options)``."""
+    return get(name).estimate(model, *texts, **options)

@@ -1,0 +1,1 @@
+"""What does each part add to a logit?"""

@@ -1,0 +1,1 @@
+"""What if layers are left out, repeated, reordered or rounded?"""

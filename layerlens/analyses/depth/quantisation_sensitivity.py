@@ -1,0 +1,275 @@
+"""What the output loses when the weights of one layer are rounded to few bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerlens.analyses.answers.prediction_change import Outputs, kl
+from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
+from layerlens.analyses.texts.one_each import chosen_layers
+from layerlens.errors import InputError
+from layerlens.metrics.batch import split
+from layerlens.model.matrices import Matrix, matrices
+from layerlens.run.quantise import MOST_BITS, quantised, require_quantisable
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+_CELL = ("layer", "bits?")
+_ENDS = {"_low": "lower end", "_high": "upper end"}
+
+
+def _with_ends(name: str, words: str) -> dict[str, Variable]:
+    """A variable and the ends of its interval."""
+    of = "of the 95 % interval over texts"
+    ends = {
+        name + end: Variable(_CELL, "float64", "nats", f"{words}, {side} {of}")
+        for end, side in _ENDS.items()
+    }
+    return {name: Variable(_CELL, "float64", "nats", words), **ends}
+
+
+VARIABLES = {
+    **_with_ends("kl", "KL divergence of the prediction with the layer rounded"),
+    **_with_ends("loss_change", "change of the loss with the layer rounded"),
+    "weight_error": Variable(
+        _CELL, "float64", "1", "relative error of the layer's rounded weights (Frobenius)"
+    ),
+    "weights": Variable(("layer",), "int64", "1", "weights of the layer that are rounded"),
+    "loss": Variable((), "float64", "nats", "loss of the model as it is"),
+}
+
+
+def count_work(
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    bits: int | Sequence[int],
+    group: int | None,
+    chosen: str,
+    layers: Sequence[int] | None,
+    skip_first: bool | int,
+    batch_size: int | None,
+    verify: int,
+) -> Work:
+    """Count passes, rows through the head and bytes of one call; runs nothing."""
+    wanted = chosen_layers(model, layers)
+    times = len(_bits(bits))
+    replayed = sum(model.n_layers - layer for layer in wanted) / model.n_layers
+    widest = max(part.ids.numel() for part, _ in split(tokens, batch_size))
+    states = (model.n_layers + 3) * widest * model.d_model * model.dtype.itemsize
+    size = max(sum(m.parameter.numel() for m in matrices(model, layer)) for layer in wanted)
+    rows = (1 + len(wanted) * times) * sum(tokens.lengths)
+    return Work(1 + times * replayed + verify, rows, states + size * (model.dtype.itemsize + 16))
+
+
+@analysis(
+    name="quantisation_sensitivity",
+    question="Which layers have to keep their precision?",
+    source="Symmetric round-to-nearest of one layer at a time, as in Dumitru et al., Layer-Wise "
+    "Quantization (2024), measured at the output",
+    cost="1 pass, and half a pass for each layer and number of bits",
+    view="panels",
+    variables=VARIABLES,
+    work=count_work,
+    pooled=True,
+)
+def quantisation_sensitivity(
+    job: Job,
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    bits: int | Sequence[int] = 4,
+    group: int | None = None,
+    chosen: str = "",
+    layers: Sequence[int] | None = None,
+    skip_first: bool | int = True,
+    batch_size: int | None = None,
+    verify: int = 1,
+) -> None:
+    """Round the linear weights of one layer to few bits and see what the output loses.
+
+    The weights are rounded to the nearest of ``2^bits - 1`` evenly spaced values whose largest is
+    the largest weight of the output channel (or group), and used in the model's own dtype; what
+    passes between them is not rounded. Afterwards the model holds its own weights again, bit by
+    bit, also when it was stopped.
+
+    Parameters
+    ----------
+    bits
+        2 to 24, or several numbers, which then are an axis.
+    group
+        Inputs of a channel that share a scale, such as 64; None for whole channels.
+    chosen
+        Round only matrices whose name in the block contains this: ``"mlp"``, ``"q_proj"``.
+    layers
+        Which layers; None for all.
+    skip_first
+        Leave out the first token of each text (or so many) from the means.
+    batch_size
+        Texts in one pass; None for as many as keep it below 2,048 tokens.
+    verify
+        How many layers of the first batch are run again as a pass of the whole model.
+
+    Notes
+    -----
+    ``kl`` is that of the clean prediction from the one with the layer rounded, ``loss_change``
+    the change of the mean loss per token; both are means over tokens, with intervals over texts.
+    A layer without such a matrix is NaN in ``weight_error`` and changes nothing.
+
+    Raises
+    ------
+    InputError
+        The model is quantised already or shares weights between layers; an option does not fit;
+        no token counts.
+    ModelError
+        The model has no head.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")  # doctest: +SKIP
+    >>> found = ll.quantisation_sensitivity(model, [5, 9, 4, 5, 9], bits=8)  # doctest: +SKIP
+    >>> found.data.kl.dims  # doctest: +SKIP
+    ('layer',)
+    """
+    wanted = chosen_layers(model, layers)
+    widths = _bits(bits)
+    if group is not None and (isinstance(group, bool) or group < 1):
+        raise InputError(f"group is {group}; expected a positive number of inputs, or None.")
+    require_quantisable(model, wanted)
+    if not any(chosen in m.name for layer in wanted for m in matrices(model, layer)):
+        known = ", ".join(m.name for m in matrices(model, wanted[0])) or "none"
+        raise InputError(f"No weight matrix is called like {chosen!r}; layer {wanted[0]}: {known}.")
+    require_tokens(tokens, skip_first)
+    axis = not isinstance(bits, int)
+    _Sensitivity(job, model, tokens, wanted, widths, axis, group, chosen).run(
+        skip_first, batch_size, verify
+    )
+
+
+def _bits(bits: Any) -> list[int]:
+    """The numbers of bits, as a list."""
+    given = list(bits) if isinstance(bits, list | tuple | range) else [bits]
+    wrong = [
+        n for n in given if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= MOST_BITS
+    ]
+    if wrong or not given or len(set(given)) < len(given):
+        raise InputError(
+            f"bits is {bits!r}; expected a whole number from 2 to {MOST_BITS}, or several, each "
+            "once (with one bit only zero would be left)."
+        )
+    return given
+
+
+class _Sensitivity:
+    """The work of one call."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: LensModel,
+        tokens: Tokens,
+        layers: list[int],
+        bits: list[int],
+        axis: bool,
+        group: int | None,
+        chosen: str,
+    ) -> None:
+        self.job, self.model, self.tokens = job, model, tokens
+        self.layers, self.bits, self.axis = layers, bits, axis
+        self.group, self.chosen = group, chosen
+        shape = (len(layers), len(bits))
+        self.means = {name: TokenMeans(*shape) for name in ("kl", "loss_change")}
+        self.loss = TokenMeans(1)
+        self.done = 0
+        self.blocks = 0
+        self.again = self.off = 0.0
+
+    def run(self, skip_first: bool | int, batch_size: int | None, verify: int) -> None:
+        """Every layer with every number of bits, for each batch."""
+        self._declare()
+        self.before = _sums(self.model)
+        total = len(split(self.tokens, batch_size)) * len(self.layers) * len(self.bits)
+        for one in passes(self.model, self.tokens, skip_first, batch_size, self.job.tick):
+            outputs = Outputs(self.model, one.batch, one.taken(one.states[-1]))
+            self.loss.add((0,), outputs.loss, one.batch)
+            self.job.emit({}, {"loss": self.loss.mean()[0]})
+            self.blocks += self.model.n_layers
+            for place, layer in enumerate(self.layers):
+                for column, bits in enumerate(self.bits):
+                    verified = one.batch.numbers[0] == 0 and column == 0 and place < verify
+                    self._measure(one, outputs, (place, column), verified)
+                    self.done += 1
+                    self.job.progress(self.done, total, f"layer {layer}, {bits} bits")
+        self._finish(verify)
+
+    def _declare(self) -> None:
+        sizes = {"layer": len(self.layers)}
+        coords: dict[str, tuple[tuple[str, ...], Any]] = {
+            "layer": (("layer",), np.array(self.layers, dtype=np.int32))
+        }
+        if self.axis:
+            sizes["bits"] = len(self.bits)
+            coords["bits"] = (("bits",), np.array(self.bits, dtype=np.int32))
+        self.job.declare(sizes, coords)
+
+    def _where(self, cell: tuple[int, int]) -> dict[str, int]:
+        return {"layer": cell[0], **({"bits": cell[1]} if self.axis else {})}
+
+    def _measure(self, one: Pass, outputs: Outputs, cell: tuple[int, int], verified: bool) -> None:
+        """Run a batch on from one layer with its weights rounded."""
+        layer, bits = self.layers[cell[0]], self.bits[cell[1]]
+        later = range(layer, self.model.n_layers)
+        with quantised(self.model, layer, bits, self.group, self.chosen) as new:
+            state = one.run(one.states[layer], later)
+            whole = one.without() if verified else None
+        self.blocks += len(later) + (self.model.n_layers if verified else 0)
+        self.job.tick()
+        distance, loss = outputs.compare(one.taken(state), kl)
+        self.means["kl"].add(cell, distance, one.batch)
+        self.means["loss_change"].add(cell, loss - outputs.loss, one.batch)
+        if whole is not None:
+            other, _ = outputs.compare(one.taken(whole), kl)
+            self.off = max(self.off, float((other - distance).abs().max()))
+        arrays = {name: mean.mean()[cell] for name, mean in self.means.items()}
+        self.job.emit(self._where(cell), arrays)
+        if one.batch.numbers[0] == 0:
+            self.job.emit(self._where(cell), {"weight_error": np.array(_error(new))})
+            size = sum(matrix.parameter.numel() for matrix, _ in new)
+            self.job.emit({"layer": cell[0]}, {"weights": np.array(size)})
+
+    def _finish(self, verify: int) -> None:
+        for name, mean in self.means.items():
+            low, high = mean.interval()
+            for end, values in (("_low", low), ("_high", high)):
+                self.job.emit({}, {name + end: values if self.axis else values[:, 0]})
+        self.job.note(
+            passes=self.blocks / self.model.n_layers,
+            method="restart from the state before the layer; symmetric round-to-nearest",
+        )
+        changed = sum(a != b for a, b in zip(self.before, _sums(self.model), strict=True))
+        what = "weights whose sum or place in memory is not what it was"
+        self.job.check("weights are back", changed, 0, what)
+        if verify:
+            what = "KL against passes of the whole model with the layer rounded"
+            self.job.check("naive agreement", self.off, tolerance(self.model), what)
+
+
+def _sums(model: LensModel) -> list[tuple[int, float]]:
+    """Where each weight lies and what it sums up to."""
+    return [(p.data_ptr(), float(p.sum(dtype=torch.float32))) for p in model.hf.parameters()]
+
+
+def _error(new: list[tuple[Matrix, Tensor]]) -> float:
+    """Relative error of rounded weights, all of a layer together."""
+    off = sum(float((w.float() - m.weight.float()).norm()) ** 2 for m, w in new)
+    size = sum(float(m.weight.float().norm()) ** 2 for m, _ in new)
+    return (off / size) ** 0.5 if size else float("nan")

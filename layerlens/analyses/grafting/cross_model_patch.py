@@ -1,0 +1,144 @@
+"""Cross-model patching: at each layer, this model goes on from another model's states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.grafting.cross_model_text import VARIABLES, CrossModel
+from layerlens.analyses.texts.one_each import chosen_layers, one_each
+from layerlens.errors import InputError
+from layerlens.run.many_edits import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from layerlens.analyses.answers.answer_metric import MetricFunction
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+
+def count_work(
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    layers: Sequence[int] | None,
+    verify: int,
+    **_: Any,
+) -> Work:
+    """Count passes and bytes of one call; runs nothing."""
+    texts, length = tokens.ids.shape
+    chosen = chosen_layers(model, layers)
+    replayed = sum(1 - (layer + 1) / model.n_layers for layer in chosen)
+    states = 4 * model.d_model * length * model.n_layers
+    return Work(texts * (2 + replayed + verify), texts * (len(chosen) + 2), 5 * states)
+
+
+@analysis(
+    name="cross_model_patch",
+    question="At which layers does what the other model does differently come about?",
+    source="Prakash et al., Fine-tuning enhances existing mechanisms (cross-model patching, 2024)",
+    cost="1 pass of each model and a replay of the later blocks for each layer",
+    view="panels",
+    variables=VARIABLES,
+    work=count_work,
+)
+def cross_model_patch(
+    job: Job,
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    other: LensModel | None = None,
+    answer: Any = None,
+    wrong: Any = None,
+    metric: str | MetricFunction = "logit_diff",
+    positions: Any = None,
+    layers: Sequence[int] | None = None,
+    verify: int = 2,
+    memory_limit: int = DEFAULT_LIMIT,
+) -> None:
+    """Replace this model's states after a block by the other model's, and let it go on.
+
+    Both models are run on the same token ids. Then, for each block, this model is run once more
+    with the block's output put to what the other model had there, as a fine-tuned model is given
+    its pretrained ancestor's states. ``recovered`` is ``(own - patched) / (own - other)``: 0 where
+    this model answers as before, 1 where it answers as the other one; neither is a bound.
+
+    Parameters
+    ----------
+    other
+        The model that states are taken from: as many blocks of the same width, the same tokens.
+    answer
+        Token as a string or an id; for several texts also a list. None: this model's own answer.
+    wrong
+        For ``logit_diff``, likewise. None: the other model's answer if it is not the same, else
+        this model's runner-up.
+    metric
+        See :func:`layerlens.analyses.answers.answer_metric.make_metric`; of the last position's
+        prediction.
+    positions
+        Where states are replaced: an index, a slice, a list, the text of a span. None: everywhere.
+    layers
+        Blocks after which states are replaced; None for all.
+    verify
+        How many cells of the first text are run again in the plainest way.
+    memory_limit
+        Bytes of working memory above the models' own.
+
+    Notes
+    -----
+    ``norm_ratio`` and ``cosine`` compare the states themselves, averaged over the positions:
+    where they are far from 1, the patched model meets states that it never makes by itself.
+    With several texts there are means with 95 % intervals (bootstrap over texts);
+    ``recovered_mean`` is the ratio of means. Where both models' metrics are the same, there is
+    nothing to recover and ``recovered`` is NaN.
+
+    Raises
+    ------
+    InputError
+        The other model does not fit, or an option does not.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")  # doctest: +SKIP
+    >>> same = ll.cross_model_patch(model, [5, 9, 5], other=model)  # doctest: +SKIP
+    >>> bool(same.data.recovered.isnull().all())  # doctest: +SKIP
+    True
+    """
+    _require_like(model, other, tokens)
+    assert other is not None
+    work = CrossModel(job, model, other, tokens, chosen_layers(model, layers))
+    texts = len(tokens.ids)
+    answers, wrongs = one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong")
+    work.declare()
+    for row in range(texts):
+        asked = {"answer": answers[row], "wrong": wrongs[row]}
+        work.text(row, metric, asked, positions, verify, memory_limit)
+    work.finish()
+
+
+def _require_like(model: LensModel, other: Any, tokens: Tokens) -> None:
+    """Raise where the other model's states cannot stand in for this model's."""
+    if not hasattr(other, "running"):
+        raise InputError("other is the model that states are taken from: give one from ll.load.")
+    for what, mine, theirs in (
+        ("a stream of width", model.d_model, other.d_model),
+        ("this many blocks:", model.n_layers, other.n_layers),
+    ):
+        if mine != theirs:
+            raise InputError(
+                f"{model.name} has {what} {mine} and {other.name} {theirs}: states can be put in "
+                "place of each other only between models of the same shape."
+            )
+    ids = sorted(set(tokens.ids[tokens.mask].tolist()))
+    unknown = [i for i in ids if i >= other.d_vocab]
+    if unknown:
+        raise InputError(f"{other.name} has no token {unknown[0]}: both models need the same ids.")
+    if model.tokenizer is None or other.tokenizer is None:
+        return
+    for i in ids:
+        if (own := model.token_string(i)) != (foreign := other.token_string(i)):
+            raise InputError(
+                f"Token {i} is {own!r} in {model.name} and {foreign!r} in {other.name}: both "
+                "models need the same tokens."
+            )

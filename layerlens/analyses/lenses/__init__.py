@@ -1,0 +1,1 @@
+"""What would the model answer here, at this depth?"""

@@ -1,0 +1,175 @@
+"""One pass that reduces each point of a lens as soon as the model reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from layerlens.analyses.lenses.points import Point
+from layerlens.analyses.texts.chosen_positions import Cells
+from layerlens.errors import LayerLensError, ModelError
+from layerlens.model.sites import Site
+from layerlens.run.changes import Change
+from layerlens.run.forward import forward
+from layerlens.run.head_rows import Final, Head, Reduced
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished point: its index, the head's input and what was kept of its logits."""
+
+    point: int
+    x: Tensor
+    reduced: Reduced
+
+
+class LensPass:
+    """Reads the points of one pass and sends their rows through the head.
+
+    Points are gathered until they fill one product with the head; the first one goes alone, so
+    that something can be shown early. The last state of the stream waits for the final row: where
+    the model feeds its head exactly that, it is not computed twice.
+
+    Parameters
+    ----------
+    model, tokens
+        What is run.
+    cells
+        Which of its positions.
+    points
+        Which points; the final row comes after them.
+    head
+        The model's head.
+    chosen
+        [N, m] token ids whose logits and ranks are wanted.
+    top_k
+        How many predictions to keep.
+    done
+        Called with each finished row.
+    tick
+        Called at each point and product; may raise to stop.
+    changes
+        What is changed in the pass.
+    """
+
+    def __init__(
+        self,
+        model: LensModel,
+        tokens: Tokens,
+        cells: Cells,
+        points: Sequence[Point],
+        head: Head,
+        *,
+        chosen: Tensor,
+        top_k: int,
+        done: Callable[[Row], None],
+        tick: Callable[[], None],
+        changes: Sequence[Change] = (),
+    ) -> None:
+        if model.anatomy.head is None:
+            raise ModelError(
+                f"{model.name} has no language-model head, so a lens has nothing to decode with: "
+                "load it with a class that has one, such as AutoModelForCausalLM."
+            )
+        self._anatomy = model.anatomy.head
+        self._model = model
+        self._tokens = tokens
+        self._cells = cells
+        self._head = head
+        self._chosen = chosen
+        self._top_k = top_k
+        self._done = done
+        self._tick = tick
+        self._changes = changes
+        self._points = list(points)
+        self._index = {point.site: i for i, point in enumerate(self._points)}
+        self._pending: list[tuple[int, Tensor]] = []
+        self._held: tuple[int, Tensor] | None = None
+        self._started = False
+        self.final: Final | None = None
+        self.logits: Tensor | None = None
+        self.head_rows = 0
+
+    def run(self) -> None:
+        """Run the pass; every point and the final row are done when it returns."""
+        last = Site("resid_post", self._model.n_layers - 1)
+        # The final norm's output, at every position, is what the model feeds its head (at the
+        # last one only). Where more stands between, the same modules are called on the last state.
+        normed = self._anatomy.chain[-1:] == (self._anatomy.norm,)
+        source = Site("normalized") if normed else last
+        wanted = dict.fromkeys([*self._index, last, source])
+
+        def see(site: Site, value: Tensor) -> None:
+            self._tick()
+            if site in self._index:
+                self._point(self._index[site], value, hold=site == last)
+            if site == source:
+                rows = self._cells.pick(value)
+                scale = self._anatomy.scale_in
+                self._finish(rows * scale if normed else self._model.head_input(rows))
+
+        self.logits = forward(
+            self._model, self._tokens, list(wanted), see, logits="last", changes=self._changes
+        )
+
+    def _point(self, index: int, value: Tensor, *, hold: bool) -> None:
+        state = self._cells.pick(value)
+        self._require_finite(state, self._points[index].label)
+        x = self._head.accept(self._model.head_input(state))
+        if hold:
+            self._held = (index, x)
+            return
+        self._pending.append((index, x))
+        if not self._started or (len(self._pending) + 1) * len(x) > self._head.rows:
+            self._flush()
+        self._started = True
+
+    def _finish(self, x: Tensor) -> None:
+        """Reduce what the model feeds its head, and what waited for it."""
+        self._flush()
+        self._require_finite(x, "final")
+        x = self._head.accept(x)
+        keep = self._cells.last.tolist()
+        reduced, self.final = self._head.reduce_final(
+            x, self._chosen, self._top_k, self._tick, keep
+        )
+        self.head_rows += len(x)
+        if self._held is not None:
+            index, held = self._held
+            same = torch.equal(held, x)
+            if not same:
+                self.head_rows += len(x)
+                again = self._head.reduce(held, self._chosen, self._top_k, self._tick)
+            self._done(Row(index, held, reduced if same else again))
+        self._done(Row(len(self._points), x, reduced))
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        rows = torch.cat([x for _, x in pending]) if len(pending) > 1 else pending[0][1]
+        chosen = self._chosen.repeat(len(pending), 1) if len(pending) > 1 else self._chosen
+        reduced = self._head.reduce(rows, chosen, self._top_k, self._tick)
+        self.head_rows += len(rows)
+        count = len(self._cells)
+        for place, (index, x) in enumerate(pending):
+            here = slice(place * count, (place + 1) * count)
+            self._done(Row(index, x, Reduced(*(field[here] for field in reduced))))
+
+    def _require_finite(self, x: Tensor, label: str) -> None:
+        if bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()):
+            return
+        row = int((~torch.isfinite(x)).any(-1).nonzero()[0, 0])
+        raise LayerLensError(
+            f"The model's activations hold NaN or infinity from {label} on, first at "
+            f"{self._cells.name(row)}: check its weights and dtype (float16 overflows where "
+            "bfloat16 or float32 do not)."
+        )

@@ -1,0 +1,1 @@
+"""What does each layer do, over many texts, models and weights?"""

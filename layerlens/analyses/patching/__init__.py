@@ -1,0 +1,1 @@
+"""Which activations carry the difference of two texts?"""

@@ -1,0 +1,345 @@
+"""Attention knockout: block what a position may look at, and see what the answer loses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layerlens.analyses.answers.answer_metric import make_metric
+from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.sweeps.intervals import mean_interval
+from layerlens.analyses.sweeps.layer_windows import window_layers
+from layerlens.analyses.texts.one_each import chosen_layers, one_each
+from layerlens.analyses.texts.subjects import each, subject_positions
+from layerlens.analyses.texts.text_pair import row_of
+from layerlens.errors import InputError
+from layerlens.model.sites import Site
+from layerlens.run.base import record_base
+from layerlens.run.changes import Change
+from layerlens.run.forward import forward
+from layerlens.run.many_edits import DEFAULT_LIMIT, Cell, Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from layerlens.analyses.answers.answer_metric import MetricFunction
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+BLIND = (
+    "Some layers with local attention see nothing but {name!r} from the query: blocking that would "
+    "leave nothing to look at, so these cells are NaN."
+)
+
+Groups = Mapping[str, tuple[int, ...]]
+"""Name of a source to the positions that are blocked together."""
+
+_GRID = ("source", "layer")
+VARIABLES = {
+    "percent_change": Variable(
+        _GRID, "float32", "%", "change of the metric, in per cent of its value"
+    ),
+    "change": Variable(_GRID, "float32", "1", "change of the metric"),
+    "metric": Variable(_GRID, "float32", "1", "metric with these edges blocked"),
+    **{
+        f"percent_change_{end}": Variable(_GRID, "float32", "%", words, summary=True)
+        for end, words in (
+            ("mean", "change in per cent, mean over texts"),
+            ("low", "change in per cent, 2.5 % of the bootstrap over texts"),
+            ("high", "change in per cent, 97.5 % of the bootstrap over texts"),
+        )
+    },
+}
+
+
+def count_work(
+    model: LensModel, tokens: Tokens, *, sources: Any, subject: Any, layers: Any, **_: Any
+) -> Work:
+    """Count passes and bytes of one call; runs nothing. Cells count for what they can change."""
+    texts, length = tokens.ids.shape
+    groups = length - 1 if sources is None and subject is None else 3
+    groups = len(sources) if isinstance(sources, Mapping) else groups
+    chosen = chosen_layers(model, layers)
+    share = sum(1 - layer / model.n_layers for layer in chosen)
+    size = 3 * length * model.d_model * model.n_layers * 4
+    return Work(texts * (2 + groups * share), texts * groups * len(chosen), size)
+
+
+@analysis(
+    name="knockout",
+    question="Between which layers does the answer need to look at these tokens?",
+    source=(
+        "Geva et al., Dissecting Recall of Factual Associations in Auto-Regressive Language "
+        "Models (2023)"
+    ),
+    cost="2 passes, plus an edited run for each source and layer",
+    view="curves",
+    variables=VARIABLES,
+    work=count_work,
+)
+def knockout(
+    job: Job,
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    sources: Any = None,
+    subject: Any = None,
+    query: Any = -1,
+    window: int = 9,
+    layers: Any = None,
+    metric: str | MetricFunction = "probability",
+    answer: str | int | list[str | int] | None = None,
+    wrong: str | int | list[str | int] | None = None,
+    verify: int = 2,
+    method: Method = "auto",
+    memory_limit: int = DEFAULT_LIMIT,
+) -> None:
+    """Block attention from a position to groups of earlier ones, in windows of layers.
+
+    Scores from the query to the keys of a group become minus infinity in every head of the
+    window's layers; what is left of each row is renormalised by the softmax, other rows keep
+    theirs. The metric is that of the last position.
+
+    Parameters
+    ----------
+    sources
+        Name to positions (an index, a list, a slice or the text of a span): groups that are
+        blocked together. For several texts one such mapping for all, or a list with one each
+        (with the same names). None: the three groups of the paper if a ``subject`` is given
+        (``subject``, ``other`` and ``last``, the query itself), else each position before the
+        query on its own.
+    subject
+        The text of a span or positions; for several texts, a list with one each.
+    query
+        The position that is blocked from looking; the last one by default.
+    window
+        Layers blocked together around each: ``l - window // 2`` up to ``l + (window + 1) // 2 -
+        1``, clipped.
+    layers
+        Which layers to centre windows on; None for all.
+    metric, answer, wrong
+        What is measured, see ``ll.patch_sweep``; the answer is by default the model's own.
+    verify
+        How many cells to compute again with a whole pass each.
+    method
+        How edited runs are computed: ``"auto"``, ``"packed"``, ``"restart"`` or ``"naive"``.
+    memory_limit
+        Bytes of working memory above the model's own.
+
+    Notes
+    -----
+    ``percent_change`` is ``100 (m - m0) / |m0|``, with m0 the metric of the unchanged run. For
+    several texts ``percent_change_mean`` is the mean of these, with a 95 % bootstrap interval.
+    Layers without softmax attention have nothing to block.
+
+    Raises
+    ------
+    InputError
+        An option does not fit, or a group holds every position that the query sees.
+    SiteError
+        The model has no attention whose scores can be changed.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load()  # doctest: +SKIP
+    >>> curves = ll.knockout(model, "The capital of France is", subject="France")  # doctest: +SKIP
+    >>> curves.data.source.values.tolist()  # doctest: +SKIP
+    ['subject', 'other', 'last']
+    """
+    blocks = enumerate(model.anatomy.blocks)
+    attending = [layer for layer, block in blocks if block.attention is not None]
+    if not attending:
+        model.anatomy.tap(Site("z", 0))  # raises, and says why
+    texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
+    count, single = len(texts), tokens.single
+    given = zip(texts, each(sources, count, single), each(subject, count, single), strict=True)
+    plans = [_plan(model, text, query, wanted, named) for text, wanted, named in given]
+    names = list(dict.fromkeys(name for plan in plans for name in plan.groups))
+    centres = chosen_layers(model, layers)
+    _declare(job, names, centres, count)
+    windows = [window_layers(layer, window, model.n_layers) for layer in centres]
+    heads = [[layer for layer in around if layer in attending] for around in windows]
+    answers, wrongs = one_each(answer, count, "answer"), one_each(wrong, count, "wrong")
+    found = []
+    for row, (text, plan) in enumerate(zip(texts, plans, strict=True)):
+        base = record_base(model, text)
+        measure = make_metric(
+            model, metric, final=base.final, answer=answers[row], wrong=wrongs[row]
+        )
+        value = float(measure(base.final.unsqueeze(0))[0])
+        sweep = Sweep(
+            job,
+            model,
+            base,
+            measure,
+            _Shown(value),
+            lead={"batch": row} if job.batched else {},
+            share=(row, count),
+            method=method,
+            memory_limit=memory_limit,
+        )
+        visible = _visible(model, text, plan.query, attending)
+        _add_cells(sweep, plan, names, heads, visible)
+        nothing = _add_check(sweep, plan, attending)
+        sweep.run()
+        _check(job, sweep, nothing, row)
+        sweep.verify(verify)
+        found.append(sweep)
+        _note(job, found, plans, window)
+    if job.batched:
+        _summarise(job)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The query of one text, and what is hidden from it."""
+
+    query: int
+    groups: Groups
+    length: int
+
+
+def _plan(model: LensModel, text: Tokens, query: Any, sources: Any, subject: Any) -> _Plan:
+    asked = model.positions(text, query)
+    if len(asked) != 1:
+        raise InputError(f"query names {len(asked)} positions; expected one.")
+    (place,) = asked
+    if sources is not None:
+        if not isinstance(sources, Mapping) or not sources:
+            raise InputError("sources maps names to positions, such as {'subject': 'France'}.")
+        groups = {str(name): tuple(model.positions(text, at)) for name, at in sources.items()}
+    elif subject is not None:
+        named = subject_positions(model, text, subject)
+        others = tuple(i for i in range(place) if i not in named)
+        groups = {"subject": named, "other": others, "last": (place,)}
+    else:
+        groups = {f"{i} {text.strings[0][i]}".strip(): (i,) for i in range(place)}
+    if not groups:
+        raise InputError("The query is the first position: there is nothing before it to block.")
+    for name, keys in groups.items():
+        if set(keys) >= set(range(place + 1)):
+            raise InputError(
+                f"The source {name!r} holds every position that the query sees (0 to {place}): "
+                "leave it at least one to look at."
+            )
+    return _Plan(place, groups, text.ids.shape[1])
+
+
+def _declare(job: Job, names: Sequence[str], layers: Sequence[int], texts: int) -> None:
+    sizes = {"source": len(names), "layer": len(layers)}
+    if job.batched:
+        sizes["batch"] = texts
+    coords: dict[str, tuple[tuple[str, ...], Any]] = {
+        "source": (("source",), np.array(names)),
+        "layer": (("layer",), np.array(layers, dtype=np.int32)),
+    }
+    job.declare(sizes, coords)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """From values of the metric to the arrays of the result."""
+
+    value: float
+
+    def __call__(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        change = values - self.value
+        with np.errstate(divide="ignore", invalid="ignore"):
+            percent = np.where(self.value == 0, np.nan, 100 * change / abs(self.value))
+        return {"percent_change": percent, "change": change, "metric": values}
+
+
+def _visible(
+    model: LensModel, text: Tokens, query: int, layers: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Which positions each head sees from the query: layer to bool [head, position]."""
+    found: dict[int, np.ndarray] = {}
+
+    def look(site: Site, value: Tensor) -> None:
+        found[site.block] = (value[0, :, query] > -torch.inf).cpu().numpy()
+
+    forward(model, text, [Site("attn_scores", layer) for layer in layers], look, logits=None)
+    return found
+
+
+def _add_cells(
+    sweep: Sweep,
+    plan: _Plan,
+    names: Sequence[str],
+    windows: Sequence[Sequence[int]],
+    visible: Mapping[int, np.ndarray],
+) -> None:
+    """One cell a source and layer; what cannot change anything is filled in."""
+    for index, name in enumerate(names):
+        if name not in plan.groups:
+            sweep.fill({"source": index}, np.nan)  # a position that only longer texts have
+            continue
+        seen = tuple(key for key in plan.groups[name] if key <= plan.query)
+        for place, window in enumerate(windows):
+            where = {"source": index, "layer": place}
+            rest = [key for key in range(plan.query + 1) if key not in seen]
+            if any(not visible[layer][:, rest].any(-1).all() for layer in window):
+                sweep.fill(where, np.nan)
+                sweep.job.remark(BLIND.format(name=name))
+            elif seen and window:
+                changes = [_blocked(layer, plan.query, seen) for layer in window]
+                sweep.add(Cell(tuple(changes)), where)
+            else:
+                sweep.fill(where, sweep.base_value)
+
+
+def _blocked(layer: int, query: int, keys: tuple[int, ...]) -> Change:
+    return Change(Site("attn_scores", layer), "block", positions=(query,), keys=keys)
+
+
+def _add_check(sweep: Sweep, plan: _Plan, attending: Sequence[int]) -> int:
+    """A cell that recomputes the query's rows everywhere and blocks nothing; its number."""
+    changes = [
+        Change(Site("attn_scores", layer), "add", 0.0, positions=(plan.query,))
+        for layer in attending
+    ]
+    return sweep.add(Cell(tuple(changes)), None)
+
+
+def _check(job: Job, sweep: Sweep, nothing: int, row: int) -> None:
+    error = abs(float(sweep.values[nothing]) - sweep.base_value)
+    what = "metric with the query's attention recomputed and nothing blocked, less the plain one"
+    text = f" of text {row}" if job.batched else ""
+    job.check(f"blocking nothing changes nothing{text}", error, sweep.tolerance, what)
+
+
+def _note(job: Job, found: Sequence[Sweep], plans: Sequence[_Plan], window: int) -> None:
+    """Say what was measured so far, and how."""
+    first = found[0].metric
+    for name in ("change", "metric"):
+        job.describe(name, units=first.units)
+    kept: dict[str, list[Any]] = {
+        "clean_metric": [sweep.base_value for sweep in found],
+        "answer": [sweep.metric.answer for sweep in found],
+        "query": [plan.query for plan in plans],
+    }
+    job.note(
+        metric=first.name,
+        metric_words=first.words,
+        window=window,
+        direction="attention from the query to these positions is blocked",
+        source_positions=json.dumps([plan.groups for plan in plans]),
+        method=", ".join(dict.fromkeys(sweep.method for sweep in found)),
+        passes=sum(2 + sweep.passes for sweep in found),
+        **{name: json.dumps(v) if job.batched else v[0] for name, v in kept.items()},
+    )
+
+
+def _summarise(job: Job) -> None:
+    """Mean over texts, with its interval."""
+    assert job.parts is not None
+    three = mean_interval(job.parts.arrays["percent_change"])
+    names = (f"percent_change_{end}" for end in ("mean", "low", "high"))
+    job.emit({}, dict(zip(names, three, strict=True)))

@@ -1,0 +1,165 @@
+"""Steering directions: the mean difference of two conditions at each layer, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.contract.options import nearest
+from layerlens.analyses.steering.steering_text import VARIABLES, Steering
+from layerlens.analyses.texts.one_each import chosen_layers, one_each
+from layerlens.analyses.texts.text_pair import row_of
+from layerlens.model.sites import Site
+from layerlens.run.many_edits import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from layerlens.analyses.answers.answer_metric import MetricFunction
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+COEFFICIENTS = (-0.5, -0.25, 0.0, 0.25, 0.5)
+
+
+def count_work(
+    model: LensModel,
+    positive: Tokens,
+    negative: Tokens,
+    *,
+    layers: Sequence[int] | None,
+    coefficients: Sequence[float],
+    text: Any,
+    verify: int,
+    **_: Any,
+) -> Work:
+    """Count passes and bytes of one call; runs nothing."""
+    chosen = chosen_layers(model, layers)
+    passes = float(len(positive.ids) + len(negative.ids))
+    rows = 0
+    if text is not None:
+        replayed = sum(1 - layer / model.n_layers for layer in chosen) * len(coefficients)
+        passes += 2 * (1 + replayed + verify)
+        rows = 2 * len(chosen) * len(coefficients)
+    states = 4 * model.d_model * len(chosen) * (len(positive.ids) + len(negative.ids) + 2)
+    return Work(passes, rows, states + 4 * 64 * model.d_vocab)
+
+
+@analysis(
+    name="steering",
+    question="Which direction separates two conditions, at which layer, and does it steer?",
+    source="Rimsky et al., Contrastive activation addition (2024); Turner et al., ActAdd (2023)",
+    cost="2 passes a pair; with a text, 2 replays for each layer and coefficient",
+    view="panels",
+    variables=VARIABLES,
+    work=count_work,
+    inputs=("positive", "negative"),
+)
+def steering(
+    job: Job,
+    model: LensModel,
+    positive: Tokens,
+    negative: Tokens,
+    *,
+    site: str = "resid_post",
+    position: Any = -1,
+    layers: Sequence[int] | None = None,
+    text: Any = None,
+    steer_at: Any = None,
+    coefficients: Sequence[float] = COEFFICIENTS,
+    relative: bool = True,
+    answer: Any = None,
+    wrong: Any = None,
+    metric: str | MetricFunction = "logit_diff",
+    neutral: Any = None,
+    verify: int = 2,
+    memory_limit: int = DEFAULT_LIMIT,
+) -> None:
+    """Find at each layer the mean difference between paired prompts, and try it on a text.
+
+    The direction of a layer is the mean over pairs of the positive prompt's state minus the
+    negative one's, at one position. How well it separates the conditions is measured on pairs
+    that it was not made of. With ``text``, multiples of it are added while that text runs, layer
+    by layer, and the same is done to a neutral text to see what else changes.
+
+    ``ll.edit("resid_post.7", "add", c * found.data.direction.sel(layer=7).values)`` adds ``c``
+    times the direction of layer 7 in ``ll.run``; with ``always=True`` also at every token that
+    ``model.generate`` makes. A ``coefficient`` here is a ``c`` of that many times ``scale``.
+
+    Parameters
+    ----------
+    positive, negative
+        Prompts of the two conditions, one list each: the first belongs to the first, and so on.
+    site
+        ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` or ``mlp_out``.
+    position
+        Where states are read: an index, or the text of a token (of a span: its last token); also
+        a list with one for each pair.
+    layers
+        Blocks; None for all.
+    text
+        A text to steer; None: directions and separation only.
+    steer_at
+        Positions of the text at which the direction is added; None: all.
+    coefficients
+        How much of the direction is added. 0 must change nothing, and is checked where given.
+    relative
+        Coefficients are shares of the mean length of the layer's states, so that layers can be
+        compared; else multiples of the direction itself.
+    answer, wrong, metric
+        What is measured of the steered text; see
+        :func:`layerlens.analyses.answers.answer_metric.make_metric`.
+    neutral
+        The text that shows the side effect: the KL divergence of its steered next-token
+        distribution from the unsteered one. None: a plain English sentence (without a tokenizer
+        there is none, and ``neutral_kl`` is NaN).
+    verify
+        How many steered runs are made again in the plainest way.
+    memory_limit
+        Bytes of working memory above the model's own.
+
+    Notes
+    -----
+    ``jsd`` is a published way to choose a layer; where one channel is far larger than all others,
+    its softmax sees that one alone. ``auc`` near 1 at every layer says that the conditions are
+    easy to tell apart (often by a token), not that each layer steers: read it with
+    ``dose_change`` and ``neutral_kl``. In late layers a direction acts on the logits almost
+    directly. The layer that separates best by each measure stands among the notes.
+
+    Raises
+    ------
+    InputError
+        The lists do not pair up, or an option does not fit.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")  # doctest: +SKIP
+    >>> found = ll.steering(model, [[5, 6], [7, 6]], [[5, 8], [7, 8]])  # doctest: +SKIP
+    >>> found.data.direction.shape  # doctest: +SKIP
+    (2, 64)
+    """
+    job.batched = False  # the prompts are one set of data, not several questions
+    work = Steering(job, model, _sites(model, site, layers))
+    work.require_pairs(positive, negative)
+    doses = [float(c) for c in coefficients]
+    work.declare(doses if text is not None else [])
+    places = one_each(position, len(positive.ids), "position")
+    states = [work.states(tokens, places) for tokens in (positive, negative)]
+    work.separate(*states, relative=relative)
+    if text is not None:
+        tokens = row_of(model.tokens(text), 0)
+        options = {"verify": verify, "limit": memory_limit, "at": steer_at}
+        work.steer(tokens, doses, metric, answer=answer, wrong=wrong, **options)
+        work.disturb(neutral, doses, **options)
+    work.finish()
+
+
+def _sites(model: LensModel, kind: str, layers: Sequence[int] | None) -> list[Site]:
+    """Where the directions are, one site a layer."""
+    if kind not in SITES:
+        raise nearest(str(kind), list(SITES), "Site of steering:")
+    sites = [Site(kind, layer) for layer in chosen_layers(model, layers)]
+    for found in sites:
+        model.anatomy.tap(found)  # raises, and says why
+    return sites

@@ -1,0 +1,1 @@
+"""Many edited or clean runs of one text, cell by cell."""

@@ -1,0 +1,1 @@
+"""Which texts, and which of their positions."""

@@ -1,0 +1,1 @@
+"""Along which edges does it travel?"""

@@ -1,0 +1,318 @@
+"""Path patching: what one head does to a later head, or straight to the logits, and no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.analyses.answers.answer_metric import make_metric
+from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.patching.pair_runs import distinct
+from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.texts.one_each import one_each
+from layerlens.analyses.texts.text_pair import Align, make_pairs
+from layerlens.analyses.tracing.head_edges import Edges, Sender, parse_receivers, parse_senders
+from layerlens.errors import InputError
+from layerlens.run.many_edits import DEFAULT_LIMIT, Method
+
+if TYPE_CHECKING:
+    from layerlens.analyses.answers.answer_metric import Metric, MetricFunction
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+TOGETHER = 96
+"""Senders whose third runs are made before their fourth ones are run together."""
+
+_GRID = ("layer", "head")
+VARIABLES = {
+    "recovered": Variable(_GRID, "float32", "1", "share of the difference that this path carries"),
+    "effect": Variable(_GRID, "float32", "1", "change of the metric through this path alone"),
+    "metric": Variable(_GRID, "float32", "1", "metric of the run with the path patched"),
+}
+
+
+def count_work(
+    model: LensModel,
+    clean: Tokens,
+    corrupt: Tokens,
+    *,
+    sender: Any,
+    receiver: Any,
+    verify: int,
+    **_: Any,
+) -> Work:
+    """Count passes and bytes of one call; runs nothing."""
+    receivers = parse_receivers(model, receiver)
+    end = max((site.block for site in receivers), default=model.n_layers)
+    senders = sum(layer < end for layer, _ in parse_senders(model, sender))
+    texts, length = clean.ids.shape
+    runs = (1 if not receivers else 2) * (senders + 1 + verify)
+    size = 4 * length * model.d_model * model.n_layers * 4
+    return Work(texts * (2 + runs), texts * (senders + 3 + verify), size)
+
+
+@analysis(
+    name="path_patch",
+    question="What does a head do to a later head, or straight to the logits, and no more?",
+    source=(
+        "Wang et al., Interpretability in the Wild (2022); Goldowsky-Dill et al., Localizing Model "
+        "Behavior with Path Patching (2023)"
+    ),
+    cost="2 passes, and 2 for each sender (1 where the logits receive)",
+    view="grid",
+    variables=VARIABLES,
+    work=count_work,
+    inputs=("clean", "corrupt"),
+)
+def path_patch(
+    job: Job,
+    model: LensModel,
+    clean: Tokens,
+    corrupt: Tokens,
+    *,
+    sender: Sender | Sequence[Sender] | None = None,
+    receiver: Any = "logits",
+    direction: str = "noise",
+    freeze_mlps: bool = False,
+    positions: Any = None,
+    align: Align | None = None,
+    metric: str | MetricFunction = "logit_diff",
+    answer: str | int | list[str | int] | None = None,
+    wrong: str | int | list[str | int] | None = None,
+    verify: int = 2,
+    method: Method = "auto",
+    memory_limit: int = DEFAULT_LIMIT,
+) -> None:
+    """Change what one receiver reads of one sender, and see what becomes of the answer.
+
+    Four runs for each sender: (1) the run that is changed, (2) the run that the sender's
+    activation comes from, (3) the first one again with the sender at its value in the second and
+    every other head held at its value in the first, in which what the receiver would read is
+    kept, (4) the first one with the receiver reading just that. MLPs between sender and receiver
+    are part of the path unless they are frozen.
+
+    Parameters
+    ----------
+    sender
+        ``(layer, head)``, a list of these, or None for every head that can reach the receiver.
+    receiver
+        ``"logits"``, ``(layer, head, "q" | "k" | "v")``, or a list of such triples, which then
+        receive together. Heads of k and v are key-value heads.
+    direction
+        ``"noise"``: corrupted activations into the clean run (as in both papers); ``"denoise"``:
+        clean activations into the corrupted run.
+    freeze_mlps
+        Hold MLPs too, so that only the direct path through the residual stream is left.
+    positions
+        Where the sender is changed: an index, a slice, a list or the text of a span; None for
+        everywhere.
+    align, metric, answer, wrong
+        As in ``ll.patch_sweep``.
+    verify
+        How many of the strongest senders to compute again with four whole passes.
+    method
+        How edited runs are computed: ``"auto"``, ``"packed"``, ``"restart"`` or ``"naive"``.
+    memory_limit
+        Bytes of working memory above the model's own.
+
+    Notes
+    -----
+    ``recovered`` is ``effect`` over the difference of the two plain runs: 1 where the path alone
+    turns the answer of the one into that of the other. Senders that cannot reach the receiver
+    are not on the grid.
+
+    Raises
+    ------
+    InputError
+        An option does not fit, or nothing can reach the receiver.
+    SiteError
+        The model has no such site, or its q and k cannot be changed.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")  # doctest: +SKIP
+    >>> clean, corrupt = [1, 2, 3, 4, 1], [3, 2, 1, 4, 1]  # doctest: +SKIP
+    >>> edges = ll.path_patch(model, clean, corrupt, receiver=(1, 0, "k"))  # doctest: +SKIP
+    """
+    receivers = parse_receivers(model, receiver)
+    pairs = make_pairs(clean, corrupt, align, direction)
+    end = max((site.block for site in receivers), default=model.n_layers)
+    senders = [place for place in parse_senders(model, sender) if place[0] < end]
+    if not senders:
+        raise InputError(
+            f"No sender can reach the receiver: it is in layer {end}, and only heads of layers "
+            "before it can."
+        )
+    layers = sorted({layer for layer, _ in senders})
+    _declare(job, model, layers, len(pairs))
+    if any(site.kind != "q" for site in receivers) and model.n_kv_heads < model.n_heads:
+        job.remark("Heads of k and v are key-value heads, each shared by several query heads.")
+    answers, wrongs = one_each(answer, len(pairs), "answer"), one_each(wrong, len(pairs), "wrong")
+    found = []
+    for row, pair in enumerate(pairs):
+        edges = Edges.make(model, pair, receivers, freeze_mlps=freeze_mlps, where=positions)
+        plain = (edges.base, edges.source)
+        first, other = plain if direction == "noise" else plain[::-1]
+        measure = make_metric(
+            model,
+            metric,
+            final=first.final,
+            other=other.final,
+            answer=answers[row],
+            wrong=wrongs[row],
+        )
+        paths = _Paths(job, edges, measure, senders, layers, (row, len(pairs)))
+        paths.run(verify, method=method, memory_limit=memory_limit)
+        found.append(paths)
+        _note(job, found)
+
+
+def _declare(job: Job, model: LensModel, layers: list[int], texts: int) -> None:
+    sizes = {"layer": len(layers), "head": model.n_heads}
+    if job.batched:
+        sizes["batch"] = texts
+    coords: dict[str, tuple[tuple[str, ...], Any]] = {
+        "layer": (("layer",), np.array(layers, dtype=np.int32)),
+        "head": (("head",), np.arange(model.n_heads, dtype=np.int32)),
+    }
+    job.declare(sizes, coords)
+
+
+class _Paths:
+    """All senders of one pair."""
+
+    def __init__(
+        self,
+        job: Job,
+        edges: Edges,
+        measure: Metric,
+        senders: list[Sender],
+        layers: list[int],
+        share: tuple[int, int],
+    ) -> None:
+        self.job, self.edges, self.measure = job, edges, measure
+        # Late senders have the shortest way, so they come first.
+        self.senders = sorted(senders, key=lambda place: (-place[0], place[1]))
+        self.layers, self.share = layers, share
+        self.value, self.other = (
+            float(measure(run.final.unsqueeze(0))[0]) for run in (edges.base, edges.source)
+        )
+        if not distinct(self.value, self.other):
+            job.remark(
+                "Both texts give nearly the same value of the metric, so there is nothing to "
+                "recover (NaN): choose texts or tokens that the model tells apart."
+            )
+        self.values: dict[Sender, float] = {}
+        self.method, self.passes = "", 2.0
+
+    def _show(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        effect = values - self.value
+        gap = self.other - self.value if distinct(self.value, self.other) else np.nan
+        return {"recovered": effect / gap + 0.0, "effect": effect, "metric": values}
+
+    def run(self, verify: int, **how: Any) -> None:
+        """Measure every sender, the last layers first; then the checks."""
+        chunks = list(self._chunks())
+        row, texts = self.share
+        for number, chunk in enumerate(chunks):
+            self.job.tick()
+            sweep = Sweep(
+                self.job,
+                self.edges.model,
+                self.edges.base,
+                self.measure,
+                self._show,
+                lead={"batch": row} if self.job.batched else {},
+                share=(row * len(chunks) + number, texts * len(chunks)),
+                **how,
+            )
+            self._add(sweep, chunk)
+            own = None if number else sweep.add(self.edges.cells([chunk[0]], own=True)[0], None)
+            if number == 0:
+                self._leave_gaps(sweep)
+            sweep.run()
+            self.values.update(zip(chunk, sweep.values.tolist(), strict=False))
+            self.method = sweep.method
+            self.passes += sweep.passes + len(chunk) * bool(self.edges.receivers)
+            if own is not None:
+                self._check_own(sweep, own)
+        self._check_strongest(sweep.tolerance, verify)
+
+    def _chunks(self) -> Iterator[list[Sender]]:
+        """Senders of neighbouring layers, a handful at a time."""
+        chunk: list[Sender] = []
+        for layer in reversed(self.layers):
+            chunk += [place for place in self.senders if place[0] == layer]
+            if self.edges.receivers and len(chunk) >= TOGETHER:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _add(self, sweep: Sweep, chunk: list[Sender]) -> None:
+        for (layer, head), cell in zip(chunk, self.edges.cells(chunk), strict=True):
+            sweep.add(cell, {"layer": self.layers.index(layer), "head": head})
+
+    def _leave_gaps(self, sweep: Sweep) -> None:
+        """Heads that were not asked for, or that a layer does not have, are NaN for good."""
+        asked = set(self.senders)
+        for index, layer in enumerate(self.layers):
+            for head in range(self.edges.model.n_heads):
+                if (layer, head) not in asked:
+                    sweep.fill({"layer": index, "head": head}, np.nan)
+
+    def _check_own(self, sweep: Sweep, own: int) -> None:
+        error = abs(float(sweep.values[own]) - self.value)
+        what = "metric with a sender at its own value, less the plain one"
+        name = f"own value changes nothing{self._text}"
+        self.job.check(name, error, sweep.tolerance, what)
+
+    def _check_strongest(self, tolerance: float, verify: int) -> None:
+        """The strongest senders again, with four whole passes each."""
+        strongest = sorted(self.senders, key=lambda place: -abs(self.values[place] - self.value))
+        errors = []
+        for sender in strongest[:verify]:
+            self.job.tick()
+            again = float(self.measure(self.edges.plainly(sender).unsqueeze(0))[0])
+            errors.append(abs(again - self.values[sender]))
+            self.passes += 2
+        if errors:
+            what = f"the {len(errors)} strongest senders, each against four whole passes"
+            name = f"paths equal the four runs{self._text}"
+            self.job.check(name, max(errors), tolerance, what)
+
+    @property
+    def _text(self) -> str:
+        return f" of pair {self.share[0]}" if self.job.batched else ""
+
+
+def _note(job: Job, found: Sequence[_Paths]) -> None:
+    """Say what was measured so far, and how."""
+    first = found[0]
+    edges = first.edges
+    for name in ("effect", "metric"):
+        job.describe(name, units=first.measure.units)
+    ends = [(paths.value, paths.other) for paths in found]
+    if edges.pair.direction == "denoise":
+        ends = [(other, value) for value, other in ends]
+    kept: dict[str, list[Any]] = {
+        "clean_metric": [clean for clean, _ in ends],
+        "corrupt_metric": [corrupt for _, corrupt in ends],
+        "answer": [paths.measure.answer for paths in found],
+    }
+    if first.measure.wrong is not None:
+        kept["wrong"] = [paths.measure.wrong for paths in found]
+    receivers = [str(site) for site in edges.receivers] or ["logits"]
+    job.note(
+        metric=first.measure.name,
+        metric_words=first.measure.words,
+        direction=f"{edges.pair.words}, through one path alone",
+        receiver=", ".join(receivers),
+        method=", ".join(dict.fromkeys(paths.method for paths in found)),
+        passes=sum(paths.passes for paths in found),
+        **{name: json.dumps(v) if job.batched else v[0] for name, v in kept.items()},
+    )
