@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
-from layerlens.export.images import image_bytes
 from layerlens.export.pack import frames_of, pack
 from layerlens.export.twins import THEMES, has_view, traits_of
+from layerlens.figures.images import image_bytes
 from layerlens.result.files import checked_path, write_bytes
 from layerlens.result.select import one_text
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.images import image_bytes
 from layerlens.figures.palette import Palette
 from layerlens.result.checks import Checks
 
@@ -22,11 +23,26 @@ CHARACTER = 0.062
 
 _NOTE_CHARACTER = 0.054
 _LINE = 0.14  # inches from one line of notes to the next
+_SCREEN_DPI = 96  # CSS pixels an inch
+
+
+class Picture(Figure):
+    """A figure that shows itself when it is last in a cell.
+
+    IPython knows how to show a figure only where pyplot has told it; pyplot is never asked here.
+    Where it has been (``%matplotlib inline``), the formats that the user chose there hold.
+    """
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """Return a PNG file for dense screens, and how large it is shown, in CSS pixels."""
+        width, height = self.get_size_inches()
+        size = {"width": round(width * _SCREEN_DPI), "height": round(height * _SCREEN_DPI)}
+        return image_bytes(self, "png", dpi=2 * _SCREEN_DPI), size
 
 
 def new_figure(size: tuple[float, float], colors: Palette) -> Figure:
     """Return an empty figure of `size` inches that pyplot does not know."""
-    figure = Figure(figsize=size, facecolor=colors.page)
+    figure = Picture(figsize=size, facecolor=colors.page)
     FigureCanvasAgg(figure)
     return figure
 

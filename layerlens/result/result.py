@@ -157,7 +157,7 @@ class Result:
     def _image(
         self, path: str | os.PathLike[str], suffix: str, dpi: int = 150, **options: Any
     ) -> Path:
-        from layerlens.export.images import image_bytes
+        from layerlens.figures.images import image_bytes
 
         target = checked_path(path, suffix)
         return write_bytes(target, image_bytes(self.figure(**options), suffix[1:], dpi=dpi))
@@ -213,8 +213,8 @@ class Result:
         return dict(bundle or {}), {}
 
     def _png_base64(self) -> str:
-        from layerlens.export.images import image_bytes
         from layerlens.figures import quick
+        from layerlens.figures.images import image_bytes
 
         figure = quick(self.view, one_text(self.data))
         return base64.b64encode(image_bytes(figure, "png", dpi=_IMAGE_DPI)).decode("ascii")

@@ -150,7 +150,7 @@ class PictureView(View):
     def _picture(self) -> bytes | None:
         if self._result is None:
             return None
-        from layerlens.export.images import image_bytes
+        from layerlens.figures.images import image_bytes
 
         try:
             return image_bytes(self._result.figure(text=self._index), "png", dpi=96)

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from layerlens.export.images import image_bytes
+from layerlens.figures.images import image_bytes
 
 if TYPE_CHECKING:
     from layerlens.result import Result

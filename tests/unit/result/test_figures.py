@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import handmade as made
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from layerlens.errors import ResultError
-from layerlens.export.images import image_bytes
 from layerlens.figures import quick
 from layerlens.figures.fonts import drawable
+from layerlens.figures.images import image_bytes
 from layerlens.figures.layout import fitted
 from layerlens.figures.palette import ink_on, palette
 
@@ -148,6 +150,30 @@ def test_same_figure_same_bytes() -> None:
     for kind in ("png", "svg"):
         first = image_bytes(made.result().figure(), kind, dpi=60)
         assert first == image_bytes(made.result().figure(), kind, dpi=60)
+
+
+def test_a_figure_shows_itself_in_a_shell_that_has_no_pyplot() -> None:
+    code = (
+        "import sys, handmade; from IPython.core.formatters import DisplayFormatter; "
+        "figure = handmade.result().figure(); width, height = figure.get_size_inches(); "
+        "data, about = DisplayFormatter().format(figure); "
+        "assert data['image/png'].startswith(b'\\x89PNG'); "
+        "pixels = int.from_bytes(data['image/png'][16:20], 'big'); "
+        "shown = about['image/png']; "
+        "assert shown == {'width': round(96 * width), 'height': round(96 * height)}; "
+        "assert abs(pixels - 2 * shown['width']) <= 2; "
+        "assert 'image/svg+xml' not in data and 'matplotlib.pyplot' not in sys.modules"
+    )
+    paths = [str(Path(made.__file__).parent), *sys.path]
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(paths)})
+
+
+def test_the_formats_that_a_user_chose_for_figures_hold() -> None:
+    formatter = DisplayFormatter()
+    formatter.formatters["image/svg+xml"].for_type(Figure, lambda figure: "<svg/>")
+    formatter.formatters["image/png"].for_type(Figure, lambda figure: b"theirs")
+    data, _ = formatter.format(made.result().figure())
+    assert data["image/svg+xml"] == "<svg/>" and data["image/png"] == b"theirs"
 
 
 def test_quick_figures_leave_middles_out_and_say_so() -> None:

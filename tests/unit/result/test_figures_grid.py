@@ -13,9 +13,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from layerlens.errors import ResultError
-from layerlens.export.images import image_bytes
 from layerlens.figures import draw
 from layerlens.figures.grid import short_number
+from layerlens.figures.images import image_bytes
 from layerlens.figures.palette import palette
 from layerlens.result import Result
 

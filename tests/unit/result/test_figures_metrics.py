@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from layerlens.analyses.measuring.joined_metrics import beside
 from layerlens.errors import ResultError
-from layerlens.export.images import image_bytes
 from layerlens.figures import draw
 from layerlens.figures.grid import MOST_NEURONS
+from layerlens.figures.images import image_bytes
 from layerlens.result import Result
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,3 @@ def image_bytes(figure: Figure, kind: str = "png", *, dpi: int = 150) -> bytes:
             file, format=kind, dpi=dpi, metadata=metadata, facecolor=figure.get_facecolor()
         )
         return file.getvalue()
-
-
-MIME: dict[Literal["png", "svg"], str] = {"png": "image/png", "svg": "image/svg+xml"}
-"""Format -> media type."""
