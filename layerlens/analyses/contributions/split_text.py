@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job
+from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.contributions.logit_directions import Readout, read_out, stream_sites
 from layerlens.analyses.contributions.split_sublayer import by_head, by_source, split_sublayer
-from layerlens.analyses.lenses.checks import BFLOAT16_TOLERANCE, LOGIT_TOLERANCE
 from layerlens.errors import ModelError
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
@@ -84,7 +84,7 @@ class TextSplit:
         shown = logits[0, -1 if last else place]
         self.own = shown.cpu().double()
         largest = self.own[self.own.isfinite()].abs().max().clamp(min=1).item()
-        self.limit = LOGIT_TOLERANCE.get(shown.dtype, BFLOAT16_TOLERANCE) * largest
+        self.limit = logit_tolerance(shown.dtype) * largest
 
     def explain(self, targets: list[int], *, center: bool) -> dict[str, Tensor]:
         """Split the logit of one token, or the difference of two.

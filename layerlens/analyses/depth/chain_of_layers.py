@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.depth.sequence_search import (
     Path,
     PathSearch,
@@ -17,7 +18,6 @@ from layerlens.analyses.depth.sequence_search import (
     pareto,
     random_paths,
 )
-from layerlens.analyses.lenses.checks import BFLOAT16_TOLERANCE, LOGIT_TOLERANCE
 from layerlens.errors import InputError
 from layerlens.run.replay import capture_calls, replay
 from layerlens.run.sequences import PathStates
@@ -328,7 +328,7 @@ class _Chain:
     def _check(self) -> None:
         """The root is the model; the best path, run again with nothing kept, is what it was."""
         dtype = self.model.dtype
-        limit = LOGIT_TOLERANCE.get(dtype, BFLOAT16_TOLERANCE)
+        limit = logit_tolerance(dtype)
         _, own = self._judge(self.own)
         off = abs(own - self.tried[self.root][1])
         what = "probability of the answer along all layers, against the model's own output"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from layerlens.analyses.answers.divergence import Reference
 from layerlens.analyses.contract.contract import Job
+from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.one_pass import LensPass, Row
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.run.head_rows import Reduced
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-4
 """Nats: divergences above minus this are rounding, and shown as zero."""
-
-LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2}
-"""Of the largest logit; other dtypes have bfloat16's."""
-BFLOAT16_TOLERANCE = 4e-2
 
 
 def against_model(job: Job, lens_pass: LensPass, final: Row, tokens: Tokens, cells: Cells) -> None:
@@ -44,7 +41,7 @@ def against_model(job: Job, lens_pass: LensPass, final: Row, tokens: Tokens, cel
         error = max(error, float(difference.abs().max()))
         compared += 1
     if compared:
-        limit = LOGIT_TOLERANCE.get(own.dtype, BFLOAT16_TOLERANCE) * largest
+        limit = logit_tolerance(own.dtype) * largest
         what = "largest difference between the final row and the model's own logits, last position"
         job.check("final row is the model's", error, limit, what)
     if len(cells.last):

@@ -10,7 +10,7 @@ import torch
 
 from layerlens.analyses.answers.answer_metric import Metric
 from layerlens.analyses.contract.contract import Job
-from layerlens.analyses.lenses.checks import BFLOAT16_TOLERANCE, LOGIT_TOLERANCE
+from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.run.base import Base
 from layerlens.run.many_edits import DEFAULT_LIMIT, Cell, Method, run_cells, sweep_method
 from layerlens.run.packed import waves
@@ -239,7 +239,7 @@ class Sweep:
         finite = torch.zeros(1) if logits is None else logits[logits.isfinite()]
         finished = self.values[np.isfinite(self.values)]
         scale = max(1.0, float(finite.abs().max()), float(np.abs(finished).max(initial=0.0)))
-        share = LOGIT_TOLERANCE.get(self.model.dtype, BFLOAT16_TOLERANCE)
+        share = logit_tolerance(self.model.dtype)
         limit = max(share, LOGIT_ROUNDING) * scale
         return max(limit, 1.0) if self.metric.name == "rank" else limit
 
