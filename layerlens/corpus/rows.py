@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerlens.corpus.reading import Counts, Source
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
-    from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
 
 PIECE = 1 << 30
@@ -20,35 +20,6 @@ number of groups that intervals resample, so that all pieces of a text are drawn
 
 SHARD_BATCHES = 4
 """Tokens of a shard, in units of those of a batch."""
-
-
-@dataclass
-class Counts:
-    """What was read of a corpus.
-
-    Attributes
-    ----------
-    texts
-        Texts with tokens.
-    tokens
-        Tokens in rows.
-    rows
-        Rows that a model is fed: texts, pieces of texts, or packed stretches.
-    empty
-        Texts without anything but white space; they are left out.
-    cut, split
-        Texts longer than a row, cut off or split into several.
-    """
-
-    texts: int = 0
-    tokens: int = 0
-    rows: int = 0
-    empty: int = 0
-    cut: int = 0
-    split: int = 0
-
-    def __str__(self) -> str:
-        return ", ".join(f"{getattr(self, f.name):,} {f.name}" for f in fields(self))
 
 
 @dataclass(frozen=True)
@@ -148,7 +119,7 @@ class Rows:
 
     def __init__(
         self,
-        texts: Texts,
+        texts: Source,
         model: LensModel,
         most: int | None = None,
     ) -> None:
@@ -175,6 +146,12 @@ class Rows:
             self.counts.rows += 1
             self.counts.tokens += len(row.ids)
             yield row
+
+    def count(self) -> Counts:
+        """Read to the end and say what there was."""
+        for _ in self:
+            pass
+        return self.counts
 
     def _encoded(self) -> Iterator[tuple[int, list[int], bool]]:
         """Number, ids and whether the tokenizer's own tokens go around, of texts with tokens."""

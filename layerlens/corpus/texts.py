@@ -5,48 +5,16 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from layerlens.corpus.files import SPLITS, field_of, read_file, require_file
+from layerlens.corpus.files import field_of, read_file, require_file
+from layerlens.corpus.reading import Counts, Reading
+from layerlens.corpus.rows import Rows
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
-    from layerlens.corpus.rows import Counts
     from layerlens.model.lensmodel import LensModel
-
-LONG = ("split", "cut")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How texts are read and become rows of tokens.
-
-    Attributes
-    ----------
-    field, split, limit, limit_tokens, pack, length, long
-        See :func:`texts`.
-    """
-
-    field: str | None = None
-    split: str = "paragraph"
-    limit: int | None = None
-    limit_tokens: int | None = None
-    pack: bool = False
-    length: int | None = None
-    long: str = "split"
-
-    def __post_init__(self) -> None:
-        for name, known in (("split", SPLITS), ("long", LONG)):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, known))}."
-                )
-        for name, least in (("limit", 1), ("limit_tokens", 1), ("length", 2)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) < least):
-                raise InputError(f"{name} is {value!r}; expected a number from {least}, or None.")
 
 
 class Texts:
@@ -132,12 +100,7 @@ class Texts:
         Counts
             Texts, rows, tokens, and how many were empty, cut or split.
         """
-        from layerlens.corpus.rows import Rows
-
-        rows = Rows(self.with_bos(add_bos), model)
-        for _ in rows:
-            pass
-        return rows.counts
+        return Rows(self.with_bos(add_bos), model).count()
 
     @property
     def code(self) -> str:

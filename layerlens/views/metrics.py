@@ -308,8 +308,11 @@ class MetricsView(LiveView):
             asked = {**run.resolved, "metrics": lacking, "metric_options": own or None}
             try:
                 found = self.analysis.run(model, run.inputs, asked, listener)
-            except Cancelled as stop:
-                stop.partial = self._partly(run, names, memory, stop.partial, remarks)
+            except Exception as stop:
+                part = getattr(stop, "partial", None)
+                if part is not None or isinstance(stop, Cancelled):
+                    whole = self._partly(run, names, memory, part, remarks)
+                    stop.partial = whole  # type: ignore[attr-defined]
                 raise
             memory.keep(lacking, options, found)
         return self._whole(run, joined(memory.results(names, options), names, remarks))

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
+from layerlens.corpus.texts import Texts
 from layerlens.run.head_rows import Head
 
 if TYPE_CHECKING:
-    from layerlens.analyses.contract.contract import Work
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
 PROBE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much an analysis will do, counted and not measured.
+
+    Parameters
+    ----------
+    passes
+        Forward passes over all tokens.
+    head_rows
+        Rows that go through the head.
+    bytes
+        Peak memory above the model's own.
+    tokens
+        Tokens of a pass, for an analysis that makes them itself; None: those of its first text.
+    operations
+        Floating-point operations beside the passes, where these are what takes time.
+    """
+
+    passes: float
+    head_rows: int
+    bytes: int
+    tokens: int | None = None
+    operations: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,27 +73,70 @@ class Estimate:
         )
 
 
-def estimate_work(model: LensModel, tokens: Tokens, work: Work) -> Estimate:
-    """Seconds for counted work, from the speed of one product with this model's head."""
-    speed = _operations_per_second(model)
-    fed = int(tokens.ids.numel())
-    hf: Any = model.hf
-    parameters = sum(p.numel() for p in hf.parameters())
-    embedding = sum(p.numel() for p in hf.get_input_embeddings().parameters())
+def estimate_work(model: LensModel, fed: Mapping[str, Tokens | Texts], work: Work) -> Estimate:
+    """Seconds for counted work, from the speed of one product with this model.
+
+    Parameters
+    ----------
+    fed
+        By the name of each text; those of the first one count.
+    """
+    speed, how = _operations_per_second(model)
+    tokens = _tokens_in(fed) if work.tokens is None else work.tokens
     head = model.d_vocab * model.d_model
-    operations = 2.0 * (parameters - embedding) * fed * work.passes + 2.0 * head * work.head_rows
-    how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {PROBE_ROWS} rows of the head"
+    passes = 2.0 * _in_blocks(model) * tokens * work.passes + 2.0 * head * work.head_rows
+    operations = passes + work.operations
+    how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {how}"
     return Estimate(work.passes, operations / speed, work.bytes, how)
 
 
-def _operations_per_second(model: LensModel) -> float:
+def _tokens_in(fed: Mapping[str, Tokens | Texts]) -> int:
+    """Tokens of one pass over the first text."""
+    first = next(iter(fed.values()), None)
+    if isinstance(first, Texts):
+        raise RuntimeError("work() of an analysis that reads a corpus states its tokens")
+    return 0 if first is None else int(first.ids.numel())
+
+
+def _in_blocks(model: LensModel) -> int:
+    """Parameters that every token of every pass is multiplied with.
+
+    Tables of embeddings are looked up, and rows through the head are counted by themselves.
+    """
+    hf: Any = model.hf
+    apart = [module for module in hf.modules() if isinstance(module, nn.Embedding)]
+    apart += [hf.get_input_embeddings(), hf.get_output_embeddings()]
+    aside = {id(p) for module in apart if module is not None for p in module.parameters()}
+    return sum(p.numel() for p in hf.parameters() if id(p) not in aside)
+
+
+def _operations_per_second(model: LensModel) -> tuple[float, str]:
+    """Speed of a product, and in words of which."""
     with model.running():
-        head = Head.of(model)
-        width = model.d_model if head.matrix is None else head.matrix.weight.shape[1]
-        x = torch.zeros((min(PROBE_ROWS, head.rows), width), dtype=head.dtype, device=head.device)
+        product, x, out = _head_product(model) if model.anatomy.head else _largest_product(model)
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
-            head.logits(x)[:, 0].sum().item()
+            product(x)[:, 0].sum().item()
             seconds.append(time.perf_counter() - started)
-        return 2.0 * len(x) * width * model.d_vocab / min(seconds)
+    what = "the head" if model.anatomy.head else "the largest matrix"
+    return 2.0 * x.numel() * out / min(seconds), f"{len(x)} rows of {what}"
+
+
+Product = tuple[Callable[[Tensor], Tensor], Tensor, int]
+"""A product with a matrix, what goes in, and the width of what comes out."""
+
+
+def _head_product(model: LensModel) -> Product:
+    head = Head.of(model)
+    width = model.d_model if head.matrix is None else head.matrix.weight.shape[1]
+    rows = min(PROBE_ROWS, head.rows)
+    x = torch.zeros((rows, width), dtype=head.dtype, device=head.device)
+    return head.logits, x, model.d_vocab
+
+
+def _largest_product(model: LensModel) -> Product:
+    found = [p for p in model.hf.parameters() if p.dim() == 2 and p.is_floating_point()]
+    weight = max(found, key=lambda p: (not p.is_meta, p.numel()))
+    x = torch.zeros((PROBE_ROWS, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+    return lambda x: x @ weight.T, x, len(weight)

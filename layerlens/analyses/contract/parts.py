@@ -110,6 +110,11 @@ class Parts:
             self.arrays[name][index] = array
             self._seen[name][index] = True
 
+    @property
+    def begun(self) -> bool:
+        """Whether any part was stored."""
+        return any(seen.any() for seen in self._seen.values())
+
     def missing(self) -> dict[str, list[Any]]:
         """For each unfinished variable, the labels along its first axis where a part is missing.
 

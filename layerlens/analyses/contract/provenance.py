@@ -33,6 +33,7 @@ def attributes(
     options: Mapping[str, Any],
     seconds: float,
     remarks: Sequence[str] = (),
+    ended: bool = True,
 ) -> dict[str, Any]:
     """Attributes of a result; every value is a number or a string, lists and tables are JSON.
 
@@ -44,6 +45,8 @@ def attributes(
         `named_texts`. None where only weights are looked at.
     remarks
         What the analysis wants its reader to know.
+    ended
+        Whether it came to its end; else it is not complete, whatever was filled.
     """
     missing = parts.missing()
     first = _texts(next(iter(tokens.values()))) if tokens else ""
@@ -64,7 +67,7 @@ def attributes(
         "passes": math.nan,
         "seconds": seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "complete": int(not missing),
+        "complete": int(ended and not missing),
         "missing": json.dumps(missing),
         "vocab": vocab(model, plain_tokens.values(), parts),
         **({} if list(tokens) == ["text"] else named_texts(plain_tokens)),

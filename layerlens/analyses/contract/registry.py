@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.options import nearest
+from layerlens.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,9 +21,26 @@ _ANALYSES: dict[str, Analysis] = {}
 
 
 def register(analysis: Analysis) -> Analysis:
-    """Add an analysis under its name."""
+    """Add an analysis under its name; one that is defined again takes its own place.
+
+    Raises
+    ------
+    InputError
+        When another analysis has this name.
+    """
+    known = _ANALYSES.get(analysis.name)
+    if known is not None and _place(known) != _place(analysis):
+        raise InputError(
+            f"Two analyses are called {analysis.name!r}, in {_place(known)} and in "
+            f"{_place(analysis)}: give one of them another name."
+        )
     _ANALYSES[analysis.name] = analysis
     return analysis
+
+
+def _place(analysis: Analysis) -> str:
+    """Where it is defined, which reloading a module or running a cell again does not change."""
+    return f"{analysis.__module__}.{analysis.__qualname__}"
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from layerlens.analyses.contract.contract import Job, Variable, analysis
+from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.errors import InputError
 from layerlens.model.differences import Difference, difference
 
@@ -38,6 +38,22 @@ VARIABLES = {
 }
 
 
+def count_work(model: LensModel, *, other: LensModel | None, spectrum: bool) -> Work:
+    """Count operations on the weights of one call, and bytes; runs nothing."""
+    weights = [
+        weight for layer in range(model.n_layers) for weight in _of_block(model, layer).values()
+    ]
+    everything = [*weights, *_outside(model).values()]
+    # Norms and products read each weight a few times.
+    operations = 12.0 * sum(weight.numel() for weight in everything)
+    if spectrum:
+        # Of each matrix the Gram matrix and its eigenvalues, in float64 at half the speed.
+        shapes = [weight.flatten(0, -2).shape for weight in weights if weight.dim() > 1]
+        operations += sum(2 * (2 * m * n * min(m, n) + 9 * min(m, n) ** 3) for m, n in shapes)
+    largest = max(weight.numel() for weight in everything)
+    return Work(0, 0, 4 * 8 * largest, operations=operations)
+
+
 @analysis(
     name="checkpoint_difference",
     question="In which layers and weights do two checkpoints differ?",
@@ -46,6 +62,7 @@ VARIABLES = {
     cost="no pass, weights only",
     view="grid",
     variables=VARIABLES,
+    work=count_work,
     inputs=(),
     pooled=True,
     positional=("other",),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contract.contract import Job, Variable, analysis
+from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.errors import InputError
 from layerlens.metrics.attention import DETECTOR, OverQueries
 from layerlens.metrics.base import Arrays, ModelShape
@@ -98,6 +98,14 @@ def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) ->
     return replace(model.tokens(rows), single=False)
 
 
+def count_work(model: LensModel, *, length: int, sequences: int, seed: int) -> Work:
+    """Count passes, rows through the head and bytes of one call; runs nothing."""
+    tokens = repeated_tokens(model, length, sequences, seed)
+    widest = max(part.ids.numel() for part, _ in split(tokens))
+    patterns = 4 * widest * tokens.ids.shape[1] * model.n_heads
+    return Work(1, sequences, patterns, tokens=tokens.ids.numel())
+
+
 @analysis(
     name="head_scores",
     question="Which heads are induction, duplicate-token and previous-token heads?",
@@ -106,6 +114,7 @@ def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) ->
     cost="1 pass over random tokens",
     view="grid",
     variables=VARIABLES,
+    work=count_work,
     inputs=(),
     pooled=True,
 )

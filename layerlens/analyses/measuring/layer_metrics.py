@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.corpus.sweep import Sweep
+from layerlens.corpus.rows import Rows
+from layerlens.corpus.sweep import BATCH_TOKENS, Sweep
 from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
 from layerlens.metrics import registry
@@ -120,22 +121,29 @@ def require_metric(name: str) -> None:
 
 def count_work(
     model: LensModel,
-    tokens: Tokens,
+    tokens: Tokens | Texts,
     *,
     metrics: Asked,
     skip_first: bool | int,
     batch_size: int | None,
     metric_options: Mapping[str, Mapping[str, Any]] | None,
+    batch_tokens: int | None,
     **for_corpora: Any,
 ) -> Work:
-    """Count passes, rows through the head and bytes of one call; runs nothing."""
+    """Count passes, rows through the head and bytes of one call; reads a corpus, runs nothing."""
     names, _ = chosen(model, metrics)
     made = MetricSet.make(model, names, skip_first=skip_first, options=metric_options)
-    batches = split(tokens, batch_size)
     kept = sum(array.nbytes for metric in made.metrics for array in metric.arrays.values())
-    widest = max((part.ids.numel() for part, _ in batches), default=0)
+    if isinstance(tokens, Texts):
+        widest = batch_tokens or BATCH_TOKENS
+        counts = Rows(tokens, model, widest).count()
+        rows, fed = counts.rows, counts.tokens
+    else:
+        widest = max((part.ids.numel() for part, _ in split(tokens, batch_size)), default=0)
+        rows, fed = len(tokens.ids), int(tokens.ids.numel())
     states = (model.n_layers + 1) * widest * model.d_model * 4
-    return Work(1 if made.metrics else 0, len(tokens.ids), kept + states)
+    passes = int(bool(made.metrics))
+    return Work(passes, passes * rows, kept + states, tokens=fed)
 
 
 @analysis(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerlens.analyses.contract.contract import About, Analysis, Job
+from layerlens.analyses.contract.contract import About, Analysis, Job, Work
 from layerlens.analyses.contract.parts import Variable
 from layerlens.errors import InputError, LayerLensError
 from layerlens.model.text import Tokens
@@ -186,7 +186,12 @@ VARIABLES = {
     "tracked_rank": Variable((*_CELL, "tracked"), "int32", "1", "rank", missing=0),
 }
 
-FAKE_LENS = Analysis(_lens, About("logit_lens", "what?", "us", "1", "lens"), VARIABLES, None)
+FAKE_LENS = Analysis(
+    _lens,
+    About("logit_lens", "what?", "us", "1", "lens"),
+    VARIABLES,
+    lambda model, tokens, **options: Work(1, 0, 0),
+)
 
 
 def until(condition: Callable[[], Any], seconds: float = 3.0) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import layerlens as ll
+import layerlens.analyses
 from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.contract import Analysis, Job, Variable, Work, analysis
 from layerlens.analyses.contract.listeners import Bar
@@ -36,15 +39,25 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Analysis:
             "whole": Variable(("layer",), "int32", "1", "a whole number", missing=-7),
             "extra": Variable(("other",), "float32", "1", "only with an axis that may lack"),
         },
-        work=lambda model, tokens, *, step, stop_after: Work(step, 3, 4),
+        work=lambda model, tokens, *, step, **_: Work(step, 3, 4),
     )
-    def count(job: Job, model: Any, tokens: Any, *, step: int = 1, stop_after: int = 99) -> None:
+    def count(
+        job: Job,
+        model: Any,
+        tokens: Any,
+        *,
+        step: int = 1,
+        stop_after: int = 99,
+        fail_with: Any = None,
+    ) -> None:
         """Count."""
         lead = {} if tokens.single else {"batch": len(tokens.lengths)}
         job.declare({"layer": 3, **lead}, {"layer": (("layer",), np.arange(3))})
-        for layer in range(3):
+        for layer in range(4):
             if layer == stop_after:
-                raise KeyboardInterrupt
+                raise fail_with or KeyboardInterrupt
+            if layer == 3:
+                break
             shape = tuple(lead.values())
             value = np.full(shape, layer * step)
             job.emit({"layer": layer}, {"number": value, "whole": value})
@@ -87,6 +100,74 @@ def test_an_interrupt_leaves_a_partial_result(count: Analysis, gpt2: LensModel) 
     assert json.loads(data.attrs["missing"]) == {"number": [2], "whole": [2]}
 
 
+@pytest.mark.parametrize("error", [ValueError("no number"), np.linalg.LinAlgError("singular")])
+def test_an_error_keeps_what_was_finished(
+    count: Analysis, gpt2: LensModel, error: Exception
+) -> None:
+    with pytest.raises(type(error), match=str(error)) as caught:
+        count(gpt2, [1, 2], fail_with=error, stop_after=2)
+    assert caught.value is error
+    data = error.partial.data  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(data.number, [0, 1, np.nan])
+    assert data.attrs["complete"] == 0
+    assert str(error) in json.loads(data.attrs["notes"])[-1]
+    (note,) = error.__notes__
+    assert ".partial of this error" in note
+
+
+def test_an_error_before_anything_was_computed_has_no_partial(
+    count: Analysis, gpt2: LensModel
+) -> None:
+    error = ValueError("no number")
+    with pytest.raises(ValueError, match="no number"):
+        count(gpt2, [1, 2], fail_with=error, stop_after=0)
+    assert not hasattr(error, "partial")
+    with pytest.raises(Cancelled, match="before anything") as caught:
+        count(gpt2, [1, 2], stop_after=0)
+    assert caught.value.partial is None
+
+
+def test_an_error_in_the_checks_leaves_a_result_that_is_not_complete(
+    count: Analysis, gpt2: LensModel
+) -> None:
+    error = ValueError("no check")
+    with pytest.raises(ValueError, match="no check"):
+        count(gpt2, [1, 2], fail_with=error, stop_after=3)
+    attrs = error.partial.data.attrs  # type: ignore[attr-defined]
+    assert (attrs["complete"], json.loads(attrs["missing"])) == (0, {})
+
+
+def test_two_analyses_of_one_name_are_refused(count: Analysis) -> None:
+    def register(function: Any) -> Analysis:
+        return analysis(
+            name="count",
+            question="How many?",
+            source="made up",
+            cost="0",
+            view="curves",
+            variables={},
+            work=lambda model, tokens: Work(0, 0, 0),
+        )(function)
+
+    def other(job: Job, model: Any, tokens: Any) -> None:
+        """Count otherwise."""
+
+    with pytest.raises(InputError, match="Two analyses are called 'count'"):
+        register(other)
+    assert registry.get("count") is count
+    again = register(count.__wrapped__)  # the cell was run once more
+    assert registry.get("count") is again
+
+
+def test_every_module_of_analyses_is_imported() -> None:
+    registry.names()
+    root = Path(layerlens.analyses.__path__[0])
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join(["layerlens.analyses", *parts]).removesuffix(".__init__")
+        assert name in sys.modules
+
+
 def test_a_misspelt_option_names_the_nearest(count: Analysis, gpt2: LensModel) -> None:
     with pytest.raises(InputError, match="did you mean 'step'"):
         count(gpt2, [1], stepp=2)
@@ -125,7 +206,9 @@ def test_the_lens_estimate_counts_what_the_lens_does(gpt2: LensModel) -> None:
 
 
 def test_help_shows_the_options(count: Analysis) -> None:
-    assert str(count.__signature__) == "(model, text, *, step=1, stop_after=99, add_bos=None)"
+    assert str(count.__signature__) == (
+        "(model, text, *, step=1, stop_after=99, fail_with=None, add_bos=None)"
+    )
     assert count.__doc__ == "Count."
 
 

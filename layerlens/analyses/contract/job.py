@@ -1,0 +1,146 @@
+"""What an analysis talks to while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.analyses.contract.listeners import Listener, Where
+from layerlens.analyses.contract.parts import Coords, Parts, Variable
+from layerlens.errors import Cancelled
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+    from layerlens.result import Check
+
+
+class Job:
+    """What an analysis talks to while it runs.
+
+    Parameters
+    ----------
+    variables
+        What the analysis may declare.
+    listener
+        Who hears of it.
+    batched
+        Whether every variable gets an axis of texts.
+    model
+        The model that was asked.
+    add_bos
+        How texts become tokens in this call.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, Variable],
+        listener: Listener,
+        *,
+        batched: bool,
+        model: LensModel,
+        add_bos: bool | None = None,
+    ) -> None:
+        self.batched = batched
+        self._model = model
+        self._add_bos = add_bos
+        self.parts: Parts | None = None
+        self.checks: list[Check] = []
+        self.notes: dict[str, Any] = {}
+        self.remarks: list[str] = []
+        self._variables = variables
+        self._listener = listener
+
+    def tokens(self, text: Any, model: LensModel | None = None) -> Tokens:
+        """The tokens of a further text, read as the texts of this call were (``add_bos``).
+
+        Every text that an analysis feeds comes from here or from its own ``tokens``, so that no
+        option of the call is lost on the way.
+
+        Parameters
+        ----------
+        text
+            In any form that ``model.tokens`` takes.
+        model
+            Another model that is to read it, with its own tokenizer.
+        """
+        return (model or self._model).tokens(text, add_bos=self._add_bos)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any part was handed over."""
+        return self.parts is not None and self.parts.begun
+
+    def declare(
+        self,
+        sizes: Mapping[str, int],
+        coords: Coords,
+        only: Sequence[str] | None = None,
+    ) -> None:
+        """State the length of each axis and its coordinates, once, before the first part.
+
+        Variables with an axis that is not declared are left out of the result. For several
+        texts, ``sizes`` holds ``batch`` too. Where options decide which variables there are,
+        ``only`` names them in their order.
+        """
+        names = self._variables if only is None else only
+        variables = {name: self._variables[name] for name in names}
+        self.parts = Parts(variables, sizes, coords, batched=self.batched)
+        self._listener.on_declare(dict(sizes), dict(coords))
+
+    def label(self, coords: Coords) -> None:
+        """Put in coordinates that were not known before, such as tokens that were written."""
+        if self.parts is None:
+            raise RuntimeError("declare() comes before label()")
+        self.parts.coords.update(coords)
+
+    def describe(self, name: str, **about: str) -> None:
+        """Give a variable other ``units`` or another ``long_name``, as the options ask for."""
+        if self.parts is None:
+            raise RuntimeError("declare() comes before describe()")
+        self.parts.variables[name] = replace(self.parts.variables[name], **about)  # type: ignore[arg-type]
+
+    def emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
+        """Hand over a finished part.
+
+        Parameters
+        ----------
+        where
+            Axis name to index or slice; axes that are not named are whole.
+        arrays
+            Variable name to values, shaped by its axes without those given by an index.
+        """
+        if self.parts is None:
+            raise RuntimeError("declare() comes before emit()")
+        self.parts.put(where, arrays)
+        self._listener.on_emit(where, arrays)
+
+    def progress(self, done: int, total: int, what: str = "") -> None:
+        """Say that ``done`` of ``total`` steps are finished."""
+        self._listener.on_progress(done, total, what)
+
+    def check(self, name: str, error: float, limit: float, what: str) -> None:
+        """Record a comparison; it is good when ``error`` is at most ``limit``."""
+        from layerlens.result import Check
+
+        found = Check(name, float(error), float(limit), bool(error <= limit), what)
+        self.checks.append(found)
+        self._listener.on_check(found)
+
+    def tick(self) -> None:
+        """Stop here, with :class:`Cancelled`, when someone asked for it."""
+        if self._listener.cancelled():
+            raise Cancelled("The analysis was stopped.")
+
+    def note(self, **notes: Any) -> None:
+        """Add to the attributes of the result."""
+        self.notes.update(notes)
+        self._listener.on_note(notes)
+
+    def remark(self, sentence: str) -> None:
+        """Tell the reader of the result something; it stands among its ``notes``."""
+        if sentence not in self.remarks:
+            self.remarks.append(sentence)
