@@ -91,10 +91,11 @@ class View(anywidget.AnyWidget):
                 hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}."
                 raise TypeError(f"{type(self).__name__} has no option '{name}': {hint}")
 
-    def _keywords(self) -> list[str]:
-        own = {name for cls in type(self).__mro__ if issubclass(cls, View) for name in vars(cls)}
-        names = set(self.trait_names()) & own
-        return sorted(n for n in names if not n.startswith("_") and n not in self.KERNEL_ONLY)
+    @classmethod
+    def _keywords(cls) -> list[str]:
+        own = {name for base in cls.__mro__ if issubclass(base, View) for name in vars(base)}
+        names = set(cls.class_trait_names()) & own
+        return sorted(n for n in names if not n.startswith("_") and n not in cls.KERNEL_ONLY)
 
     def _answer_on_any_shell(self) -> None:
         """Let messages be handled where they arrive.

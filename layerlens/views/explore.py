@@ -9,6 +9,7 @@ import ipywidgets as w
 import traitlets as t
 
 from layerlens.errors import InputError
+from layerlens.views.keywords import ExploreOptions
 from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
@@ -41,11 +42,12 @@ class Explore(w.VBox):  # type: ignore[misc]
         text: str,
         corrupt: str | None = None,
         *,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
+        options: ExploreOptions | None = None,
         theme: str = "auto",
     ) -> None:
-        given = {name: {"theme": theme, **(options or {}).get(name, {})} for name in _VIEWS}
-        if unknown := [name for name in options or {} if name not in _VIEWS]:
+        asked: Mapping[str, Any] = options or {}
+        given: dict[str, Any] = {name: {"theme": theme, **asked.get(name, {})} for name in _VIEWS}
+        if unknown := [name for name in asked if name not in _VIEWS]:
             raise InputError(f"explore has no '{unknown[0]}'; it has {', '.join(_VIEWS)}.")
         last = model.n_layers
         self.lens = LensView(model, text, **given["lens"])
@@ -96,7 +98,7 @@ def explore(
     text: str,
     corrupt: str | None = None,
     *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: ExploreOptions | None = None,
     theme: str = "auto",
 ) -> Explore:
     """Look at one prompt with every view, all of them at the same layer and position.

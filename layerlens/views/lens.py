@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import traitlets as t
 
 from layerlens.errors import InputError
 from layerlens.export.meta import meta_from, meta_of
 from layerlens.views.base import Reply
+from layerlens.views.keywords import LensKeywords
 from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
 from layerlens.views.track import Tracks
@@ -74,8 +75,8 @@ class LensView(LiveView):
     transposed = t.Bool(False, help="Positions down, layers across.").tag(sync=True)
     cell_width = t.Int(72, min=8, max=400, help="Pixels.").tag(sync=True)
 
-    def __init__(self, model: LensModel, text: Any, **keywords: Any) -> None:
-        super().__init__(model, {"text": text}, keywords)
+    def __init__(self, model: LensModel, text: Any, **keywords: Unpack[LensKeywords]) -> None:
+        super().__init__(model, {"text": text}, dict(keywords))
 
     def _open(
         self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]

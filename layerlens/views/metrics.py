@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import traitlets as t
 
@@ -18,6 +18,7 @@ from layerlens.metrics.catalogue import catalogue
 from layerlens.result import Result
 from layerlens.result.layers import metrics_in, variables_in
 from layerlens.views.base import READ_ONLY, Reply, sentence
+from layerlens.views.keywords import MetricsKeywords
 from layerlens.views.live import LiveView
 from layerlens.views.metrics_listen import MetricsListener
 from layerlens.views.metrics_memory import Memory
@@ -107,7 +108,7 @@ class MetricsView(LiveView):
         *,
         other: LensModel | Result | None = None,
         label: str = "",
-        **keywords: Any,
+        **keywords: Unpack[MetricsKeywords],
     ) -> None:
         asked = [] if metrics is None else [metrics] if isinstance(metrics, str) else [*metrics]
         for name in asked:

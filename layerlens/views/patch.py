@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import traitlets as t
 
@@ -12,6 +12,7 @@ from layerlens.errors import InputError, SiteError
 from layerlens.export.patch_meta import SITES, patch_meta, patch_meta_of
 from layerlens.model.sites import HEADS
 from layerlens.views.base import Answer, Reply
+from layerlens.views.keywords import PatchKeywords
 from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
 from layerlens.views.patch_answers import Benches, code, distribution, entry, lenses
@@ -98,10 +99,12 @@ class PatchView(LiveView):
         sync=True
     )
 
-    def __init__(self, model: LensModel, clean: Any, corrupt: Any, **keywords: Any) -> None:
+    def __init__(
+        self, model: LensModel, clean: Any, corrupt: Any, **keywords: Unpack[PatchKeywords]
+    ) -> None:
         if keywords.get("site") in HEADS:
             keywords.setdefault("by", "head")
-        super().__init__(model, {"clean": clean, "corrupt": corrupt}, keywords)
+        super().__init__(model, {"clean": clean, "corrupt": corrupt}, dict(keywords))
 
     @classmethod
     def idle(cls, model: LensModel, clean: str, corrupt: str = "", **keywords: Any) -> Self:

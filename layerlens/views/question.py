@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets as t
 
+from layerlens.views.keywords import KeywordSignature
 from layerlens.views.picture import PictureView
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class QuestionView(PictureView):
 
     model: LensModel | None = None
     _ready = False
+
+    __signature__ = KeywordSignature()
 
     def _open(
         self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
