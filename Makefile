@@ -1,5 +1,6 @@
 # make demo    set up from a fresh clone and look at the tour
 # make test    set up and run every test
+# make bench-smoke  run every benchmark to its end on tiny sizes
 # make check   lint, formats and types
 #
 # PYTHON=python3.12   the interpreter that makes the environment (3.11 or newer)
@@ -18,7 +19,7 @@ js_sources := $(shell find js/src js/lab -type f 2>/dev/null) js/build.mjs
 jupyter_files := $(wildcard jupyter-config/*/*.json) js/lab/install.json
 display := $(if $(HEADLESS),,$(DISPLAY)$(WAYLAND_DISPLAY)$(if $(filter Darwin,$(shell uname)),quartz))
 
-.PHONY: demo tour files test unit js-test kernel-test notebook-test browser-test packaging-test \
+.PHONY: bench-smoke demo tour files test unit js-test kernel-test notebook-test browser-test packaging-test \
 	check format build setup system clean
 .DELETE_ON_ERROR:
 
@@ -34,7 +35,7 @@ files:
 	$(py) -m layerlens.demo demo
 
 test: setup
-	@$(MAKE) --no-print-directory unit js-test kernel-test notebook-test packaging-test browser-test
+	@$(MAKE) --no-print-directory unit js-test kernel-test notebook-test packaging-test browser-test bench-smoke
 
 unit:
 	$(py) -m pytest -q tests/unit $(wildcard tests/reference)
@@ -47,6 +48,12 @@ kernel-test:
 
 notebook-test:
 	$(py) -m pytest -q --nbval-lax notebooks
+
+# Every benchmark runs to its end on tiny sizes; the times mean nothing.
+bench-smoke:
+	$(py) benchmarks/lens.py --smoke
+	$(py) benchmarks/patching.py --smoke
+	$(py) benchmarks/metrics.py --smoke
 
 packaging-test:
 	$(py) -m pytest -q tests/packaging

@@ -2,6 +2,7 @@
 
     python benchmarks/lens.py                     # the default model
     python benchmarks/lens.py --model gpt2-shape  # GPT-2 small with random weights
+    python benchmarks/lens.py --smoke             # a tiny model, seconds: does it run?
 
 Every candidate is timed in turn with the bare forward of the same weights in the same
 process, and the ratio is taken pair by pair; what is printed is the median of the ratios,
@@ -13,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import os
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from measure import Timer, bridge, gpt2_shape, peak_above
+from measure import Timer, bridge, gpt2_shape, peak_above, rivals, tiny
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
@@ -144,7 +144,7 @@ def bytes_sent(model: ll.LensModel, tokens: object) -> tuple[int, int]:
     return sent, points * length * (TOP_K * (4 + 2) + 2)
 
 
-def report(model: ll.LensModel, length: int, repeats: int) -> None:
+def report(model: ll.LensModel, length: int, repeats: int, installed: list[str]) -> None:
     """Measure one length and print its table."""
     ids = torch.randint(100, model.d_vocab - 100, (1, length))
     tokens = model.tokens(ids)
@@ -160,12 +160,10 @@ def report(model: ll.LensModel, length: int, repeats: int) -> None:
     points = len(model.anatomy.points())
     every = timer.ratios(head_product(model, points * length))
     floors = {"block outputs": 1 + post[1], "every point": 1 + every[1]}
-    rivals: dict[str, Callable[[], object]] = {}
-    if importlib.util.find_spec("transformer_lens"):
-        rivals |= transformer_lens(model, ids)
-    if importlib.util.find_spec("nnsight"):
-        rivals |= nnsight(model, ids)
-    for name, work in {**candidates(model, tokens), **rivals}.items():
+    others: dict[str, Callable[[], object]] = {}
+    for rival in installed:
+        others |= {"transformer_lens": transformer_lens, "nnsight": nnsight}[rival](model, ids)
+    for name, work in {**candidates(model, tokens), **others}.items():
         wall, cpu, _ = timer.ratios(work)
         floor = next((cpu / value for key, value in floors.items() if key in name), None)
         of_floor = f"{floor:10.2f}" if floor and "lens" in name else " " * 10
@@ -188,13 +186,18 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.model, arguments.lengths = "tiny", [8]
+        arguments.repeats = arguments.threads = 1
     torch.set_num_threads(arguments.threads)
-    model = ll.load() if arguments.model == "default" else gpt2_shape()
+    installed = rivals("transformer_lens", "nnsight")
+    model = {"default": ll.load, "gpt2-shape": gpt2_shape, "tiny": tiny}[arguments.model]()
     load = os.getloadavg()[0]
     print(f"{arguments.threads} threads, {model.dtype}, torch {torch.__version__}, load {load:.1f}")
     for length in arguments.lengths:
-        report(model, length, arguments.repeats)
+        report(model, length, arguments.repeats, installed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import statistics
 import tempfile
 import time
@@ -21,6 +22,25 @@ def gpt2_shape() -> ll.LensModel:
 
     torch.manual_seed(0)
     return ll.load(GPT2LMHeadModel(GPT2Config()).eval(), name="GPT-2 small shape, random weights")
+
+
+def tiny() -> ll.LensModel:
+    """Three narrow blocks with random weights, to see that a benchmark runs: no time it takes
+    means anything."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=3, n_embd=32, n_head=4, vocab_size=400)
+    config.bos_token_id = config.eos_token_id = None
+    return ll.load(GPT2LMHeadModel(config).eval(), name="tiny GPT-2, random weights")
+
+
+def rivals(*names: str) -> list[str]:
+    """Those of some packages that are installed; says which are not."""
+    found = [name for name in names if importlib.util.find_spec(name) is not None]
+    for name in [name for name in names if name not in found]:
+        print(f"{name} is not installed here, so it takes no part: pip install '.[rivals]'")
+    return found
 
 
 class Timer:

@@ -4,6 +4,7 @@
     python benchmarks/metrics.py --quick          # a few metrics, a tenth of the corpus
     python benchmarks/metrics.py --tokens 50_000  # another corpus size
     python benchmarks/metrics.py --only memory    # one of the three tables
+    python benchmarks/metrics.py --smoke          # the small model alone: does it run?
 
 Three tables. The first has every metric alone and sets of them on one batch, timed in turn with
 the bare forward of the same weights in the same process; the ratio is taken pair by pair, and what
@@ -27,6 +28,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -215,23 +217,25 @@ def speed(corpus: Corpus) -> None:
         print(f"  {words:36}{rates}{cpu / base:13.2f}", flush=True)
 
 
-def peak(names: Sequence[str], tokens: int, threads: int) -> float:
+def peak(names: Sequence[str], documents: Sequence[str], tokens: int, threads: int) -> float:
     """Peak memory of measuring so many tokens, in a process that has measured nothing before."""
     torch.set_num_threads(threads)
-    corpus = Corpus(small(ll.load()), list(docstrings()), tokens)
+    corpus = Corpus(small(ll.load()), documents, tokens)
     return peak_above(partial(corpus.measure, names))
 
 
-def memory(model: ll.LensModel, tokens: int, threads: int) -> None:
+def memory(
+    model: ll.LensModel, documents: Sequence[str], sizes: Sequence[int], threads: int
+) -> None:
     """The third table."""
     names = metrics_of(model)[0]
     print(f"\n{model.name}: peak memory above what was resident before, MB")
     print(f"  {'tokens':>36}{f'default {len(DEFAULT)}':>12}{f'all {len(names)}':>12}", flush=True)
-    for size in (tokens // 10, tokens):
+    for size in sizes:
         found = []
         for chosen in (DEFAULT, names):
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                found.append(pool.submit(peak, chosen, size, threads).result())
+                found.append(pool.submit(peak, chosen, documents, size, threads).result())
         print(f"  {size:36,}{found[0]:12.0f}{found[1]:12.0f}", flush=True)
 
 
@@ -247,27 +251,32 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--only", choices=("costs", "corpus", "memory"), help="one of the tables")
     arguments = parser.parse_args()
+    smoke, tokens, part = arguments.smoke, arguments.tokens, arguments.part
+    if smoke:
+        tokens, part, arguments.length, arguments.quick = 600, 300, 16, True
+        arguments.repeats = arguments.threads = 1
     torch.set_num_threads(arguments.threads)
-    tokens, part = arguments.tokens, arguments.part
     if arguments.quick:
         tokens, part = min(tokens, 20_000), min(part, 2_000)
-    model = ll.load()
+    model = small(ll.load()) if smoke else ll.load()
     load = os.getloadavg()[0]
     print(f"{arguments.threads} threads, {model.dtype}, torch {torch.__version__}, load {load:.1f}")
     wanted = [arguments.only] if arguments.only else ["costs", "corpus", "memory"]
     if "costs" in wanted:
         costs(model, arguments.rows, arguments.length, arguments.repeats, arguments.quick)
-    documents = list(docstrings())
+    documents = list(islice(docstrings(), 40 if smoke else None))
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"\nCorpus: {len(documents):,} docstrings of Python {version}'s standard library")
-    tiny = small(model)
+    narrow = model if smoke else small(model)
     if "corpus" in wanted:
-        speed(Corpus(tiny, documents, tokens))
+        speed(Corpus(narrow, documents, tokens))
         speed(Corpus(model, documents, part))
     if "memory" in wanted:
-        memory(tiny, tokens, arguments.threads)
+        sizes = [tokens] if smoke else [tokens // 10, tokens]
+        memory(narrow, documents, sizes, arguments.threads)
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

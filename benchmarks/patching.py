@@ -3,6 +3,7 @@
     python benchmarks/patching.py                     # the default model and GPT-2 small's shape
     python benchmarks/patching.py --model gpt2-shape  # only GPT-2 small with random weights
     python benchmarks/patching.py --quick             # fewer repeats, no restart, smaller samples
+    python benchmarks/patching.py --smoke             # a tiny model, seconds: does it run?
 
 Two texts that differ in one token, once late and once early; a grid of layers by positions
 (resid_pre) and one of layers by heads (z at all positions). Every candidate is timed in turn with
@@ -15,7 +16,6 @@ TransformerLens takes part where it is installed (``pip install -e .[rivals]``).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import math
 import os
@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import Timer, bridge, gpt2_shape, peak_above
+from measure import Timer, bridge, gpt2_shape, peak_above, rivals, tiny
 
 import layerlens as ll
 from layerlens.analyses.answers.answer_metric import Metric, make_metric
@@ -236,8 +236,10 @@ class TransformerLens:
         kept: list[torch.Tensor] = []
         name = "attn.hook_z" if work.by_head else "hook_resid_pre"
 
-        def keep(value: torch.Tensor, hook: Any) -> None:
+        # What it shows of a head is a copy, part of the graph only where it is given back.
+        def keep(value: torch.Tensor, hook: Any) -> torch.Tensor:
             kept.append(value)
+            return value
 
         wanted = [(f"blocks.{layer}.{name}", keep) for layer in range(work.model.n_layers)]
         logits = self.bridge.run_with_hooks(work.corrupt, fwd_hooks=wanted)
@@ -323,13 +325,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.model, arguments.length = "tiny", 8
+        arguments.repeats = arguments.threads = 1
     torch.set_num_threads(arguments.threads)
-    with_rival = importlib.util.find_spec("transformer_lens") is not None
-    if not with_rival:
-        print("TransformerLens is not installed here, so it takes no part: pip install '.[rivals]'")
-    makers = {"default": ll.load, "gpt2-shape": gpt2_shape}
-    chosen = list(makers) if arguments.model == "both" else [arguments.model]
+    with_rival = bool(rivals("transformer_lens"))
+    makers = {"default": ll.load, "gpt2-shape": gpt2_shape, "tiny": tiny}
+    chosen = ["default", "gpt2-shape"] if arguments.model == "both" else [arguments.model]
     for name in chosen:
         model = makers[name]()
         rival = TransformerLens(model) if with_rival else None
