@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.errors import InputError, SiteError
-from layerlens.model.sites import HEADS
+from layerlens.model.conventions import (
+    MASK,
+    cache_of,
+    caches,
+    call_arguments,
+    kept_positions,
+    keys_with,
+    token_ids,
+    tokens_in,
+)
+from layerlens.model.sites import HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.edit_lists import as_edits
@@ -65,6 +75,9 @@ class Editing:
         self._prompt: Tokens | None = None
         self._timed: tuple[Timed, ...] = ()
         self._end = 0
+        self._cache: Any = None
+        self._known: list[Any] = []
+        self._lengths: dict[Site, int] = {}
         self._gate = Gate()
         self._depth = model.passes
         self._call = ExitStack()
@@ -95,22 +108,21 @@ class Editing:
         # Passes of our own (a source that is recorded, a lens inside the block) run unedited.
         if not self._gate.ours or self._model.passes > self._depth:
             return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if not isinstance(ids, Tensor):
-            raise InputError("Edits need to know the tokens: call the model with input_ids.")
-        start = self._fed_before(kwargs)
+        arguments = call_arguments(module, args, kwargs)
+        ids = token_ids(arguments)
+        self._cache = cache_of(arguments)
+        start = self._fed_before()
+        self._known = []  # until this call has ended well
         self._end = start + ids.shape[1]
         if start == 0:
-            self._begin_call(ids, kwargs.get("attention_mask"))
+            self._begin_call(ids, arguments.get(MASK))
         elif self._prompt is None:
-            raise InputError(
-                "The first edited call goes on from a cache that was filled before, so positions "
-                "cannot be counted: fill the cache inside the block."
-            )
-        self._present = list(self._changes(start, ids.shape, kwargs))
+            raise _not_counted()
+        kept = kept_positions(arguments, ids.shape[1])
+        self._present = list(self._changes(start, ids.shape, kept))
         changes = [change for _, _, change in self._present]
         self._installed = install(
-            self._model, changes, plain_rows, self._gate, self._call, batch=ids.shape[0]
+            self._model, changes, self._rows, self._gate, self._call, batch=ids.shape[0]
         )
 
     def _leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -118,23 +130,24 @@ class Editing:
             return
         installed, self._installed = self._installed, None
         self._call.close()
+        given, self._cache = self._cache, None
         if output is None:  # the call has failed
             return
+        self._known = caches([given, *_parts(output)])
         installed.require_all()
         for number, columns, _ in self._present:
             self.applied[number].update(columns)
 
-    def _fed_before(self, kwargs: dict[str, Any]) -> int:
-        """How many tokens the cache of a call holds."""
-        cache = _cache(kwargs)
-        if cache is None:
+    def _fed_before(self) -> int:
+        """How many tokens the cache of this call holds."""
+        if self._cache is None:
             return 0
-        if not hasattr(cache, "get_seq_length"):  # recurrent states as they are: they follow a call
-            return self._end
-        try:
-            return int(cache.get_seq_length())
-        except ValueError:  # a cache of recurrent states does not count
-            return self._end if cache.has_previous_state() else 0
+        count = tokens_in(self._cache)
+        if count is not None:
+            return count
+        if not any(self._cache is known for known in self._known):
+            raise _not_counted()
+        return self._end  # states follow the call that gave them
 
     def _begin_call(self, ids: Tensor, mask: Any) -> None:
         """A call that begins at column 0: of the given prompt, or of a prompt of its own."""
@@ -156,28 +169,29 @@ class Editing:
         self._prompt = prompt
 
     def _changes(
-        self, start: int, shape: torch.Size, kwargs: dict[str, Any]
+        self, start: int, shape: torch.Size, kept: int
     ) -> Iterator[tuple[int, list[int], Change]]:
         """The changes that have a place in a call which begins at a column.
 
         Yields the number of the edit, the columns, and the change with its positions and keys
-        counted in the tensors of this very call.
+        counted in the tensors of this very call, whose lengths are noted.
         """
         assert self._prompt is not None  # a call has begun
         batch, length = shape
+        self._lengths = {}
         for timed in self._timed:
             site = timed.change.site
-            first = start
+            first, given = start, length
             if site.kind in ("k", "v"):  # attention is given those in the cache too
-                first = _first_key(kwargs, site.block, length)
+                given, first = keys_with(self._cache, length, site.block)
             elif site.kind == "head_input":
-                keep = kwargs.get("logits_to_keep")
-                first = self._end - keep if isinstance(keep, int) and keep > 0 else start
+                first, given = self._end - kept, kept
+            self._lengths[site] = given
             columns = self._columns(timed)
             held = [place for place, column in enumerate(columns) if first <= column < self._end]
             change = timed.change
             if site.kind in SQUARE:
-                change = _from_key(change, _first_key(kwargs, site.block, length))
+                change = _from_key(change, keys_with(self._cache, length, site.block)[1])
             if not held or change.keys == ():
                 continue
             change = replace(
@@ -188,6 +202,16 @@ class Editing:
             for row in self._rows_of_batch(change.row, batch):
                 there = [columns[place] for place in held]
                 yield timed.number, there, replace(change, row=row)
+
+    def _rows(self, change: Change, batch: int, length: int) -> Tensor:
+        """Rows of a call; its tensors must be as long as was reckoned."""
+        expected = self._lengths[change.site]
+        if length != expected:
+            raise SiteError(
+                f"{change.site} held {length} positions in a call of the model, not {expected}, so "
+                "the edit was not made: layerlens does not know how this call was put."
+            )
+        return plain_rows(change, batch, length)
 
     def _columns(self, timed: Timed) -> Sequence[int]:
         """Columns that a change is meant for, as far as the text goes by now."""
@@ -206,16 +230,18 @@ class Editing:
         return [None] if row is None else range(row * repeats, (row + 1) * repeats)
 
 
-def _cache(kwargs: dict[str, Any]) -> Any:
-    """The cache that a call was given, if any."""
-    names = ("past_key_values", "cache_params", "state")
-    return next((kwargs[name] for name in names if kwargs.get(name) is not None), None)
+def _parts(output: Any) -> Sequence[Any]:
+    """What a model gave, part by part."""
+    if isinstance(output, dict):
+        return list(output.values())
+    return output if isinstance(output, tuple) else ()
 
 
-def _first_key(kwargs: dict[str, Any], layer: int, length: int) -> int:
-    """Column of the first key of a layer in a call: a sliding cache drops what is far behind."""
-    cache = _cache(kwargs)
-    return 0 if cache is None else int(cache.get_mask_sizes(length, layer)[1])
+def _not_counted() -> InputError:
+    return InputError(
+        "A call goes on from a cache that was filled before, or is not the one of the last edited "
+        "call, so positions cannot be counted: fill the cache inside the block."
+    )
 
 
 def _from_key(change: Change, first: int) -> Change:

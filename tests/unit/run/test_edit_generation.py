@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 import layerlens as ll
+from layerlens.model.conventions import is_cache
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 
@@ -261,13 +263,80 @@ def test_a_cache_is_counted_from_where_it_was_filled() -> None:
     _, expected = plain_loop(model, "resid_post", adds_at(lambda column: column == 7), 3)
     with torch.no_grad(), model.edited(edit):
         output = model.hf(torch.tensor([IDS]), use_cache=True)
-        cache = output.past_key_values
+        key, cache = cache_in(output)
         for row in expected:
             close(output.logits[0, -1], row)
             best = output.logits[:, -1:].argmax(-1)
-            output = model.hf(best, past_key_values=output.past_key_values, use_cache=True)
+            output = model.hf(best, **{key: cache}, use_cache=True)
     with pytest.raises(ll.InputError, match="filled before"), model.edited(edit):
-        model.hf(torch.tensor([[3]]), past_key_values=cache)
+        model.hf(torch.tensor([[3]]), **{key: cache})
+
+
+def cache_in(output: Any) -> tuple[str, Any]:
+    """The cache that a model gave, and the keyword that takes it."""
+    return next((key, value) for key, value in output.items() if is_cache(value))
+
+
+def test_a_cache_is_found_where_it_was_given_by_place() -> None:
+    model = tiny("llama")
+    edit = ll.edit("resid_post.1", "add", VECTOR, position=-1)
+    names = list(inspect.signature(model.hf.forward).parameters)
+    with torch.no_grad(), model.edited(edit):
+        key, cache = cache_in(model.hf(torch.tensor([IDS]), use_cache=True))
+        between = [None] * (names.index(key) - 1)
+        found = model.hf(torch.tensor([[7]]), *between, cache).logits[0, -1]
+    at_five = ll.edit("resid_post.1", "add", VECTOR, position=5)
+    close(found, ll.run(model, [*IDS, 7], at_five).logits[0, -1])
+
+
+@pytest.mark.parametrize("family", ["rwkv", "mamba"])
+def test_states_that_do_not_count_belong_to_the_last_call(family: str) -> None:
+    model = tiny(family)
+    edit = ll.edit("resid_post.1", "add", VECTOR, steps=[1])
+    text = [*IDS, 7, 30, 12]
+    at_seven = ll.edit("resid_post.1", "add", VECTOR, position=7)
+    expected = [ll.run(model, text[:n], at_seven if n > 7 else ()).logits for n in range(6, 10)]
+    with torch.no_grad(), model.edited(edit):
+        output = model.hf(torch.tensor([IDS]), use_cache=True)
+        for token, rows in zip(text[6:], expected, strict=False):
+            close(output.logits[0, -1], rows[0, -1])
+            key, cache = cache_in(output)
+            output = model.hf(torch.tensor([[token]]), **{key: cache}, use_cache=True)
+        close(output.logits[0, -1], expected[-1][0, -1])
+        other = model.hf(torch.tensor([OTHER]), use_cache=True)
+        with pytest.raises(ll.InputError, match="not the one of the last edited call"):
+            model.hf(torch.tensor([[3]]), **{key: cache}, use_cache=True)
+        assert cache_in(other)[1] is not cache
+
+
+def test_a_call_that_failed_leaves_no_count_behind() -> None:
+    model = tiny("rwkv")
+    with torch.no_grad(), model.edited(ll.edit("resid_post.1", "add", VECTOR)):
+        key, cache = cache_in(model.hf(torch.tensor([IDS]), use_cache=True))
+        with pytest.raises(IndexError):
+            model.hf(torch.tensor([[2000]]), **{key: cache}, use_cache=True)
+        with pytest.raises(ll.InputError, match="positions cannot be counted"):
+            model.hf(torch.tensor([[7]]), **{key: cache}, use_cache=True)
+
+
+def test_a_static_cache_is_counted() -> None:
+    model = tiny("llama")
+    edits = [
+        ll.edit("resid_post.1", "add", VECTOR, steps=[0, 2]),
+        ll.edit("v.0", "scale", 2, position=1, steps=1),
+    ]
+    ids, steps = step_logits(model, edits, cache_implementation="static", disable_compile=True)
+    again, without = step_logits(model, edits, use_cache=False)
+    assert ids == again
+    close(steps, without)
+
+
+def test_the_head_must_be_given_what_was_reckoned_with() -> None:
+    model = tiny("llama")
+    edit = ll.edit("head_input", "add", VECTOR, position=-1)
+    kept = torch.tensor([0, 1])  # the first two: not "the last so many"
+    with pytest.raises(ll.SiteError, match=r"held 2 positions .* not 6"), model.edited(edit):
+        model.hf(torch.tensor([IDS]), logits_to_keep=kept)
 
 
 def test_gradients_reach_a_tensor_in_an_edit() -> None:

@@ -153,8 +153,14 @@ def test_a_zero_leaf_has_the_gradient_of_the_site() -> None:
 
 
 def test_what_cannot_be_changed_is_named() -> None:
+    # families move to the attention interface from release to release
+    own = next(
+        model
+        for model in map(tiny, ("bloom", "falcon", "gptj"))
+        if model.anatomy.blocks[0].attention == "spy"
+    )
     with pytest.raises(SiteError, match="code of its own"):
-        run(tiny("gptj"), [Change(Site("q", 0), "scale", 0.0)])
+        run(own, [Change(Site("q", 0), "scale", 0.0)])
     with pytest.raises(SiteError, match="edit z or attn_out"):
         run(tiny("llama"), [Change(Site("result", 0), "scale", 0.0)])
     with pytest.raises(SiteError, match="no state between"):

@@ -1,0 +1,145 @@
+"""What is taken for granted about transformers although nobody promises it.
+
+A release of transformers may rename an argument or move an attribute. What can be told by
+what a thing is, or by what it does, is found that way; the names that are left are here and
+nowhere else, each with what happens where it is missing: an error, never a guess.
+
+Seen in transformers 5.23 and 5.24.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+
+from layerlens.errors import InputError, SiteError
+
+#: Keyword of a causal language model's ``forward`` for the token ids. Missing in a call: an
+#: ``InputError``, because edits are placed by tokens.
+TOKEN_IDS = "input_ids"
+#: Keyword for the padding mask ``[batch, position]``, or for masks that the caller made. Missing
+#: in a call: every token is real. Under another name, masks in a dictionary look like the states
+#: of a cache that cannot be counted, which is an ``InputError``.
+MASK = "attention_mask"
+#: Keyword for how many of the last positions get logits. Under another name the head is given
+#: fewer positions than was reckoned with, which is a ``SiteError`` of the edit there.
+KEPT_LOGITS = "logits_to_keep"
+
+
+def call_arguments(hf: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call of a model by name, those that were given by place among them."""
+    if not args:
+        return kwargs
+    names = list(inspect.signature(hf.forward).parameters)
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
+def token_ids(arguments: Mapping[str, Any]) -> Tensor:
+    """The token ids ``[batch, position]`` of a call.
+
+    Raises
+    ------
+    InputError
+        The call was given something else, embeddings for instance.
+    """
+    ids = arguments.get(TOKEN_IDS)
+    if not isinstance(ids, Tensor):
+        raise InputError(f"Edits need to know the tokens: call the model with {TOKEN_IDS}.")
+    return ids
+
+
+def kept_positions(arguments: Mapping[str, Any], length: int) -> int:
+    """Of how many of the last positions a call wants logits."""
+    keep = arguments.get(KEPT_LOGITS)
+    return min(keep, length) if isinstance(keep, int) and keep > 0 else length
+
+
+def is_cache(value: Any) -> bool:
+    """Whether this carries on what a model has read before.
+
+    Told by what it is, not by the keyword, which was ``past_key_values`` in 5.23 and is
+    ``cache`` in 5.24: transformers' own class, what counts its tokens as that does, or else
+    states, floating tensors inside a list, a dictionary or an object (RWKV, xLSTM).
+    """
+    if isinstance(value, Cache) or callable(getattr(value, "get_seq_length", None)):
+        return True
+    if isinstance(value, (Tensor, nn.Module)):
+        return False
+    return _holds_floats(value) or _holds_floats(getattr(value, "__dict__", None))
+
+
+def _holds_floats(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
+    if isinstance(value, Mapping):
+        return any(map(_holds_floats, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_holds_floats, value))
+
+
+def caches(values: Iterable[Any]) -> list[Any]:
+    """Those of some arguments, or of what a model gave, that are caches."""
+    return [value for value in values if is_cache(value)]
+
+
+def cache_of(arguments: Mapping[str, Any]) -> Any:
+    """The cache that a call was given; None where there is none.
+
+    Raises
+    ------
+    InputError
+        Several things may be it.
+    """
+    found = caches(value for name, value in arguments.items() if name != MASK)
+    found = [value for value in found if isinstance(value, Cache)] or found
+    if len(found) > 1:
+        kinds = " and a ".join(type(value).__name__ for value in found)
+        raise InputError(
+            f"A call was given a {kinds}, so it is not clear how many tokens came before: call the "
+            "model with one cache."
+        )
+    return found[0] if found else None
+
+
+def tokens_in(cache: Any) -> int | None:
+    """How many tokens a cache holds; None for states that do not count."""
+    if not callable(getattr(cache, "get_seq_length", None)):
+        return None
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # transformers' word for a cache that holds recurrent states alone
+        return None if cache.has_previous_state() else 0
+
+
+def keys_with(cache: Any, length: int, layer: int) -> tuple[int, int]:
+    """How many keys a layer's attention is given, and the column of the first.
+
+    A sliding cache drops what is far behind, a static one brings room for what is to come.
+
+    Parameters
+    ----------
+    cache
+        What the call was given.
+    length
+        Tokens in the call.
+    layer
+        Number of the block.
+
+    Raises
+    ------
+    SiteError
+        The cache does not say.
+    """
+    if cache is None:
+        return length, 0
+    try:
+        count, first = cache.get_mask_sizes(length, layer)
+    except (AttributeError, ValueError) as error:
+        raise SiteError(
+            f"A {type(cache).__name__} does not say which keys it holds for layer {layer}, so k, "
+            "v, attn_scores and pattern cannot be edited there: call with use_cache=False."
+        ) from error
+    return int(count), int(first)
