@@ -35,9 +35,10 @@ from layerlens.analyses.answers.answer_metric import Metric, make_metric
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.gradients import gradients
-from layerlens.run.many_edits import Cell, Method, run_cells
+from layerlens.run.many_edits import Method, run_cells
 from layerlens.run.together import record_bases
 
 Place = tuple[int, int]

@@ -13,8 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -22,9 +21,10 @@ from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.model.find import probe_ids
-from layerlens.model.sites import GLOBAL, Site
+from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
 from layerlens.run.base import Base, record_base
+from layerlens.run.cell import Cell, OnCells, first_layer
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 from layerlens.run.gate import Gate
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 Method = Literal["auto", "packed", "restart", "naive"]
-OnCells = Callable[[Sequence[int], Tensor], None]
 
 DEFAULT_LIMIT = 400_000_000
 """Bytes that a wave of cells may take above the model's own."""
@@ -46,35 +45,6 @@ _ROWS = 1024
 
 _TOLERANCE = 1e-4
 _methods: weakref.WeakKeyDictionary[LensModel, str] = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One edited run.
-
-    Parameters
-    ----------
-    changes
-        With positions, for the one text of the base; those at one site in order.
-    """
-
-    changes: tuple[Change, ...]
-
-    @cached_property
-    def layer(self) -> int:
-        """The first block that runs differently; -1 if that is before the first block."""
-        return min(_first_layer(change.site) for change in self.changes)
-
-    @cached_property
-    def position(self) -> int:
-        """The first position that may come out differently."""
-        return min(min(change.positions or (0,)) for change in self.changes)
-
-
-def _first_layer(site: Site) -> int:
-    if site.kind in GLOBAL:
-        return -1
-    return site.block + 1 if site.kind == "resid_post" else site.block
 
 
 def run_cells(
@@ -139,7 +109,7 @@ def _kept(base: Base, cell: Cell) -> Cell:
         if change.positions is not None
         else replace(change, positions=tuple(range(base.length)))
         for change in base.changes
-        if _first_layer(change.site) >= cell.layer + _is_stream(change.site)
+        if first_layer(change.site) >= cell.layer + _is_stream(change.site)
     ]
     return Cell((*again, *cell.changes))
 

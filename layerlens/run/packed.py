@@ -24,6 +24,7 @@ from layerlens.errors import MemoryLimitError
 from layerlens.model.sites import HEADS, Site
 from layerlens.run.attention import INSIDE, Attention, Watch, watching
 from layerlens.run.base import Base
+from layerlens.run.cell import Cell, OnCells
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
 from layerlens.run.hooks import Installed, attention_watch, install
@@ -31,7 +32,6 @@ from layerlens.run.replay import BlockCall
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-    from layerlens.run.many_edits import Cell, OnCells
 
 
 def run_packed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,16 @@ QUESTIONS = [
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
 
 
-def imported(path: Path) -> list[list[str]]:
-    """Places in this package that a file imports when it is itself imported, in parts."""
+def imported(path: Path, *, types: bool = False) -> list[list[str]]:
+    """Places in this package that a file imports when it is itself imported, in parts.
+
+    With ``types`` also what only a type checker imports.
+    """
     places = []
-    for node in ast.parse(path.read_text()).body:
+    body = ast.parse(path.read_text()).body
+    if types:
+        body += [inner for node in body if isinstance(node, ast.If) for inner in node.body]
+    for node in body:
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
@@ -73,6 +80,16 @@ def test_questions_build_on_each_other_one_way(path: Path) -> None:
     rooms = {place[1] for place in imported(path) if place[0] == "analyses" and len(place) > 1}
     wrong = [room for room in rooms if room != here and rank[room] >= rank[here]]
     assert not wrong, f"{path} imports from {wrong}, which does not lie before {here}"
+
+
+@pytest.mark.parametrize("room", ["run", "metrics", "analyses"])
+def test_no_file_needs_one_that_needs_it(room: str) -> None:
+    files = (PACKAGE / room).rglob("*.py")
+    needs = {
+        path.relative_to(PACKAGE).with_suffix("").parts: map(tuple, imported(path, types=True))
+        for path in files
+    }
+    TopologicalSorter(needs).prepare()  # raises, with the circle
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

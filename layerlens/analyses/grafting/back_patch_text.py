@@ -19,8 +19,8 @@ from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
-from layerlens.run.many_edits import Cell
 
 if TYPE_CHECKING:
     from layerlens.analyses.answers.answer_metric import Metric, MetricFunction

@@ -9,8 +9,8 @@ from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.model.sites import Site
 from layerlens.run.base import Base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
-from layerlens.run.many_edits import Cell
 
 LAST_ROW_ONLY = ("resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z", "q", "pattern")
 """Sites whose values in the last block reach the answer at the last position alone."""

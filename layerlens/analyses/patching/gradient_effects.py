@@ -15,9 +15,9 @@ from layerlens.analyses.patching.softmax_effects import query_key_effects
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.model.sites import Site
 from layerlens.run.base import Base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.gradients import gradients
-from layerlens.run.many_edits import Cell
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

@@ -13,8 +13,8 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.errors import InputError
 from layerlens.model.sites import HEADS, Site, parse_site
+from layerlens.run.cell import Cell
 from layerlens.run.changes import SQUARE, Change
-from layerlens.run.many_edits import Cell
 from layerlens.run.where import editable_sites, row_shapes
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from layerlens.analyses.texts.one_each import chosen_layers, one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.run.base import Base, record_base
-from layerlens.run.many_edits import DEFAULT_LIMIT, Cell, Method
+from layerlens.run.cell import Cell
+from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
     from layerlens.analyses.answers.answer_metric import Metric, MetricFunction

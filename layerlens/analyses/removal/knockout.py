@@ -21,9 +21,10 @@ from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.base import record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
-from layerlens.run.many_edits import DEFAULT_LIMIT, Cell, Method
+from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
     from torch import Tensor

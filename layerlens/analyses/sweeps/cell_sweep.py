@@ -12,7 +12,8 @@ from layerlens.analyses.answers.answer_metric import Metric
 from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.run.base import Base
-from layerlens.run.many_edits import DEFAULT_LIMIT, Cell, Method, run_cells, sweep_method
+from layerlens.run.cell import Cell
+from layerlens.run.many_edits import DEFAULT_LIMIT, Method, run_cells, sweep_method
 from layerlens.run.packed import waves
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from torch import Tensor
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
-from layerlens.run.many_edits import Cell
 
 if TYPE_CHECKING:
     from layerlens.analyses.texts.text_pair import Pair

@@ -16,8 +16,8 @@ from layerlens.analyses.sweeps.over_bases import Average, Sampled
 from layerlens.analyses.texts.subjects import GROUPS, position_groups
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
-from layerlens.run.many_edits import Cell
 
 if TYPE_CHECKING:
     from layerlens.analyses.answers.answer_metric import Metric

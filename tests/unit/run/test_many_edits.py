@@ -13,8 +13,9 @@ from layerlens.errors import Cancelled, InputError, MemoryLimitError, SiteError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
-from layerlens.run.many_edits import Cell, Method, run_cells, sweep_method
+from layerlens.run.many_edits import Method, run_cells, sweep_method
 from layerlens.run.packed import waves
 from layerlens.run.together import record_bases
 
