@@ -83,10 +83,13 @@ class FrontEnd:
     def ended(self, cell: str) -> bool:
         return any(m["content"]["execution_state"] == "idle" for m in self.of(cell, "status"))
 
+    def until_ended(self, cell: str, seconds: float = 30.0) -> None:
+        until(lambda: self.ended(cell), seconds)
+
     def run(self, code: str, seconds: float = 30.0) -> str:
         """Run a cell to its end and return what it printed; an error fails the test."""
         cell = self.start(code)
-        until(lambda: self.ended(cell), seconds)
+        self.until_ended(cell, seconds)
         errors = self.of(cell, "error")
         assert not errors, "\n".join(errors[0]["content"]["traceback"])
         return "".join(m["content"]["text"] for m in self.of(cell, "stream")).strip()

@@ -100,9 +100,9 @@ class Bar(Silent):
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the bar."""
         if self._bar is None:
-            from tqdm.auto import tqdm
+            from layerlens.analyses.contract.cell_bar import bar_class
 
-            self._bar = tqdm(
+            self._bar = bar_class()(
                 total=total or None,
                 # What was done before says nothing of the speed from here on.
                 initial=done,
