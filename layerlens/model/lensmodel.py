@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import Anatomy
+from layerlens.model.blocks import find_layers
 from layerlens.model.find import find_anatomy, text_config
 from layerlens.model.head import apply
 from layerlens.model.text import Tokens, encode, find_positions
@@ -189,6 +190,21 @@ class LensModel:
     def positions(self, tokens: Tokens, where: Any, row: int = 0) -> list[int]:
         """Positions that an index, slice, list or span of text names."""
         return find_positions(tokens, where, row)
+
+    def layers(self, which: Any = None) -> list[int]:
+        """Numbers of the blocks that are meant, in order, each once.
+
+        Parameters
+        ----------
+        which
+            A number, several or a slice, negative from the end; None for all.
+
+        Raises
+        ------
+        InputError
+            When one does not exist or is no number, or none is named.
+        """
+        return find_layers(self.n_layers, which)
 
     def token_id(self, target: str | int) -> int:
         """The one token that a string or id names, else an ``InputError`` with its pieces."""

@@ -55,6 +55,8 @@ class Analysis:
 
     Attributes
     ----------
+    place
+        Where it is defined, which running a cell or a module again does not change.
     inputs
         Names of the texts: ``("text",)``, ``("clean", "corrupt")``.
     pooled
@@ -80,6 +82,7 @@ class Analysis:
         functools.update_wrapper(self, function)
         self.about = about
         self.name = about.name
+        self.place = f"{function.__module__}.{function.__qualname__}"
         self.inputs = tuple(inputs)
         self.pooled = pooled
         self.positional = tuple(positional)

@@ -29,18 +29,13 @@ def register(analysis: Analysis) -> Analysis:
         When another analysis has this name.
     """
     known = _ANALYSES.get(analysis.name)
-    if known is not None and _place(known) != _place(analysis):
+    if known is not None and known.place != analysis.place:
         raise InputError(
-            f"Two analyses are called {analysis.name!r}, in {_place(known)} and in "
-            f"{_place(analysis)}: give one of them another name."
+            f"Two analyses are called {analysis.name!r}, in {known.place} and in "
+            f"{analysis.place}: give one of them another name."
         )
     _ANALYSES[analysis.name] = analysis
     return analysis
-
-
-def _place(analysis: Analysis) -> str:
-    """Where it is defined, which reloading a module or running a cell again does not change."""
-    return f"{analysis.__module__}.{analysis.__qualname__}"
 
 
 @cache

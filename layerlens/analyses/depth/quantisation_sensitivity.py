@@ -12,7 +12,6 @@ from torch import Tensor
 from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
-from layerlens.analyses.texts.one_each import chosen_layers
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.model.matrices import Matrix, matrices
@@ -60,7 +59,7 @@ def count_work(
     verify: int,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    wanted = chosen_layers(model, layers)
+    wanted = model.layers(layers)
     times = len(_bits(bits))
     replayed = sum(model.n_layers - layer for layer in wanted) / model.n_layers
     widest = max(part.ids.numel() for part, _ in split(tokens, batch_size))
@@ -140,7 +139,7 @@ def quantisation_sensitivity(
     >>> found.data.kl.dims  # doctest: +SKIP
     ('layer',)
     """
-    wanted = chosen_layers(model, layers)
+    wanted = model.layers(layers)
     widths = _bits(bits)
     if group is not None and (isinstance(group, bool) or group < 1):
         raise InputError(f"group is {group}; expected a positive number of inputs, or None.")

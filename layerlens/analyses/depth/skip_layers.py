@@ -9,6 +9,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.depth.layer_subsets import combinations
 from layerlens.analyses.depth.skip_text import SkipRun, SkipText
 from layerlens.analyses.depth.windows import EFFECTS, REDUCTIONS, windows
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.errors import InputError
 from layerlens.run.skip import require_part
 
@@ -177,9 +178,7 @@ def _texts(
     seed: int,
 ) -> list[SkipText]:
     rows = [ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
-    answers = list(answer) if isinstance(answer, list | tuple) else [answer] * len(rows)
-    if len(answers) != len(rows):
-        raise InputError(f"{len(answers)} answers were given for {len(rows)} texts.")
+    answers = one_each(answer, len(rows), "answer")
     return [
         SkipText(
             model.tokens(row),

@@ -11,7 +11,7 @@ from layerlens.analyses.grafting.back_patch_answers import (
     VARIABLES,
 )
 from layerlens.analyses.grafting.back_patch_text import BackPatch, layer_pairs
-from layerlens.analyses.texts.one_each import chosen_layers, one_each
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
@@ -33,7 +33,7 @@ def count_work(
     **_: Any,
 ) -> Work:
     """Count passes and bytes of one call; runs nothing."""
-    chosen = chosen_layers(model, layers)
+    chosen = model.layers(layers)
     cells = len(layer_pairs(chosen, "all" if into is not None else pairs))
     texts, length = tokens.ids.shape
     # A cell runs the blocks above its target: half of them on average, from its position on.
@@ -134,12 +134,11 @@ def back_patch(
     if pairs not in ("back", "all"):
         raise nearest(str(pairs), ["back", "all"], "pairs:")
     goal = None if into is None else row_of(model.tokens(into), 0)
-    work = BackPatch(job, model, tokens, chosen_layers(model, layers), pairs, goal)
+    work = BackPatch(job, model, tokens, model.layers(layers), pairs, goal)
     named = {"source": source, "target": target, "answer": answer, "wrong": wrong}
     texts = len(tokens.ids)
     each = {name: one_each(given, texts, name) for name, given in named.items()}
-    wordings = [aliases] if tokens.single and aliases is not None else aliases
-    each["aliases"] = one_each(wordings, texts, "aliases")
+    each["aliases"] = one_each(aliases, texts, "aliases", alone=tokens.single)
     work.declare(generate)
     for row in range(texts):
         asked = {name: values[row] for name, values in each.items()}

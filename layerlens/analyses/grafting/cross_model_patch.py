@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.grafting.cross_model_text import VARIABLES, CrossModel
-from layerlens.analyses.texts.one_each import chosen_layers, one_each
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.errors import InputError
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
@@ -27,7 +27,7 @@ def count_work(
 ) -> Work:
     """Count passes and bytes of one call; runs nothing."""
     texts, length = tokens.ids.shape
-    chosen = chosen_layers(model, layers)
+    chosen = model.layers(layers)
     replayed = sum(1 - (layer + 1) / model.n_layers for layer in chosen)
     states = 4 * model.d_model * length * model.n_layers
     return Work(texts * (2 + replayed + verify), texts * (len(chosen) + 2), 5 * states)
@@ -107,7 +107,7 @@ def cross_model_patch(
     """
     _require_like(model, other, tokens)
     assert other is not None
-    work = CrossModel(job, model, other, tokens, chosen_layers(model, layers))
+    work = CrossModel(job, model, other, tokens, model.layers(layers))
     texts = len(tokens.ids)
     answers, wrongs = one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong")
     work.declare()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.texts.one_each import chosen_layers
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet
@@ -114,7 +113,7 @@ def top_texts(
     >>> found.data.text.sizes  # doctest: +SKIP
     Frozen({'neuron': 2, 'rank': 2})
     """
-    (number,) = chosen_layers(model, layer)
+    (number,) = model.layers(layer)
     options = {
         "layer": number,
         "neurons": [neurons] if isinstance(neurons, int) else list(neurons),

@@ -21,8 +21,9 @@ from layerlens.analyses.patching.gradient_effects import (
     part_effect,
 )
 from layerlens.analyses.patching.grid import Part, PatchGrid
-from layerlens.analyses.patching.pair_runs import PatchRuns, one_each
+from layerlens.analyses.patching.pair_runs import PatchRuns
 from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -159,7 +160,8 @@ def attribution_patch(
     _check_options(metric, direction, steps, grad_drop, verify)
     pairs = make_pairs(clean, corrupt, align, direction)
     runs = PatchRuns(job, model, grid, pairs, positions, [Site("embed")] if steps else [])
-    runs.measure(metric, one_each("answer", answer, clean), one_each("wrong", wrong, clean))
+    texts = len(clean.ids)
+    runs.measure(metric, one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong"))
     how = "qk_fix" if qk_fix and grid.kind in ("q", "k") and not steps else "plain"
     how = "grad_drop" if grad_drop else "path" if steps else how
     _AttributionPatch(job, runs, how, steps).run(method, verify, memory_limit)

@@ -10,7 +10,6 @@ import numpy as np
 
 from layerlens.analyses.answers.answer_metric import Metric, make_metric
 from layerlens.analyses.contract.contract import Job
-from layerlens.analyses.contract.options import plain
 from layerlens.analyses.patching.grid import KEY_VALUE, Part, PatchGrid
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.errors import InputError
@@ -20,7 +19,6 @@ from layerlens.run.together import record_bases
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-    from layerlens.model.text import Tokens
 
 NO_DIFFERENCE = 1e-6
 """Of the metric's size: what separates two runs that answer differently at all."""
@@ -204,16 +202,3 @@ def recovered(values: np.ndarray, clean: float, corrupt: float, direction: str) 
         return np.full_like(values, np.nan)
     moved = values - corrupt if direction == "denoise" else clean - values
     return moved / (clean - corrupt)
-
-
-def one_each(name: str, given: Any, tokens: Tokens) -> list[Any]:
-    """One token for each pair."""
-    count = len(tokens.ids)
-    if isinstance(given, str | int) or given is None:
-        return [given] * count
-    values = list(plain(given))
-    if len(values) != count:
-        raise InputError(
-            f"{name} has {len(values)} entries for {count} pairs: give one, or one each."
-        )
-    return values

@@ -13,9 +13,10 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.patching import checks as patch_checks
 from layerlens.analyses.patching.gradient_effects import Attribution, part_effect
 from layerlens.analyses.patching.grid import Part, PatchGrid
-from layerlens.analyses.patching.pair_runs import PatchRuns, distinct, one_each, recovered
+from layerlens.analyses.patching.pair_runs import PatchRuns, distinct, recovered
 from layerlens.analyses.sweeps.cell_sweep import Show, Sweep
 from layerlens.analyses.sweeps.intervals import mean_interval
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
 from layerlens.errors import InputError
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method, sweep_method
@@ -172,7 +173,8 @@ def patch_sweep(
     options = {"site": site, "by": by, "layers": layers, "heads": heads, "neurons": neurons}
     grid = PatchGrid.of(model, {**options, "window": window})
     runs = PatchRuns(job, model, grid, make_pairs(clean, corrupt, align, direction), positions)
-    runs.measure(metric, one_each("answer", answer, clean), one_each("wrong", wrong, clean))
+    texts = len(clean.ids)
+    runs.measure(metric, one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong"))
     _PatchSweep(job, runs).run(method, verify, memory_limit)
 
 

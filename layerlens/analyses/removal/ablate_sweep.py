@@ -15,7 +15,7 @@ from layerlens.analyses.removal.removable_parts import Units
 from layerlens.analyses.removal.replacements import Output, Replacement
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.sweeps.over_bases import Average, Sampled
-from layerlens.analyses.texts.one_each import chosen_layers, one_each
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.run.base import Base, record_base
@@ -57,7 +57,7 @@ def count_work(
     **_: Any,
 ) -> Work:
     """Count passes and bytes of one call. Cells count for what they can change."""
-    units = Units(model, unit, chosen_layers(model, layers), neurons)
+    units = Units(model, unit, model.layers(layers), neurons)
     texts, length = tokens.ids.shape
     times = texts * (draws if how == "resample" else 1)
     cells = [1 - part.layer / model.n_layers for part in units]
@@ -159,7 +159,7 @@ def ablate_sweep(
         raise nearest(how, list(HOW), "how of ablate_sweep:")
     if draws < 1:
         raise InputError(f"draws is {draws}; expected at least 1.")
-    units = Units(model, unit, chosen_layers(model, layers), neurons)
+    units = Units(model, unit, model.layers(layers), neurons)
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
     answers, wrongs = one_each(answer, len(texts), "answer"), one_each(wrong, len(texts), "wrong")
     replacement = Replacement(job, units, texts, reference, how, by_position, draws, seed)

@@ -15,8 +15,8 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.sweeps.layer_windows import window_layers
-from layerlens.analyses.texts.one_each import chosen_layers, one_each
-from layerlens.analyses.texts.subjects import each, subject_positions
+from layerlens.analyses.texts.one_each import one_each
+from layerlens.analyses.texts.subjects import subject_positions
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -66,7 +66,7 @@ def count_work(
     texts, length = tokens.ids.shape
     groups = length - 1 if sources is None and subject is None else 3
     groups = len(sources) if isinstance(sources, Mapping) else groups
-    chosen = chosen_layers(model, layers)
+    chosen = model.layers(layers)
     share = sum(1 - layer / model.n_layers for layer in chosen)
     size = 3 * length * model.d_model * model.n_layers * 4
     return Work(texts * (2 + groups * share), texts * groups * len(chosen), size)
@@ -160,10 +160,11 @@ def knockout(
         model.anatomy.tap(Site("z", 0))  # raises, and says why
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
     count, single = len(texts), tokens.single
-    given = zip(texts, each(sources, count, single), each(subject, count, single), strict=True)
+    senders = one_each(sources, count, "sources", alone=single)
+    given = zip(texts, senders, one_each(subject, count, "subject", alone=single), strict=True)
     plans = [_plan(model, text, query, wanted, named) for text, wanted, named in given]
     names = list(dict.fromkeys(name for plan in plans for name in plan.groups))
-    centres = chosen_layers(model, layers)
+    centres = model.layers(layers)
     _declare(job, names, centres, count)
     windows = [window_layers(layer, window, model.n_layers) for layer in centres]
     heads = [[layer for layer in around if layer in attending] for around in windows]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.steering.steering_text import VARIABLES, Steering
-from layerlens.analyses.texts.one_each import chosen_layers, one_each
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.model.sites import Site
 from layerlens.run.many_edits import DEFAULT_LIMIT
@@ -34,7 +34,7 @@ def count_work(
     **_: Any,
 ) -> Work:
     """Count passes and bytes of one call; runs nothing."""
-    chosen = chosen_layers(model, layers)
+    chosen = model.layers(layers)
     passes = float(len(positive.ids) + len(negative.ids))
     rows = 0
     if text is not None:
@@ -159,7 +159,7 @@ def _sites(model: LensModel, kind: str, layers: Sequence[int] | None) -> list[Si
     """Where the directions are, one site a layer."""
     if kind not in SITES:
         raise nearest(str(kind), list(SITES), "Site of steering:")
-    sites = [Site(kind, layer) for layer in chosen_layers(model, layers)]
+    sites = [Site(kind, layer) for layer in model.layers(layers)]
     for found in sites:
         model.anatomy.tap(found)  # raises, and says why
     return sites

@@ -24,13 +24,6 @@ GROUPS = (
 Where = Sequence[int]
 
 
-def each(value: Any, texts: int, single: bool) -> list[Any]:
-    """What names positions, for every text: a list with one entry a text is one each."""
-    if not single and isinstance(value, list) and len(value) == texts:
-        return list(value)
-    return [value] * texts
-
-
 def subject_positions(model: LensModel, tokens: Tokens, subject: Any) -> tuple[int, ...]:
     """Positions of the subject of one text, in order.
 

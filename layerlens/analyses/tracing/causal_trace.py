@@ -13,8 +13,8 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.chosen_positions import Cells
-from layerlens.analyses.texts.one_each import chosen_layers, one_each
-from layerlens.analyses.texts.subjects import GROUPS, each, subject_positions
+from layerlens.analyses.texts.one_each import one_each
+from layerlens.analyses.texts.subjects import GROUPS, subject_positions
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.analyses.tracing.trace_text import TextTrace, TracePlan, embedding_std
 from layerlens.errors import InputError
@@ -54,7 +54,7 @@ def count_work(
     model: LensModel, tokens: Tokens, *, samples: int, layers: Any, positions: Any, **_: Any
 ) -> Work:
     """Count passes and bytes of one call; runs nothing. Cells count for what they can change."""
-    chosen = chosen_layers(model, layers)
+    chosen = model.layers(layers)
     texts = range(len(tokens.ids))
     places = sum(len(model.positions(tokens, positions, row)) for row in texts)
     length = tokens.ids.shape[1]
@@ -158,13 +158,13 @@ def causal_trace(
         window=WINDOWS[kind] if window is None else window,
         samples=samples,
         seed=seed,
-        layers=tuple(chosen_layers(model, layers)),
+        layers=tuple(model.layers(layers)),
         sites=_sites(model, kind),
         verify=verify,
         how={"method": method, "memory_limit": memory_limit},
     )
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
-    where = each(subject, len(texts), tokens.single)
+    where = one_each(subject, len(texts), "subject", alone=tokens.single)
     subjects = [subject_positions(model, *pair) for pair in zip(texts, where, strict=True)]
     answers, wrongs = one_each(answer, len(texts), "answer"), one_each(wrong, len(texts), "wrong")
     cells = Cells(model, tokens, positions)

@@ -349,7 +349,7 @@ def test_work_counts_the_passes() -> None:
         ({"reduce": "sum"}, "expected one of max, mean, p95"),
         ({"cuts": 0, "effect": "future"}, "cuts is 0; expected at least 1"),
         ({"cuts": [1], "effect": "future"}, "positions from 2 to 6"),
-        ({"answer": [1, 2]}, "2 answers were given for 1 texts"),
+        ({"answer": [1, 2]}, "answer has 2 entries for 1 text:"),
         ({"answer": 99}, "Token id 99 does not exist"),
     ],
 )

@@ -401,7 +401,7 @@ def _refusals() -> Iterator[tuple[dict[str, Any], type[Exception], str]]:
     yield {"window": 0}, InputError, "window is 0"
     yield {"direction": "both"}, InputError, "'denoise' or 'noise'"
     yield {"metric": "logits"}, InputError, "did you mean 'logit'"
-    yield {"answer": [1, 2]}, InputError, "2 entries for 1 pairs"
+    yield {"answer": [1, 2]}, InputError, "2 entries for 1 text:"
     yield {"method": "fast"}, InputError, "method is"
     yield {"site": "pattern", "align": [(0, 0)]}, InputError, "leave out align"
 
