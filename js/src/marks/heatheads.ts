@@ -1,5 +1,5 @@
 import { UPRIGHT_BELOW } from "./gridheads";
-import type { HeatHead, HeatScene } from "./heat";
+import type { HeatHead, HeatScene } from "./heattypes";
 import { drawFitted, type TextFitter } from "./text";
 import { cellAt, type Range } from "./windowing";
 

@@ -1,4 +1,4 @@
-import type { HeatSource } from "../../marks/heat";
+import type { HeatSource } from "../../marks/heattypes";
 import { compact } from "../../marks/numbers";
 import type { Cell } from "../../marks/windowing";
 import { type ColorScale, rangeScale } from "../../theme/scale";

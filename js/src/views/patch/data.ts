@@ -1,4 +1,4 @@
-import type { HeatHead, HeatSource } from "../../marks/heat";
+import type { HeatHead, HeatSource } from "../../marks/heattypes";
 import { written } from "../../marks/numbers";
 import { plain } from "../../marks/text";
 import type { Cell } from "../../marks/windowing";

@@ -1,5 +1,5 @@
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
-import type { HeatMarks } from "../../marks/heat";
+import type { HeatMarks } from "../../marks/heattypes";
 import type { Cell } from "../../marks/windowing";
 import { type ColorScale, divergingScale } from "../../theme/scale";
 import type { Distribution, Edit, PatchMeta, PatchRun, PatchTraits } from "../../wire/patch";
