@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from layerlens.figures.canvas import (
 )
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
+from layerlens.figures.lens_marks import Table, draw_key, draw_marks, key_height, marks_of
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.quantity import Quantity, quantity
 
@@ -37,6 +38,9 @@ def lens_figure(
     tracked: int = 0,
     positions: int | slice | Sequence[int] | None = None,
     points: str | Sequence[str] = "all",
+    transposed: bool = False,
+    pins: Sequence[Mapping[str, int]] = (),
+    selected: tuple[int, int] | None = None,
     theme: str = "light",
     title: str | None = None,
     cell_width: float | None = None,
@@ -58,6 +62,13 @@ def lens_figure(
         Which tokens to show; all by default.
     points : {"all", "post", "mid"} or sequence of str
         Which rows to show, by kind or by label; `final` stays with a kind.
+    transposed : bool
+        Tokens downwards and points to the right, instead of points upwards.
+    pins : sequence of mapping
+        Tokens to mark where they are on top: ``{"position": int, "id": int}`` each, the position
+        negative from the end.
+    selected : (int, int), optional
+        Indices of the point and the position of a cell to outline, negative from the end.
     theme : {"light", "dark", "auto"}
         ``auto`` is light.
     title : str, optional
@@ -72,21 +83,31 @@ def lens_figure(
     Raises
     ------
     ResultError
-        An option is unknown, no such positions or points exist, or the figure would be too wide.
+        An option is unknown, no such positions, points or tokens exist, or the figure would be too
+        wide.
     """
-    chosen = _chosen(data, positions, points)
+    rows, columns = _chosen(data, positions, points)
+    chosen = data.isel(point=rows, position=columns)
     colors = palette(theme)
     shown = quantity(chosen, color, tracked)
-    layout = layout_of(shown.values.shape, cell_width)
+    table = Table(*shown.values.shape, transposed)
+    marks = marks_of(data, rows, columns, pins, selected, colors)
+    layout = layout_of(table.shape, cell_width)
     notes = [note for note in (_not_shown(data, chosen, layout), checks_line(data)) if note]
-    room = (0.3 if layout.flat else 1.0) + notes_height(notes, layout.size[0])
-    layout = replace(layout, bottom=room)
+    under = notes_height(notes, layout.size[0])
+    key = key_height(marks, layout.size[0])
+    foot = 0.3 if layout.flat else 1.0
+    if transposed:
+        layout = replace(layout, left=1.15)
+    layout = replace(layout, bottom=foot + key + under)
     figure = new_figure(layout.size, colors)
     axes = figure.add_axes(layout.box, facecolor=colors.page)
-    rgba = _cells(axes, shown, colors)
+    rgba = _cells(axes, shown, table, colors)
     if layout.texts:
-        _texts(axes, chosen, rgba, layout, colors)
-    _labels(axes, chosen, layout, colors)
+        _texts(axes, chosen, rgba, table, layout, colors)
+    _labels(axes, chosen, table, layout, colors)
+    draw_marks(axes, marks, table, colors)
+    draw_key(figure, marks, under, colors)
     color_bar(figure, axes.collections[0], shown.label, layout, colors)
     name = str(data.attrs.get("model", "")) or "the model"
     words = f"Top next token after each point of {name}" if title is None else title
@@ -95,7 +116,10 @@ def lens_figure(
     return figure
 
 
-def _chosen(data: xr.Dataset, positions: Any, points: str | Sequence[str]) -> xr.Dataset:
+def _chosen(
+    data: xr.Dataset, positions: Any, points: str | Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Return the indices of the points and of the positions to draw."""
     if "point" not in data.dims or "position" not in data.dims:
         raise ResultError("This result is no lens: it has no axes 'point' and 'position'.")
     labels = [str(label) for label in data["point"].values]
@@ -119,28 +143,31 @@ def _chosen(data: xr.Dataset, positions: Any, points: str | Sequence[str]) -> xr
             ) from error
     if not rows or not columns.size:
         raise ResultError("Nothing is left to draw; choose at least one point and one position.")
-    return data.isel(point=rows, position=columns)
+    return rows, columns.tolist()
 
 
-def _cells(axes: Axes, shown: Quantity, colors: Palette) -> np.ndarray:
+def _cells(axes: Axes, shown: Quantity, table: Table, colors: Palette) -> np.ndarray:
     """Draw the coloured cells; return their colours."""
-    values = np.ma.masked_invalid(shown.values)
+    values = np.ma.masked_invalid(table.arranged(shown.values))
     cmap = color_map(shown.colors, colors)
     mesh = axes.pcolormesh(values, cmap=cmap, norm=shown.norm, rasterized=True)
-    rows, columns = shown.values.shape
-    if rows > 1:
-        axes.axhline(rows - 1, color=colors.ink, linewidth=0.8)
+    if table.points > 1:
+        rule = axes.axvline if table.transposed else axes.axhline
+        rule(table.points - 1, color=colors.ink, linewidth=0.8)
+    rows, columns = table.shape
     axes.set_xlim(0, columns)
     axes.set_ylim(0, rows)
     return np.asarray(mesh.to_rgba(values))
 
 
-def _texts(axes: Axes, data: xr.Dataset, rgba: np.ndarray, layout: Layout, colors: Palette) -> None:
+def _texts(
+    axes: Axes, data: xr.Dataset, rgba: np.ndarray, table: Table, layout: Layout, colors: Palette
+) -> None:
     """Write the top token into each cell that has one."""
     if "token_id" not in data.data_vars:
         return
     vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
-    ids = data["token_id"].isel(k=0).transpose("point", "position").values
+    ids = table.arranged(data["token_id"].isel(k=0).transpose("point", "position").values)
     limit = int((layout.cell[0] - 0.06) / CHARACTER)
     for (row, column), token in np.ndenumerate(ids):
         text = vocab.get(str(int(token)), "" if token < 0 else f"[{token}]")
@@ -159,18 +186,21 @@ def _texts(axes: Axes, data: xr.Dataset, rgba: np.ndarray, layout: Layout, color
             )
 
 
-def _labels(axes: Axes, data: xr.Dataset, layout: Layout, colors: Palette) -> None:
-    rows, columns = layout.shape
-    tokens = _prompt(data)
+def _labels(axes: Axes, data: xr.Dataset, table: Table, layout: Layout, colors: Palette) -> None:
+    rows, columns = table.shape
+    tokens = [drawable(token) for token in _prompt(data)]
+    points = [str(label) for label in data["point"].values]
     style: dict[str, Any] = {"fontsize": FONT, "family": list(families()), "color": colors.ink}
     limit = int((layout.cell[0] - 0.04) / CHARACTER) if layout.flat else 14
+    across, down = (points, tokens[::-1]) if table.transposed else (tokens, points)
     at = np.arange(0, columns, layout.label_step)
-    names = [fitted(drawable(tokens[i]), limit) for i in at]
-    labels = axes.set_xticks(at + 0.5, names, rotation=0 if layout.flat else 90, **style)
+    axes.set_xticks(
+        at + 0.5, [fitted(across[i], limit) for i in at], rotation=0 if layout.flat else 90, **style
+    )
     rows_at = np.arange(rows - 1, -1, -layout.row_step)
-    axes.set_yticks(rows_at + 0.5, [str(data["point"].values[i]) for i in rows_at], **style)
-    for label in labels:
-        label.label1.set_parse_math(False)
+    axes.set_yticks(rows_at + 0.5, [fitted(down[i], 14) for i in rows_at], **style)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        label.set_parse_math(False)
     frame(axes, colors)
 
 

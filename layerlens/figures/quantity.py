@@ -95,7 +95,7 @@ def _rank(data: xr.Dataset) -> Quantity:
     norm = LogNorm(1, float(max(data.attrs.get("d_vocab", _upper(values)), 10)))
     name = str(data["rank"].attrs.get("long_name", "rank"))
     words = name if "1 = best" in name else f"{name} (1 = best)"
-    return Quantity(values, words, norm, "viridis_r")
+    return Quantity(values, words, norm, "viridis")
 
 
 def _tracked(data: xr.Dataset, tracked: int) -> Quantity:
