@@ -22,7 +22,7 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.fonts import drawable, families
-from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
+from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of, outline
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.slices import cut, labels_of, main_variable, words_of
 
@@ -63,6 +63,8 @@ def grid_figure(
     variable: str | None = None,
     at: Mapping[str, Any] | None = None,
     limit: float | None = None,
+    selected: tuple[int, int] | None = None,
+    listed: Mapping[int, tuple[int, int]] | None = None,
     theme: str = "light",
     title: str | None = None,
     cell_width: float | None = None,
@@ -84,6 +86,10 @@ def grid_figure(
     limit : float, optional
         The value of the strongest colour. By default 1 for a recovered fraction, where a small
         triangle marks what lies beyond, else the largest absolute value.
+    selected : (int, int), optional
+        Indices of the row and the column of a cell to outline.
+    listed : mapping, optional
+        Cells to number, as a list of patches does: ``{1: (row, column)}``.
     theme : {"light", "dark", "auto"}
         ``auto`` is light.
     title : str, optional
@@ -119,6 +125,8 @@ def grid_figure(
     mesh = _cells(axes, grid, colors)
     if layout.texts:
         _numbers(axes, grid, mesh, colors)
+    outline(axes, selected, colors)
+    _number_cells(axes, listed or {}, colors)
     _labels(axes, grid, layout, colors)
     extend = _extends(grid)
     color_bar(figure, mesh, grid.label, layout, colors, extend=extend)
@@ -247,6 +255,21 @@ def _numbers(axes: Axes, grid: Grid, mesh: QuadMesh, colors: Palette) -> None:
                 va="center_baseline",
                 gid="cell",
             )
+
+
+def _number_cells(axes: Axes, listed: Mapping[int, tuple[int, int]], colors: Palette) -> None:
+    for number, (row, column) in listed.items():
+        axes.text(
+            column + 0.04,
+            row + 0.94,
+            str(number),
+            color=colors.page,
+            fontsize=FONT - 2,
+            family=list(families()),
+            va="top",
+            bbox={"facecolor": colors.tracked, "edgecolor": "none", "pad": 0.8},
+            gid="listed",
+        )
 
 
 def short_number(value: float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from layerlens.errors import ResultError
 from layerlens.figures.canvas import CHARACTER, FONT
@@ -107,6 +108,16 @@ def frame(axes: Axes, colors: Palette) -> None:
     for side in axes.spines.values():
         side.set_color(colors.faint)
         side.set_linewidth(0.5)
+
+
+def outline(axes: Axes, cell: tuple[int, int] | None, colors: Palette) -> None:
+    """Outline the cell at a row and a column, so that it is seen on every colour."""
+    if cell is None:
+        return
+    row, column = cell
+    for color, width in ((colors.page, 3.0), (colors.base, 1.6)):
+        box = Rectangle((column, row), 1, 1, fill=False, edgecolor=color, linewidth=width, zorder=4)
+        axes.add_patch(box).set_gid("selected")
 
 
 def fitted(text: str, limit: int) -> str:

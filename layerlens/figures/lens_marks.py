@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from layerlens.errors import ResultError
 from layerlens.figures.canvas import CHARACTER, FONT
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.layout import outline
 from layerlens.figures.palette import Palette
 
 if TYPE_CHECKING:
@@ -120,12 +121,8 @@ def draw_marks(axes: Axes, marks: Marks, table: Table, colors: Palette) -> None:
             at = table.place(*cell)
             bar = Rectangle(at, 1, _BAR, facecolor=pin.color, edgecolor=colors.page, linewidth=0.6)
             axes.add_patch(bar).set_gid("pin")
-    if marks.selected is None:
-        return
-    at = table.place(*marks.selected)
-    for color, width in ((colors.page, 3.0), (colors.base, 1.6)):
-        outline = Rectangle(at, 1, 1, fill=False, edgecolor=color, linewidth=width, zorder=4)
-        axes.add_patch(outline).set_gid("selected")
+    if marks.selected is not None:
+        outline(axes, table.place(*marks.selected)[::-1], colors)
 
 
 def key_height(marks: Marks, width: float) -> float:

@@ -39,6 +39,8 @@ def metrics_figure(
     variable: str | Sequence[str] | None = None,
     scale: str = "linear",
     columns: int | None = None,
+    hidden: Sequence[str] = (),
+    layer: int | None = None,
     theme: str = "light",
     title: str | None = None,
 ) -> Figure:
@@ -59,6 +61,10 @@ def metrics_figure(
         Scale of curves.
     columns : int, optional
         Panels side by side, by default up to three.
+    hidden : sequence of str
+        Arrays that are left out.
+    layer : int, optional
+        A layer to mark in every curve.
     theme : {"light", "dark", "auto"}
         ``auto`` is light.
     title : str, optional
@@ -81,7 +87,7 @@ def metrics_figure(
     if scale not in ("linear", "log"):
         raise ResultError(f"There is no scale '{scale}'; choose linear or log.")
     colors = palette(theme)
-    arrays = _chosen(data, variable)
+    arrays = [a for a in _chosen(data, variable) if a["name"] not in hidden]
     panels = panels_of(arrays)
     scalars = [a for a in arrays if a["kind"] == "scalar" and a["dtype"] == "float"]
     if not panels:
@@ -103,7 +109,7 @@ def metrics_figure(
         for i, panel in enumerate(row):
             x = _LEFT + i * (_CURVES[0] + _BETWEEN)
             box = (x / width, y / height, _CURVES[0] / width, room / height)
-            draw_panel(figure, box, panel, data, colors, scale)
+            draw_panel(figure, box, panel, data, colors, scale, layer)
         y -= _UNDER
     write_title(figure, title or _heading(data, arrays), colors, under)
     write_notes(figure, notes, colors)

@@ -47,13 +47,19 @@ def draw_panel(
     data: xr.Dataset,
     colors: Palette,
     scale: str,
+    layer: int | None = None,
 ) -> Axes:
-    """Draw a panel into a box of the figure (left, bottom, width, height, as fractions)."""
+    """Draw a panel into a box of the figure (left, bottom, width, height, as fractions).
+
+    A `layer` is marked by an upright line in curves over layers.
+    """
     axes = figure.add_axes(box, facecolor=colors.page)
     if panel.square:
         _cells(figure, axes, panel.arrays[0], data, colors)
     else:
         _curves(axes, panel.arrays, data, colors, scale)
+        if layer is not None and panel.arrays[0]["kind"] != "profile":
+            axes.axvline(layer, color=colors.base, linewidth=0.8, alpha=0.7, gid="layer")
     title = textwrap.shorten(_title(panel, data), 2 * _WIDTH, placeholder=" …")
     axes.set_title(
         textwrap.fill(title, _WIDTH),

@@ -17,18 +17,29 @@ MIME = {
     "html": "text/html",
     "png": "image/png",
     "svg": "image/svg+xml",
+    "pdf": "application/pdf",
     "csv": "text/csv",
     "nc": "application/x-netcdf",
 }
+IMAGES = ("png", "svg", "pdf")
 
 
-def export(view: PictureView, kind: str) -> tuple[str, str, bytes]:
-    """Return file name, media type and content.
+def export(view: PictureView, kind: str, *, dark: bool = False) -> tuple[str, str, bytes]:
+    """Return file name, media type and content of what is on screen.
+
+    Parameters
+    ----------
+    view : PictureView
+        The view.
+    kind : str
+        One of `MIME`.
+    dark : bool
+        Whether a view that follows its host is dark there.
 
     Raises
     ------
     InputError
-        The format is none of `MIME`, or there is nothing to export.
+        The format is none of `MIME`, or there is nothing to export yet.
     """
     if kind not in MIME:
         raise InputError(f"'{kind}' is not a format of a view; take one of {', '.join(MIME)}.")
@@ -39,16 +50,29 @@ def export(view: PictureView, kind: str) -> tuple[str, str, bytes]:
         traits, packed = view._frozen()
         title = view.title or f"layerlens: {view._caption()}"
         return name, MIME[kind], html_bytes(traits, packed, title)
-    write = getattr(_result(view), {"nc": "save"}.get(kind, kind))
-    of_one = {"text": view._index} if kind in ("png", "svg") else {}
+    from layerlens.figures.images import image_bytes
+    from layerlens.result.select import one_text
+    from layerlens.result.tidy import to_pandas
+
+    result = _shown(view)
+    if kind in IMAGES:
+        follows = "dark" if dark else "light"
+        theme = follows if view.theme == "auto" else view.theme
+        figure = result.figure(text=view._index, theme=theme, **view._figure_options())
+        return name, MIME[kind], image_bytes(figure, kind)
+    if kind == "csv":
+        table = to_pandas(one_text(result.data, view._index)).to_csv(index=False)
+        return name, MIME[kind], table.encode("utf-8", errors="backslashreplace")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
-        write(path, **of_one)
-        return name, MIME[kind], path.read_bytes()
+        return name, MIME[kind], result.save(path).read_bytes()
 
 
-def _result(view: PictureView) -> Result:
-    result = view.result or view.partial
+def _shown(view: PictureView) -> Result:
+    """Return the result of what is on screen; the part of a run that was stopped is one too."""
+    if view._stream is not None and not view._stream.ended:
+        raise InputError("The run is not done; wait for it, or stop it to take what there is.")
+    result = view.partial if view.partial is not None else view.result
     if result is None:
         raise InputError("There is no result yet; wait until the run is done.")
     return result

@@ -92,8 +92,13 @@ class Stream:
 
     def finish(self) -> None:
         """Send the rest; no frame follows."""
-        if not (self.sent and self.sent[-1][0]["last"]):
+        if not self.ended:
             self._flush(last=True)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame follows."""
+        return bool(self.sent) and self.sent[-1][0]["last"]
 
     def after(self, run: int, seq: int) -> list[Frame]:
         """Return the frames that a front end lacks which has `seq` frames of `run`."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
 
+PIXELS_PER_INCH = 96  # of CSS
+WIDEST_INCHES = 60  # of a figure with columns as wide as on screen
+
 COLORS = ("probability", "entropy", "rank", "kl", "tracked")
 
 
@@ -166,6 +169,20 @@ class LensView(LiveView):
             self._layer_changed(None)
         if self.position >= n_tokens:
             self.position = -1
+
+    def _figure_options(self) -> dict[str, Any]:
+        columns = len(self._shown_meta.get("points" if self.transposed else "tokens", []))
+        width = self.cell_width / PIXELS_PER_INCH
+        return {
+            **super()._figure_options(),
+            "color": self.color,
+            "tracked": self.tracked,
+            "transposed": self.transposed,
+            "pins": self.pins,
+            "selected": (self.row, self.position),
+            # As wide as on screen, so that what can be read there can be read here.
+            "cell_width": width if columns * width <= WIDEST_INCHES else None,
+        }
 
     # Asking the model
 

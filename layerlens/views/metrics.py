@@ -245,6 +245,15 @@ class MetricsView(LiveView):
     def _adopt_texts(self, data: xr.Dataset, text: int) -> None:
         """Nothing: they are shown as they were given."""
 
+    def _figure_options(self) -> dict[str, Any]:
+        others = [a["name"] for a in self._shown_meta.get("arrays", []) if a["other"]]
+        return {
+            **super()._figure_options(),
+            "scale": self.scale,
+            "hidden": [*self.hidden, *([] if self.overlay else others)],
+            "layer": self.layer if self.layer >= 0 else None,
+        }
+
     # What the picture says
 
     def _model_attrs(self) -> dict[str, Any]:

@@ -225,6 +225,24 @@ class PatchView(LiveView):
         if across:
             setattr(self, across, -1)
 
+    def _figure_options(self) -> dict[str, Any]:
+        listed = {
+            number: cell
+            for number, edit in enumerate(self.edits, 1)
+            if edit["site"] == self._shown_meta.get("site")
+            and (cell := self._cell(edit["layer"], edit.get(self._shown_meta["by"]))) is not None
+        }
+        across = self.head if self._shown_meta.get("by") == "head" else self.position
+        selected = self._cell(self.layer, across)
+        return {**super()._figure_options(), "selected": selected, "listed": listed}
+
+    def _cell(self, layer: int, across: int | None) -> tuple[int, int] | None:
+        """Return row and column of the grid's cell; None where it has none."""
+        rows, columns = (self._shown_meta[name] for name in ("row_numbers", "column_numbers"))
+        if layer not in rows or across not in columns:
+            return None
+        return rows.index(layer), columns.index(across)
+
     # Traits
 
     @t.validate("layer", "position", "head")

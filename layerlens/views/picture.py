@@ -122,7 +122,9 @@ class PictureView(View):
         return {"frames": self._resend(0, 0)}, []
 
     def _export(self, params: dict[str, Any], task: Task) -> Reply:
-        name, mime, content = export(self, str(params.get("format")))
+        name, mime, content = export(
+            self, str(params.get("format")), dark=bool(params.get("dark"))
+        )
         return {"name": name, "mime": mime}, [content]
 
     # Elsewhere
@@ -142,6 +144,10 @@ class PictureView(View):
         ended = self.status["state"] not in ("queued", "running")
         traits["status"] = {**self.status, "state": self.status["state"] if ended else "cancelled"}
         return traits, pack(self._shown_meta, self._stream.merged())
+
+    def _figure_options(self) -> dict[str, Any]:
+        """Return the options of the figure that draw what is chosen on screen."""
+        return {"title": self.title or None}
 
     def _caption(self) -> str:
         """Return what is shown, in a few words, for the name of a file."""
