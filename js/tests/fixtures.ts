@@ -25,6 +25,7 @@ export function makeMeta(over: Partial<LensMeta> = {}): LensMeta {
     question: "",
     cost: "1 forward pass",
     code: "ll.logit_lens(model, text)",
+    setup: "import layerlens as ll\n\nmodel = ll.load()\n",
     checks: [],
     ...over,
   };
@@ -83,6 +84,7 @@ export function makePatchMeta(over: Partial<PatchMeta> = {}): PatchMeta {
     notes: [],
     checks: [],
     code: "ll.patch_sweep(model)",
+    setup: "import layerlens as ll\n\nmodel = ll.load()\n",
     source: "",
     question: "",
     cost: "",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from layerlens.export.pack import vocabulary_rows
+from layerlens.export.setup import setup_code
 from layerlens.result.checks import Check, Checks
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Meta(TypedDict):
     question: str
     cost: str
     code: str
+    setup: str
     checks: list[dict[str, Any]]
 
 
@@ -96,6 +98,7 @@ def meta_from(
         question=str(attrs.get("question", "")),
         cost=str(attrs.get("cost", "")),
         code=str(attrs.get("code", "")),
+        setup=setup_code(attrs),
         checks=Checks(checks).records(),
     )
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from layerlens.export.setup import setup_code
 from layerlens.metrics import registry
 from layerlens.metrics.catalogue import Entry, entry
 from layerlens.result.checks import Check, Checks
@@ -47,6 +48,7 @@ class MetricsMeta(TypedDict):
     question: str
     cost: str
     code: str
+    setup: str
     checks: list[dict[str, Any]]
     metrics: list[str]
     described: dict[str, Entry]
@@ -93,6 +95,7 @@ def metrics_meta_of(
         **{name: int(attrs.get(name, 0)) for name in counts},
         "notes": [str(note) for note in json.loads(attrs.get("notes", "[]"))],
         "checks": Checks(checks).records(),
+        "setup": setup_code(attrs),
         "metrics": names,
         "described": {name: entry(name) for name in names if name in registry.every()},
         "n_texts": int(attrs.get("texts", 0)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import numpy as np
 
 from layerlens.export.meta import MetaToken
+from layerlens.export.setup import setup_code
 from layerlens.result.checks import Check, Checks
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class PatchMeta(TypedDict):
     notes: list[str]
     checks: list[dict[str, Any]]
     code: str
+    setup: str
     source: str
     question: str
     cost: str
@@ -120,6 +122,7 @@ def patch_meta(
         "sites": [str(name) for name in _json(attrs.get("sites"), [site])],
         "notes": [str(note) for note in _json(attrs.get("notes"), [])],
         "checks": Checks(checks).records(),
+        "setup": setup_code(attrs),
         **{name: str(attrs.get(name, "")) for name in _WORDS},
     }
     return cast(PatchMeta, meta)

@@ -10,22 +10,27 @@ if TYPE_CHECKING:
 
 
 def image_bytes(figure: Figure, kind: str = "png", *, dpi: int = 150) -> bytes:
-    """Return `figure` as a PNG or SVG file's content; the same bytes for the same figure.
+    """Return `figure` as a PNG, SVG or PDF file's content; the same bytes for the same figure.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure
         Any figure.
-    kind : {"png", "svg"}
+    kind : {"png", "svg", "pdf"}
         The format.
     dpi : int
         Pixels an inch, for PNG.
     """
     import matplotlib
 
-    # SVG ids and dates are random otherwise; text stays text, to be searched and read aloud.
-    stable: dict[Any, Any] = {"svg.hashsalt": "layerlens", "svg.fonttype": "none"}
-    metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
+    # Ids and dates are random otherwise; text stays text, to be searched and read aloud.
+    stable: dict[Any, Any] = {
+        "svg.hashsalt": "layerlens",
+        "svg.fonttype": "none",
+        "pdf.fonttype": 42,
+    }
+    dates = {"svg": "Date", "png": "Software", "pdf": "CreationDate"}
+    metadata: dict[str, str | None] = {dates[kind]: None}
     with matplotlib.rc_context(stable), io.BytesIO() as file:
         figure.savefig(
             file, format=kind, dpi=dpi, metadata=metadata, facecolor=figure.get_facecolor()

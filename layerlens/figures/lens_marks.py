@@ -163,5 +163,5 @@ def draw_key(figure: Figure, marks: Marks, above: float, colors: Palette) -> Non
                 family=list(families()),
                 color=colors.ink,
                 parse_math=False,
-                gid="pin",
+                gid="pin name",
             )

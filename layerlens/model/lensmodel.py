@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerlens.errors import ModelError
+from layerlens.errors import InputError, ModelError
 from layerlens.model.anatomy import Anatomy
 from layerlens.model.blocks import find_layers
 from layerlens.model.find import find_anatomy, text_config
@@ -89,6 +89,7 @@ class LensModel:
         self.passes = 0
         self.edited_now = False
         self.recipe: dict[str, Any] | None = None
+        self.load_code = ""  # the call of ll.load; empty for a model in memory
 
     @classmethod
     def wrap(
@@ -213,6 +214,14 @@ class LensModel:
     def token_string(self, index: int) -> str:
         """Readable text of one vocabulary entry."""
         return self.vocabulary.string(index)
+
+    def token_named(self, index: int) -> str | int:
+        """The string that `token_id` takes for this entry; its id where no string names it."""
+        text = self.token_string(index)
+        try:
+            return text if self.token_id(text) == index else index
+        except InputError:
+            return index
 
     def search_tokens(self, query: str, limit: int = 50) -> list[tuple[int, str]]:
         """Vocabulary entries whose text holds the query: ``(id, text)``, best first."""

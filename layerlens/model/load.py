@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from layerlens.errors import InputError, ModelError
 from layerlens.model import default
 from layerlens.model.gguf import first_line, load_gguf, quiet
+from layerlens.model.recipe import load_code
 from layerlens.model.weights import require_finite, require_weights
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def load(
     """
     from layerlens.model.lensmodel import LensModel
 
+    given = {"name": name, "dtype": dtype, "device": device}
+    given |= {"trust_remote_code": trust_remote_code}
+    code = load_code(source, tokenizer, given, proven=prove)
     if source is None or isinstance(source, str | os.PathLike):
         kind = _dtype(dtype)
         target = _device(device)
@@ -97,6 +101,7 @@ def load(
         tokenizer = _named_tokenizer(tokenizer, trust_remote_code)
     require_finite(hf)
     model = LensModel.wrap(hf, tokenizer, name=name, prove=prove)
+    model.load_code = code
     if source is None or isinstance(source, str | os.PathLike):
         model.recipe = {
             "source": _anywhere(source),

@@ -154,6 +154,10 @@ class Result:
         """Write `figure` as an SVG file; options are those of `figure`."""
         return self._image(path, ".svg", **options)
 
+    def pdf(self, path: str | os.PathLike[str], **options: Any) -> Path:
+        """Write `figure` as a PDF file; options are those of `figure`."""
+        return self._image(path, ".pdf", **options)
+
     def _image(
         self, path: str | os.PathLike[str], suffix: str, dpi: int = 150, **options: Any
     ) -> Path:

@@ -195,7 +195,7 @@ class LensView(LiveView):
         pinned = [pin["id"] for pin in self.pins]
         ids = [self.model.token_id(token) for token in [*given, *pinned]]
         if ids:
-            options["tracked"] = list(dict.fromkeys(ids))
+            options["tracked"] = [self.model.token_named(i) for i in dict.fromkeys(ids)]
         return options
 
     def _track(self, params: dict[str, Any], task: Task) -> Reply:

@@ -138,6 +138,7 @@ class LiveView(QuestionView):
             return {}
         return {
             "model": model.name,
+            "load": model.load_code,
             "model_type": model.anatomy.family,
             "dtype": str(model.dtype).removeprefix("torch."),
             "n_layers": model.n_layers,

@@ -358,6 +358,7 @@ class MetricsView(LiveView):
             return Frame({}, {}, {}), {}
         attrs = {
             "model": other.name,
+            "load": other.load_code,
             "model_type": other.anatomy.family,
             "dtype": str(other.dtype).removeprefix("torch."),
             "n_layers": other.n_layers,

@@ -273,7 +273,9 @@ class PatchView(LiveView):
     def _resolved(self, run: Run) -> dict[str, Any]:
         options = dict(run.options)
         for name in ("answer", "wrong"):
-            options[name] = None if options[name] == "" else options[name]
+            given = None if options[name] == "" else options[name]
+            named = isinstance(given, int) and self.model is not None
+            options[name] = self.model.token_named(given) if named else given
         if options["by"] == ("head" if options["site"] in HEADS else "position"):
             options["by"] = None
         return options

@@ -122,9 +122,7 @@ class PictureView(View):
         return {"frames": self._resend(0, 0)}, []
 
     def _export(self, params: dict[str, Any], task: Task) -> Reply:
-        name, mime, content = export(
-            self, str(params.get("format")), dark=bool(params.get("dark"))
-        )
+        name, mime, content = export(self, str(params.get("format")), dark=bool(params.get("dark")))
         return {"name": name, "mime": mime}, [content]
 
     # Elsewhere

@@ -36,6 +36,8 @@ export interface CommonMeta {
   question: string;
   cost: string;
   code: string;
+  /** What must run before the code: the import, and the loading of the models. */
+  setup: string;
   checks: Check[];
 }
 

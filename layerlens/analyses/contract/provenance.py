@@ -55,6 +55,7 @@ def attributes(
     notes = dict.fromkeys([*said, *remarks])
     return {
         "model": model.name,
+        "load": model.load_code,
         "model_type": model.anatomy.family,
         "dtype": str(model.dtype).removeprefix("torch."),
         "n_layers": model.n_layers,

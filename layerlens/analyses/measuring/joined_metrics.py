@@ -161,7 +161,7 @@ def _together(attrs: Sequence[Mapping[str, Any]], remarks: Iterable[str]) -> dic
 
 def about_other(attrs: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return the attributes that say what stands beside a result."""
-    told = ("model", "model_type", "dtype", "n_layers", "n_heads", "tokens_counted")
+    told = ("model", "load", "model_type", "dtype", "n_layers", "n_heads", "tokens_counted")
     found = {f"other_{name}": attrs[name] for name in told if name in attrs}
     return {**found, "other_label": label}
 

@@ -102,6 +102,46 @@ def test_long_prompts_show_every_token_and_say_what_is_not_written() -> None:
         made.result(1, ["x"] * 40_000).figure()
 
 
+def marked(figure: Figure, kind: str) -> list[tuple[float, float]]:
+    """The lower left corners of what is marked in the cells."""
+    found = figure.axes[0].patches
+    return [(round(p.get_x(), 2), round(p.get_y(), 2)) for p in found if p.get_gid() == kind]
+
+
+def test_a_transposed_table_has_tokens_down_and_points_across() -> None:
+    result = made.result()
+    upright, across = result.figure(), result.figure(transposed=True)
+    shown = mesh(across).get_array()
+    assert shown.shape == (9, 8)
+    assert np.allclose(shown, mesh(upright).get_array().T[::-1])
+    rows = [label.get_text() for label in across.axes[0].get_yticklabels()]
+    assert rows[:2] == ["<s>", "The"]  # from the top
+    assert across.axes[0].get_xticklabels()[-1].get_text() == "final"
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_pins_and_the_chosen_cell_are_marked_where_they_are(transposed: bool) -> None:
+    result = made.result()
+    top = result.data["token_id"].values[:, 2, 0]
+    pin = {"position": -7, "id": int(top[5])}
+    figure = result.figure(pins=[pin], selected=(-1, 4), transposed=transposed)
+    points = np.flatnonzero(top == top[5])
+    assert len(points) < 8
+    place = (lambda p, t: (p, 8 - t)) if transposed else (lambda p, t: (t, p))
+    assert marked(figure, "pin") == [place(int(p), 2) for p in points]
+    assert set(marked(figure, "selected")) == {place(7, 4)}
+    assert texts(figure, "pin name") == [f"{drawable(made.VOCAB[str(top[5])])} at position 2"]
+    window = result.figure(pins=[pin], selected=(7, 4), positions=[2], transposed=transposed)
+    assert len(marked(window, "pin")) == len(points)
+    assert marked(window, "selected") == []
+    with pytest.raises(ResultError, match="no position 9 to mark"):
+        result.figure(pins=[{"position": 9, "id": 0}])
+
+
+def test_ranks_have_the_colours_of_the_view() -> None:
+    assert mesh(made.result().figure(color="rank")).get_cmap().name == "viridis"
+
+
 def test_a_window_says_that_it_is_one() -> None:
     figure = made.result().figure(positions=slice(-3, None), points="post")
     assert mesh(figure).get_array().shape == (4, 3)
@@ -147,7 +187,7 @@ def test_trajectories() -> None:
 
 
 def test_same_figure_same_bytes() -> None:
-    for kind in ("png", "svg"):
+    for kind in ("png", "svg", "pdf"):
         first = image_bytes(made.result().figure(), kind, dpi=60)
         assert first == image_bytes(made.result().figure(), kind, dpi=60)
 

@@ -171,6 +171,16 @@ def test_short_numbers() -> None:
     ]  # fmt: skip
 
 
+def test_the_chosen_cell_and_the_listed_ones_are_marked() -> None:
+    figure = draw("patch", sweep(), selected=(2, 1), listed={1: (2, 1), 4: (5, 3)})
+    patches = figure.axes[0].patches
+    chosen = {(p.get_x(), p.get_y()) for p in patches if p.get_gid() == "selected"}
+    assert chosen == {(1, 2)}
+    numbers = [t for t in figure.axes[0].texts if t.get_gid() == "listed"]
+    found = {t.get_text(): tuple(np.floor(t.get_position()).astype(int)) for t in numbers}
+    assert found == {"1": (1, 2), "4": (3, 5)}
+
+
 def test_curves_have_lines_bands_and_dashes() -> None:
     layer = np.arange(8)
     data = xr.Dataset(

@@ -183,3 +183,13 @@ def test_of_thousands_of_neurons_the_strongest_are_drawn() -> None:
     assert "of 2000 neurons the 64" in texts(figure, "note")
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert {"7", "1500"} <= set(ticks)
+
+
+def test_hidden_arrays_are_left_out_and_the_chosen_layer_is_marked() -> None:
+    figure = draw("metrics", measured(), hidden=["mlp_norm", "cka"], layer=3)
+    named = panels(figure)
+    assert not any("CKA" in title for title in named)
+    marks = [line for axes in figure.axes for line in axes.lines if line.get_gid() == "layer"]
+    assert marks and all(set(line.get_xdata()) == {3} for line in marks)
+    drawn = [line.get_label() for axes in figure.axes for line in axes.lines]
+    assert "mlp_norm" not in drawn

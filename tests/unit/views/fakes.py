@@ -68,6 +68,7 @@ class FakeModel:
     """One token a word; words are numbers of the vocabulary."""
 
     name, n_layers, d_vocab, dtype = "fake", N_LAYERS, D_VOCAB, torch.float32
+    load_code = "ll.load('fake')"
 
     def __init__(self) -> None:
         self.anatomy = SimpleNamespace(family="fake")
@@ -118,6 +119,9 @@ class FakeModel:
 
     def token_string(self, index: int) -> str:
         return f"<b>{index}</b>"
+
+    def token_named(self, index: int) -> str | int:
+        return index
 
     def search_tokens(self, query: str, limit: int = 50) -> list[tuple[int, str]]:
         found = [(i, self.token_string(i)) for i in range(D_VOCAB) if query in str(i)]

@@ -358,7 +358,14 @@ def test_requests(model: LensModel) -> None:
     view = shown(model)
     assert ask(view, "code")[0] == view.result.code
     for rid, (kind, start) in enumerate(
-        [("csv", b"layer"), ("svg", b"<?xml"), ("png", b"\x89PNG"), ("nc", b"\x89HDF")], start=2
+        [
+            ("csv", b"layer"),
+            ("svg", b"<?xml"),
+            ("png", b"\x89PNG"),
+            ("pdf", b"%PDF"),
+            ("nc", b"\x89HDF"),
+        ],
+        start=2,
     ):
         _, buffers = ask(view, "export", rid, format=kind)
         assert start in buffers[0][:200] or kind == "csv"

@@ -457,7 +457,7 @@ def test_files_and_the_frozen_page(
         (tmp_path / name).write_text("")
     monkeypatch.setattr("layerlens.export.html.STATIC", tmp_path)
     view = shown(model, clean="w1 <b>bold</b> w3", corrupt="w1 w2 w3", edits=[patch(1, 1)])
-    for rid, kind in enumerate(("html", "png", "svg", "csv", "nc"), 1):
+    for rid, kind in enumerate(("html", "png", "svg", "pdf", "csv", "nc"), 1):
         found, buffers = ask(view, "export", rid, format=kind)
         assert found["name"] == f"patch-w1-b-bold-b-w3-w1.{kind}"
         assert len(buffers[0]) > 100

@@ -28,6 +28,7 @@ export function Header({ state, name }: Props) {
       <span class="ll-grow" />
       <CopyCode
         code={meta?.code ?? ""}
+        setup={meta?.setup ?? ""}
         label="Copy as Python"
         missing="Nothing has been run yet."
       />
@@ -68,7 +69,8 @@ function Exports({ state }: { state: BaseState }) {
     busy.value = format;
     session.fault.value = "";
     try {
-      await download(session, format, root.current);
+      const dark = state.palette.peek().name === "dark";
+      await download(session, format, dark, root.current);
     } catch (error) {
       session.fault.value = `The ${format.toUpperCase()} file could not be made. ${(error as Error).message}`;
     }
@@ -84,7 +86,9 @@ function Exports({ state }: { state: BaseState }) {
           aria-busy={busy.value === format}
           title={
             live
-              ? `Save what was computed as ${format.toUpperCase()}`
+              ? format === "csv"
+                ? "Save all numbers of the picture as CSV"
+                : `Save the picture as it is set here as ${format.toUpperCase()}`
               : "Making a file needs a running kernel; this page is itself an export."
           }
           onClick={() => void take(format)}

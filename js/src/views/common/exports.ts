@@ -1,12 +1,17 @@
 import { toBytes } from "../../wire/decode";
 import type { Session } from "../../wire/session";
 
-export const FORMATS = ["html", "png", "csv"] as const;
+export const FORMATS = ["html", "png", "svg", "pdf", "csv"] as const;
 export type Format = (typeof FORMATS)[number];
 
-/** Ask the kernel for a file and hand it to the browser as a download. */
-export async function download(session: Session, format: Format, near: HTMLElement): Promise<void> {
-  const { result, buffers } = await session.rpc.request("export", { format });
+/** Ask the kernel for a file of what is on screen and hand it to the browser as a download. */
+export async function download(
+  session: Session,
+  format: Format,
+  dark: boolean,
+  near: HTMLElement,
+): Promise<void> {
+  const { result, buffers } = await session.rpc.request("export", { format, dark });
   const { name, mime } = result as { name: string; mime: string };
   const bytes = buffers[0];
   if (!bytes) throw new Error("The kernel sent an empty file.");

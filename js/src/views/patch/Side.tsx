@@ -137,9 +137,10 @@ function Effect({ state }: { state: PatchState }) {
       <div class="ll-code">
         <header>
           <span class="ll-dim">Python</span>
-          <CopyCode code={told.code} label="Copy" missing="" />
+          <CopyCode code={told.code} setup={meta?.setup ?? ""} label="Copy" missing="" />
         </header>
-        <pre>{told.code}</pre>
+        {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, and keys must reach it */}
+        <pre tabIndex={0}>{told.code}</pre>
       </div>
     </>
   );

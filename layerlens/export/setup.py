@@ -1,0 +1,31 @@
+"""What must stand before the call that makes a result, so that it runs as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def setup_code(attrs: Mapping[str, Any]) -> str:
+    """Return the import and the loading of the models that a result was made with.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes as a result has them: ``code``, ``model``, ``load`` (the call, empty for a model
+        in memory), and of a second model that the code names ``other_model``, ``other_load``.
+    """
+    lines = ["import layerlens as ll", ""]
+    lines += _loaded("model", str(attrs.get("load", "")), str(attrs.get("model", "")))
+    if "(other, " in str(attrs.get("code", "")):
+        lines += _loaded(
+            "other", str(attrs.get("other_load", "")), str(attrs.get("other_model", ""))
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _loaded(variable: str, call: str, name: str) -> list[str]:
+    if call:
+        return [f"{variable} = {call}"]
+    said = f"# {name} was a model in memory: put yours in place of hf and tokenizer."
+    return [said, f"{variable} = ll.load(hf, tokenizer)"]
