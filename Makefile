@@ -1,17 +1,23 @@
-# make demo    set up from a fresh clone and look at the tour
-# make test    set up and run every test
+# make demo         set up from a fresh clone and look at the tour
+# make test         set up and run every test
 # make bench-smoke  run every benchmark to its end on tiny sizes
-# make check   lint, formats and types
+# make test-latest  the same package with the newest of everything that pyproject.toml allows
+# make test-bounds  what leans on transformers' inside, with its newest and its oldest release
+# make lock         renew requirements.lock, what make demo and make test install
+# make check        lint, formats and types
 #
 # PYTHON=python3.12   the interpreter that makes the environment (3.11 or newer)
 # VENV=.venv          where the environment is; one that holds a torch already keeps it
 # TORCH=torch==2.13.0 what pip installs where the environment holds none
+# LOCK=               install what pyproject.toml allows, whatever was tested
 # HEADLESS=1          make demo writes files instead of opening a browser
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+LOCK ?= requirements.lock
 
+comma := ,
 bin := $(VENV)/bin
 py := $(bin)/python
 stamps := $(VENV)/.stamps
@@ -19,8 +25,14 @@ js_sources := $(shell find js/src js/lab -type f 2>/dev/null) js/build.mjs
 jupyter_files := $(wildcard jupyter-config/*/*.json) js/lab/install.json
 display := $(if $(HEADLESS),,$(DISPLAY)$(WAYLAND_DISPLAY)$(if $(filter Darwin,$(shell uname)),quartz))
 
-.PHONY: bench-smoke demo tour files test unit js-test kernel-test notebook-test browser-test packaging-test \
-	check format build setup system clean
+# transformers with its bounds, as pyproject.toml states them, and the tests of what leans on it
+allowed := $(shell sed -n 's/^ *"\(transformers>=[^"]*\)".*/\1/p' pyproject.toml)
+oldest := $(subst >=,==,$(firstword $(subst $(comma), ,$(allowed))))
+inside := $(addprefix tests/unit/run/test_, edit_generation.py edits.py hooks.py record.py) \
+	$(addprefix tests/unit/model/test_, conventions.py families.py)
+
+.PHONY: demo tour files test unit js-test kernel-test notebook-test browser-test packaging-test \
+	bench-smoke test-latest test-bounds lock check format build setup system clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -61,6 +73,18 @@ packaging-test:
 browser-test:
 	$(py) -m pytest -q tests/browser
 
+# From the ranges alone, in an environment of its own that is made anew; torch as everywhere.
+test-latest:
+	rm -rf .venv-latest
+	@$(MAKE) --no-print-directory VENV=.venv-latest LOCK= setup unit kernel-test
+
+test-bounds: $(stamps)/python
+	.ci/with '$(allowed)' $(py) $(VENV)-newest -m pytest -q $(inside)
+	.ci/with '$(oldest)' $(py) $(VENV)-oldest -m pytest -q $(inside)
+
+lock: $(stamps)/python
+	$(bin)/uv pip compile -q --upgrade pyproject.toml -o requirements.lock
+
 check: $(stamps)/python $(stamps)/node
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
@@ -99,9 +123,14 @@ layerlens/static/host.js: $(js_sources) $(stamps)/node
 	cd js && npm run --silent build
 	@touch $@
 
+# The lock names all that is needed; whatever torch is there satisfies it.
+$(stamps)/locked: $(LOCK) $(stamps)/torch
+	$(if $(LOCK),$(py) -m pip install -q --no-deps -r $(LOCK))
+	@touch $@
+
 # An editable install copies the lab extension and the server's configuration, hence the files here.
-$(stamps)/python: pyproject.toml $(jupyter_files) layerlens/static/host.js $(stamps)/torch
-	HATCH_JUPYTER_BUILDER_SKIP_NPM=1 $(py) -m pip install -q -e '.[test,dev]'
+$(stamps)/python: pyproject.toml $(jupyter_files) layerlens/static/host.js $(stamps)/locked
+	HATCH_JUPYTER_BUILDER_SKIP_NPM=1 $(py) -m pip install -q $(if $(LOCK),--no-deps) -e '.[test,dev]'
 	@touch $@
 
 $(stamps)/system: | $(stamps)/venv
