@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerlens.analyses import analyses
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
@@ -47,8 +46,8 @@ if TYPE_CHECKING:
         ResultError,
         SiteError,
     )
+    from layerlens.index import analyses, metrics
     from layerlens.metrics.best_run import best_run
-    from layerlens.metrics.registry import table as metrics
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.load import load
     from layerlens.model.sites import Site

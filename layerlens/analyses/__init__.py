@@ -10,17 +10,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from layerlens.index import Table
 
 
 class _Callable(ModuleType):
     """A package cannot share its name with a public function, so it is that function too."""
 
-    def __call__(self) -> pd.DataFrame:
-        """Return a table of every analysis: question, cost in passes, source, view."""
-        from layerlens.analyses.contract.registry import table
+    def __call__(self, *words: str) -> Table:
+        """Return a table of the analyses, of those that speak of `words` where some are given.
 
-        return table()
+        See :func:`layerlens.index.analyses`.
+        """
+        from layerlens.index import analyses
+
+        return analyses(*words)
 
 
 analyses = sys.modules[__name__]

@@ -1,7 +1,7 @@
 """What is measured of each layer, in one pass for all that was asked for.
 
 ``ll.metrics`` is this package and a function at once: ``ll.metrics()`` is the table of all
-metrics; see :func:`layerlens.metrics.registry.table`.
+metrics; see :func:`layerlens.index.metrics`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from layerlens.index import Table
 
 
 class _Metrics(ModuleType):
     """The package, callable."""
 
-    def __call__(self) -> pd.DataFrame:
-        """Return a table of every metric: question, unit, axes, cost, source."""
-        from layerlens.metrics.registry import table
+    def __call__(self, *words: str) -> Table:
+        """Return a table of the metrics, of those that speak of `words` where some are given.
 
-        return table()
+        See :func:`layerlens.index.metrics`.
+        """
+        from layerlens.index import metrics
+
+        return metrics(*words)
 
 
 sys.modules[__name__].__class__ = _Metrics

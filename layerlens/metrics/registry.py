@@ -13,8 +13,6 @@ from layerlens.errors import InputError, SiteError
 from layerlens.metrics.base import LayerMetric, ModelShape, WeightMetric
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from layerlens.model.lensmodel import LensModel
 
 MetricClass = type[LayerMetric] | type[WeightMetric]
@@ -35,6 +33,11 @@ def _discover() -> None:
     package = importlib.import_module("layerlens.metrics")
     for module in pkgutil.iter_modules(package.__path__, "layerlens.metrics."):
         importlib.import_module(module.name)
+
+
+def known() -> dict[str, MetricClass]:
+    """Metrics that are registered so far, by name; nothing is imported."""
+    return dict(_METRICS)
 
 
 def every() -> dict[str, MetricClass]:
@@ -98,20 +101,3 @@ def make(
     if isinstance(made, WeightMetric):
         made.prepare(model)
     return made
-
-
-def table() -> pd.DataFrame:
-    """Return a table of every metric: question, unit, axes, cost, source, formula.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Indexed by the names that ``ll.layer_metrics`` takes.
-    """
-    import pandas as pd
-
-    known = every()
-    columns = ("question", "units", "axes", "cost", "source", "formula")
-    cells = {column: [getattr(metric, column) for metric in known.values()] for column in columns}
-    cells["axes"] = [", ".join(axes) for axes in cells["axes"]]
-    return pd.DataFrame(cells, index=pd.Index(list(known), name="metric"))

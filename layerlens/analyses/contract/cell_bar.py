@@ -10,7 +10,7 @@ from tqdm.std import tqdm
 _GONE = {"text/plain": ""}
 
 
-def bar_class() -> type[Any]:
+def bar_class() -> Any:
     """Return what draws progress here: a cell's output in a kernel, else the terminal."""
     try:
         from IPython.core.getipython import get_ipython
@@ -35,7 +35,8 @@ class CellBar(tqdm):  # type: ignore[misc]
         from IPython.display import display
 
         if self._place is None:
-            self._place = display(self._drawn(), raw=True, display_id=True)
+            drawn = self._drawn()
+            self._place = display(drawn, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._place.update(self._drawn(), raw=True)
 

@@ -11,8 +11,6 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from layerlens.analyses.contract.contract import Analysis
     from layerlens.analyses.contract.estimate import Estimate
     from layerlens.model.lensmodel import LensModel
@@ -45,6 +43,11 @@ def _discover() -> None:
         importlib.import_module(module.name)
 
 
+def known() -> dict[str, Analysis]:
+    """Analyses that are registered so far, by name; nothing is imported."""
+    return dict(_ANALYSES)
+
+
 def get(name: str) -> Analysis:
     """Return the analysis of this name.
 
@@ -63,17 +66,6 @@ def names() -> list[str]:
     """Names of all analyses, in alphabetical order."""
     _discover()
     return sorted(_ANALYSES)
-
-
-def table() -> pd.DataFrame:
-    """Return a table of every analysis: question, cost in passes, source, view."""
-    import pandas as pd
-
-    _discover()
-    rows = [_ANALYSES[name].about for name in sorted(_ANALYSES)]
-    columns = ("question", "cost", "source", "view")
-    cells = {column: [getattr(row, column) for row in rows] for column in columns}
-    return pd.DataFrame(cells, index=pd.Index([row.name for row in rows], name="analysis"))
 
 
 def estimate(name: str, model: LensModel, *texts: Any, **options: Any) -> Estimate:

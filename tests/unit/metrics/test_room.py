@@ -173,7 +173,9 @@ def test_states_survive_json_and_refuse_what_does_not_fit() -> None:
 def test_the_table_says_everything_of_each() -> None:
     table = ll.metrics()
     assert set(STREAM) <= set(table.index)
-    assert list(table.columns) == ["question", "units", "axes", "cost", "source", "formula"]
+    assert list(table.columns) == [
+        *("family", "question", "units", "axes", "cost", "source", "formula")
+    ]
     assert (table.map(len) > 0).all().all()
     for name, kind in registry.every().items():
         assert next(iter(kind.outputs)) == name
