@@ -10,13 +10,15 @@ Seen in transformers 5.23 and 5.24.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import transformers
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import AttentionInterface, Cache, PreTrainedConfig
 
-from layerlens.errors import InputError, SiteError
+from layerlens.errors import InputError, ModelError, SiteError
 
 #: Keyword of a causal language model's ``forward`` for the token ids. Missing in a call: an
 #: ``InputError``, because edits are placed by tokens.
@@ -26,8 +28,25 @@ TOKEN_IDS = "input_ids"
 #: of a cache that cannot be counted, which is an ``InputError``.
 MASK = "attention_mask"
 #: Keyword for how many of the last positions get logits. Under another name the head is given
-#: fewer positions than was reckoned with, which is a ``SiteError`` of the edit there.
+#: fewer positions than was reckoned with, which is a ``SiteError`` of the edit there; our own
+#: passes take the logits of every position, which is slower and as right.
 KEPT_LOGITS = "logits_to_keep"
+#: Keyword for the position of each token ``[batch, position]``, given where padding lies on the
+#: left. Families without it count the mask or need no positions.
+POSITIONS = "position_ids"
+#: Keywords that every ``forward`` takes: no cache, and an output with names. A model that does
+#: not take one raises a ``TypeError`` at its first pass, when it is loaded.
+ONE_PASS = {"use_cache": False, "return_dict": True}
+#: Attribute of a module that says which layer of the cache is its own. Missing: a path of layers
+#: is generated with a cache that fits no layer, and is refused when it is compared with a run
+#: without a cache.
+LAYER_NUMBER = "layer_idx"
+#: Keywords for the residual stream, in blocks that are not given it by place. Under another name
+#: it is the first floating tensor; if that is another one, the sums of the proof do not hold.
+STREAM = ("hidden_states", "x", "input")
+
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
+"""One of transformers' attention functions."""
 
 
 def call_arguments(hf: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -143,3 +162,53 @@ def keys_with(cache: Any, length: int, layer: int) -> tuple[int, int]:
             "v, attn_scores and pattern cannot be edited there: call with use_cache=False."
         ) from error
     return int(count), int(first)
+
+
+def attention_of(config: Any) -> str | None:
+    """Name of the attention function that a configuration chooses; None if it chooses none.
+
+    Raises
+    ------
+    ModelError
+        This release of transformers keeps the choice elsewhere: heads could not be read.
+    """
+    if not hasattr(PreTrainedConfig, "_attn_implementation"):
+        raise _moved("does not say in a configuration which attention function is used")
+    name: str | None = getattr(config, "_attn_implementation", None)
+    return name
+
+
+def choose_attention(config: Any, name: str | None) -> None:
+    """Make a configuration choose an attention function; those nested in it keep theirs.
+
+    Raises
+    ------
+    ModelError
+        This release of transformers keeps the choice elsewhere.
+    """
+    # The public setter would also reach into sub-configurations, which copies share.
+    config._attn_implementation_internal = name
+    if attention_of(config) != name:
+        raise _moved("keeps the choice of an attention function somewhere else")
+
+
+def attention_function(module: nn.Module, name: str) -> Attention:
+    """The attention function that a module's own code calls by this name.
+
+    Taken from the file of its family, which may have replaced one of transformers' own.
+    """
+    code = sys.modules[type(module).__module__]
+    shared: Any = getattr(code, "ALL_ATTENTION_FUNCTIONS", None) or AttentionInterface()
+    found: Attention | None = shared.get_interface(
+        name, getattr(code, "eager_attention_forward", None)
+    )
+    if found is None:
+        raise _moved(f"has no eager attention in {code.__name__}")
+    return found
+
+
+def _moved(what: str) -> ModelError:
+    return ModelError(
+        f"transformers {transformers.__version__} {what}, so attention cannot be watched: install "
+        "a version that layerlens was tested with, see docs/versions.md."
+    )

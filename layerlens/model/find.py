@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import Anatomy, BlockAnatomy, Tap
+from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
 from layerlens.model.families import REFUSED, SUBLAYER_SCALES
 from layerlens.model.head import find_head
 from layerlens.model.sums import Part, close, find_sublayers
@@ -69,7 +70,7 @@ def _find(hf: PreTrainedModel, config: Any) -> Anatomy:
     names = {id(module): name for name, module in hf.named_modules()}
     watcher = Watcher()
     with watcher.on([(name, module) for name, module in hf.named_modules() if name]):
-        output = hf(input_ids=ids, use_cache=False, return_dict=True)
+        output = hf(**{TOKEN_IDS: ids}, **ONE_PASS)
     calls = watcher.take()
     blocks = [_block(path, calls, config) for path in paths]
     last = next(call for call in calls if call.path == paths[-1])
@@ -93,7 +94,7 @@ def find_blocks(hf: PreTrainedModel, ids: Tensor) -> list[str]:
     members = [member for children in lists.values() for member in children]
     watcher = Watcher()
     with watcher.on(members):
-        hf(input_ids=ids, use_cache=False, return_dict=True)
+        hf(**{TOKEN_IDS: ids}, **ONE_PASS)
     calls: dict[str, list[Call]] = {}
     for call in watcher.take():
         calls.setdefault(call.path, []).append(call)

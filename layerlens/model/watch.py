@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerlens.model.conventions import STREAM
+
 
 @dataclass
 class Call:
@@ -61,7 +63,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def stream_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the hidden states that a module was called with, an empty tensor if none."""
-    for name in ("hidden_states", "x", "input"):
+    for name in STREAM:
         value = kwargs.get(name)
         if isinstance(value, Tensor):
             return value

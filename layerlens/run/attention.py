@@ -10,7 +10,6 @@ with attention code of their own are watched by :mod:`layerlens.run.spy`.
 from __future__ import annotations
 
 import copy
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from layerlens.errors import SiteError
+from layerlens.model.conventions import (
+    Attention,
+    attention_function,
+    attention_of,
+    choose_attention,
+)
 
 #: The kinds of sites that live inside an attention module.
 INSIDE = frozenset({"q", "k", "v", "attn_scores", "pattern"})
@@ -32,9 +36,6 @@ _watching = threading.local()
 
 Alter = Callable[[str, Tensor], Tensor]
 """Called with a kind and its tensor; gives the tensor to go on with."""
-
-Attention = Callable[..., tuple[Tensor, Tensor | None]]
-"""One of transformers' attention functions."""
 
 
 class Handler(Protocol):
@@ -169,7 +170,7 @@ def watching(block: nn.Module, handler: Handler) -> Iterator[None]:
                     "The inside of this attention is already read or edited on this thread: leave "
                     "`with model.edited(...)` first, or give its edits to this call."
                 )
-            if getattr(config, "_attn_implementation", None) not in (None, _NAME):
+            if attention_of(config) not in (None, _NAME):
                 swapped.append((module, config))
                 module.config = _redirected(config)
                 active[id(module)] = handler
@@ -183,20 +184,9 @@ def watching(block: nn.Module, handler: Handler) -> Iterator[None]:
 def _redirected(config: Any) -> Any:
     """A copy of a configuration that names our attention function."""
     redirected = copy.copy(config)
-    redirected._layerlens_original = config._attn_implementation
-    # The public setter would also reach into sub-configurations, which the copy shares.
-    redirected._attn_implementation_internal = _NAME
+    redirected._layerlens_original = attention_of(config)
+    choose_attention(redirected, _NAME)
     return redirected
-
-
-def _original(module: nn.Module) -> Attention:
-    """The attention function that the model itself would have called."""
-    source = sys.modules[type(module).__module__]
-    interface: Any = getattr(source, "ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
-    eager = getattr(source, "eager_attention_forward", None)
-    config: Any = module.config
-    original: Attention = interface.get_interface(config._layerlens_original, eager)
-    return original
 
 
 def _attention(
@@ -210,7 +200,9 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Let the handler of this module, if there is one on this thread, do the attention."""
     handler: Handler | None = _watching.__dict__.get("active", {}).get(id(module))
-    original = _original(module)
+    config: Any = module.config
+    # What the model itself would have called.
+    original = attention_function(module, config._layerlens_original)
     if handler is None:
         return original(module, query, key, value, attention_mask, *args, **kwargs)
     return handler.attend(original, module, query, key, value, attention_mask, *args, **kwargs)

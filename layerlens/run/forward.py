@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from layerlens.errors import SiteError
 from layerlens.model.anatomy import Tap
+from layerlens.model.conventions import KEPT_LOGITS, MASK, ONE_PASS, POSITIONS, TOKEN_IDS
 from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
@@ -117,17 +118,13 @@ def model_inputs(
 ) -> dict[str, Any]:
     """The keyword arguments of the model's own ``forward`` for these tokens."""
     accepted = inspect.signature(model.hf.forward).parameters
-    inputs: dict[str, Any] = {
-        "input_ids": tokens.ids.to(model.device),
-        "use_cache": False,
-        "return_dict": True,
-    }
+    inputs: dict[str, Any] = {TOKEN_IDS: tokens.ids.to(model.device), **ONE_PASS}
     if not tokens.mask.all():
-        inputs["attention_mask"] = tokens.mask.long().to(model.device)
-        if not tokens.mask[:, 0].all() and "position_ids" in accepted:
-            inputs["position_ids"] = tokens.position_ids.to(model.device)
-    if logits != "all" and "logits_to_keep" in accepted:
-        inputs["logits_to_keep"] = 1
+        inputs[MASK] = tokens.mask.long().to(model.device)
+        if not tokens.mask[:, 0].all() and POSITIONS in accepted:
+            inputs[POSITIONS] = tokens.position_ids.to(model.device)
+    if logits != "all" and KEPT_LOGITS in accepted:
+        inputs[KEPT_LOGITS] = 1
     return inputs
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from layerlens.errors import InputError, ModelError
+from layerlens.model.conventions import LAYER_NUMBER
 from layerlens.model.evidence import error
 from layerlens.model.find import text_config
 from layerlens.run.layers import layer_numbers, run_layers, show_order
@@ -214,11 +215,11 @@ def _shallow(module: nn.Module) -> Any:
 def _numbered(module: nn.Module, number: int, config: Any) -> Any:
     """A shallow copy in which every part that knows its number is the ``number``-th."""
     twin: Any = _shallow(module)
-    if hasattr(twin, "layer_idx"):
-        twin.layer_idx = number
+    if hasattr(twin, LAYER_NUMBER):
+        setattr(twin, LAYER_NUMBER, number)
     if hasattr(twin, "config"):
         twin.config = config
     for name, child in module._modules.items():
-        if child is not None and any(hasattr(part, "layer_idx") for part in child.modules()):
+        if child is not None and any(hasattr(part, LAYER_NUMBER) for part in child.modules()):
             twin._modules[name] = _numbered(child, number, config)
     return twin

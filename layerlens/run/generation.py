@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import InputError, ModelError
+from layerlens.model.conventions import MASK, TOKEN_IDS
 from layerlens.model.text import Tokens
 from layerlens.run.edit_lists import as_edits
 from layerlens.run.editing import editing
@@ -107,8 +108,7 @@ def generate(
     hf: Any = model.hf
     with editing(model, found, tokens) as session:
         raw: Any = hf.generate(
-            input_ids=tokens.ids.to(model.device),
-            attention_mask=tokens.mask.long().to(model.device),
+            **{TOKEN_IDS: tokens.ids.to(model.device), MASK: tokens.mask.long().to(model.device)},
             **options,
         )
     sequences: Tensor = getattr(raw, "sequences", raw)

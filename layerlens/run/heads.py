@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
+from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
 from layerlens.model.find import input_device, probe_ids, text_config
 from layerlens.model.watch import first_tensor
 from layerlens.run.attention import INSIDE, Watch, watching
@@ -56,7 +57,7 @@ def _shapes(
     hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor, *, interface: bool
 ) -> list[dict[str, torch.Size]]:
     """Shapes of what each block's attention handed over in one small pass."""
-    plain = first_tensor(hf(input_ids=ids, use_cache=False, return_dict=True))
+    plain = first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))
     seen: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
     calls = Counter[int]()
     n_heads = getattr(text_config(hf), "num_attention_heads", 1)
@@ -78,7 +79,7 @@ def _shapes(
             else:
                 module = hf.get_submodule(block.mixer)
                 spy_on(module, watch, n_heads, Gate(), stack)
-        watched = hf(input_ids=ids, use_cache=False, return_dict=True)
+        watched = hf(**{TOKEN_IDS: ids}, **ONE_PASS)
     if not torch.equal(first_tensor(watched), plain):
         return [{} for _ in anatomy.blocks]
     return [shapes if calls[layer] == 1 else {} for layer, shapes in enumerate(seen)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.model.anatomy import BlockAnatomy, Tap
+from layerlens.model.conventions import attention_of, choose_attention
 from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.families import GATED_Z
 from layerlens.model.sites import Site
@@ -236,13 +237,13 @@ def _eager(hf: nn.Module) -> Iterator[None]:
     configs: dict[int, Any] = {
         id(module.config): module.config
         for module in hf.modules()
-        if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
+        if attention_of(getattr(module, "config", None)) is not None
     }
-    before = [(config, config._attn_implementation_internal) for config in configs.values()]
+    before = [(config, attention_of(config)) for config in configs.values()]
     try:
         for config, _ in before:
-            config._attn_implementation_internal = "eager"
+            choose_attention(config, "eager")
         yield
     finally:
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
+        for config, name in before:
+            choose_attention(config, name)

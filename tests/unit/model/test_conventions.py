@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
-from transformers import DynamicCache, StaticCache
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, StaticCache
 
 import layerlens as ll
 from layerlens.model.conventions import (
+    attention_function,
+    attention_of,
     cache_of,
     call_arguments,
+    choose_attention,
     is_cache,
     kept_positions,
     keys_with,
     token_ids,
     tokens_in,
 )
-from layerlens.model.tiny import tiny_config
+from layerlens.model.tiny import tiny_config, tiny_model
 
 KEYS = torch.zeros(1, 2, 3, 8)
 
@@ -128,3 +134,40 @@ def test_logits_are_kept_for_so_many_of_the_last() -> None:
     assert kept_positions({}, 5) == 5 and kept_positions({"logits_to_keep": 0}, 5) == 5
     assert kept_positions({"logits_to_keep": 2}, 5) == 2
     assert kept_positions({"logits_to_keep": 9}, 5) == 5
+
+
+def test_an_attention_function_is_chosen() -> None:
+    config = tiny_config("llama")
+    choose_attention(config, "eager")
+    assert attention_of(config) == "eager" and attention_of(None) is None
+
+
+class Elsewhere:
+    """A configuration of a release that keeps the choice somewhere else."""
+
+    _attn_implementation = "sdpa"
+
+
+def test_a_choice_kept_elsewhere_is_said() -> None:
+    with pytest.raises(ll.ModelError, match="keeps the choice of an attention function somewhere"):
+        choose_attention(Elsewhere(), "eager")
+
+
+def test_a_release_without_the_choice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(PreTrainedConfig, "_attn_implementation")
+    with pytest.raises(ll.ModelError, match=rf"transformers {re.escape(transformers.__version__)}"):
+        ll.load(tiny_model("llama"), None)
+
+
+def test_a_family_may_replace_an_attention_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_model("llama").model.layers[0].self_attn
+    code = sys.modules[type(module).__module__]
+    assert attention_function(module, "eager") is code.eager_attention_forward
+    assert attention_function(module, "sdpa") is AttentionInterface()["sdpa"]
+    own = AttentionInterface()
+    own["sdpa"] = code.eager_attention_forward
+    monkeypatch.setattr(code, "ALL_ATTENTION_FUNCTIONS", own)
+    assert attention_function(module, "sdpa") is code.eager_attention_forward
+    monkeypatch.delattr(code, "eager_attention_forward")
+    with pytest.raises(ll.ModelError, match="has no eager attention in"):
+        attention_function(module, "eager")
