@@ -180,7 +180,7 @@ def test_a_model_that_was_not_loaded_is_refused(count: Analysis, gpt2: LensModel
 
 def test_the_table_lists_every_analysis(count: Analysis) -> None:
     table = ll.analyses()
-    assert list(table.columns) == ["question", "cost", "source", "view"]
+    assert list(table.columns) == ["question", "method", "cost", "source", "view"]
     assert table.loc["count", "question"] == "How many?"
     assert table.loc["logit_lens", "view"] == "lens"
 
