@@ -7,7 +7,9 @@ import type { OpenView } from "./views/open";
 export function mount(view: OpenView, el: HTMLElement): () => void {
   const root = el.ownerDocument.createElement("div");
   root.className = "layerlens";
-  el.append(root);
+  const hiding = el.ownerDocument.createElement("style");
+  hiding.textContent = view.kept ? hide(view.kept) : "";
+  el.append(hiding, root);
   const watch = watchDark(el.ownerDocument);
   const release = guardShortcuts(root, view.keeps);
   render(view.element(watch.dark), root);
@@ -16,5 +18,15 @@ export function mount(view: OpenView, el: HTMLElement): () => void {
     release();
     watch.stop();
     root.remove();
+    hiding.remove();
   };
+}
+
+/**
+ * The rule that hides a picture in the notebook's file, and the box that JupyterLab puts it in. A
+ * rule and no search for the element: it holds for what the notebook makes or renews later too,
+ * and it is gone with the view.
+ */
+function hide(kept: string): string {
+  return `.${kept}, .jp-OutputArea-child:has(.${kept}) { display: none !important; }`;
 }

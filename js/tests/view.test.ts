@@ -162,3 +162,25 @@ describe("the lens view", () => {
     expect(model.listening).toBe(0);
   });
 });
+
+describe("the picture that stays in a notebook", () => {
+  beforeEach(() => {
+    stubBrowser();
+    document.body.replaceChildren();
+  });
+
+  it("is hidden while the view is there, however late it comes", async () => {
+    const { unmount } = await shown(new FakeModel({ live: true, text: "hi", kept: "ll-kept-1" }));
+    const [picture, other] = ["ll-kept-1", "ll-kept-2"].map((name) => {
+      const element = document.createElement("div");
+      element.className = name;
+      document.body.append(element);
+      return element;
+    });
+    const display = (element?: HTMLElement) => element && getComputedStyle(element).display;
+    expect(display(picture)).toBe("none");
+    expect(display(other)).toBe("block");
+    unmount();
+    expect(display(picture)).toBe("block");
+  });
+});

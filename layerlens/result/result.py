@@ -193,6 +193,17 @@ class Result:
     def __repr__(self) -> str:
         return summary(self)
 
+    def _ipython_display_(self) -> None:
+        """Show the widget where there is one; it keeps a picture of itself in the notebook."""
+        from layerlens.views.kept import publish
+
+        self._widget_bundle()  # makes the widget, if it was not made before
+        live = getattr(self._shown, "_ipython_display_", None)
+        if live is not None:
+            live()
+        else:
+            publish(*self._repr_mimebundle_())
+
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:

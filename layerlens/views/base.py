@@ -207,23 +207,29 @@ class View(anywidget.AnyWidget):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    def _widget_bundle(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return what makes a front end show the widget, with a text for where there is none."""
         bundled = super()._repr_mimebundle_(**kwargs)
+        if bundled is not None:
+            bundled[0]["text/plain"] = self._plain()
+        return bundled
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        bundled = self._widget_bundle(**kwargs)
         if bundled is None:
             return None
         data, metadata = bundled
-        data["text/plain"] = self._plain()
         picture = self._picture()
-        if picture is not None:
+        if picture:
             data["image/png"] = base64.b64encode(picture).decode("ascii")
         return data, metadata
 
     def _plain(self) -> str:
         return repr(self)
 
-    def _picture(self) -> bytes | None:
-        """Return a PNG file of what the view shows, if it shows anything."""
-        return None
+    def _picture(self) -> bytes:
+        """Return a PNG file of what the view shows; empty where it shows nothing."""
+        return b""
 
     def close(self) -> None:
         """Stop what is under way and free everything that the view holds."""

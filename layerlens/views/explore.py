@@ -9,6 +9,7 @@ import ipywidgets as w
 import traitlets as t
 
 from layerlens.errors import InputError
+from layerlens.views.kept import Kept
 from layerlens.views.keywords import ExploreOptions
 from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
@@ -77,10 +78,19 @@ class Explore(w.VBox):  # type: ignore[misc]
         below = w.Tab([self.metrics, self.patching], titles=["metrics", "patching"])
         self._made = [*links, *self._views, self.prompt, self.slider, bar, below]
         super().__init__([bar, self.lens, below], layout={"width": "100%"})
+        self._keeper = Kept(self._views)
+        for view in self._views:
+            view._keepers.append(self._keeper)
 
     @property
     def _views(self) -> tuple[LensView, MetricsView, PatchView]:
         return self.lens, self.metrics, self.patching
+
+    def _ipython_display_(self) -> None:
+        """Show the widgets, and keep a picture of them in the notebook."""
+        bundle = self._repr_mimebundle_()
+        if bundle is not None:
+            self._keeper.show(bundle if isinstance(bundle, tuple) else (bundle, {}))
 
     def close(self) -> None:
         """Stop what is under way, and close all that it is made of."""

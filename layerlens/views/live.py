@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 IDLE = {"state": "idle", "run": 0, "done": 0, "total": 0, "what": "", "message": "", "seconds": 0.0}
 
+ENDED = ("done", "cancelled", "error")
+
 
 class LiveView(QuestionView):
     """Base of views that answer their question themselves.
@@ -295,6 +297,8 @@ class LiveView(QuestionView):
                 last = self.status if self.status.get("run") == run.number else IDLE
                 common = {"state": state, "run": run.number, "message": ""}
                 self.status = {**last, **common, "seconds": round(run.seconds, 3), **more}
+                if state in ENDED:
+                    self._renew()
 
         self._say(show)
 
@@ -372,6 +376,10 @@ class LiveView(QuestionView):
             if deadline is not None and time.monotonic() >= deadline and not run.ended:
                 raise TimeoutError(f"The run is not finished after {timeout} seconds; it goes on.")
         return self._result
+
+    def _settle(self) -> None:
+        while (run := self._run) is not None and not run.wait(0.05):
+            pass
 
     async def done(self) -> Result | None:
         """Wait as `wait` does, while the kernel goes on: ``result = await view.done()``."""

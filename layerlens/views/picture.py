@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from layerlens.export.pack import Frame, frames_of, pack
 from layerlens.views.base import READ_ONLY, Reply, View
 from layerlens.views.exports import export
 from layerlens.views.frames import Stream
+from layerlens.views.kept import MAX_PICTURE_BYTES, Kept, Shot
 from layerlens.views.worker import Task, desk
 
 if TYPE_CHECKING:
@@ -33,11 +35,13 @@ class PictureView(View):
     A subclass names in `PICTURE` the traits that a frozen page takes over.
     """
 
-    KERNEL_ONLY = View.KERNEL_ONLY | {"meta", "snapshot"}
+    KERNEL_ONLY = View.KERNEL_ONLY | {"meta", "snapshot", "kept"}
     PICTURE: tuple[str, ...] = ("view", "title", "theme")
 
     meta = t.Dict(help="What the picture shows; see layerlens.export.meta.").tag(**READ_ONLY)
     snapshot = t.Bytes(b"", help="The last picture, packed.").tag(**READ_ONLY)
+
+    kept = t.Unicode(help="Class of the picture in the notebook's file.").tag(**READ_ONLY)
 
     _result: Result | None = None
     _partial: Result | None = None
@@ -47,9 +51,15 @@ class PictureView(View):
 
     def _listen(self) -> None:
         """Answer what every front end asks of a picture."""
+        self._keeper = Kept([self])
+        self._keepers = [self._keeper]
         self._messages["ready"] = self._on_ready
         self._answers["pull"] = (self._pull, desk())
         self._answers["export"] = (self._export, desk())
+
+    @t.default("kept")
+    def _new_kept(self) -> str:
+        return f"ll-kept-{secrets.token_hex(6)}"
 
     @property
     def result(self) -> Result | None:
@@ -151,15 +161,51 @@ class PictureView(View):
         """Return what is shown, in a few words, for the name of a file."""
         return self.title
 
-    def _picture(self) -> bytes | None:
-        if self._result is None:
-            return None
+    # In the notebook's file
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, and keep a picture of it in the notebook for when no kernel is there."""
+        bundle = self._widget_bundle()
+        if bundle is not None:
+            self._keeper.show(bundle)
+
+    def _settle(self) -> None:
+        """Wait for what is under way, however it ends."""
+
+    def _shot(self) -> Shot:
+        """Return what the view looks like now, and what to say of it."""
+        shown = self._partial or self._result
+        if shown is None:
+            return Shot(b"", self._unfinished())
+        picture = self._picture()
+        if len(picture) > MAX_PICTURE_BYTES:
+            picture = b""
+        what = "Picture" if picture else "Summary"
+        return Shot(picture, f"{what} of {self!r}; run the cell to make it live.", repr(shown))
+
+    def _unfinished(self) -> str:
+        """Return what stands in the notebook where there is nothing to show."""
+        if self.status.get("state") == "error":
+            return f"{self!r}: {self.status['message']}"
+        return f"{self!r}: nothing was computed when this was saved; run the cell."
+
+    def _renew(self) -> None:
+        """Bring what stays in the notebook up to date with what is shown."""
+        for kept in list(self._keepers):
+            kept.renew()
+
+    def _picture(self) -> bytes:
+        shown = self._partial or self._result
+        if shown is None:
+            return b""
         from layerlens.figures.images import image_bytes
 
         try:
-            return image_bytes(self._result.figure(text=self._index), "png", dpi=96)
+            return image_bytes(
+                shown.figure(text=self._index, **self._figure_options()), "png", dpi=96
+            )
         except LayerLensError:  # the text stands in for a figure that cannot be drawn
-            return None
+            return b""
 
     def close(self) -> None:
         """Stop what is under way and free everything that the view holds."""

@@ -217,6 +217,12 @@ def desk() -> Lane:
         return _lanes.setdefault(0, Lane("layerlens desk"))
 
 
+def easel() -> Lane:
+    """Return the lane for pictures, which take long to draw and which nobody waits for."""
+    with _lanes_lock:
+        return _lanes.setdefault(-1, Lane("layerlens easel"))
+
+
 def _guard_of(model: LensModel) -> Guard:
     held = weakref.ref(model)
 

@@ -64,15 +64,24 @@ class FrontEnd:
 
     # Cells
 
-    def start(self, code: str) -> str:
-        """Send a cell and do not wait."""
+    def start(self, code: str, *, attended: bool = False) -> str:
+        """Send a cell and do not wait; `attended`: as an application with somebody before it."""
         message = self.client.session.msg(
             "execute_request",
-            {"code": code, "silent": False, "store_history": False, "allow_stdin": False,
+            {"code": code, "silent": False, "store_history": False, "allow_stdin": attended,
              "stop_on_error": True, "user_expressions": {}},
         )  # fmt: skip
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
+
+    def shown(self, cell: str) -> list[Message]:
+        """Return what stands under a cell, renewed by whatever came for it since."""
+        outputs = self.of(cell, "display_data")
+        later = [m for m in list(self.said) if m["msg_type"] == "update_display_data"]
+        newest = {m["content"]["transient"]["display_id"]: m["content"] for m in later}
+        return [
+            newest.get(m["content"]["transient"].get("display_id"), m["content"]) for m in outputs
+        ]
 
     def of(self, cell: str, kind: str) -> list[Message]:
         return [

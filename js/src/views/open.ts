@@ -7,5 +7,7 @@ export interface OpenView {
   element(dark: ReadonlySignal<boolean>): VNode;
   /** Ctrl and Meta keys that the view needs itself; the others are the notebook's. */
   keeps?: (event: KeyboardEvent) => boolean;
+  /** The class of the picture in the notebook's file, which the view takes the place of. */
+  kept?: string;
   dispose(): void;
 }

@@ -68,6 +68,8 @@ export interface CommonTraits {
   meta: object;
   snapshot: DataView | Uint8Array | null;
   live: boolean;
+  /** The class of the picture that stays in the notebook's file. */
+  kept: string;
 }
 
 export const COMMON: CommonTraits = {
@@ -82,6 +84,7 @@ export const COMMON: CommonTraits = {
   meta: {},
   snapshot: null,
   live: true,
+  kept: "",
 };
 
 /** What the wire needs to know of one view. */

@@ -9,6 +9,7 @@ export function openLens(model: AfmModel): OpenView {
   const session = new Session(model, LENS);
   return {
     element: (dark) => <LensView state={new ViewState(session, dark)} />,
+    kept: session.traits.kept.peek(),
     dispose: () => session.dispose(),
   };
 }

@@ -9,6 +9,7 @@ export function openMetrics(model: AfmModel): OpenView {
   const session = new Session(model, METRICS);
   return {
     element: (dark) => <MetricsView state={new MetricsState(session, dark)} />,
+    kept: session.traits.kept.peek(),
     dispose: () => session.dispose(),
   };
 }

@@ -11,6 +11,7 @@ export function openPatch(model: AfmModel): OpenView {
   return {
     element: (dark) => <PatchView state={new PatchState(session, dark)} />,
     keeps: isUndo,
+    kept: session.traits.kept.peek(),
     dispose: () => session.dispose(),
   };
 }
