@@ -84,6 +84,7 @@ test-bounds: $(stamps)/python
 
 lock: $(stamps)/python
 	$(bin)/uv pip compile -q --upgrade pyproject.toml -o requirements.lock
+	$(py) -m layerlens.model.tested --write
 
 check: $(stamps)/python $(stamps)/node
 	$(bin)/ruff check .

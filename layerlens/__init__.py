@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.steering.steering import steering
     from layerlens.analyses.tracing.causal_trace import causal_trace
     from layerlens.analyses.tracing.path_patch import path_patch
+    from layerlens.checkup import doctor
     from layerlens.corpus.texts import Texts, texts
     from layerlens.errors import (
         ActivationError,
@@ -114,6 +115,7 @@ _PLACES = {
     "MetricsView": "layerlens.views",
     "PatchView": "layerlens.views",
     "explore": "layerlens.views.explore",
+    "doctor": "layerlens.checkup",
     "texts": "layerlens.corpus.texts",
     "Texts": "layerlens.corpus.texts",
     "ActivationError": "layerlens.errors",
@@ -163,6 +165,7 @@ __all__ = [
     "compare_models",
     "cross_model_patch",
     "direct_logit_attribution",
+    "doctor",
     "edit",
     "edits_from_json",
     "edits_to_json",

@@ -1,4 +1,4 @@
-"""Every error that layerlens raises on purpose.
+"""Every error that layerlens raises on purpose, and its one kind of warning.
 
 Each message is one sentence that says what was wrong, what was expected and what to do.
 """
@@ -34,6 +34,10 @@ class ActivationError(LayerLensError):
 
 class ResultError(LayerLensError):
     """A result could not be saved, opened or drawn."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """A package is newer than those that this layerlens was tested with."""
 
 
 class Cancelled(LayerLensError):

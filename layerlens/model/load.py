@@ -18,6 +18,7 @@ from layerlens.errors import InputError, ModelError
 from layerlens.model import default
 from layerlens.model.gguf import first_line, load_gguf, quiet
 from layerlens.model.recipe import load_code
+from layerlens.model.tested import warn_of_newer
 from layerlens.model.weights import require_finite, require_weights
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def load(
     """
     from layerlens.model.lensmodel import LensModel
 
+    warn_of_newer()
     given = {"name": name, "dtype": dtype, "device": device}
     given |= {"trust_remote_code": trust_remote_code}
     code = load_code(source, tokenizer, given, proven=prove)

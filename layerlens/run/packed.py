@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.errors import MemoryLimitError
+from layerlens.model.conventions import Attention
 from layerlens.model.sites import HEADS, Site
-from layerlens.run.attention import INSIDE, Attention, Watch, watching
+from layerlens.run.attention import INSIDE, Watch, watching
 from layerlens.run.base import Base
 from layerlens.run.cell import Cell, OnCells
 from layerlens.run.changes import SQUARE, Change
