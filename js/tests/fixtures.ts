@@ -67,6 +67,8 @@ export function makePatchMeta(over: Partial<PatchMeta> = {}): PatchMeta {
     clean_tokens: tokens(" France"),
     corrupt_tokens: tokens(" Italy"),
     differing: [2],
+    patched: "corrupt",
+    partners: [0, 1, 2, 3],
     site: "resid_pre",
     by: "position",
     rows: ["0", "1", "2"],

@@ -41,7 +41,8 @@ class PatchMeta(TypedDict):
 
     `rows` and `columns` label the grid (layers; tokens or heads), `row_numbers` and
     `column_numbers` say which layers and which positions or heads they are: a sweep may be asked
-    for some of them only.
+    for some of them only. `partners` has for each position of the text that is patched (`patched`:
+    ``clean`` or ``corrupt``) the position of the other one that belongs to it, None for none.
     """
 
     run: int
@@ -55,6 +56,8 @@ class PatchMeta(TypedDict):
     clean_tokens: list[MetaToken]
     corrupt_tokens: list[MetaToken]
     differing: list[int]
+    patched: str
+    partners: list[int | None]
     site: str
     by: str
     rows: list[str]
@@ -109,7 +112,7 @@ def patch_meta(
         **_model(attrs),
         "clean_tokens": tokens_of(attrs, "clean"),
         "corrupt_tokens": tokens_of(attrs, "corrupt"),
-        "differing": _differing(attrs),
+        **_pairing(attrs),
         "site": site,
         "by": by,
         "rows": [str(layer) for layer in layers],
@@ -162,15 +165,20 @@ def _columns(coords: Mapping[str, Any], by: str) -> list[str]:
     return [str(text) for text in _values(coords, "token") or _values(coords, "position")]
 
 
-def _differing(attrs: Mapping[str, Any]) -> list[int]:
-    """Return the positions of the run that is patched where the other run has another token."""
+def _pairing(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which text is patched, what belongs to its positions, and where tokens differ."""
     options = _json(attrs.get("options"), {})
     noise = options.get("direction") == "noise"
     clean, corrupt = (_json(attrs.get(f"{name}_ids"), []) for name in ("clean", "corrupt"))
     base, other = (clean, corrupt) if noise else (corrupt, clean)
-    align = options.get("align") or [(i, i) for i in range(min(len(base), len(other)))]
-    partner = {(c if noise else k): (k if noise else c) for c, k in align}
-    return [i for i, token in enumerate(base) if i not in partner or token != other[partner[i]]]
+    given = options.get("align")
+    align = given or [(i, i) for i in range(min(len(base), len(other)))]
+    links = [(c % len(clean), k % len(corrupt)) for c, k in align]
+    partner = {(c if noise else k): (k if noise else c) for c, k in links}
+    partners = [partner.get(i) for i in range(len(base))]
+    differing = [i for i, there in enumerate(partners) if there is None or base[i] != other[there]]
+    patched = "clean" if noise else "corrupt"
+    return {"differing": differing, "patched": patched, "partners": partners}
 
 
 def _metric(attrs: Mapping[str, Any]) -> MetaMetric:

@@ -17,6 +17,7 @@ from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
 from layerlens.views.patch_answers import Benches, code, distribution, entry, lenses
 from layerlens.views.patch_edits import normal, patches
+from layerlens.views.patch_pairing import pairing, without_align
 from layerlens.views.worker import Task
 
 if TYPE_CHECKING:
@@ -263,6 +264,11 @@ class PatchView(LiveView):
         except InputError as error:
             raise t.TraitError(str(error)) from None
 
+    @t.observe("clean", "corrupt")
+    def _text_changed(self, change: Any) -> None:
+        if self._ready and "align" in self.options:
+            self.options = without_align(self.options)
+
     @t.observe("site")
     def _site_changed(self, change: Any) -> None:
         if self.site not in HEADS and self.by == "head":
@@ -278,6 +284,9 @@ class PatchView(LiveView):
             options[name] = self.model.token_named(given) if named else given
         if options["by"] == ("head" if options["site"] in HEADS else "position"):
             options["by"] = None
+        if self.model is not None:
+            align = pairing(self.model, run)
+            options |= {} if align is None else {"align": align}
         return options
 
     def _bench(self) -> Bench:

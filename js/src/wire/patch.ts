@@ -40,8 +40,12 @@ export interface PatchMeta extends CommonMeta {
   n_kv_heads: number;
   clean_tokens: TokenInfo[];
   corrupt_tokens: TokenInfo[];
-  /** Positions whose tokens differ. */
+  /** Positions of the patched text whose tokens differ from their partners. */
   differing: number[];
+  /** Which text is patched; the grid's positions are its. */
+  patched: "clean" | "corrupt";
+  /** For each position of the patched text, that of the other one it belongs to; null for none. */
+  partners: (number | null)[];
   site: string;
   by: Axis;
   rows: string[];

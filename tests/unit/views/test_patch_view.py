@@ -291,7 +291,7 @@ def test_stop_in_the_middle_keeps_the_finished_cells(model: LensModel, pace: Pac
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"corrupt": "w1 w2"}, "do not match"),
+        ({"corrupt": CLEAN}, "the same, token for token"),
         ({"corrupt": ""}, "empty"),
         ({"answer": "w1 w2"}, "one token"),
         ({"answer": "w7", "wrong": "w7"}, "same token"),
@@ -313,7 +313,7 @@ def test_bad_input_is_said_in_the_view(model: LensModel, given: dict[str, Any], 
 def test_an_error_keeps_the_picture_and_its_answers(model: LensModel) -> None:
     view = shown(model)
     meta, snapshot = view.meta, view.snapshot
-    view.comm.set(corrupt="w1 w2")
+    view.comm.set(corrupt=CLEAN)
     with pytest.raises(InputError):
         view.wait(10)
     assert (view.meta, view.snapshot) == (meta, snapshot)
@@ -486,3 +486,40 @@ def test_the_repr_is_the_same_every_time(model: LensModel) -> None:
     bundle = view._repr_mimebundle_()
     assert bundle is not None
     assert "image/png" in bundle[0]
+
+
+def test_prompts_of_unequal_length_are_paired_and_can_be_paired_otherwise(
+    model: LensModel,
+) -> None:
+    view = shown(model, clean="w1 w2 w4", corrupt="w1 w7 w9 w4")
+    meta = view.meta
+    assert meta["partners"] == [0, None, 1, 2]
+    assert (meta["patched"], meta["differing"]) == ("corrupt", [1, 2])
+    assert "align=[[0, 0], [1, 2], [2, 3]]" in meta["code"] or "align=[(0, 0)" in meta["code"]
+    data = view.result.data  # type: ignore[union-attr]
+    assert np.isnan(data["recovered"][:, 1]).all()
+    again = eval(meta["code"], {"ll": ll, "model": model})
+    assert np.array_equal(again.data["recovered"], data["recovered"], equal_nan=True)
+    found, _ = ask(
+        view, "distribution", edits=[{**patch(1, 2), "from": {"layer": 1, "position": 1}}]
+    )
+    assert found["metric"]["recovered"] == pytest.approx(float(data["recovered"][1, 2]), abs=1e-4)
+    view.comm.set(options={"align": [[0, 0], [1, 1], [2, 3]]})
+    view.wait(10)
+    assert view.meta["partners"] == [0, 1, None, 2]
+    view.direction = "noise"
+    view.wait(10)
+    assert (view.meta["patched"], view.meta["partners"]) == ("clean", [0, 1, 3])
+    view.clean = "w1 w2 w9 w4"  # pairs belong to the prompts that they were made for
+    view.wait(10)
+    assert view.options == {}
+    assert view.meta["partners"] == [0, 1, 2, 3]
+
+
+def test_the_same_prompt_twice_is_refused_in_words(model: LensModel) -> None:
+    view = show(model, corrupt=CLEAN)
+    with pytest.raises(InputError, match="the same, token for token"):
+        view.wait(10)
+    assert view.status["state"] == "error"
+    assert "change a word" in view.status["message"]
+    assert view.result is None

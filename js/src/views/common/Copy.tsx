@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { copyText } from "./exports";
+import { copyText, runnable } from "./exports";
 import { useRoot } from "./Shell";
 
 interface Props {
@@ -15,7 +15,7 @@ interface Props {
 export function CopyCode({ code, setup, label, missing }: Props) {
   const root = useRoot();
   const said = useSignal("");
-  const whole = code && `${setup}${setup && "\n"}${code}\n`;
+  const whole = runnable(setup, code);
   const copy = async () => {
     const done = root.current ? await copyText(whole, root.current) : false;
     said.value = done ? "Copied" : "Could not copy";

@@ -21,6 +21,16 @@ interface Props {
   title?: string;
 }
 
+/** A token's leading spaces as ␣: in a field they could not be seen, and they make another token. */
+export function marked(text: string): string {
+  return text.replace(/^ +/, (spaces) => "␣".repeat(spaces.length));
+}
+
+/** What was typed, with its marks as spaces again. */
+export function unmarked(text: string): string {
+  return text.replace(/^[␣ ]+/, (spaces) => " ".repeat(spaces.length));
+}
+
 /** A field that finds tokens of the vocabulary. */
 export function TokenSearch(props: Props) {
   const { session, label, placeholder, draft, commit, title } = props;
@@ -69,9 +79,9 @@ export function TokenSearch(props: Props) {
         spellcheck={false}
         disabled={!live}
         title={live ? title : NO_KERNEL}
-        value={draft ? draft.value : query.value}
+        value={marked(draft ? draft.value : query.value)}
         onInput={(event) => {
-          query.value = event.currentTarget.value;
+          query.value = unmarked(event.currentTarget.value);
           if (draft) draft.value = query.value;
           at.value = first;
         }}

@@ -24,6 +24,11 @@ export async function download(
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
+/** A call with what must run before it; empty when there is no call. */
+export function runnable(setup: string | undefined, code: string): string {
+  return code && `${setup ? `${setup}\n` : ""}${code}\n`;
+}
+
 /** Copy text, also where the clipboard API is not allowed (http, file, sandboxed frames). */
 export async function copyText(text: string, near: HTMLElement): Promise<boolean> {
   try {

@@ -1,7 +1,7 @@
 import { written } from "../../marks/numbers";
 import { TokenText } from "../../marks/TokenText";
 import type { Edit, PatchRun } from "../../wire/patch";
-import { copyText } from "../common/exports";
+import { copyText, runnable } from "../common/exports";
 import { percent } from "../common/format";
 import { useRoot } from "../common/Shell";
 import { describe, inForce, keyOf, toggled, without } from "./edits";
@@ -97,7 +97,12 @@ function CopyList({ state, edits }: { state: PatchState; edits: readonly Edit[] 
     const { session } = state;
     try {
       const { result } = await session.rpc.request("code", { edits: on });
-      const done = root.current && (await copyText(result as string, root.current));
+      const done =
+        root.current &&
+        (await copyText(
+          runnable(session.store.peek()?.meta.setup, result as string),
+          root.current,
+        ));
       state.announced.value = done ? "Copied the list as Python." : "Could not copy.";
     } catch (error) {
       session.fault.value = (error as Error).message;

@@ -1,9 +1,7 @@
 import { type Signal, useSignal, useSignalEffect } from "@preact/signals";
-import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
-import type { TokenInfo, TokenName } from "../../wire/types";
+import type { TokenName } from "../../wire/types";
 import { TokenSearch } from "../common/TokenSearch";
-import type { PatchData } from "./data";
 import type { PatchState } from "./state";
 
 const NO_KERNEL = "Running a prompt needs a kernel; this page has none.";
@@ -117,84 +115,4 @@ function AnswerField({ state, name, draft, run, own }: AnswerProps) {
       />
     </div>
   );
-}
-
-/** A long pair of prompts shows its beginning; the rest is one press away. */
-const SHOWN = 40;
-
-/** Both prompts token under token; where they differ is marked, and a press selects the position. */
-export function Pairs({ state, data }: { state: PatchState; data: PatchData }) {
-  const all = useSignal(false);
-  const { meta } = data;
-  const count = data.positions;
-  const shown = all.value ? count : Math.min(count, SHOWN);
-  const chosen = state.session.traits.position.value;
-  return (
-    <div class="ll-fed">
-      <span class="ll-dim">
-        {count} {count === 1 ? "token" : "tokens"}, {meta.differing.length}{" "}
-        {meta.differing.length === 1 ? "differs" : "differ"}
-      </span>
-      <span class="ll-chips" dir="ltr">
-        {Array.from({ length: shown }, (_, position) => (
-          <Column
-            key={position}
-            data={data}
-            position={position}
-            chosen={position === chosen}
-            choose={() => state.session.write({ position })}
-          />
-        ))}
-        {count > SHOWN && (
-          <button
-            type="button"
-            class="ll-link"
-            aria-expanded={all.value}
-            onClick={() => {
-              all.value = !all.value;
-            }}
-          >
-            {all.value ? "Show fewer" : `Show all ${count}`}
-          </button>
-        )}
-      </span>
-      {meta.notes.length > 0 && <p class="ll-note ll-notes">{meta.notes.join(" · ")}</p>}
-    </div>
-  );
-}
-
-interface ColumnProps {
-  data: PatchData;
-  position: number;
-  chosen: boolean;
-  choose: () => void;
-}
-
-function Column({ data, position, chosen, choose }: ColumnProps) {
-  const { clean, corrupt } = data.pair(position);
-  const differs = data.differs(position);
-  const name = ["ll-chip ll-couple", chosen && "ll-chosen", differs && "ll-differs"];
-  const of = (token: TokenInfo | undefined) =>
-    token ? `${plain(token.text)} (id ${token.id})` : "nothing";
-  const title = differs
-    ? `position ${position}: ${of(clean)} in the clean prompt, ${of(corrupt)} in the corrupted one`
-    : `position ${position}: ${of(clean)} in both`;
-  return (
-    <button
-      type="button"
-      tabIndex={-1}
-      class={name.filter(Boolean).join(" ")}
-      title={title}
-      onClick={choose}
-    >
-      <Side token={clean} />
-      <Side token={corrupt} />
-      {differs && <span class="ll-offscreen">differs</span>}
-    </button>
-  );
-}
-
-function Side({ token }: { token: TokenInfo | undefined }) {
-  if (!token) return <span class="ll-space">∅</span>;
-  return token.cont ? <span class="ll-space">⋯</span> : <TokenText text={token.text} />;
 }

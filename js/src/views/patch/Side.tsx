@@ -44,9 +44,19 @@ function CellPanel({ state, data }: { state: PatchState; data: PatchData }) {
   if (!cell) return <p class="ll-note">Press a cell to see what its patch does.</p>;
   const edit = state.editAt(cell);
   const { point, position } = cell;
+  if (!edit) {
+    return (
+      <p class="ll-note">
+        {data.columnName(position)} belongs to no token of the other prompt, so there is no value to
+        put here. “Pair tokens” above the grid gives it one.
+      </p>
+    );
+  }
   return (
     <>
-      <p class="ll-where">{edit && <b>{describe(edit, data).what}</b>}</p>
+      <p class="ll-where">
+        <b>{describe(edit, data).what}</b>
+      </p>
       <Numbers
         meta={data.meta}
         value={data.metric(point, position)}

@@ -5,6 +5,7 @@ import type { Cell } from "../../marks/windowing";
 import type { PatchMeta } from "../../wire/patch";
 import type { RunStore } from "../../wire/store";
 import type { TokenInfo } from "../../wire/types";
+import type { Row } from "./links";
 
 /** One sweep's numbers, asked by layer and column (a position, or a head). */
 export class PatchData {
@@ -82,14 +83,35 @@ export class PatchData {
     return best;
   }
 
-  /** Both prompts' tokens at a position; undefined beyond the end of one. */
-  pair(position: number): { clean: TokenInfo | undefined; corrupt: TokenInfo | undefined } {
-    const { clean_tokens: clean, corrupt_tokens: corrupt } = this.meta;
-    return { clean: clean[position], corrupt: corrupt[position] };
+  tokens(row: Row): readonly TokenInfo[] {
+    return row === "clean" ? this.meta.clean_tokens : this.meta.corrupt_tokens;
   }
 
-  get positions(): number {
-    return Math.max(this.meta.clean_tokens.length, this.meta.corrupt_tokens.length);
+  /** The position of the other prompt whose value goes to a position of the patched one. */
+  partner(position: number): number | null {
+    return this.meta.partners[position] ?? null;
+  }
+
+  /** The position of the patched prompt that a position of the other one belongs to. */
+  fromPartner(position: number): number | null {
+    const found = this.meta.partners.indexOf(position);
+    return found < 0 ? null : found;
+  }
+
+  /** The tokens of both prompts at a position of the patched one; undefined where there is none. */
+  pair(position: number): { clean: TokenInfo | undefined; corrupt: TokenInfo | undefined } {
+    const { meta } = this;
+    const there = this.partner(position);
+    const own = this.tokens(meta.patched)[position];
+    const other = there === null ? undefined : this.tokens(this.other)[there];
+    return meta.patched === "clean"
+      ? { clean: own, corrupt: other }
+      : { clean: other, corrupt: own };
+  }
+
+  /** The prompt whose values are put into the other one. */
+  get other(): Row {
+    return this.meta.patched === "clean" ? "corrupt" : "clean";
   }
 
   differs(position: number): boolean {
@@ -101,6 +123,12 @@ export class PatchData {
     const { clean, corrupt } = this.pair(position);
     const names = [clean, corrupt].filter((token) => token !== undefined).map(tokenText);
     return (this.differs(position) ? names : names.slice(0, 1)).join("|") || String(position);
+  }
+
+  /** The token at a position of the prompt that values come from. */
+  sourceName(position: number): string {
+    const token = this.tokens(this.other)[position];
+    return token ? tokenText(token) : "";
   }
 
   columnName(column: number): string {
@@ -133,8 +161,8 @@ export class PatchData {
     const { position } = this.placeOf({ point: 0, position: column });
     const { clean, corrupt } = this.pair(position);
     return {
-      upper: clean ? headText(clean) : "",
-      lower: corrupt ? headText(corrupt) : "",
+      upper: clean ? headText(clean) : "∅",
+      lower: corrupt ? headText(corrupt) : "∅",
       differs: this.differs(position),
       note: String(position),
     };

@@ -49,20 +49,23 @@ export function targetPlace(edit: Edit, site: string, by: Axis): Cell | null {
   return edit.site === site && column !== null ? { point: edit.layer, position: column } : null;
 }
 
-function spotName({ layer, position }: Spot, head: number | null, data: PatchData | null): string {
+function spotName({ layer, position }: Spot, head: number | null, token: string): string {
   const parts = [`layer ${layer}`];
   if (head !== null) parts.push(`head ${head}`);
-  if (position !== null) parts.push(`${data?.positionName(position) ?? ""} (${position})`.trim());
+  if (position !== null) parts.push(`${token} (${position})`.trim());
   return parts.join(" · ");
 }
 
 /** "resid pre, layer 4 · France|Italy (4)", and where the value comes from if not from there. */
 export function describe(edit: Edit, data: PatchData | null): { what: string; from: string } {
   const { from, head } = edit;
-  const elsewhere = from.layer !== edit.layer || from.position !== edit.position;
+  const own = edit.position === null ? null : data ? data.partner(edit.position) : edit.position;
+  const elsewhere = from.layer !== edit.layer || from.position !== own;
+  const name = (position: number | null, of: "positionName" | "sourceName") =>
+    position === null ? "" : (data?.[of](position) ?? "");
   return {
-    what: `${siteName(edit.site)}, ${spotName(edit, head, data)}`,
-    from: elsewhere ? `from ${spotName(from, null, data)}` : "",
+    what: `${siteName(edit.site)}, ${spotName(edit, head, name(edit.position, "positionName"))}`,
+    from: elsewhere ? `from ${spotName(from, null, name(from.position, "sourceName"))}` : "",
   };
 }
 

@@ -10,10 +10,19 @@ import { reachOf } from "./cone";
 import { PatchData } from "./data";
 import { type Drag, type DragEvent, IDLE, sameCell, step } from "./drag";
 import { describe, editBetween, inForce, keyOf, targetPlace, withEdit } from "./edits";
+import { type Link, linksOf } from "./links";
 import { Timeline } from "./timeline";
 
 /** Older runs are forgotten. */
 const MOST_RUNS = 50;
+
+interface PatchOptions {
+  align?: readonly Link[] | null;
+}
+
+function alignOf(options: object): readonly Link[] | null {
+  return (options as PatchOptions).align ?? null;
+}
 
 /** The state of one patch bench. */
 export class PatchState extends BaseState<PatchTraits, PatchMeta> {
@@ -23,6 +32,10 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
   readonly marks: ReadonlySignal<HeatMarks>;
   /** The patches that the panel beside the grid is about; empty when it is about none. */
   readonly subject: ReadonlySignal<Edit[]>;
+  /** Which tokens of the two prompts belong together. */
+  readonly links: ReadonlySignal<readonly Link[]>;
+  /** Whether that was said by hand. */
+  readonly ownPairs: ReadonlySignal<boolean>;
   readonly drag: Signal<Drag> = signal(IDLE);
   readonly hover: Signal<Anchor | null> = signal(null);
   /** What the panel shows: the cell that was opened, or all patches of the list together. */
@@ -41,6 +54,12 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
     this.scale = computed(() =>
       divergingScale(this.palette.value, "Recovered", "fraction of the difference"),
     );
+    this.ownPairs = computed(() => Array.isArray(alignOf(traits.options.value)));
+    this.links = computed(() => {
+      const meta = this.meta.value;
+      const own = alignOf(traits.options.value);
+      return own ?? (meta ? linksOf(meta.partners, meta.patched) : []);
+    });
     this.selected = computed(() => this.#selected());
     this.marks = computed(() => this.#marks());
     this.subject = computed(() => this.#subject());
@@ -83,7 +102,25 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
     const data = this.data.value;
     if (!data) return null;
     const place = data.placeOf(cell);
-    return editBetween(data.meta.site, data.meta.by, place, place);
+    const from = this.#sourceOf(data, place);
+    return from && editBetween(data.meta.site, data.meta.by, from, place);
+  }
+
+  /** Where the other prompt has what goes to a place; null where its token has no partner. */
+  #sourceOf(data: PatchData, place: Cell): Cell | null {
+    if (data.byHead) return place;
+    const position = data.partner(place.position);
+    return position === null ? null : { ...place, position };
+  }
+
+  /** Say which tokens belong together; null lets the kernel propose it. */
+  pair(links: readonly Link[] | null): void {
+    if (links?.length === 0) {
+      this.announced.value = "One pair must stay.";
+      return;
+    }
+    const { align: _, ...others } = this.session.traits.options.peek() as PatchOptions;
+    this.session.write({ options: links ? { ...others, align: links } : others });
   }
 
   /** Take a step of the way from source to target, and do what it asks for. */
@@ -109,8 +146,13 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
       return;
     }
     const { site, by } = data.meta;
+    const source = this.#sourceOf(data, data.placeOf(from));
+    if (!source) {
+      this.announced.value = "The other prompt has no token there to take a value from.";
+      return;
+    }
     this.select(to, "now");
-    this.add(editBetween(site, by, data.placeOf(from), data.placeOf(to)));
+    this.add(editBetween(site, by, source, data.placeOf(to)));
   }
 
   add(edit: Edit): void {
@@ -214,7 +256,8 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
       return selected && place && sameCell(data.cellOf(place), selected);
     });
     if (!edit) return null;
-    const position = by === "head" ? edit.head : edit.from.position;
+    const come = edit.from.position;
+    const position = by === "head" ? edit.head : come === null ? null : data.fromPartner(come);
     return position === null ? null : data.cellOf({ point: edit.from.layer, position });
   }
 
