@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from layerlens.metrics.base import Arrays, ModelShape, Output
-from layerlens.metrics.batch import Batch
+from layerlens.metrics.batch import GROUPS, Batch, accumulate
 from layerlens.metrics.layer import Layer
-from layerlens.metrics.means import Mean, StateMean, TokenMean
+from layerlens.metrics.means import Mean, StateMean, TokenMean, bootstrap, ratio
 from layerlens.metrics.registry import register
 
 CSORDAS = (
@@ -169,12 +169,68 @@ class BlockRatio(_Ratio):
 
 
 class _Cosine(_OfSublayer):
+    """A cosine with the state, and beside it the same with the states of other tokens.
+
+    States of all tokens share a direction, and so does what a sublayer adds to them: a cosine is
+    about a token's own state only as far as it differs from the second one, ``<name>_chance``.
+    """
+
     units = "1"
     source = CSORDAS
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            words = f"{cls.long_name} of the text's other tokens"
+            chance = Output(cls.axes, cls.units, words)
+            cls.outputs = {**cls.outputs, f"{cls.name}_chance": chance}
+            cls.formula += "; _chance: with the states of the other tokens of its text instead"
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__(shape)
+        self.zeros("chance_sum", GROUPS, shape.n_layers)
+        self.zeros("chance_count", GROUPS, shape.n_layers)
 
     def measure(self, layer: Layer) -> Tensor:
         """Cosine of each token's increment with its state; NaN where one of them is zero."""
         return layer.cosine(self.sublayer, READS[self.sublayer])
+
+    def update(self, layer: Layer) -> None:
+        """Add the cosines of one layer, and those with other tokens' states."""
+        super().update(layer)
+        if not layer.has(*self.parts):
+            return
+        kept = layer.batch.kept
+        cosine = self.measure(layer)
+        known = cosine.isfinite()
+        added, there = (
+            kept.by_text(_directions(layer, part, known))
+            for part in (self.sublayer, READS[self.sublayer])
+        )
+        count = kept.by_text(known.double())
+        every = torch.linalg.vecdot(added, there).to("cpu", torch.float64)
+        others = every - kept.by_text(cosine.where(known, 0.0))
+        # Each token's mean over the others of its text, summed; a token alone has none.
+        means = (others / (count - 1)).where(count > 1, 0.0)
+        for name, sums in (("sum", means), ("count", count.where(count > 1, 0.0))):
+            into = self.arrays[f"chance_{name}"]
+            accumulate(into, layer.batch.groups, (layer.number,), sums)
+
+    def value(self, intervals: bool = True) -> Arrays:
+        """The two cosines and their intervals."""
+        found, name = super().value(intervals), f"{self.name}_chance"
+        sums = {key: self.arrays[f"chance_{key}"] for key in ("sum", "count")}
+        found[name] = ratio({key: array.sum(0) for key, array in sums.items()})
+        if intervals:
+            found[f"{name}_low"], found[f"{name}_high"] = bootstrap(ratio, sums)
+        return found
+
+
+def _directions(layer: Layer, part: str, known: Tensor) -> Tensor:
+    """Rows of a part with length 1; 0 where a token does not count."""
+    length = layer.norm(part).where(known, float("inf"))
+    rows = layer.rows(part)
+    return rows / length.to(rows.device, rows.dtype)[:, None]
 
 
 @register

@@ -39,6 +39,9 @@ def naive(model: LensModel, skip: int) -> dict[str, np.ndarray]:
                 "attn_influence": 1 - cos(h, h + a, -1),
                 "mlp_influence": 1 - cos(state, state + m, -1),
             }
+            pairs = {"attn": (a, h), "mlp": (m, state), "block": (c, h)}
+            for part, (added, there) in pairs.items():
+                values[f"{part}_cosine_chance"] = with_others(added, there, skip)
             for name, value in values.items():
                 layers = found.setdefault(name, [[] for _ in range(model.n_layers)])
                 layers[layer].append(value[skip:])
@@ -46,6 +49,17 @@ def naive(model: LensModel, skip: int) -> dict[str, np.ndarray]:
             points = found.setdefault("residual_norm", [[] for _ in stream])
             points[point].append(h.norm(dim=-1)[skip:])
     return {name: np.array([torch.cat(v).mean() for v in rows]) for name, rows in found.items()}
+
+
+def with_others(added: Tensor, there: Tensor, skip: int) -> Tensor:
+    """Mean cosine of what is added at each token with the states of the others that count."""
+    found = torch.full((len(added),), torch.nan)
+    counted = range(skip, len(added))
+    for token in counted:
+        others = [other for other in counted if other != token]
+        cosines = torch.nn.functional.cosine_similarity(added[token], there[others], -1)
+        found[token] = cosines.mean()
+    return found
 
 
 def middles(model: LensModel, text: list[int], stream: list[Tensor]) -> list[tuple[Tensor, str]]:
@@ -84,7 +98,8 @@ def increments(h: Tensor, after: Tensor, attention: tuple[Tensor, str]) -> tuple
 def test_against_plain_hooks(family: str, skip: int) -> None:
     model = measuring.tiny(family)
     expected = naive(model, skip)
-    found = measuring.measure(model, list(expected), skip_first=skip)
+    names = [name for name in expected if not name.endswith("_chance")]
+    found = measuring.measure(model, names, skip_first=skip)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-6, err_msg=name)
     streams = [measuring.states(model, text) for text in measuring.TEXTS]
@@ -151,6 +166,31 @@ def test_random_writes_have_no_direction() -> None:
     model = measuring.planted(width, [lambda h: h + torch.randn(h.shape, generator=generator)])
     found = measuring.measure(model, "block_cosine", texts, skip_first=False)
     assert abs(found["block_cosine"][0]) < 4 / np.sqrt(width * 240)
+
+
+def test_a_cosine_that_any_token_has_is_no_news() -> None:
+    """States share a direction, and the block adds along it: the control is as high."""
+    generator = torch.Generator().manual_seed(3)
+    shared = torch.zeros(64)
+    shared[0] = 1.0
+    model = measuring.planted(64, [lambda h: h + shared])
+    with torch.no_grad():
+        noise = 0.05 * torch.randn(40, 64, generator=generator)
+        model.hf.transformer.wte.weight.copy_(shared + noise)
+    found = measuring.measure(model, "block_cosine", [list(range(40))] * 2)
+    assert found["block_cosine"][0] > 0.8
+    assert abs(found["block_cosine"][0] - found["block_cosine_chance"][0]) < 1e-6
+    own = measuring.planted(512, [lambda h: 1.5 * h])
+    found = measuring.measure(own, "block_cosine", [list(range(1, 39))])
+    np.testing.assert_allclose(found["block_cosine"], 1, rtol=1e-6)
+    assert abs(found["block_cosine_chance"][0]) < 0.02
+
+
+def test_a_token_alone_has_no_others_to_compare_with() -> None:
+    model = measuring.planted(8, [lambda h: 1.5 * h])
+    found = measuring.measure(model, "block_cosine", [[3, 5], [4]])  # the first is left out
+    assert found["block_cosine"][0] == pytest.approx(1)
+    assert np.isnan(found["block_cosine_chance"][0])
 
 
 def test_scaling_the_whole_stream_changes_norms_alone() -> None:
