@@ -131,7 +131,13 @@ class Batch:
         return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
-def split(tokens: Tokens, size: int | None = None, *, most_tokens: int = 2048) -> list[Numbered]:
+MOST_TOKENS = 2048
+"""Tokens in one pass, where no number of texts is given."""
+
+
+def split(
+    tokens: Tokens, size: int | None = None, *, most_tokens: int = MOST_TOKENS
+) -> list[Numbered]:
     """Cut texts into batches, in their order, each without padding that none of its rows needs.
 
     Parameters

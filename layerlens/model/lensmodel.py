@@ -251,7 +251,9 @@ class LensModel:
             yield
 
     @contextmanager
-    def edited(self, edits: Edit | Iterable[Edit], text: Any = None) -> Iterator[None]:
+    def edited(
+        self, edits: Edit | Iterable[Edit], text: Any = None, *, add_bos: bool | None = None
+    ) -> Iterator[None]:
         """Apply edits to every call of ``hf`` that this thread makes in a ``with`` block.
 
         The model is in ``eval`` mode in the block, and its lock is held: other threads wait.
@@ -266,6 +268,8 @@ class LensModel:
             The prompt that all calls begin with. None: each call without a filled cache is a
             prompt of its own, so that what follows it in the cache was generated. Give it for
             calls without a cache that hold generated tokens too.
+        add_bos
+            How the prompt is read, as in :meth:`tokens`.
 
         Raises
         ------
@@ -283,7 +287,7 @@ class LensModel:
         """
         from layerlens.run.editing import editing
 
-        prompt = None if text is None else self.tokens(text)
+        prompt = None if text is None else self.tokens(text, add_bos=add_bos)
         with editing(self, edits, prompt) as session:
             yield
         session.require_applied()
@@ -395,7 +399,7 @@ class LensModel:
         return HeadMatrix(weight, module.bias, scale, softcap)
 
     def run_with_cache(
-        self, text: Any, names_filter: NamesFilter = None
+        self, text: Any, names_filter: NamesFilter = None, *, add_bos: bool | None = None
     ) -> tuple[Tensor | None, Trace]:
         """Logits and recorded activations of one pass, with TransformerLens names.
 
@@ -406,6 +410,8 @@ class LensModel:
         names_filter
             None (everything but ``result``), a name, a list of names, or a function from
             a name to a bool.
+        add_bos
+            As in :meth:`tokens`.
 
         Returns
         -------
@@ -417,7 +423,8 @@ class LensModel:
         from layerlens.model.sites import select
         from layerlens.run.record import record
 
-        trace = record(self, text, select(self.anatomy.available(), names_filter))
+        sites = select(self.anatomy.available(), names_filter)
+        trace = record(self, text, sites, add_bos=add_bos)
         return trace.logits, trace
 
     def __repr__(self) -> str:

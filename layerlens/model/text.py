@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,10 @@ class Tokens:
         The user gave one text: results get no batch axis.
     notes
         Remarks on what was fed, such as a BOS token that was added.
+    add_bos
+        As it was asked for; further texts of the same run are read alike.
+    chat
+        Chat messages were given, whose template sees to BOS itself.
     """
 
     ids: Tensor
@@ -44,6 +48,8 @@ class Tokens:
     continues: tuple[tuple[bool, ...], ...]
     single: bool
     notes: tuple[str, ...] = ()
+    add_bos: bool | None = None
+    chat: bool = False
 
     @property
     def lengths(self) -> list[int]:
@@ -84,7 +90,7 @@ def encode(
         If the text is empty, of an unknown kind, or longer than the model's context.
     """
     if isinstance(text, Tokens):
-        return text
+        return text if add_bos is None else replace(text, add_bos=add_bos)
     if padding_side not in ("left", "right"):
         raise InputError(f"padding_side is 'left' or 'right', not {padding_side!r}.")
     rows, single = _rows(text)
@@ -118,6 +124,8 @@ def encode(
         continues=tuple(continues),
         single=single,
         notes=tuple(notes),
+        add_bos=add_bos,
+        chat=any(_is_chat(row) for row in rows),
     )
 
 
@@ -139,6 +147,10 @@ def _rows(text: Any) -> tuple[list[Any], bool]:
     return list(text), False
 
 
+def _is_chat(row: Any) -> bool:
+    return isinstance(row, list | tuple) and bool(row) and all(isinstance(i, dict) for i in row)
+
+
 def _is_id(item: Any) -> bool:
     return isinstance(item, int) and not isinstance(item, bool)
 
@@ -151,7 +163,7 @@ def _encode_row(
         return list(row), None, []
     if tokenizer is None:
         raise InputError("This model has no tokenizer: give token ids instead of a text.")
-    if isinstance(row, (list, tuple)) and row and all(isinstance(item, dict) for item in row):
+    if _is_chat(row):
         if getattr(tokenizer, "chat_template", None) is None:
             raise InputError("This tokenizer has no chat template: give the prompt as one string.")
         row = tokenizer.apply_chat_template(row, tokenize=False, add_generation_prompt=True)

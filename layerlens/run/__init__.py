@@ -29,11 +29,12 @@ class _Run(ModuleType):
         *,
         sites: SiteName | Iterable[SiteName] = (),
         logits: Literal["all", "last"] | None = "all",
+        add_bos: bool | None = None,
     ) -> Trace:
         """Run a model once, with edits; see :func:`layerlens.run.record.run`."""
         from layerlens.run.record import run
 
-        return run(model, text, edits, sites=sites, logits=logits)
+        return run(model, text, edits, sites=sites, logits=logits, add_bos=add_bos)
 
 
 sys.modules[__name__].__class__ = _Run

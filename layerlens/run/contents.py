@@ -92,7 +92,8 @@ def content(model: LensModel, tokens: Tokens, edit: Edit) -> Content:
         return _Directions(own(value))
     if isinstance(value, Source):
         other = value.model or model
-        read = other.tokens(value.text)
+        add_bos = tokens.add_bos if value.add_bos is None else value.add_bos
+        read = other.tokens(value.text, add_bos=add_bos)
         if read.ids.shape[0] != 1:
             raise InputError(
                 "A source is one text, but several were given: make one edit for each."
@@ -100,15 +101,15 @@ def content(model: LensModel, tokens: Tokens, edit: Edit) -> Content:
         found = _FromRun(model, tokens, other, read, edit, value)
         return _Directions(found) if edit.op == "project_out" else found
     if edit.op == "mean" and not isinstance(value, Tensor):
-        return _Mean(model, _texts(model, value))
+        return _Mean(model, _texts(model, value, tokens.add_bos))
     if isinstance(value, Tensor):
         return _Given(value, averaged=edit.op == "mean")
     return _Number(model, tokens, edit)
 
 
-def _texts(model: LensModel, value: Any) -> list[Tokens]:
+def _texts(model: LensModel, value: Any, add_bos: bool | None) -> list[Tokens]:
     """Reference texts one by one, so that there is no padding among them."""
-    tokens = model.tokens(value)
+    tokens = model.tokens(value, add_bos=add_bos)
     rows = zip(tokens.ids, tokens.mask, strict=True)
     return [model.tokens(ids[mask].tolist()) for ids, mask in rows]
 

@@ -56,7 +56,12 @@ class LayersText:
 
 
 def generate_layers(
-    model: LensModel, text: Any, order: Iterable[int], max_new_tokens: int = 20
+    model: LensModel,
+    text: Any,
+    order: Iterable[int],
+    max_new_tokens: int = 20,
+    *,
+    add_bos: bool | None = None,
 ) -> LayersText:
     """Write on greedily, with a sequence of the model's own blocks in place of its own.
 
@@ -75,6 +80,8 @@ def generate_layers(
         Numbers of the blocks, first to last, at least one.
     max_new_tokens
         Stop after so many; also where the model ends its text.
+    add_bos
+        Put the begin token in front, or leave it out; None: as the tokenizer does by itself.
 
     Returns
     -------
@@ -100,7 +107,7 @@ def generate_layers(
     >>> ll.generate_layers(model, "The capital of France is", path)  # doctest: +SKIP
     """
     steps = layer_numbers(model, order, "order")
-    tokens = model.tokens(text)
+    tokens = model.tokens(text, add_bos=add_bos)
     if not steps:
         raise InputError("order names no block: generation needs at least one.")
     if not tokens.single:

@@ -120,6 +120,7 @@ def run_layers(
     start: int = 0,
     state: Tensor | None = None,
     keep: bool = False,
+    add_bos: bool | None = None,
 ) -> Layers:
     """Run any sequence of a model's own blocks, from any state.
 
@@ -144,6 +145,8 @@ def run_layers(
         length, or of another model of the same width. It is cast to the model's dtype.
     keep
         Keep the state after each step in ``states``.
+    add_bos
+        Put the begin token in front, or leave it out; None: as the tokenizer does by itself.
 
     Returns
     -------
@@ -171,7 +174,7 @@ def run_layers(
     (start,) = layer_numbers(model, [start], "start", model.n_layers)
     wanted = range(start, model.n_layers) if order is None else order
     steps = layer_numbers(model, wanted, "order")
-    tokens = model.tokens(text)
+    tokens = model.tokens(text, add_bos=add_bos)
     first: list[Tensor] = [] if state is None else [_fitting(model, tokens, state)]
 
     def see(layer: int, value: Tensor) -> None:

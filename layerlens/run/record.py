@@ -159,6 +159,7 @@ def record(
     on_site: Callable[[Site, Tensor], None] | None = None,
     logits: Literal["all", "last"] | None = "all",
     edits: Edit | Iterable[Edit] = (),
+    add_bos: bool | None = None,
 ) -> Trace:
     """Run a model once and keep the activations asked for.
 
@@ -184,6 +185,8 @@ def record(
     edits
         What to change on the way (:func:`layerlens.edit`); a site that is read where it is
         changed is seen after the change.
+    add_bos
+        Put the begin token in front, or leave it out; None: as the tokenizer does by itself.
 
     Returns
     -------
@@ -207,7 +210,7 @@ def record(
     >>> trace["resid_post", 0].shape  # doctest: +SKIP
     torch.Size([1, 3, 64])
     """
-    tokens = model.tokens(text)
+    tokens = model.tokens(text, add_bos=add_bos)
     wanted = expand(sites, model.n_layers)
     kept = _positions(model, tokens, positions)
     chosen = None if heads is None else list(heads)
@@ -233,6 +236,7 @@ def run(
     *,
     sites: SiteName | Iterable[SiteName] = (),
     logits: Literal["all", "last"] | None = "all",
+    add_bos: bool | None = None,
 ) -> Trace:
     """Run a model once, with edits.
 
@@ -249,6 +253,8 @@ def run(
         What to record, after the edits; see :func:`layerlens.record`.
     logits
         ``"all"``, ``"last"`` or None.
+    add_bos
+        Put the begin token in front, or leave it out; None: as the tokenizer does by itself.
 
     Returns
     -------
@@ -268,7 +274,7 @@ def run(
     >>> model = ll.load("toy:induction")  # doctest: +SKIP
     >>> ll.run(model, [1, 2, 3, 1], ll.edit("z.1.0", "zero")).top(3)  # doctest: +SKIP
     """
-    return record(model, text, sites, logits=logits, edits=edits)
+    return record(model, text, sites, logits=logits, edits=edits, add_bos=add_bos)
 
 
 def _positions(model: LensModel, tokens: Tokens, where: Any) -> list[int] | None:

@@ -34,12 +34,15 @@ class Source:
         Where in that text; None for the positions of the edit.
     model
         Another model; None for the edited one.
+    add_bos
+        As in ``model.tokens``; None: as the edited text was read.
     """
 
     text: Any
     site: Site | None = None
     position: Any = None
     model: LensModel | None = None
+    add_bos: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments of :func:`source`, fit for JSON; refuses one with a model."""
@@ -49,7 +52,12 @@ class Source:
                 "a model cannot be: keep .code instead, or put the activations themselves in."
             )
         site = None if self.site is None else _site_name(self.site)
-        given = {"text": self.text, "site": site, "position": encode(self.position)}
+        given = {
+            "text": self.text,
+            "site": site,
+            "position": encode(self.position),
+            "add_bos": self.add_bos,
+        }
         return {name: value for name, value in given.items() if value is not None}
 
     @property
@@ -62,6 +70,8 @@ class Source:
             arguments.append(f"position={literal(self.position)}")
         if self.model is not None:
             arguments.append(f"model=ll.load({literal(self.model.name)})")
+        if self.add_bos is not None:
+            arguments.append(f"add_bos={self.add_bos}")
         return f"ll.source({', '.join(arguments)})"
 
     def __repr__(self) -> str:
@@ -73,6 +83,8 @@ def source(
     site: SiteName | None = None,
     position: Any = None,
     model: LensModel | None = None,
+    *,
+    add_bos: bool | None = None,
 ) -> Source:
     """Take the value of an edit from another run.
 
@@ -90,6 +102,9 @@ def source(
         what the edit's ``position`` names in this text.
     model
         Another model of equal width; None for the edited one.
+    add_bos
+        Put the begin token in front of the text, or leave it out; None: as the edited text is
+        read.
 
     Returns
     -------
@@ -110,7 +125,9 @@ def source(
     if model is not None and not hasattr(model, "running"):
         raise InputError(f"model is one from ll.load, not {type(model).__name__}.")
     parsed = None if site is None else parse_site(site)
-    return Source(as_texts(text), parsed, as_position(position), model)
+    if add_bos is not None and not isinstance(add_bos, bool):
+        raise InputError(f"add_bos is {add_bos!r}; expected True, False or None.")
+    return Source(as_texts(text), parsed, as_position(position), model, add_bos)
 
 
 def as_texts(text: Any, *, or_numbers: bool = False) -> Any:
@@ -228,8 +245,8 @@ def decode(value: Any) -> Any:
         return slice(*value["slice"])
     if "source" in value:
         given = {name: decode(item) for name, item in value["source"].items()}
-        if not {"text"} <= set(given) <= {"text", "site", "position"}:
-            raise InputError("A source in JSON has text, and may have site and position.")
+        if not {"text"} <= set(given) <= {"text", "site", "position", "add_bos"}:
+            raise InputError("A source in JSON has text, and may have site, position and add_bos.")
         return source(**given)
     return dict(value)  # a chat message
 

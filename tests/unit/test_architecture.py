@@ -92,6 +92,27 @@ def test_no_file_needs_one_that_needs_it(room: str) -> None:
     TopologicalSorter(needs).prepare()  # raises, with the circle
 
 
+@pytest.mark.parametrize(
+    "path",
+    [path for path in (PACKAGE / "analyses").rglob("*.py") if path.parent.name != "contract"],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_analyses_feed_only_what_the_contract_made_of_a_text(path: Path) -> None:
+    """A text that became tokens elsewhere has lost ``add_bos`` on the way."""
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        if isinstance(function, ast.Attribute) and function.attr == "tokens":
+            owner = function.value
+            name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+            wrong += [node.lineno] if name.lstrip("_") != "job" else []
+        elif isinstance(function, ast.Name) and function.id in ("record", "run_layers", "encode"):
+            wrong.append(node.lineno)
+    assert not wrong, f"{path} makes tokens in lines {wrong}: take job.tokens(text)"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 500

@@ -54,7 +54,9 @@ class Job:
         self._variables = variables
         self._listener = listener
 
-    def tokens(self, text: Any, model: LensModel | None = None) -> Tokens:
+    def tokens(
+        self, text: Any, model: LensModel | None = None, *, like: Tokens | None = None
+    ) -> Tokens:
         """The tokens of a further text, read as the texts of this call were (``add_bos``).
 
         Every text that an analysis feeds comes from here or from its own ``tokens``, so that no
@@ -66,8 +68,11 @@ class Job:
             In any form that ``model.tokens`` takes.
         model
             Another model that is to read it, with its own tokenizer.
+        like
+            What the text was made from; to text that a chat template made, no BOS is added.
         """
-        return (model or self._model).tokens(text, add_bos=self._add_bos)
+        add_bos = False if self._add_bos is None and like and like.chat else self._add_bos
+        return (model or self._model).tokens(text, add_bos=add_bos)
 
     @property
     def begun(self) -> bool:

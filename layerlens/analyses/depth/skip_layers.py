@@ -10,6 +10,7 @@ from layerlens.analyses.depth.layer_subsets import combinations
 from layerlens.analyses.depth.skip_text import SkipRun, SkipText
 from layerlens.analyses.depth.windows import EFFECTS, REDUCTIONS, windows
 from layerlens.analyses.texts.one_each import one_each
+from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.run.skip import require_part
 
@@ -177,12 +178,12 @@ def _texts(
     keep_first: bool,
     seed: int,
 ) -> list[SkipText]:
-    rows = [ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
+    rows = [row_of(tokens, row) for row in range(len(tokens.ids))]
     answers = one_each(answer, len(rows), "answer")
     return [
         SkipText(
-            model.tokens(row),
-            windows(len(row), effect, cuts, keep_first, seed + number),
+            row,
+            windows(row.ids.shape[1], effect, cuts, keep_first, seed + number),
             None if one is None else model.token_id(one),
         )
         for number, (row, one) in enumerate(zip(rows, answers, strict=True))

@@ -192,7 +192,7 @@ class _Voids:
                 fed = written.ids[: self.at] if self.at >= len(ids) else ids
                 self.texts.append(written.new_text)
             else:
-                self.model.hf(**model_inputs(self.model, self.model.tokens(ids), "last"))
+                self.model.hf(**model_inputs(self.model, self.job.tokens(ids), "last"))
                 fed = ids
                 self.texts.append("")
         self.calls += len(self.seen)
@@ -247,7 +247,7 @@ class _Voids:
         """Decide again in one pass over prompt and written tokens, without a cache."""
         whole: list[Seen] = []
         with VoidWatch(self.model, self._rule, self.variant, whole.append):
-            self.model.hf(**model_inputs(self.model, self.model.tokens(fed), "last"))
+            self.model.hf(**model_inputs(self.model, self.job.tokens(fed), "last"))
         self.calls += 1
         mine = torch.cat([seen.void for seen in self.seen], 1)
         margin = (whole[0].gain - whole[0].threshold).abs()

@@ -133,7 +133,7 @@ def back_patch(
     """
     if pairs not in ("back", "all"):
         raise nearest(str(pairs), ["back", "all"], "pairs:")
-    goal = None if into is None else row_of(model.tokens(into), 0)
+    goal = None if into is None else row_of(job.tokens(into), 0)
     work = BackPatch(job, model, tokens, model.layers(layers), pairs, goal)
     named = {"source": source, "target": target, "answer": answer, "wrong": wrong}
     texts = len(tokens.ids)

@@ -101,7 +101,7 @@ def compare_models(
         raise InputError("other is the model to compare with: give one from ll.load.")
     assert other is not None
     mine, theirs = _made(model, other, metric, unit, metric_options)
-    read = _tokens_of_other(model, other, tokens, unit)
+    read = _tokens_of_other(job, model, other, tokens, unit)
     _declare(job, metric, mine, theirs)
     total, done = model.n_layers + other.n_layers, [0]
 
@@ -145,13 +145,15 @@ def _made(
     return one, two
 
 
-def _tokens_of_other(model: LensModel, other: LensModel, tokens: Tokens, unit: str) -> Tokens:
+def _tokens_of_other(
+    job: Job, model: LensModel, other: LensModel, tokens: Tokens, unit: str
+) -> Tokens:
     """What the other model reads: the same ids, or the same texts in its own tokens."""
     if unit == "text":
         texts = [text for text in tokens.texts if isinstance(text, str)]
         if len(texts) < len(tokens.ids):
             raise InputError('unit="text" needs strings, which each model reads in its own tokens.')
-        return other.tokens(texts)
+        return job.tokens(texts, other, like=tokens)
     used = sorted(set(tokens.ids[tokens.mask].tolist()))
     if used[-1] >= other.d_vocab:
         raise InputError(

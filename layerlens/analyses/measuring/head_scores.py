@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +12,12 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.errors import InputError
 from layerlens.metrics.attention import DETECTOR, OverQueries
 from layerlens.metrics.base import Arrays, ModelShape
-from layerlens.metrics.batch import Batch, split
+from layerlens.metrics.batch import MOST_TOKENS, Batch, split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-    from layerlens.model.text import Tokens
 
 _CELL = ("layer", "head")
 _SCORES = {
@@ -60,7 +58,7 @@ class Offset(OverQueries):
         return there.sum(-1, dtype=torch.float64), there.new_full((len(there),), there.shape[1])
 
 
-def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) -> Tokens:
+def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) -> list[list[int]]:
     """Sequences of ``length`` random tokens, each twice, after the BOS token if there is one.
 
     Within a sequence all tokens differ, and none is special; different seeds and sequences are
@@ -95,15 +93,16 @@ def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) ->
     for _ in range(sequences):
         half = ids[torch.randperm(len(ids), generator=generator)[:length]].tolist()
         rows.append([*front, *half, *half])
-    return replace(model.tokens(rows), single=False)
+    return rows
 
 
 def count_work(model: LensModel, *, length: int, sequences: int, seed: int) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    tokens = repeated_tokens(model, length, sequences, seed)
-    widest = max(part.ids.numel() for part, _ in split(tokens))
-    patterns = 4 * widest * tokens.ids.shape[1] * model.n_heads
-    return Work(1, sequences, patterns, tokens=tokens.ids.numel())
+    rows = repeated_tokens(model, length, sequences, seed)
+    fed = len(rows[0])
+    together = min(sequences, max(1, MOST_TOKENS // fed))
+    patterns = 4 * together * fed * fed * model.n_heads
+    return Work(1, sequences, patterns, tokens=sequences * fed)
 
 
 @analysis(
@@ -164,7 +163,7 @@ def head_scores(
     >>> found.data.induction.max().item() > 0.5  # doctest: +SKIP
     True
     """
-    tokens = repeated_tokens(model, length, sequences, seed)
+    tokens = job.tokens(repeated_tokens(model, length, sequences, seed))
     fed = tokens.ids.shape[1]
     shape = ModelShape.of(model)
     starts = {"induction": length - 1, "duplicate_token": length, "previous_token": 1}

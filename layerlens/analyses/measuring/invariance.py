@@ -136,7 +136,7 @@ def invariance(
     >>> ll.invariance(model, texts, augment="tokens").data.lidar  # doctest: +SKIP
     """
     _require(augment, rate, views, temperature, len(tokens.ids))
-    made = _views(model, tokens, augment, rate, views, seed)
+    made = job.tokens(_views(tokens, augment, rate, views, seed), like=tokens)
     shape = ModelShape.of(model)
     job.declare(
         {"point": shape.sizes["point"]},
@@ -173,8 +173,8 @@ def _require(augment: str, rate: float, views: int, temperature: float, texts: i
 
 
 def _views(
-    model: LensModel, tokens: Tokens, augment: str, rate: float, views: int, seed: int
-) -> Tokens:
+    tokens: Tokens, augment: str, rate: float, views: int, seed: int
+) -> list[str | list[int]]:
     """All views of the first text, then those of the second..."""
     rows = [ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
     pool = sorted({token for row in rows for token in row[1:]}) or rows[0]
@@ -191,7 +191,7 @@ def _views(
                 )
             else:
                 made.append(altered_text(text, rate, random))
-    return model.tokens(made)
+    return made
 
 
 def _pooled(

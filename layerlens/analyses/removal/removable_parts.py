@@ -12,7 +12,7 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.changes import Change
-from layerlens.run.forward import forward
+from layerlens.run.where import row_shapes
 
 if TYPE_CHECKING:
     from layerlens.analyses.sweeps.cell_sweep import Place
@@ -82,18 +82,9 @@ class Units:
         if unit == "head":
             self.axis = {"head": list(range(model.n_heads))}
         elif unit == "neuron":
-            self._counts = self._neurons()
+            shapes = row_shapes(model, [Site(self.kind, layer) for layer in self.layers])
+            self._counts = {site.block: shape[-1] for site, shape in shapes.items()}
             self.axis = {"neuron": _asked(max(self._counts.values()), neurons)}
-
-    def _neurons(self) -> dict[int, int]:
-        """How many neurons each layer has."""
-        seen: dict[int, int] = {}
-
-        def look(site: Site, value: Tensor) -> None:
-            seen[site.block] = value.shape[-1]
-
-        forward(self.model, self.model.tokens([0]), self.sites(), look, logits=None)
-        return seen
 
     def __iter__(self) -> Iterator[Unit]:
         """Every unit, layer by layer."""

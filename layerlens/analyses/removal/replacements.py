@@ -50,7 +50,7 @@ class Replacement:
     ) -> None:
         self.units, self.how, self.texts, self.given = units, how, texts, reference is not None
         if reference is not None:
-            others = units.model.tokens(reference)
+            others = job.tokens(reference)
             texts = [row_of(others, row) for row in range(len(others.ids))]
         self.references = texts
         self.draws = draws if how == "resample" else 1

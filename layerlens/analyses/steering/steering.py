@@ -148,7 +148,7 @@ def steering(
     states = [work.states(tokens, places) for tokens in (positive, negative)]
     work.separate(*states, relative=relative)
     if text is not None:
-        tokens = row_of(model.tokens(text), 0)
+        tokens = row_of(job.tokens(text), 0)
         options = {"verify": verify, "limit": memory_limit, "at": steer_at}
         work.steer(tokens, doses, metric, answer=answer, wrong=wrong, **options)
         work.disturb(neutral, doses, **options)

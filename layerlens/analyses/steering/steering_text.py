@@ -178,7 +178,7 @@ class Steering:
             self.job.emit({}, {"neutral_kl": nothing})
             self.job.remark("There is no tokenizer for the neutral sentence: give neutral=.")
             return
-        tokens = row_of(self.model.tokens(NEUTRAL if neutral is None else neutral), 0)
+        tokens = row_of(self.job.tokens(NEUTRAL if neutral is None else neutral), 0)
         base = record_base(self.model, tokens)
         measure = make_metric(self.model, "kl", final=base.final)
         sweep = Sweep(

@@ -20,12 +20,12 @@ def test_against_plain_attention(family: str) -> None:
     hf = tiny_model(family, seed=1)
     model = LensModel.wrap(hf, None, name=f"tiny {family}", prove=False)
     result = ll.head_scores(model, length=9, sequences=3, seed=5)
-    tokens = repeated_tokens(model, 9, 3, 5)
-    assert torch.equal(tokens.ids[:, :9], tokens.ids[:, 9:])
-    assert all(len(set(row[:9])) == 9 for row in tokens.ids.tolist())
+    ids = torch.tensor(repeated_tokens(model, 9, 3, 5))
+    assert torch.equal(ids[:, :9], ids[:, 9:])
+    assert all(len(set(row[:9])) == 9 for row in ids.tolist())
     hf.set_attn_implementation("eager")
     with torch.inference_mode():
-        attentions = hf(tokens.ids, output_attentions=True, use_cache=False).attentions
+        attentions = hf(ids, output_attentions=True, use_cache=False).attentions
     expected = {name: np.zeros((model.n_layers, model.n_heads)) for name in SCORES}
     for layer, pattern in enumerate(attentions):
         for head in range(model.n_heads):

@@ -71,7 +71,7 @@ def test_something_is_always_left(rate: float) -> None:
 def test_against_plain_hooks(model: ll.LensModel) -> None:
     how = {"augment": "tokens", "rate": 0.3, "seed": 4}
     found = ll.invariance(model, TEXTS, views=3, center=False, **how).data
-    made = _views(model, model.tokens(TEXTS), views=3, **how)
+    made = model.tokens(_views(model.tokens(TEXTS), views=3, **how))
     pooled = []
     blocks = list(model.hf.model.layers)
     for ids, mask in zip(made.ids, made.mask, strict=True):
