@@ -244,7 +244,7 @@ class Sweep:
 
 @contextmanager
 def _whole() -> Iterator[None]:
-    """Put off a kernel interrupt until the end of the block."""
+    """Put off an interrupt until the end of the block; then it does what it would have done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -259,7 +259,7 @@ def _whole() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
     if asked:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
 
 def _batch_tokens(asked: int | None) -> int:
