@@ -489,7 +489,7 @@ def test_half_precision_is_split_within_its_rounding() -> None:
         ({"unit": "heads"}, "did you mean 'head'"),
         ({"stream_norms": "hold"}, "Valid are refuse, freeze"),
         ({"answer": 3, "wrong": 3}, "same token"),
-        ({"answer": [3, 4]}, "2 entries for 1 texts"),
+        ({"answer": [3, 4]}, "2 entries for 1 text:"),
         ({"position": 17}, "Position 17"),
         ({"positions": 1}, "did you mean 'position'"),
         ({"answer": 5000}, "5000"),

@@ -189,7 +189,7 @@ def test_the_answer_is_the_model_s_own_unless_given(model: LensModel) -> None:
         ({"layers": [7]}, "Layer 7 does not exist"),
         ({"layers": []}, "layers is empty"),
         ({"source": 40}, "Position 40"),
-        ({"answer": [1, 2]}, "2 entries for 1 texts"),
+        ({"answer": [1, 2]}, "2 entries for 1 text:"),
         ({"metric": "logits"}, "did you mean 'logit'"),
     ],
 )
