@@ -53,7 +53,8 @@ class View(anywidget.AnyWidget):
     status = t.Dict(help="What the view is doing.").tag(**READ_ONLY)
 
     KERNEL_ONLY: frozenset[str] = frozenset({"view", "live", "status"})
-    """Traits that the front end reads and never writes."""
+    """Traits that the front end reads and never writes, besides those that :meth:`_writable` holds
+    back for every view."""
 
     LATEST: frozenset[str] = frozenset()
     """Requests of which only the newest is answered."""
@@ -140,7 +141,7 @@ class View(anywidget.AnyWidget):
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take in what the front end changed; what is not its to change is left out."""
-        allowed = {k: v for k, v in sync_data.items() if k not in self.KERNEL_ONLY}
+        allowed = {name: value for name, value in sync_data.items() if self._writable(name)}
         if self._outbox is None:
             return
         with self._outbox.inside():
@@ -149,6 +150,16 @@ class View(anywidget.AnyWidget):
             except Exception as error:
                 self._report(error)
                 self.send_state(key=[key for key in allowed if key in self.keys])
+
+    def _writable(self, name: str) -> bool:
+        """Whether a front end may change a trait.
+
+        Names with an underscore say which code, style and classes every page gets; only the
+        count of the pages that show a widget is theirs to tell.
+        """
+        if name.startswith("_"):
+            return name == "_view_count"
+        return name not in self.KERNEL_ONLY
 
     def _handle_custom_msg(self, content: Any, buffers: Any) -> None:
         try:
