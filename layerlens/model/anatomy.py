@@ -119,6 +119,10 @@ class Anatomy:
         One entry a block, in the order in which they run.
     head
         None for a model without a head.
+    d_model
+        Width of the residual stream.
+    d_vocab
+        Logits of a position, or entries of the embedding where there is no head.
     """
 
     family: str
@@ -126,6 +130,7 @@ class Anatomy:
     blocks: tuple[BlockAnatomy, ...]
     head: HeadAnatomy | None
     d_model: int
+    d_vocab: int
 
     @property
     def n_layers(self) -> int:

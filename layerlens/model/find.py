@@ -21,8 +21,10 @@ from layerlens.model.anatomy import Anatomy, BlockAnatomy, Tap
 from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
 from layerlens.model.families import REFUSED, SUBLAYER_SCALES
 from layerlens.model.head import find_head
+from layerlens.model.linear import find_projection
 from layerlens.model.sums import Part, close, find_sublayers
 from layerlens.model.watch import Call, Watcher, first_tensor, swapped
+from layerlens.model.weights import input_device
 
 PROBE_LENGTH = 5
 
@@ -36,11 +38,6 @@ def probe_ids(n_vocab: int, length: int = PROBE_LENGTH, seed: int = 0) -> Tensor
 def text_config(hf: PreTrainedModel) -> Any:
     """Return the configuration of the text decoder (nested in multi-modal models)."""
     return hf.config.get_text_config(decoder=True)
-
-
-def input_device(hf: PreTrainedModel) -> torch.device:
-    """Return the device on which token ids have to be."""
-    return next(hf.get_input_embeddings().parameters()).device
 
 
 def find_anatomy(hf: PreTrainedModel) -> Anatomy:
@@ -72,16 +69,54 @@ def _find(hf: PreTrainedModel, config: Any) -> Anatomy:
     with watcher.on([(name, module) for name, module in hf.named_modules() if name]):
         output = hf(**{TOKEN_IDS: ids}, **ONE_PASS)
     calls = watcher.take()
+    _require_finite(hf, calls, paths)
+    paths = [_core(path, calls) for path in paths]
     blocks = [_block(path, calls, config) for path in paths]
     last = next(call for call in calls if call.path == paths[-1])
-    head = find_head(hf, config, calls, last, getattr(output, "logits", None))
+    logits = getattr(output, "logits", None)
+    head = find_head(hf, config, calls, last, logits)
     return Anatomy(
         family=config.model_type,
         embedding=names[id(hf.get_input_embeddings())],
         blocks=tuple(blocks),
         head=head,
         d_model=last.gave.shape[-1],
+        d_vocab=_entries(hf) if head is None or logits is None else logits.shape[-1],
     )
+
+
+def _entries(hf: PreTrainedModel) -> int:
+    """How many tokens the embedding knows."""
+    embedding: Any = hf.get_input_embeddings()
+    return int(getattr(embedding, "num_embeddings", 0) or embedding.weight.shape[0])
+
+
+def _require_finite(hf: PreTrainedModel, calls: Sequence[Call], blocks: Sequence[str]) -> None:
+    """Raise ModelError where the residual stream holds NaN or infinity, naming where it began."""
+    streams = [call for call in calls if call.path in blocks]
+    if all(torch.isfinite(value).all() for call in streams for value in (call.took, call.gave)):
+        return
+    leaving = sorted(calls, key=lambda call: call.left)
+    first = next((call for call in leaving if not torch.isfinite(call.gave).all()), streams[0])
+    dtype = str(hf.dtype).removeprefix("torch.")
+    cure = "get sound weights" if dtype in ("float32", "float64") else "load it in float32"
+    raise ModelError(
+        f"{type(hf).__name__} cannot be read: {first.path} gives NaN or infinite values, an "
+        f"overflow of {dtype} or a fault of its weights, and all after it is lost: {cure}."
+    )
+
+
+def _core(path: str, calls: Sequence[Call]) -> str:
+    """Follow wrappers (a compiled block): a module whose only child does all of its work."""
+    while True:
+        outer = next(call for call in calls if call.path == path)
+        children = [name for name, _ in outer.module.named_children()]
+        inner = [call for call in calls if children and call.path == f"{path}.{children[0]}"]
+        if len(children) != 1 or len(inner) != 1:
+            return path
+        if not (torch.equal(inner[0].took, outer.took) and torch.equal(inner[0].gave, outer.gave)):
+            return path
+        path = inner[0].path
 
 
 def find_blocks(hf: PreTrainedModel, ids: Tensor) -> list[str]:
@@ -122,9 +157,14 @@ def _is_chain(calls: list[list[Call]], rows: int) -> bool:
     if steps[0].took.shape[0] != rows:
         return False
     return all(
-        before.left < after.entered and torch.equal(before.gave, after.took)
+        before.left < after.entered and _handed_on(before.gave, after.took)
         for before, after in pairwise(steps)
     )
+
+
+def _handed_on(given: Tensor, taken: Tensor) -> bool:
+    """Whether two states are the same; a NaN, which equals nothing, counts as equal to a NaN."""
+    return torch.equal(given.nan_to_num(), taken.nan_to_num())
 
 
 def _scales(config: Any, block: nn.Module) -> list[float]:
@@ -214,24 +254,9 @@ def _mixes(call: Call) -> bool:
     return not close(again[-1], call.gave[-1], call.gave.dtype)
 
 
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(module, nn.Linear) or (
-        isinstance(weight, Tensor) and weight.dim() == 2 and not list(module.children())
-    )
-
-
 def _projection(part: Part, inner: Sequence[Call]) -> Call | None:
-    """Find the linear map whose output a sublayer gives, before any norm on it."""
-    if part.plus:
-        return None
-    origin = part.origin(inner)
-    for call in inner:
-        inside = call.path == origin.path or call.path.startswith(origin.path + ".")
-        same = call.gave.shape == origin.gave.shape
-        if inside and same and _is_linear(call.module) and torch.equal(call.gave, origin.gave):
-            return call
-    return None
+    """Find the affine map whose output a sublayer gives, before any norm on it."""
+    return None if part.plus else find_projection(part.origin(inner), inner)
 
 
 def _mlp_taps(mlp: Part, attn: Part | None, block: str, inner: Sequence[Call]) -> dict[str, Tap]:

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerlens.errors import InputError, ModelError
+from layerlens.errors import InputError, LayerLensError, ModelError
+from layerlens.model.accept import accepted
 from layerlens.model.anatomy import Anatomy
 from layerlens.model.blocks import find_layers
 from layerlens.model.find import find_anatomy, text_config
+from layerlens.model.gguf import first_line
 from layerlens.model.head import apply
+from layerlens.model.settled import settled
 from layerlens.model.text import Tokens, encode, find_positions
 from layerlens.model.vocabulary import Vocabulary
+from layerlens.model.weights import input_device, is_dense
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,16 +116,14 @@ class LensModel:
         from layerlens.run.heads import find_attention
         from layerlens.run.proof import prove_anatomy
 
-        if not hasattr(hf, "get_input_embeddings") or not hasattr(hf, "config"):
-            raise ModelError(
-                f"{type(hf).__name__} is not a transformers model: give a PreTrainedModel."
-            )
+        hf = accepted(hf)
         name = name or getattr(hf.config, "name_or_path", "") or type(hf).__name__
-        with _evaluating(hf), torch.inference_mode():
+        with _during("its parts were looked for", hf), settled(hf), torch.inference_mode():
             anatomy = find_attention(hf, find_anatomy(hf))
         model = cls(hf, tokenizer, anatomy, name)
         if prove:
-            model.proof = prove_anatomy(model)
+            with _during("its parts were checked by numbers", hf):
+                model.proof = prove_anatomy(model)
             model.proof.require()
         return model
 
@@ -147,10 +149,8 @@ class LensModel:
 
     @property
     def d_vocab(self) -> int:
-        """Rows of the head, or of the embedding where there is no head."""
-        head = self.hf.get_output_embeddings()
-        module: Any = self.hf.get_input_embeddings() if head is None else head
-        return int(getattr(module, "out_features", module.weight.shape[0]))
+        """Logits of a position, or entries of the embedding where there is no head."""
+        return self.anatomy.d_vocab
 
     @property
     def max_positions(self) -> int | None:
@@ -166,9 +166,7 @@ class LensModel:
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        embedding: Any = self.hf.get_input_embeddings()
-        device: torch.device = embedding.weight.device
-        return device
+        return input_device(self.hf)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -229,7 +227,7 @@ class LensModel:
 
     @contextmanager
     def running(self, *, gradients: bool = False) -> Iterator[None]:
-        """Hold the lock and be in ``eval`` mode (restored after).
+        """Hold the lock, be in ``eval`` mode and run uncompiled (restored after).
 
         Parameters
         ----------
@@ -246,8 +244,8 @@ class LensModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Hold the lock and be in ``eval`` mode, for calls that are not passes of our own."""
-        with self.lock, _evaluating(self.hf):
+        """As :meth:`running`, for calls that are not passes of our own."""
+        with self.lock, settled(self.hf):
             yield
 
     @contextmanager
@@ -386,7 +384,7 @@ class LensModel:
         anatomy = self._head()
         module = self.hf.get_submodule(anatomy.head)
         weight = getattr(module, "weight", None)
-        if type(module) is not nn.Linear or weight is None or weight.is_meta:
+        if type(module) is not nn.Linear or weight is None or not is_dense(weight):
             return None
         scale, softcap = 1.0, None
         for operation, value in anatomy.operations:
@@ -437,16 +435,17 @@ class LensModel:
 
 
 @contextmanager
-def _evaluating(hf: nn.Module) -> Iterator[None]:
-    """Switch a module tree to ``eval`` mode and put back exactly what was there."""
-    training = [module for module in hf.modules() if module.training]
-    for module in training:
-        module.training = False
+def _during(what: str, hf: PreTrainedModel) -> Iterator[None]:
+    """Say in a ``ModelError`` at which step a model failed by an error that is not ours."""
     try:
         yield
-    finally:
-        for module in training:
-            module.training = True
+    except LayerLensError:
+        raise
+    except Exception as error:  # a model's code raises what it likes
+        raise ModelError(
+            f"{type(hf).__name__} cannot be read: while {what} it raised "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _count(number: int) -> str:

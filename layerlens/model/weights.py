@@ -1,9 +1,13 @@
-"""Whether the weights of a model are all there, and are numbers."""
+"""Whether the weights of a model are all there, are numbers, and where they are."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from layerlens.errors import ModelError
 
@@ -29,17 +33,25 @@ def require_weights(hf: Any, info: dict[str, Any], label: str) -> None:
     )
 
 
+def is_dense(weight: Tensor) -> bool:
+    """Whether a weight is plain floating numbers in memory, one an entry.
+
+    Quantised weights are integers, or tensors of a class of their own (torchao, quanto) that few
+    functions can take; offloaded ones are on ``meta``.
+    """
+    plain = type(weight.data) is Tensor and not weight.is_meta
+    return plain and weight.is_floating_point() and weight.element_size() >= 2
+
+
 def require_finite(hf: Any) -> None:
     """Raise ModelError naming the first parameter that holds NaN or infinity.
 
-    One sum a parameter (about 0.1 s for 135 million weights). Parameters that are elsewhere
-    (meta, offloaded) or not plain floating numbers (quantised) are left out.
+    One sum a parameter (about 0.1 s for 135 million weights). Those that are not dense are left
+    out.
     """
-    import torch
-
     with torch.inference_mode():
         for where, weight in hf.named_parameters():
-            if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
+            if not is_dense(weight):
                 continue
             total = float(weight.detach().sum(dtype=torch.float32))
             # A sum of large finite numbers can overflow, so a bad sum is only a suspicion.
@@ -49,3 +61,47 @@ def require_finite(hf: Any) -> None:
                     f"The weight {where} holds {bad:,} values that are NaN or infinite, so nothing "
                     "this model says can be trusted; get a sound copy of its weights."
                 )
+
+
+def require_in_memory(hf: nn.Module) -> None:
+    """Raise ModelError naming the first weight that has no numbers and is brought from nowhere.
+
+    accelerate keeps offloaded weights elsewhere and puts them in place while a module runs.
+    """
+    brought: list[str] = []
+    for path, module in hf.named_modules():
+        hooks = _offload_hooks(module)
+        if any(hook.place_submodules for hook in hooks):
+            brought.append(f"{path}." if path else "")
+        if hooks or any(path.startswith(above) for above in brought):
+            continue
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.is_meta:
+                where = f"{path}.{name}" if path else name
+                raise ModelError(
+                    f"The weight {where} has no numbers (it is on the 'meta' device), so "
+                    f"{type(hf).__name__} cannot be run: load its weights first."
+                )
+
+
+def input_device(hf: Any) -> torch.device:
+    """Return the device on which token ids have to be."""
+    embedding = hf.get_input_embeddings()
+    for hook in _offload_hooks(embedding):
+        return torch.device(hook.execution_device)
+    weight = next(embedding.parameters(), None)
+    device: torch.device = hf.device if weight is None else weight.device
+    return device
+
+
+def _offload_hooks(module: nn.Module) -> list[Any]:
+    """The hooks of accelerate that bring a module's weights when it runs."""
+    return [hook for hook in _hooks(getattr(module, "_hf_hook", None)) if hook.offload]
+
+
+def _hooks(hook: Any) -> Iterator[Any]:
+    if hasattr(hook, "hooks"):  # several in a row
+        for each in hook.hooks:
+            yield from _hooks(each)
+    elif hasattr(hook, "offload") and hasattr(hook, "place_submodules"):
+        yield hook

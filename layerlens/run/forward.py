@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layerlens.errors import SiteError
 from layerlens.model.anatomy import Tap
 from layerlens.model.conventions import KEPT_LOGITS, MASK, ONE_PASS, POSITIONS, TOKEN_IDS
+from layerlens.model.linear import offset
 from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
@@ -223,7 +224,7 @@ def head_writes(model: LensModel, layer: int, z: Tensor, head: int | None = None
     """
     projection = model.hf.get_submodule(model.anatomy.tap(Site("z", layer)).module)
     heads = range(z.shape[-2]) if head is None else [head]
-    bias = getattr(projection, "bias", None)
+    bias = offset(projection, z.flatten(-2))
     writes = []
     for index in heads:
         alone = torch.zeros_like(z)

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
 from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
-from layerlens.model.find import input_device, probe_ids, text_config
+from layerlens.model.find import probe_ids, text_config
 from layerlens.model.watch import first_tensor
+from layerlens.model.weights import input_device
 from layerlens.run.attention import INSIDE, Watch, watching
 from layerlens.run.gate import Gate
 from layerlens.run.spy import spy_on

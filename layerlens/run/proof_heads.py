@@ -14,6 +14,7 @@ from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.conventions import attention_of, choose_attention
 from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.families import GATED_Z
+from layerlens.model.linear import offset
 from layerlens.model.sites import Site
 from layerlens.model.sums import is_norm
 from layerlens.model.text import Tokens
@@ -88,7 +89,7 @@ def _prove_writes(model: LensModel, layers: Layers, proof: Proof) -> None:
         projection = model.hf.get_submodule(block.out_proj or "")
         with model.running():
             whole = projection(got["z"].flatten(-2))
-        bias = getattr(projection, "bias", None)
+            bias = offset(projection, got["z"].flatten(-2))
         writes = got["result"]
         total, size = writes.sum(-2), writes.float().abs().sum(-2)
         if bias is not None:  # each head's write was computed with the bias and freed of it

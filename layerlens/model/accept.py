@@ -1,0 +1,61 @@
+"""What can be looked into, and what is refused by name before anything is run."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from layerlens.errors import ModelError
+from layerlens.model.settled import uncompiled
+from layerlens.model.weights import require_in_memory
+
+
+def accepted(given: Any) -> Any:
+    """Return the transformers model that will be looked into.
+
+    Of a compiled model or one in an adapter's wrapper it is the model inside: the same modules,
+    adapters included.
+
+    Raises
+    ------
+    ModelError
+        If it is no transformers model, takes something else than a text, keeps its adapter
+        outside of its layers, or has no weights.
+    """
+    hf = _without_adapter_around(uncompiled(given))
+    kind = type(hf).__name__
+    if not hasattr(hf, "get_input_embeddings") or not hasattr(hf, "config"):
+        raise ModelError(f"{kind} is not a transformers model: give a PreTrainedModel.")
+    if getattr(hf.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{kind} is an encoder with a decoder, which layerlens does not look into yet: give "
+            "a model that only continues a text."
+        )
+    if "input_ids" not in inspect.signature(hf.forward).parameters:
+        raise ModelError(
+            f"{kind} takes {hf.main_input_name}, not the token ids of a text, so layerlens does "
+            "not look into it yet: give a language model."
+        )
+    require_in_memory(hf)
+    return hf
+
+
+def _without_adapter_around(model: Any) -> Any:
+    peft = sys.modules.get("peft")  # nobody has a model of peft's who has not imported it
+    if peft is None or not isinstance(model, peft.PeftModel):
+        return model
+    config = model.active_peft_config
+    kind = str(getattr(config.peft_type, "value", config.peft_type)).replace("_", " ").lower()
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"The adapter ({kind}) puts learned states in front of the text, which are no tokens "
+            "of it, so layerlens cannot look into it: give the base model, or an adapter that "
+            "changes layers, such as LoRA."
+        )
+    if getattr(config, "alora_invocation_tokens", None):
+        raise ModelError(
+            "The adapter (activated LoRA) works from some token of the text on, so its layers do "
+            "not treat positions alike and layerlens cannot look into it: give the base model."
+        )
+    return model.get_base_model()
