@@ -77,14 +77,14 @@ class ZScoreDistribution(WeightMetric):
         with torch.inference_mode():
             for layer in range(model.n_layers):
                 tick()
-                weights = [matrix.parameter for matrix in matrices(model, layer)]
+                weights = [matrix.weight for matrix in matrices(model, layer)]
                 if not weights:
                     continue
                 groups = [weights] if self.options["pool"] == "layer" else [[w] for w in weights]
                 found[layer] = np.mean([self._share(group) for group in groups])
         return {self.name: found}
 
-    def _share(self, weights: list[torch.nn.Parameter]) -> float:
+    def _share(self, weights: list[Tensor]) -> float:
         """The share of these weights, taken together, with a large z."""
         size = sum(weight.numel() for weight in weights)
         mean = sum(float(weight.sum(dtype=torch.float64)) for weight in weights) / size

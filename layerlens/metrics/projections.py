@@ -18,8 +18,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from layerlens.model.adapters import adapted, embedded
 from layerlens.model.matrices import Matrix, matrices
 from layerlens.model.sites import Site
+from layerlens.model.weights import is_dense
 from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
@@ -107,15 +109,17 @@ def projections(model: LensModel, layer: int) -> list[Projection]:
 
 def embeddings(model: LensModel) -> dict[str, Tensor]:
     """``embed`` and ``unembed``, ``[vocabulary, d]``; tied ones once, as ``embed``."""
-    found = {"embed": getattr(model.hf.get_submodule(model.anatomy.embedding), "weight", None)}
+    found = {"embed": embedded(model.hf.get_submodule(model.anatomy.embedding))}
     if model.anatomy.head is not None:
-        head = getattr(model.hf.get_submodule(model.anatomy.head.head), "weight", None)
+        module = model.hf.get_submodule(model.anatomy.head.head)
+        layer = adapted(module)
+        head = getattr(module, "weight", None) if layer is None else layer.matrix()
         if head is not None and found["embed"] is not head:
             found["unembed"] = head
     return {
         name: weight.detach()
         for name, weight in found.items()
-        if weight is not None and weight.dim() == 2 and weight.is_floating_point()
+        if isinstance(weight, Tensor) and is_dense(weight) and weight.dim() == 2
     }
 
 
@@ -129,7 +133,7 @@ def _name(block: BlockAnatomy, path: str, group: Sequence[Matrix]) -> str:
         return "down"
     *above, last = path.split(".")
     name = _NAMES.get(last, path)
-    if len(group) > 1 or group[0].weight.dim() == 3:
+    if len(group) > 1 or group[0].stacked:
         return f"experts.{_NAMES.get(last, last)}"
     if any("shared" in part for part in above):
         return f"shared.{_NAMES.get(last, last)}"

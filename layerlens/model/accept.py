@@ -6,9 +6,12 @@ import inspect
 import sys
 from typing import Any
 
+import torch
+
 from layerlens.errors import ModelError
-from layerlens.model.settled import uncompiled
-from layerlens.model.weights import require_in_memory
+from layerlens.model.settled import settled, uncompiled
+from layerlens.model.watch import first_tensor
+from layerlens.model.weights import input_device, require_in_memory
 
 
 def accepted(given: Any) -> Any:
@@ -47,10 +50,10 @@ def _without_adapter_around(model: Any) -> Any:
         return model
     config = model.active_peft_config
     kind = str(getattr(config.peft_type, "value", config.peft_type)).replace("_", " ").lower()
-    if config.is_prompt_learning:
+    if config.is_prompt_learning or kind == "adaption prompt":
         raise ModelError(
-            f"The adapter ({kind}) puts learned states in front of the text, which are no tokens "
-            "of it, so layerlens cannot look into it: give the base model, or an adapter that "
+            f"The adapter ({kind}) lets the attention see learned states that are no tokens of "
+            "the text, so layerlens cannot look into it: give the base model, or an adapter that "
             "changes layers, such as LoRA."
         )
     if getattr(config, "alora_invocation_tokens", None):
@@ -58,4 +61,19 @@ def _without_adapter_around(model: Any) -> Any:
             "The adapter (activated LoRA) works from some token of the text on, so its layers do "
             "not treat positions alike and layerlens cannot look into it: give the base model."
         )
-    return model.get_base_model()
+    inner = model.get_base_model()
+    require_in_memory(inner)
+    _require_same(model, inner, kind)
+    return inner
+
+
+def _require_same(model: Any, inner: Any, kind: str) -> None:
+    """Raise ModelError where an adapter does more than its layers in the model do."""
+    ids = torch.arange(1, 6, device=input_device(inner))[None]
+    with settled(model), settled(inner), torch.inference_mode():
+        whole, layers = (first_tensor(each(input_ids=ids).to_tuple()) for each in (model, inner))
+    if not torch.equal(whole, layers):
+        raise ModelError(
+            f"The adapter ({kind}) changes what the model gives by more than its layers do, so "
+            "layerlens cannot look into it: give the base model, or an adapter such as LoRA."
+        )

@@ -116,7 +116,8 @@ class LensModel:
         from layerlens.run.heads import find_attention
         from layerlens.run.proof import prove_anatomy
 
-        hf = accepted(hf)
+        with _during("it was made ready", hf):
+            hf = accepted(hf)
         name = name or getattr(hf.config, "name_or_path", "") or type(hf).__name__
         with _during("its parts were looked for", hf), settled(hf), torch.inference_mode():
             anatomy = find_attention(hf, find_anatomy(hf))

@@ -40,7 +40,7 @@ def find_projection(origin: Call, inner: Sequence[Call]) -> Call | None:
     """Find the affine map whose output a sublayer gives.
 
     Where a layer is adapted (LoRA) it is the module around the layer and its adapter: the
-    outermost one that is affine and was given what the layer in it was given.
+    outermost one that is affine.
 
     Parameters
     ----------
@@ -60,33 +60,27 @@ def find_projection(origin: Call, inner: Sequence[Call]) -> Call | None:
     ]
     found: Call | None = None
     for call in sorted(giving, key=lambda call: -call.path.count(".")):
-        if found is not None and not _same_input(call, found):
-            break
-        leaf = not list(call.module.children())
         if is_plain(call.module) or (
-            (leaf or _holds_layer(call, inner)) and _single(call) and is_affine(call)
+            _works_alone(call) and _shaped_like_a_layer(call, inner) and is_affine(call)
         ):
             found = call
     return found
 
 
-def _same_input(one: Call, two: Call) -> bool:
-    return one.took.shape == two.took.shape and torch.equal(one.took, two.took)
+def _works_alone(call: Call) -> bool:
+    """Whether a module was given one tensor only and made another of it (no dropout)."""
+    same = call.took.shape == call.gave.shape and torch.equal(call.took, call.gave)
+    return call.alone and isinstance(call.gave_live, Tensor) and not same
 
 
-def _single(call: Call) -> bool:
-    """Whether a module was given one tensor and gave one."""
-    return call.alone and isinstance(call.gave_live, Tensor)
-
-
-def _holds_layer(call: Call, inner: Sequence[Call]) -> bool:
-    """Whether a layer in a module took what the module took, and gave as much."""
+def _shaped_like_a_layer(call: Call, inner: Sequence[Call]) -> bool:
+    """Whether a module is a layer, or took and gave as much as a layer in it."""
+    leaves = [other for other in inner if not list(other.module.children())]
     return any(
-        other.path.startswith(call.path + ".")
-        and not list(other.module.children())
+        (other is call or other.path.startswith(call.path + "."))
         and other.gave.shape == call.gave.shape
-        and _same_input(other, call)
-        for other in inner
+        and other.took.shape == call.took.shape
+        for other in leaves
     )
 
 

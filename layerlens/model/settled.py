@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 @contextmanager
 def settled(hf: nn.Module) -> Iterator[None]:
-    """Let a model run so that its parts can be seen; put back exactly what was there.
+    """Let a model, or a part, run so that its parts can be seen; put back exactly what was there.
 
     Every module is in ``eval`` mode. What was compiled runs as plain modules: compiled code calls
     no inner module, so nothing in it could be read or edited. An embedding that was made to ask
@@ -24,8 +25,8 @@ def settled(hf: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         if _compiled(modules):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        embedding = hf.get_input_embeddings()  # type: ignore[operator]
-        if embedding._forward_hooks:
+        embedding = hf.get_input_embeddings() if isinstance(hf, PreTrainedModel) else None
+        if embedding is not None and embedding._forward_hooks:
             stack.callback(embedding.register_forward_hook(_without_gradients).remove)
         for module in training:
             module.training = False

@@ -91,7 +91,7 @@ def quantised(
 
 
 def require_quantisable(model: LensModel, layers: Sequence[int]) -> None:
-    """Raise InputError where weights are quantised already, or shared with another block."""
+    """Raise InputError where weights are quantised, adapted, or shared with another block."""
     if getattr(model.hf, "is_quantized", False) or getattr(model.hf, "hf_quantizer", None):
         raise InputError(
             f"{model.name} is quantised already, so rounding one layer says nothing: load it in "
@@ -100,6 +100,11 @@ def require_quantisable(model: LensModel, layers: Sequence[int]) -> None:
     seen: dict[int, int] = {}
     for layer in range(model.n_layers):
         for matrix in matrices(model, layer):
+            if matrix.layer is not None:
+                raise InputError(
+                    f"{matrix.name} of layer {layer} has an adapter, so it has no one weight to "
+                    "round: merge the adapter into the model first."
+                )
             first = seen.setdefault(id(matrix.parameter), layer)
             if first != layer and {first, layer} & set(layers):
                 raise InputError(
