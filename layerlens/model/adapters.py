@@ -85,7 +85,7 @@ def embedded(module: nn.Module) -> Tensor | None:
 
 def adapted(module: nn.Module) -> Adapted | None:
     """See a layer with adapters in a module; None where it is none."""
-    base = _below(module)
+    base: nn.Module | None = _below(module)
     if base is module and isinstance(module, nn.Linear):
         more = {name for name, _ in module.named_parameters()} - {"weight", "bias"}
         return Adapted(module, base) if more or list(module.children()) else None

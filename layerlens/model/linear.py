@@ -20,11 +20,11 @@ SPREAD = 8.0
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module computes ``x @ weight + bias`` with numbers that are in memory."""
+    own = isinstance(module, Conv1D)
     if isinstance(module, nn.Linear):
         own = type(module).forward is nn.Linear.forward
-    else:
-        own = isinstance(module, Conv1D)
-    return own and not list(module.children()) and is_dense(module.weight)
+    weight = getattr(module, "weight", None)
+    return own and not list(module.children()) and isinstance(weight, Tensor) and is_dense(weight)
 
 
 def offset(module: nn.Module, x: Tensor) -> Tensor | None:

@@ -87,7 +87,7 @@ def load(
     from layerlens.model.lensmodel import LensModel
 
     warn_of_newer()
-    given = {"name": name, "dtype": dtype, "device": device}
+    given: dict[str, Any] = {"name": name, "dtype": dtype, "device": device}
     given |= {"trust_remote_code": trust_remote_code}
     code = load_code(source, tokenizer, given, proven=prove)
     if source is None or isinstance(source, str | os.PathLike):

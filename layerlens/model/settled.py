@@ -39,7 +39,8 @@ def settled(hf: nn.Module) -> Iterator[None]:
 
 def uncompiled(module: Any) -> Any:
     """The module in the wrapper that ``torch.compile(module)`` makes, else the module itself."""
-    return module._orig_mod if isinstance(module, _wrapper()) else module
+    inner: Any = module
+    return inner._orig_mod if isinstance(module, _wrapper()) else module
 
 
 def _wrapper() -> tuple[type, ...]:
