@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from layerlens.errors import LayerLensError, ResultError
+from layerlens.errors import LayerLensError
 from layerlens.result.checks import Check, Checks
 from layerlens.result.files import checked_path, write_bytes
 from layerlens.result.select import one_text
@@ -254,8 +253,5 @@ def open_result(path: str | os.PathLike[str]) -> Result:
         There is no such file, it is damaged, it is none of ours, or a newer version wrote it.
     """
     data = load_dataset(path)
-    try:
-        checks = Checks.from_json(data.attrs.get("checks", "[]"))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise ResultError(f"'{path}' is damaged: its checks cannot be read.") from error
+    checks = Checks.from_json(data.attrs.get("checks", "[]"))
     return Result(str(data.attrs["analysis"]), data, checks, str(data.attrs.get("code", "")))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.errors import ResultError
+from layerlens.result.attributes import require_sound
 from layerlens.result.files import checked_path, read_bytes, write_bytes
 from layerlens.result.strings import any_string
 
@@ -73,16 +74,25 @@ def load_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ResultError(
             f"'{path}' is a NetCDF file, but no result of layerlens; open it with xarray instead."
         )
-    if int(version) > FORMAT:
+    if not isinstance(version, int | np.integer):
         raise ResultError(
-            f"'{path}' has format {int(version)} and this layerlens reads up to {FORMAT}; "
+            f"'{path}' is damaged: its format is {version}, which is no whole number."
+        )
+    if version > FORMAT:
+        raise ResultError(
+            f"'{path}' has format {version} and this layerlens reads up to {FORMAT}; "
             "update layerlens to open it."
         )
     try:
         with any_string():
-            return _restored(data)
-    except (TypeError, ValueError, KeyError) as error:
+            found = _restored(data)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ResultError(f"'{path}' is damaged: its attributes do not fit its data.") from error
+    try:
+        require_sound(found)
+    except ValueError as error:
+        raise ResultError(f"'{path}' is damaged: {error}.") from error
+    return found
 
 
 def _storable(data: xr.Dataset) -> xr.Dataset:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 from pathlib import Path
 
+import h5py
 import handmade as made
 import numpy as np
 import pandas as pd
@@ -152,3 +154,50 @@ def test_other_tools_read_the_file(tmp_path: Path) -> None:
     with xr.open_dataset(path, engine="h5netcdf") as data:
         assert data["entropy"].attrs["units"] == "nats"
         assert data["point"].values[-1] == "final"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layerlens_format", "abc", "its format is abc"),
+        ("layerlens_format", 1.5, "its format is 1.5"),
+        ("layerlens_json", "[1]", "do not fit its data"),
+        ("layerlens_json", '{"attrs": 3, "variables": []}', "do not fit its data"),
+        ("options", "{{{", "'options' is '{{{'; expected a JSON object"),
+        ("options", "[1]", "expected a JSON object"),
+        ("options", 3, "expected a JSON object"),
+        ("notes", "{}", "expected a JSON list"),
+        ("vocab", '{"a": "b"}', "from token ids to texts"),
+        ("vocab", '{"1": 2}', "from token ids to texts"),
+        ("checks", "[1]", "a JSON list of checks"),
+        ("checks", '[{"name": 1}]', "a JSON list of checks"),
+        ("inputs", "[3]", "a JSON list of names"),
+        ("model", 3, "expected a text"),
+        ("n_layers", "three", "expected a number"),
+    ],
+)
+def test_attributes_that_are_damaged_are_refused_at_once(
+    tmp_path: Path, name: str, value: object, message: str
+) -> None:
+    path = made.result().save(tmp_path / "a.nc")
+    with h5py.File(path, "a") as file:
+        file.attrs[name] = value
+    with pytest.raises(ResultError, match=re.escape(message)):
+        open_result(path)
+
+
+@pytest.mark.parametrize("name", ["clean_ids", "clean_tokens"])
+def test_what_is_kept_of_several_texts_is_looked_at_too(tmp_path: Path, name: str) -> None:
+    data = made.dataset().assign_attrs(inputs='["clean"]', **{name: "{"})
+    path = Result("logit_lens", data).save(tmp_path / "a.nc")
+    with pytest.raises(ResultError, match=f"'{name}' is '{{'; expected a JSON list"):
+        open_result(path)
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    path = made.result().save(tmp_path / "a.nc")
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 1, max(1, len(whole) // 40)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ResultError):
+            open_result(path)
