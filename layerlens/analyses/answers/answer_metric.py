@@ -37,7 +37,8 @@ class Metric:
     Attributes
     ----------
     name, long_name, units
-        As shown; ``units`` is "logit", "1" or "nats".
+        As shown; ``units`` is "logit", "1" or "nats". A function of one's own is never called
+        like a metric known by name: it would be ``own logit``.
     answer, wrong
         Token ids; ``wrong`` is None except for ``logit_diff``.
     """
@@ -55,7 +56,7 @@ class Metric:
         self.name = name
         self.answer = answer
         self.wrong = wrong
-        self.long_name, self.units = METRICS.get(name, (name, "1"))
+        self.long_name, self.units = METRICS[name] if function is None else (name, "1")
         self._model = model
         self._reference = reference
         self._function = function
@@ -198,14 +199,20 @@ def make_metric(
     best = logits.topk(2).indices.tolist()
     right = best[0] if answer is None else model.token_id(answer)
     if callable(metric):
-        name = getattr(metric, "__name__", "") or type(metric).__name__
-        name = "own metric" if name == "<lambda>" else name
-        return Metric(model, name, answer=right, function=metric)
+        return Metric(model, _own_name(metric), answer=right, function=metric)
     if metric == "kl":
         return Metric(model, metric, answer=right, reference=logits.double().log_softmax(-1))
     if metric != "logit_diff":
         return Metric(model, metric, answer=right)
     return Metric(model, metric, answer=right, wrong=_wrong(model, right, wrong, best, other))
+
+
+def _own_name(function: MetricFunction) -> str:
+    """What a user's function is called: never the name of a metric that it is not."""
+    name = getattr(function, "__name__", "") or type(function).__name__
+    if name == "<lambda>":
+        return "own metric"
+    return f"own {name}" if name in METRICS else name
 
 
 def _wrong(

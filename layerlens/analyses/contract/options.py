@@ -50,7 +50,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return _named(value)
+    # A function may be called like a word that an option knows, and is not that word.
+    return f"{_named(value)}()" if inspect.isroutine(value) else _named(value)
 
 
 def _named(value: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerlens.analyses.answers.answer_metric import make_metric
+from layerlens.analyses.answers.answer_metric import METRICS, make_metric
 from layerlens.errors import InputError, LayerLensError
 from layerlens.model.lensmodel import LensModel
 
@@ -66,6 +66,21 @@ def test_a_function_of_the_logits_is_a_metric(
         torch.testing.assert_close(metric(final).float(), spread(logits), rtol=1e-5, atol=1e-5)
         with pytest.raises(InputError, match="one number a row"):
             make_metric(model, lambda logits: logits.sum(), final=final[0])(final)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_function_is_never_looked_up_by_its_name(
+    model: LensModel, states: tuple[Tensor, Tensor], name: str
+) -> None:
+    def mine(logits: Tensor) -> Tensor:
+        return torch.full(logits.shape[:1], 42.0)
+
+    mine.__name__ = name
+    with torch.no_grad():
+        metric = make_metric(model, mine, final=states[0][0], answer=7)
+        assert metric(states[0]).tolist() == [42.0] * len(IDS)
+    assert (metric.name, metric.units, metric.smooth) == (f"own {name}", "1", True)
+    assert metric.words == f"own {name}"
 
 
 def test_tokens_that_are_not_named_are_the_models_own(

@@ -16,7 +16,7 @@ import layerlens.analyses
 from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.contract import Analysis, Job, Variable, Work, analysis
 from layerlens.analyses.contract.listeners import Bar
-from layerlens.analyses.contract.options import code
+from layerlens.analyses.contract.options import code, plain
 from layerlens.analyses.contract.parts import Parts
 from layerlens.errors import Cancelled, InputError
 from layerlens.model.lensmodel import LensModel
@@ -274,7 +274,7 @@ def test_an_analysis_of_two_texts_has_both_in_its_provenance(
     assert json.loads(attrs["corrupt_ids"]) == [1, 3]
     assert json.loads(attrs["corrupt_tokens"]) == ["[1]", "[3]"]
     assert attrs["corrupt_text"] == "[1][3]"
-    assert json.loads(attrs["options"])["metric"] == "my_metric"
+    assert json.loads(attrs["options"])["metric"] == "my_metric()"
     assert set(json.loads(attrs["vocab"])) == {"1", "2", "3"}
     assert json.loads(attrs["notes"]) == ["a remark"]
     assert result.data.differs.values.tolist() == [0, 1]
@@ -299,6 +299,15 @@ def test_an_option_that_is_an_object_is_named(gpt2: LensModel) -> None:
     known = {"other": None, "metric": None}
     written = code("f", [1], {"other": gpt2, "metric": lambda logits: logits}, known)
     assert written == "ll.f(model, [1], other=other, metric=metric)"
+
+
+def test_a_function_called_like_the_default_is_not_the_default() -> None:
+    def logit_diff(logits: Any) -> Any:
+        return logits
+
+    known = {"metric": "logit_diff"}
+    assert code("f", [1], {"metric": logit_diff}, known) == "ll.f(model, [1], metric=logit_diff)"
+    assert plain(logit_diff) == "logit_diff()"
 
 
 def test_an_axis_may_be_there_only_where_it_is_declared() -> None:
