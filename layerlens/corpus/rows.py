@@ -35,7 +35,7 @@ class Encoder:
 
     def __init__(self, model: LensModel, add_bos: bool | None, *, pack: bool) -> None:
         self._tokenizer = model.tokenizer
-        self._vocabulary = model.d_vocab
+        self._vocabulary = model.d_vocab_in
         self.lead: list[int] = []
         self.tail: list[int] = []
         if self._tokenizer is not None:

@@ -198,9 +198,9 @@ def _vocab(data: xr.Dataset) -> dict[str, str]:
 
 
 def vocabulary_rows(data: xr.Dataset) -> int:
-    """Return the rows of the vocabulary: the attribute ``d_vocab``, else what the ids need."""
+    """Return the rows of the vocabulary: those of head and embedding, else what the ids need."""
     if "d_vocab" in data.attrs:
-        return int(data.attrs["d_vocab"])
+        return max(int(data.attrs["d_vocab"]), int(data.attrs.get("d_vocab_in", 0)))
     if "token_id" in data and data["token_id"].size:
         return int(data["token_id"].max()) + 1
     return SMALL_VOCABULARY

@@ -173,7 +173,7 @@ class _Seen:
                 stack.callback(module.register_forward_hook(self._keep(name)).remove)
             stack.enter_context(model.running())
             # At position 0 rotary embeddings change nothing but the scale.
-            tokens = model.tokens([model.d_vocab // 2])
+            tokens = model.tokens([model.d_vocab_in // 2])
             forward(model, tokens, [Site(kind, layer) for kind in kinds], self._see, logits="last")
 
     def _keep(self, name: str) -> Any:

@@ -40,6 +40,12 @@ def text_config(hf: PreTrainedModel) -> Any:
     return hf.config.get_text_config(decoder=True)
 
 
+def fed_rows(hf: PreTrainedModel) -> int:
+    """Return how many ids can be fed; a configuration's ``vocab_size`` may be that of the head."""
+    embedding: Any = hf.get_input_embeddings()
+    return int(getattr(embedding, "num_embeddings", 0) or embedding.weight.shape[0])
+
+
 def find_anatomy(hf: PreTrainedModel) -> Anatomy:
     """Find where everything is.
 
@@ -62,7 +68,7 @@ def find_anatomy(hf: PreTrainedModel) -> Anatomy:
 
 
 def _find(hf: PreTrainedModel, config: Any) -> Anatomy:
-    ids = probe_ids(config.vocab_size).to(input_device(hf))
+    ids = probe_ids(fed_rows(hf)).to(input_device(hf))
     paths = find_blocks(hf, ids)
     names = {id(module): name for name, module in hf.named_modules()}
     watcher = Watcher()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,13 @@ from layerlens.errors import InputError, LayerLensError, ModelError
 from layerlens.model.accept import accepted
 from layerlens.model.anatomy import Anatomy
 from layerlens.model.blocks import find_layers
-from layerlens.model.find import find_anatomy, text_config
+from layerlens.model.find import fed_rows, find_anatomy, text_config
 from layerlens.model.gguf import first_line
 from layerlens.model.head import apply
 from layerlens.model.settled import settled
+from layerlens.model.targets import choose
 from layerlens.model.text import Tokens, encode, find_positions
+from layerlens.model.trained_range import TrainedRange
 from layerlens.model.vocabulary import Vocabulary
 from layerlens.model.weights import input_device, is_dense
 
@@ -150,8 +152,17 @@ class LensModel:
 
     @property
     def d_vocab(self) -> int:
-        """Logits of a position, or entries of the embedding where there is no head."""
+        """Logits of a position, or entries of the embedding where there is no head.
+
+        Answers are counted by them and texts by the embedding (:attr:`d_vocab_in`); in a few
+        models they differ.
+        """
         return self.anatomy.d_vocab
+
+    @property
+    def d_vocab_in(self) -> int:
+        """Rows of the embedding: ids from here on cannot be fed."""
+        return fed_rows(self.hf)
 
     @property
     def max_positions(self) -> int | None:
@@ -172,13 +183,19 @@ class LensModel:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Readable strings of the vocabulary."""
-        return Vocabulary(self.tokenizer, self.d_vocab)
+        form = "" if self.trained_range is None else str(self.trained_range)
+        return Vocabulary(self.tokenizer, self.d_vocab, fed=self.d_vocab_in, form=form)
+
+    @cached_property
+    def trained_range(self) -> TrainedRange | None:
+        """What a small model was trained on, where its configuration says so."""
+        return TrainedRange.of(self.hf.config)
 
     def tokens(
         self, text: Any, *, add_bos: bool | None = None, padding_side: str = "right"
     ) -> Tokens:
         """The tokens that are fed for a text; see :func:`layerlens.model.text.encode`."""
-        return encode(
+        found = encode(
             self.tokenizer,
             self.vocabulary,
             text,
@@ -186,6 +203,11 @@ class LensModel:
             add_bos=add_bos,
             padding_side=padding_side,
         )
+        trained = self.trained_range
+        remark = None if trained is None else trained.remark(max(found.lengths))
+        if remark is None or remark in found.notes:
+            return found
+        return replace(found, notes=(*found.notes, remark))
 
     def positions(self, tokens: Tokens, where: Any, row: int = 0) -> list[int]:
         """Positions that an index, slice, list or span of text names."""
@@ -206,9 +228,18 @@ class LensModel:
         """
         return find_layers(self.n_layers, which)
 
-    def token_id(self, target: str | int) -> int:
-        """The one token that a string or id names, else an ``InputError`` with its pieces."""
-        return self.vocabulary.find(target)
+    def token_id(self, target: str | int, after: Tokens | None = None, row: int = 0) -> int:
+        """The one token that a string or id names, else an ``InputError`` with its pieces.
+
+        Parameters
+        ----------
+        after
+            What it answers: ``"A"`` may be another token behind a text than alone.
+        row
+            Which of its texts.
+        """
+        before = None if after is None else after.texts[row]
+        return choose(self.vocabulary, target, before).id
 
     def token_string(self, index: int) -> str:
         """Readable text of one vocabulary entry."""
@@ -428,10 +459,13 @@ class LensModel:
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.hf.parameters())
+        trained, fed = self.trained_range, self.d_vocab_in
         return (
             f"LensModel({self.name!r}: {self.anatomy.family}, {self.n_layers} blocks, "
-            f"{self.n_heads} heads, d = {self.d_model}, vocabulary {self.d_vocab}, "
-            f"{_count(size)} parameters, {str(self.dtype).removeprefix('torch.')})"
+            f"{self.n_heads} heads, d = {self.d_model}, vocabulary {self.d_vocab}"
+            f"{'' if fed == self.d_vocab else f' ({fed} can be fed)'}, "
+            f"{_count(size)} parameters, {str(self.dtype).removeprefix('torch.')}"
+            f"{'' if trained is None else f'; trained on {trained}'})"
         )
 
 

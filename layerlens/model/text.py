@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import InputError
+from layerlens.model.integers import is_whole, whole
 from layerlens.model.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
     """The tokens that a pass is fed.
+
+    Two are equal when the same rows of the same vocabulary are fed.
 
     Attributes
     ----------
@@ -39,6 +42,8 @@ class Tokens:
         As it was asked for; further texts of the same run are read alike.
     chat
         Chat messages were given, whose template sees to BOS itself.
+    vocabulary
+        Fingerprint of the vocabulary that the ids are numbers of; "" where there is none.
     """
 
     ids: Tensor
@@ -50,6 +55,16 @@ class Tokens:
     notes: tuple[str, ...] = ()
     add_bos: bool | None = None
     chat: bool = False
+    vocabulary: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokens):
+            return NotImplemented
+        same = torch.equal(self.ids, other.ids) and torch.equal(self.mask, other.mask)
+        return same and (self.single, self.vocabulary) == (other.single, other.vocabulary)
+
+    def __hash__(self) -> int:
+        return hash((self.ids.shape, self.ids.numpy().tobytes(), self.single, self.vocabulary))
 
     @property
     def lengths(self) -> list[int]:
@@ -76,9 +91,9 @@ def encode(
     Parameters
     ----------
     text
-        A string, a list of strings, token ids (list, or tensor of one or two
+        A string, a list of strings, token ids (a list, or an array or tensor of one or two
         dimensions), chat messages (a list of dicts with ``role`` and ``content``), or
-        :class:`Tokens`.
+        :class:`Tokens` of this vocabulary.
     add_bos
         None: as the tokenizer does by itself.
     padding_side
@@ -87,10 +102,12 @@ def encode(
     Raises
     ------
     InputError
-        If the text is empty, of an unknown kind, or longer than the model's context.
+        If the text is empty, of an unknown kind, longer than the model's context, made of words
+        that are not in the vocabulary, or of tokens of another one.
     """
     if isinstance(text, Tokens):
-        return text if add_bos is None else replace(text, add_bos=add_bos)
+        given = _of_this(text, vocabulary, max_positions)
+        return given if add_bos is None else replace(given, add_bos=add_bos)
     if padding_side not in ("left", "right"):
         raise InputError(f"padding_side is 'left' or 'right', not {padding_side!r}.")
     rows, single = _rows(text)
@@ -99,11 +116,7 @@ def encode(
     for row_ids in ids:
         _check(row_ids, vocabulary, max_positions)
     length = max(map(len, ids))
-    pad = next(
-        (i for i in (getattr(tokenizer, n, None) for n in ("pad_token_id", "eos_token_id")) if i),
-        0,
-    )
-    table = torch.full((len(ids), length), int(pad))
+    table = torch.full((len(ids), length), _padding(tokenizer, vocabulary))
     mask = torch.zeros(len(ids), length, dtype=torch.bool)
     strings, continues = [], []
     for row, row_ids in enumerate(ids):
@@ -126,15 +139,46 @@ def encode(
         notes=tuple(notes),
         add_bos=add_bos,
         chat=any(_is_chat(row) for row in rows),
+        vocabulary=vocabulary.fingerprint,
     )
+
+
+def _padding(tokenizer: Any, vocabulary: Vocabulary) -> int:
+    """What stands at padding; a token that was added to a tokenizer alone cannot be fed."""
+    known = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+    return next((int(i) for i in known if i is not None and i < vocabulary.fed), 0)
+
+
+def _of_this(tokens: Tokens, vocabulary: Vocabulary, max_positions: int | None) -> Tokens:
+    """Tokens that were made before, if they mean the same here."""
+    for ids, mask in zip(tokens.ids, tokens.mask, strict=True):
+        _check(ids[mask].tolist(), vocabulary, max_positions)
+    made, here = tokens.vocabulary, vocabulary.fingerprint
+    if not made or not here or made == here:
+        return tokens
+    for ids, mask, strings in zip(tokens.ids, tokens.mask, tokens.strings, strict=True):
+        real = ids[mask].tolist()
+        before = [text for text, keep in zip(strings, mask.tolist(), strict=True) if keep]
+        for index, was, now in zip(real, before, vocabulary.split(real)[0], strict=True):
+            if was != now:
+                raise InputError(
+                    f"These tokens were made with another tokenizer: {index} is {was!r} there and "
+                    f"{now!r} in this model; give the text itself."
+                )
+    return tokens
 
 
 def _rows(text: Any) -> tuple[list[Any], bool]:
     """The rows of a batch, and whether the user gave just one."""
     if isinstance(text, str):
         return [text], True
-    if isinstance(text, Tensor):
+    if isinstance(text, Mapping):
+        have = "its ['input_ids']" if "input_ids" in text else "the text that it is about"
+        raise InputError(f"A text is not a {type(text).__name__}: give {have}.")
+    if hasattr(text, "tolist"):
         text = text.tolist()
+    if is_whole(text):
+        raise InputError(f"A text is a list of token ids, not one number: write [{text}].")
     if not isinstance(text, Sequence) or isinstance(text, bytes):
         raise InputError(
             f"A text is a string, a list of strings, token ids or chat messages, not "
@@ -142,25 +186,23 @@ def _rows(text: Any) -> tuple[list[Any], bool]:
         )
     if not text:
         raise InputError("The text is empty: give at least one token.")
-    if all(isinstance(item, dict) for item in text) or all(_is_id(item) for item in text):
+    if all(isinstance(item, dict) for item in text) or all(map(is_whole, text)):
         return [list(text)], True
-    return list(text), False
+    return [row.tolist() if hasattr(row, "tolist") else row for row in text], False
 
 
 def _is_chat(row: Any) -> bool:
     return isinstance(row, list | tuple) and bool(row) and all(isinstance(i, dict) for i in row)
 
 
-def _is_id(item: Any) -> bool:
-    return isinstance(item, int) and not isinstance(item, bool)
-
-
 def _encode_row(
     tokenizer: Any, vocabulary: Vocabulary, row: Any, add_bos: bool | None
 ) -> tuple[list[int], str | None, list[str]]:
     """Token ids of one row, the text they came from, and notes on what was done."""
-    if isinstance(row, (list, tuple)) and row and all(_is_id(item) for item in row):
-        return list(row), None, []
+    if isinstance(row, (list, tuple)) and row and all(map(is_whole, row)):
+        return [whole(item, "a token id") for item in row], None, []
+    if row == "" or row == []:
+        raise InputError("The text is empty: give at least one token.")
     if tokenizer is None:
         raise InputError("This model has no tokenizer: give token ids instead of a text.")
     if _is_chat(row):
@@ -191,16 +233,39 @@ def _with_bos(
         notes = [*notes, f"BOS {vocabulary.string(bos)} was added in front"]
     if text != text.rstrip(" ") and not text.isspace():
         notes = [*notes, "the text ends in a space, which often makes predictions worse"]
-    return ids, text, notes
+    return ids, text, [*notes, *_unknown(tokenizer, vocabulary, text, plain)]
+
+
+def _unknown(tokenizer: Any, vocabulary: Vocabulary, text: str, ids: list[int]) -> list[str]:
+    """Remark on words that are not in the vocabulary; refuse a text of nothing else."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    count = ids.count(unknown) if unknown is not None else 0
+    if not count or vocabulary.string(unknown) in text:
+        return []
+    first = _first_unknown(tokenizer, text, unknown)
+    fed = vocabulary.string(unknown)
+    form = f"; the model knows {vocabulary.form}" if vocabulary.form else ""
+    if count == len(ids):
+        raise InputError(f"Nothing of {text!r} is in the vocabulary, all would be {fed}{form}.")
+    return [f"{count} of {len(ids)} tokens are {fed}: {first} is not in the vocabulary{form}"]
+
+
+def _first_unknown(tokenizer: Any, text: str, unknown: int) -> str:
+    """The first part of a text that is not in the vocabulary, where the tokenizer can say."""
+    if not getattr(tokenizer, "is_fast", False):
+        return "a word"
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start, end = found["offset_mapping"][found["input_ids"].index(unknown)]
+    return repr(text[start:end])
 
 
 def _check(ids: list[int], vocabulary: Vocabulary, max_positions: int | None) -> None:
     if not ids:
         raise InputError("The text is empty: give at least one token.")
-    outside = [index for index in ids if not 0 <= index < vocabulary.size]
+    outside = [index for index in ids if not 0 <= index < vocabulary.fed]
     if outside:
         raise InputError(
-            f"Token id {outside[0]} does not exist: expected 0 to {vocabulary.size - 1}."
+            f"Token id {outside[0]} does not exist: expected 0 to {vocabulary.fed - 1}."
         )
     if max_positions is not None and len(ids) > max_positions:
         raise InputError(
@@ -215,8 +280,8 @@ def find_positions(tokens: Tokens, where: Any, row: int = 0) -> list[int]:
     Parameters
     ----------
     where
-        None (all), an index (negative counts from the last real token), a slice, a list
-        of these, or a string: the text of a token or of a span of tokens.
+        None (all), an index (negative counts from the last real token), a slice, a string (the
+        text of a token or of a span of tokens), or a list or array of these.
 
     Raises
     ------
@@ -230,10 +295,17 @@ def find_positions(tokens: Tokens, where: Any, row: int = 0) -> list[int]:
         return real[where]
     if isinstance(where, str):
         return _span(tokens, where, row, real)
+    if hasattr(where, "tolist"):
+        where = where.tolist()
     if isinstance(where, (list, tuple, range)):
         found = [position for item in where for position in find_positions(tokens, item, row)]
         return list(dict.fromkeys(found))
-    index = int(where)
+    if not is_whole(where):
+        raise InputError(
+            "A position is named by its index, a slice, the text of a token or span, or a list of "
+            f"these, not by {where!r}."
+        )
+    index = whole(where, "position")
     if not -len(real) <= index < len(real):
         raise InputError(
             f"Position {index} does not exist: the text has {len(real)} tokens (0 to "
@@ -244,12 +316,14 @@ def find_positions(tokens: Tokens, where: Any, row: int = 0) -> list[int]:
 
 def _span(tokens: Tokens, text: str, row: int, real: list[int]) -> list[int]:
     owner: list[int] = []
-    whole = ""
+    all_of_it = ""
     for position in real:
         piece = tokens.strings[row][position]
         owner += [position] * len(piece)
-        whole += piece
-    starts = [match.start() for match in re.finditer(re.escape(text), whole)] if text else []
+        all_of_it += piece
+    # Looking ahead finds those that overlap, too.
+    found = re.finditer(f"(?={re.escape(text)})", all_of_it) if text else ()
+    starts = [match.start() for match in found]
     if len(starts) != 1:
         how = "does not occur in" if not starts else f"occurs {len(starts)} times in"
         raise InputError(f"{text!r} {how} the text: name positions by index, or a unique span.")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import InputError
+from layerlens.model.trained_range import TrainedRange
 
 PREFIX = "toy:"
 UNKNOWN, PADDING, BEGIN = "<unk>", "<pad>", "<bos>"
@@ -52,7 +53,8 @@ class Toy:
     """One task: its name, what it teaches, its vocabulary and how examples are drawn.
 
     ``draw(count, held_out, generator)`` gives examples; ``held_out`` asks for those that training
-    never saw. ``example`` is a prompt and the one token that must follow.
+    never saw. ``example`` is a prompt and the one token that must follow; ``trained`` says what
+    its texts look like, and goes into the model's configuration.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Toy:
     begin: bool
     example: tuple[str, str]
     draw: Callable[[int, bool, torch.Generator], Examples]
+    trained: TrainedRange
 
 
 def _induction(count: int, held_out: bool, generator: torch.Generator) -> Examples:
@@ -135,6 +138,12 @@ TOYS: dict[str, Toy] = {
             True,
             ("cat owl fox bee cat owl", "fox"),
             _induction,
+            TrainedRange(
+                f"'cat owl fox bee cat owl': names of animals, {SEGMENT[0]} to {SEGMENT[1]} of "
+                "them repeated",
+                INDUCTION_LENGTH,
+                SEGMENT,
+            ),
         ),
         Toy(
             "modular",
@@ -144,6 +153,7 @@ TOYS: dict[str, Toy] = {
             False,
             ("57 + 88 =", "32"),
             _modular,
+            TrainedRange(f"'57 + 88 =': two numbers from 0 to {MODULUS - 1}, with spaces", 5),
         ),
         Toy(
             "addition",
@@ -153,6 +163,10 @@ TOYS: dict[str, Toy] = {
             False,
             ("478+354=0", "8"),
             _addition,
+            TrainedRange(
+                f"'478+354=0': two numbers of {DIGITS} digits each, without spaces",
+                3 * DIGITS + 3,
+            ),
         ),
     )
 }

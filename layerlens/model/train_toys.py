@@ -136,6 +136,7 @@ def _log(
 def save(toy: Toy, model: Any, log: dict[str, Any], folder: Path) -> None:
     """Write weights, config, tokenizer and log of a toy."""
     folder.mkdir(parents=True, exist_ok=True)
+    toy.trained.store(model.config)
     model.save_pretrained(folder)
     make_tokenizer(toy).save_pretrained(folder)
     text = json.dumps(log, indent=1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 from unicodedata import category
-
-from layerlens.errors import InputError
 
 _BYTE_FALLBACK = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 
@@ -24,12 +23,28 @@ class Vocabulary:
     tokenizer
         A Hugging Face tokenizer, or None: ids are then shown as ``[17]``.
     size
-        Number of rows of the model's head.
+        Rows of the model's head: what it can answer.
+    fed
+        Rows of its embedding: what it can be fed; None for as many.
+    form
+        What texts look like that it was trained on, in words, where that is known.
     """
 
-    def __init__(self, tokenizer: Any, size: int) -> None:
+    def __init__(
+        self, tokenizer: Any, size: int, *, fed: int | None = None, form: str = ""
+    ) -> None:
         self.tokenizer = tokenizer
         self.size = size
+        self.fed = size if fed is None else fed
+        self.form = form
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the entries and their numbers; "" without a tokenizer."""
+        if self.tokenizer is None:
+            return ""
+        entries = sorted((index, token) for token, index in self.tokenizer.get_vocab().items())
+        return blake2b(repr(entries).encode(), digest_size=8).hexdigest()
 
     @cached_property
     def _byte_level(self) -> bool:
@@ -94,39 +109,36 @@ class Vocabulary:
         return [self.string(index) for index in range(self.size)]
 
     @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {text: index for index, text in reversed(list(enumerate(self.strings)))}
+    def ids(self) -> dict[str, int]:
+        """Text of an entry to its number, for every entry that some text can produce.
+
+        Bytes of their own (``<0x41>``) are what a text becomes that no other entry spells.
+        """
+        found: dict[str, int] = {}
+        for index in sorted(range(self.size), key=self._is_byte):
+            if self.has(index) and _is_text(self.token_bytes(index)):
+                found.setdefault(self.strings[index], index)
+        return found
+
+    def has(self, index: int) -> bool:
+        """Whether the tokenizer has an entry for a row of the head."""
+        return self.tokenizer is not None and (
+            index in self._added or self.tokenizer.convert_ids_to_tokens(index) is not None
+        )
+
+    def _is_byte(self, index: int) -> bool:
+        token = None if index in self._added else self.tokenizer.convert_ids_to_tokens(index)
+        return token is not None and _BYTE_FALLBACK.match(token) is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing put around it."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def find(self, target: str | int) -> int:
-        """The one token that a target names.
+        """The one token that a target names; see :func:`layerlens.model.targets.choose`."""
+        from layerlens.model.targets import choose
 
-        Raises
-        ------
-        InputError
-            If it is several tokens or none, with its pieces.
-        """
-        if not isinstance(target, str):
-            if not 0 <= int(target) < self.size:
-                raise InputError(
-                    f"Token id {target} does not exist: expected 0 to {self.size - 1}."
-                )
-            return int(target)
-        if self.tokenizer is None:
-            raise InputError(
-                f"'{target}' cannot be looked up: this model has no tokenizer; give a token id."
-            )
-        ids = self.tokenizer.encode(target, add_special_tokens=False)
-        if len(ids) == 1 and self.string(ids[0]) == target:
-            return int(ids[0])
-        if target in self._ids:
-            return self._ids[target]
-        if len(ids) == 1:
-            return int(ids[0])
-        pieces = ", ".join(repr(self.string(index)) for index in ids) or "nothing"
-        raise InputError(
-            f"{target!r} is not one token but {len(ids)} ({pieces}): a target must be one; "
-            "mind the leading space, or give a token id."
-        )
+        return choose(self, target).id
 
     def search(self, query: str, limit: int) -> list[tuple[int, str]]:
         """Entries whose text holds the query, exact and short ones first.
@@ -179,6 +191,15 @@ def _open_character(data: bytes) -> bool:
         needed = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
         return back < needed
     return False
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether these bytes are whole characters."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _readable(data: bytes) -> str:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 
 from layerlens.errors import InputError
+from layerlens.model.integers import wholes
 from layerlens.model.sites import GLOBAL, HEADS
 from layerlens.run.changes import SQUARE
-from layerlens.run.values import Source, as_position, as_texts, as_value, numbers
+from layerlens.run.values import Source, as_position, as_texts, as_value
 
 #: Operation -> what its value is: nothing, numbers, directions, texts or a text.
 VALUES = {
@@ -79,7 +80,7 @@ def layers_of(
         raise InputError(f"The layer of {kind} is given twice, as {named} and as {layer}.")
     if named is None and layer is None:
         raise InputError(f"{kind} needs a layer: write '{kind}.0', or give layer=.")
-    return (named,) if layer is None and named is not None else numbers(layer, "layer")
+    return (named,) if layer is None and named is not None else wholes(layer, "layer")
 
 
 def heads_of(
@@ -92,14 +93,14 @@ def heads_of(
         raise InputError(f"{kind} has no heads; only {', '.join(HEADS)} have.")
     if named is not None:
         raise InputError(f"The head of {kind} is given twice, as {named} and as {head}.")
-    return numbers(head, "head", least=0)
+    return wholes(head, "head", least=0)
 
 
 def neurons_of(kind: str, neuron: int | Iterable[int] | None) -> tuple[int, ...] | None:
     """Entries of the last axis; None for all."""
     if neuron is not None and kind in SQUARE:
         raise InputError(f"The last axis of {kind} is that of keys: name them with key=.")
-    return None if neuron is None else numbers(neuron, "neuron", least=0)
+    return None if neuron is None else wholes(neuron, "neuron", least=0)
 
 
 def key_of(kind: str, key: Any) -> Any:
@@ -115,4 +116,4 @@ def steps_of(steps: int | Iterable[int] | str | None) -> Steps:
         return None if steps is None else "all"
     if isinstance(steps, str):
         raise InputError(f"steps is a number, a list of numbers or 'all', not {steps!r}.")
-    return tuple(sorted(numbers(steps, "steps", least=0)))
+    return tuple(sorted(wholes(steps, "steps", least=0)))

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
 from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
-from layerlens.model.find import probe_ids, text_config
+from layerlens.model.find import fed_rows, probe_ids, text_config
 from layerlens.model.watch import first_tensor
 from layerlens.model.weights import input_device
 from layerlens.run.attention import INSIDE, Watch, watching
@@ -29,7 +29,7 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
     a spy; what neither shows has no softmax attention. A block that calls its attention
     more than once in a pass (differential attention) has no one pattern either.
     """
-    ids = probe_ids(text_config(hf).vocab_size).to(input_device(hf))
+    ids = probe_ids(fed_rows(hf)).to(input_device(hf))
     by_interface = _shapes(hf, anatomy, ids, interface=True)
     by_spy: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
     if not all(map(_complete, by_interface)):

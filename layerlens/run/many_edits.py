@@ -219,7 +219,7 @@ def sweep_method(model: LensModel) -> str:
 
 
 def _find_method(model: LensModel) -> str:
-    ids = probe_ids(model.d_vocab, length=6, seed=2)
+    ids = probe_ids(model.d_vocab_in, length=6, seed=2)
     tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), (None,), ((),), ((),), True)
     base = record_base(model, tokens)
     cells = _probe_cells(model, base)

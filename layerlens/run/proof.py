@@ -40,7 +40,7 @@ def prove_anatomy(model: LensModel) -> Proof:
     Costs seven short passes. See the lines of the returned :class:`Proof`.
     """
     proof = Proof(model.name)
-    ids = probe_ids(model.d_vocab, length=7, seed=1)
+    ids = probe_ids(model.d_vocab_in, length=7, seed=1)
     tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), (None,), ((),), ((),), True)
     values, logits = _prove_sites(model, tokens, proof)
     _prove_sums(model, tokens, values, proof)

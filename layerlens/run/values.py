@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import InputError
+from layerlens.model.integers import is_whole, whole
 from layerlens.model.sites import Site, SiteName, parse_site
 from layerlens.model.text import Tokens
 
@@ -161,7 +162,9 @@ def as_position(where: Any) -> Any:
         return [as_position(item) for item in where]
     if where is None or isinstance(where, str | slice):
         return where
-    return numbers(where, "position")[0]
+    if hasattr(where, "tolist") and not is_whole(where):
+        return as_position(where.tolist())
+    return whole(where, "position")
 
 
 def _first(nested: Any) -> Any:
@@ -192,22 +195,6 @@ def as_value(value: Any) -> float | int | Tensor:
     if found.is_complex() or not bool(torch.isfinite(found).all()):
         raise InputError("The value of an edit holds NaN, infinity or complex numbers.")
     return found
-
-
-def numbers(value: Any, name: str, least: int | None = None) -> tuple[int, ...]:
-    """One whole number or several, each once; raises ``InputError`` for anything else."""
-    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-    found = []
-    for item in items:
-        if isinstance(item, bool) or not hasattr(item, "__index__"):
-            raise InputError(f"{name} is a whole number or a list of them, not {value!r}.")
-        number = int(item.__index__())
-        if least is not None and number < least:
-            raise InputError(f"{name} {number} does not exist: they count from {least}.")
-        found.append(number)
-    if not found:
-        raise InputError(f"{name} is an empty list: name at least one.")
-    return tuple(dict.fromkeys(found))
 
 
 def _site_name(site: Site) -> str:

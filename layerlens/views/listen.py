@@ -67,7 +67,7 @@ class RunListener:
         stream = Stream(
             self._run.number,
             view.analysis.variables,
-            model.d_vocab,
+            max(model.d_vocab, model.d_vocab_in),
             model.token_string,
             view._send_frame,
         )

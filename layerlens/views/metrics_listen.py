@@ -46,7 +46,7 @@ class MetricsListener(RunListener):
         stream = Stream(
             self._run.number,
             frame.variables,
-            model.d_vocab,
+            max(model.d_vocab, model.d_vocab_in),
             model.token_string,
             view._send_frame,
             wires,

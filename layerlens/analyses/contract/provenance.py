@@ -60,6 +60,7 @@ def attributes(
         "dtype": str(model.dtype).removeprefix("torch."),
         "n_layers": model.n_layers,
         "d_vocab": model.d_vocab,
+        **({} if model.d_vocab_in == model.d_vocab else {"d_vocab_in": model.d_vocab_in}),
         "text": first if isinstance(first, str) else json.dumps(first, ensure_ascii=False),
         "notes": json.dumps(list(notes), ensure_ascii=False),
         "options": json.dumps(plain(options), ensure_ascii=False),

@@ -131,7 +131,7 @@ def _require_like(model: LensModel, other: Any, tokens: Tokens) -> None:
                 "place of each other only between models of the same shape."
             )
     ids = sorted(set(tokens.ids[tokens.mask].tolist()))
-    unknown = [i for i in ids if i >= other.d_vocab]
+    unknown = [i for i in ids if i >= other.d_vocab_in]
     if unknown:
         raise InputError(f"{other.name} has no token {unknown[0]}: both models need the same ids.")
     if model.tokenizer is None or other.tokenizer is None:

@@ -155,7 +155,7 @@ def _tokens_of_other(
             raise InputError('unit="text" needs strings, which each model reads in its own tokens.')
         return job.tokens(texts, other, like=tokens)
     used = sorted(set(tokens.ids[tokens.mask].tolist()))
-    if used[-1] >= other.d_vocab:
+    if used[-1] >= other.d_vocab_in:
         raise InputError(
             f"{other.name} has no token {used[-1]}: both models need the same ids; or give strings "
             'and unit="text".'
