@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from layerlens.errors import InputError
+from layerlens.model.integers import is_whole
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def best_run(result: Any, n: int) -> Run:
     """
     distances = _distances(result)
     layers = len(distances) - 1
-    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= layers:
+    if not is_whole(n) or not 0 <= n <= layers:
         raise InputError(f"n is {n!r}; expected a whole number of layers from 0 to {layers}.")
     if n == 0:
         return Run(range(0), 0.0)

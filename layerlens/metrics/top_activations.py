@@ -13,6 +13,7 @@ from layerlens.metrics.base import Arrays, LayerMetric, ModelShape, Output
 from layerlens.metrics.batch import Batch
 from layerlens.metrics.layer import Layer
 from layerlens.metrics.registry import register
+from layerlens.model.integers import is_whole, wholes
 
 SIDES = ("largest", "smallest", "magnitude")
 _AXES = ("neuron", "top_activations_rank")
@@ -71,12 +72,10 @@ class TopActivations(LayerMetric):
         side: str = "largest",
         per_text: bool = True,
     ) -> None:
-        if not 0 <= layer < shape.n_layers:
+        if not is_whole(layer) or not 0 <= layer < shape.n_layers:
             raise InputError(f"layer is {layer}; expected 0 to {shape.n_layers - 1}.")
-        chosen = [int(neuron) for neuron in neurons]
-        if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
-            raise InputError(f"neurons is {neurons}; expected numbers from 0, each once.")
-        if isinstance(k, bool) or k < 1:
+        chosen = wholes(neurons, "neurons", least=0)
+        if not is_whole(k) or k < 1:
             raise InputError(f"k is {k}; expected a positive number.")
         if side not in SIDES:
             raise InputError(f"side is {side!r}; expected one of {', '.join(SIDES)}.")

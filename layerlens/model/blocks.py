@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from operator import index
 from typing import Any
 
 from layerlens.errors import InputError
+from layerlens.model.integers import wholes
 
 
 def find_layers(n_layers: int, which: Any) -> list[int]:
@@ -22,18 +21,13 @@ def find_layers(n_layers: int, which: Any) -> list[int]:
     if which is None or isinstance(which, slice):
         found = sorted(range(n_layers)[which or slice(None)])
     else:
-        several = isinstance(which, Iterable) and not isinstance(which, str)
-        found = sorted({_number(n_layers, one) for one in (which if several else [which])})
+        found = sorted({_number(n_layers, layer) for layer in wholes(which, "layers")})
     if not found:
         raise InputError("layers is empty: name at least one block.")
     return found
 
 
-def _number(n_layers: int, layer: Any) -> int:
-    if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-        raise InputError(
-            f"{layer!r} is no layer: give numbers from 0 to {n_layers - 1}, or None for all."
-        )
-    if not -n_layers <= index(layer) < n_layers:
+def _number(n_layers: int, layer: int) -> int:
+    if not -n_layers <= layer < n_layers:
         raise InputError(f"Layer {layer} does not exist: the model has layers 0 to {n_layers - 1}.")
-    return index(layer) % n_layers
+    return layer % n_layers

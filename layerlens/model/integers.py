@@ -75,7 +75,7 @@ def wholes(value: Any, name: str, least: int | None = None) -> tuple[int, ...]:
             raise InputError(f"{name} is a whole number or a list of them, not {value!r}.")
     found = dict.fromkeys(map(operator.index, items))
     if not found:
-        raise InputError(f"{name} is an empty list: name at least one.")
+        raise InputError(f"{name} is empty: name at least one.")
     if least is not None and min(found) < least:
         raise InputError(f"{name} {min(found)} does not exist: they count from {least}.")
     return tuple(found)

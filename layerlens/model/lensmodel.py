@@ -74,6 +74,8 @@ class LensModel:
         Where its parts are.
     proof
         The numbers that show the anatomy to be right; None if the proof was not asked for.
+    bidirectional
+        Whether early positions see later tokens, as in BERT; found by a small pass.
     lock
         Held while the model runs.
     passes
@@ -92,6 +94,7 @@ class LensModel:
         self.name = name
         self.proof: Proof | None = None
         self.lock = threading.RLock()
+        self.bidirectional = False
         self.passes = 0
         self.edited_now = False
         self.recipe: dict[str, Any] | None = None
@@ -117,6 +120,7 @@ class LensModel:
         """
         from layerlens.run.heads import find_attention
         from layerlens.run.proof import prove_anatomy
+        from layerlens.run.reads_ahead import reads_ahead
 
         with _during("it was made ready", hf):
             hf = accepted(hf)
@@ -124,6 +128,7 @@ class LensModel:
         with _during("its parts were looked for", hf), settled(hf), torch.inference_mode():
             anatomy = find_attention(hf, find_anatomy(hf))
         model = cls(hf, tokenizer, anatomy, name)
+        model.bidirectional = reads_ahead(model)
         if prove:
             with _during("its parts were checked by numbers", hf):
                 model.proof = prove_anatomy(model)

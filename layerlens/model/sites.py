@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from layerlens.errors import SiteError
+from layerlens.model.integers import is_whole
 
 #: Site kind -> canonical name. ``{l}`` stands for the number of the block.
 NAMES = {
@@ -128,6 +129,8 @@ def parse_site(name: SiteName) -> Site:
     if isinstance(name, Site):
         return name
     if isinstance(name, tuple):
+        if not all(isinstance(part, str) or is_whole(part) for part in name):
+            raise SiteError(f"{name} is no site: write it like ('resid_post', 7).")
         name = ".".join(str(part) for part in name)
     for kind in GLOBAL:
         if name == NAMES[kind]:

@@ -1,4 +1,4 @@
-"""The one token that an answer names: as it would follow the text, and said where it is not plain."""
+"""The one token that an answer names, as it would follow the text."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ class Vocabulary:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the entries and their numbers; "" without a tokenizer."""
-        if self.tokenizer is None:
+        """Hash of the entries and their numbers; "" where no tokenizer lists them."""
+        if not hasattr(self.tokenizer, "get_vocab"):
             return ""
         entries = sorted((index, token) for token, index in self.tokenizer.get_vocab().items())
         return blake2b(repr(entries).encode(), digest_size=8).hexdigest()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from layerlens.errors import InputError, ModelError
 from layerlens.model.conventions import MASK, TOKEN_IDS
+from layerlens.model.integers import is_whole
 from layerlens.model.text import Tokens
 from layerlens.run.edit_lists import as_edits
 from layerlens.run.editing import editing
@@ -142,7 +143,7 @@ def _require_room(model: LensModel, tokens: Tokens, new: int, edits: Sequence[Ed
             f"{model.name} cannot generate: load it with a class that has a language-model head, "
             "such as AutoModelForCausalLM."
         )
-    if isinstance(new, bool) or not isinstance(new, int) or new < 1:
+    if not is_whole(new) or new < 1:
         raise InputError(f"max_new_tokens is {new!r}; expected a whole number from 1.")
     limit, length = model.max_positions, tokens.ids.shape[1]
     if limit is not None and length + new - 1 > limit:

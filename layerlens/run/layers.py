@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import InputError
+from layerlens.model.integers import is_whole
 from layerlens.run.replay import capture_calls, replay
 
 if TYPE_CHECKING:
@@ -202,8 +203,7 @@ def layer_numbers(
     last = model.n_layers - 1 if last is None else last
     given = tuple(layers) if isinstance(layers, Iterable) else (layers,)
     for layer in given:
-        whole = hasattr(layer, "__index__") and not isinstance(layer, bool)
-        if not whole or not 0 <= index(layer) <= last:
+        if not is_whole(layer) or not 0 <= index(layer) <= last:
             raise InputError(
                 f"{layer!r} in {what} is no layer: the model has {model.n_layers}; expected whole "
                 f"numbers from 0 to {last}."

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import InputError, SiteError
+from layerlens.model.integers import wholes
 from layerlens.model.sites import GLOBAL, HEADS, Site, SiteName, expand, parse_site
 from layerlens.model.text import Tokens
 from layerlens.run.edit_lists import as_edits
@@ -114,7 +115,7 @@ class Trace(Mapping[str, Tensor]):
 
     def probability(self, token: str | int, position: Any = -1, row: int = 0) -> float:
         """Probability of a token after a position, 0 to 1; ``position`` as in :meth:`top`."""
-        index = self.model.token_id(token)
+        index = self.model.token_id(token, self.tokens, row)
         return float(self._logits_at(position, row).softmax(-1)[index])
 
     def _logits_at(self, position: Any, row: int) -> Tensor:
@@ -155,7 +156,7 @@ def record(
     sites: SiteName | Iterable[SiteName],
     *,
     positions: Any = None,
-    heads: Iterable[int] | None = None,
+    heads: int | Iterable[int] | None = None,
     on_site: Callable[[Site, Tensor], None] | None = None,
     logits: Literal["all", "last"] | None = "all",
     edits: Edit | Iterable[Edit] = (),
@@ -213,7 +214,7 @@ def record(
     tokens = model.tokens(text, add_bos=add_bos)
     wanted = expand(sites, model.n_layers)
     kept = _positions(model, tokens, positions)
-    chosen = None if heads is None else list(heads)
+    chosen = None if heads is None else list(wholes(heads, "heads"))
     for site in wanted:
         require_heads(model, site, [site.head] if site.head is not None else chosen or [])
     trace = Trace(model, tokens, kept, as_edits(edits))

@@ -193,7 +193,9 @@ class LensView(LiveView):
         given = options.get("tracked") or []
         given = [given] if isinstance(given, str | int) else list(given)
         pinned = [pin["id"] for pin in self.pins]
-        ids = [self.model.token_id(token) for token in [*given, *pinned]]
+        after = run.tokens.get("text")
+        after = None if after is None or not after.single else after
+        ids = [self.model.token_id(token, after) for token in [*given, *pinned]]
         if ids:
             options["tracked"] = [self.model.token_named(i) for i in dict.fromkeys(ids)]
         return options

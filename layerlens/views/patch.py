@@ -140,7 +140,9 @@ class PatchView(LiveView):
         if name in self.INPUTS:
             return super()._written(name, value)
         if name == "metric":
-            return str(getattr(value, "__name__", type(value).__name__))
+            from layerlens.analyses.contract.options import plain
+
+            return str(plain(value))
         if isinstance(value, int) and self.model is not None:
             return self.model.token_string(value)
         return str(value)

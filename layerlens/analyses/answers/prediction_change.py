@@ -79,14 +79,15 @@ class Outputs:
     ----------
     loss
         ``[n]`` float64, minus the log probability of the token that follows, nats; NaN at the
-        last token of a text.
+        last token of a text, where the head has no such token, and in a model that reads in both
+        directions, which predicts no next one.
     """
 
     def __init__(self, model: LensModel, batch: Batch, final: Tensor) -> None:
         self._model = model
         self._final = final
         self._rows = max(1, BUFFER_BYTES // (4 * model.d_vocab))
-        self._next = _following(batch)
+        self._next = _following(model, batch)
         self._kept: dict[int, Tensor] = {}
         self._keep = final.shape[0] * model.d_vocab * 4 <= KEPT_BYTES
         parts = [self._loss(self._clean(part), part) for part in self._chunks()]
@@ -134,10 +135,11 @@ class Outputs:
         return loss.masked_fill(wanted < 0, math.nan).cpu()
 
 
-def _following(batch: Batch) -> Tensor:
-    """The token after each kept one, ``[n]``; -1 at the end of a text."""
+def _following(model: LensModel, batch: Batch) -> Tensor:
+    """The token after each kept one, ``[n]``; -1 where there is none to predict."""
     kept = batch.kept
     following = torch.full_like(kept.ids, -1)
     same = kept.text[1:] == kept.text[:-1]
-    following[:-1] = kept.ids[1:].where(same, torch.full_like(kept.ids[1:], -1))
-    return following
+    if not model.bidirectional:
+        following[:-1] = kept.ids[1:].where(same, torch.full_like(kept.ids[1:], -1))
+    return following.masked_fill(following >= model.d_vocab, -1)

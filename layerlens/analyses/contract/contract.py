@@ -20,6 +20,7 @@ from layerlens.analyses.contract.calling import TEXT_OPTIONS, Calling, own, requ
 from layerlens.analyses.contract.estimate import Estimate, Work, estimate_work
 from layerlens.analyses.contract.job import Job
 from layerlens.analyses.contract.listeners import Bar, Listener, Silent
+from layerlens.analyses.contract.named_tokens import read_tokens
 from layerlens.analyses.contract.parts import Variable
 from layerlens.analyses.contract.provenance import attributes
 from layerlens.corpus.texts import Texts
@@ -150,7 +151,8 @@ class Analysis:
         finish = functools.partial(self._result, job, model, given, fed, full, started)
         try:
             with model.running():
-                self._function(job, model, *fed.values(), **own(full))
+                named = read_tokens(job, model, fed, full)
+                self._function(job, model, *fed.values(), **own(named))
         except (KeyboardInterrupt, Cancelled) as stop:
             error = Cancelled(_stopped(job))
             error.partial = finish(ended=False) if job.begun else None

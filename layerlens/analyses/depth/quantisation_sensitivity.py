@@ -14,6 +14,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
+from layerlens.model.integers import is_whole, whole, wholes
 from layerlens.model.matrices import Matrix, matrices
 from layerlens.run.quantise import MOST_BITS, quantised, require_quantisable
 
@@ -141,14 +142,14 @@ def quantisation_sensitivity(
     """
     wanted = model.layers(layers)
     widths = _bits(bits)
-    if group is not None and (isinstance(group, bool) or group < 1):
+    if group is not None and whole(group, "group") < 1:
         raise InputError(f"group is {group}; expected a positive number of inputs, or None.")
     require_quantisable(model, wanted)
     if not any(chosen in m.name for layer in wanted for m in matrices(model, layer)):
         known = ", ".join(m.name for m in matrices(model, wanted[0])) or "none"
         raise InputError(f"No weight matrix is called like {chosen!r}; layer {wanted[0]}: {known}.")
     require_tokens(tokens, skip_first)
-    axis = not isinstance(bits, int)
+    axis = not is_whole(bits)
     _Sensitivity(job, model, tokens, wanted, widths, axis, group, chosen).run(
         skip_first, batch_size, verify
     )
@@ -156,16 +157,13 @@ def quantisation_sensitivity(
 
 def _bits(bits: Any) -> list[int]:
     """The numbers of bits, as a list."""
-    given = list(bits) if isinstance(bits, list | tuple | range) else [bits]
-    wrong = [
-        n for n in given if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= MOST_BITS
-    ]
-    if wrong or not given or len(set(given)) < len(given):
+    given = wholes(bits, "bits")
+    if not all(2 <= number <= MOST_BITS for number in given):
         raise InputError(
-            f"bits is {bits!r}; expected a whole number from 2 to {MOST_BITS}, or several, each "
-            "once (with one bit only zero would be left)."
+            f"bits is {bits!r}; expected a whole number from 2 to {MOST_BITS}, or several (with "
+            "one bit only zero would be left)."
         )
-    return given
+    return list(given)
 
 
 class _Sensitivity:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layerlens.analyses.depth.layer_subsets import Window
 from layerlens.errors import InputError
+from layerlens.model.integers import is_whole, whole, wholes
 
 EFFECTS = ("all", "future")
 REDUCTIONS = ("max", "mean", "p95")
@@ -55,14 +56,14 @@ def windows(
 
 
 def _cuts(length: int, cuts: int | Sequence[int], lowest: int, seed: int) -> list[int]:
-    if not isinstance(cuts, int):
-        wrong = [cut for cut in cuts if not lowest <= cut < length]
-        if wrong or not cuts:
+    if not is_whole(cuts):
+        given = wholes(cuts, "cuts")
+        if any(not lowest <= cut < length for cut in given):
             raise InputError(
-                f"cuts is {list(cuts)}; expected positions from {lowest} to {length - 1}, at "
-                "least one."
+                f"cuts is {list(given)}; expected positions from {lowest} to {length - 1}."
             )
-        return sorted(set(cuts))
+        return sorted(given)
+    cuts = whole(cuts, "cuts")
     if cuts < 1:
         raise InputError(f"cuts is {cuts}; expected at least 1.")
     # A text of less than 13 tokens has no published cut: every position serves.

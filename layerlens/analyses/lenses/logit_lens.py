@@ -13,6 +13,7 @@ from layerlens.analyses.answers.divergence import Reference
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.lenses import checks as lens_checks
 from layerlens.analyses.lenses.memory import Plan, plan_memory
+from layerlens.analyses.lenses.next_token import targets_of
 from layerlens.analyses.lenses.one_pass import LensPass, Row
 from layerlens.analyses.lenses.points import Point, lens_points
 from layerlens.analyses.texts.chosen_positions import Cells
@@ -44,7 +45,7 @@ VARIABLES = {
         ("position",),
         "int32",
         "1",
-        "next token; at the end the model's own answer",
+        "next token; at the end, and at mask tokens, the model's own answer",
         is_token=True,
     ),
     "tracked_probability": Variable(
@@ -146,7 +147,9 @@ def logit_lens(
     -----
     Variables over (``point``, ``position``): see ``ll.logit_lens.variables``. Ranks count from 1;
     a rank is one more than the number of larger logits, so ties do not count against a token.
-    ``target_id`` is the next token of the text, and at its end the model's own answer.
+    ``target_id`` is the next token of the text, and at its end the model's own answer; in a model
+    that reads in both directions (BERT) there is no next token, so it is the model's own answer at
+    mask tokens, and missing elsewhere.
     ``first_layer`` and ``settle_layer`` hold the ``layer`` coordinate of the points with the
     indices ``first_point`` and ``settle_point``; sublayer rows do not count for them. Missing
     integers are -1 (layers: -2, because -1 is ``embed``), missing numbers NaN.
@@ -222,10 +225,14 @@ class _Lens:
         self.log_norm = torch.empty((self.rows, len(cells)), dtype=self.head.work, device=device)
         self.answer = torch.empty((self.rows, len(cells)), dtype=torch.int64, device=device)
         chosen = torch.empty((len(cells), 1 + len(tracked)), dtype=torch.int64)
-        chosen[:, 0] = torch.from_numpy(cells.target_id.clip(min=0))
+        self.targets = targets_of(model, cells)
+        if self.targets.remark is not None:
+            job.remark(self.targets.remark)
+        chosen[:, 0] = torch.from_numpy(self.targets.id.clip(min=0))
         chosen[:, 1:] = torch.tensor(tracked, dtype=torch.int64)
         self.chosen = chosen.to(device)
-        self.ends = torch.from_numpy(cells.last).to(device)
+        self.ends = torch.from_numpy(self.targets.own).to(device)
+        self.missing = torch.from_numpy(self.targets.id < 0).to(device)
         self.end_rows: dict[int, Tensor] = {}
         self.done = 0
         self.rank_errors = 0
@@ -269,7 +276,7 @@ class _Lens:
             coords["tracked"] = (("tracked",), np.array(self.tracked, dtype=np.int32))
             coords["tracked_token"] = (("tracked",), np.array(strings))
         self.job.declare(sizes, coords)
-        target = self.cells.spread(self.cells.target_id.astype(np.int32), -1)
+        target = self.cells.spread(self.targets.id.astype(np.int32), -1)
         self.job.emit({}, {"target_id": target})
 
     def _row(self, row: Row) -> None:
@@ -294,11 +301,8 @@ class _Lens:
         norm = kept.log_norm.unsqueeze(-1)
         logprob = kept.chosen - norm
         rank = kept.above + 1
-        ended = self.ends
-        cross_entropy = -logprob[:, 0]
-        cross_entropy[ended] = float("nan")
-        target_rank = rank[:, 0].clone()
-        target_rank[ended] = -1
+        cross_entropy = (-logprob[:, 0]).masked_fill(self.missing, float("nan"))
+        target_rank = rank[:, 0].masked_fill(self.missing, -1)
         arrays = {
             "token_id": kept.top_ids.int(),
             "probability": (kept.top_logits - norm).exp().float(),
@@ -338,7 +342,7 @@ class _Lens:
         self.job.check("settle after first", late, 0, "points by which settle comes before first")
 
     def _own_answers(self) -> None:
-        """At the end of a text there is no next token: rank the model's own answer there."""
+        """Where there is no next token, rank the model's own answer."""
         if not len(self.ends):
             return
         answers = self.answer[-1][self.ends]
@@ -346,7 +350,7 @@ class _Lens:
         chosen = answers.repeat(self.rows).unsqueeze(-1)
         reduced = self.head.reduce(rows, chosen, 1, self.job.tick)
         ranks = (reduced.above.view(self.rows, -1) + 1).int().cpu().numpy()
-        for place, row in enumerate(self.cells.last.tolist()):
+        for place, row in enumerate(self.targets.own.tolist()):
             where: dict[str, int | slice] = {"position": int(self.cells.position[row])}
             if not self.cells.single:
                 where["batch"] = int(self.cells.text[row])

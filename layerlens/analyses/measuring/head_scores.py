@@ -15,9 +15,13 @@ from layerlens.metrics.base import Arrays, ModelShape
 from layerlens.metrics.batch import MOST_TOKENS, Batch, split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
+from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+
+LENGTH = 50
+"""Tokens before they repeat, as in the published tests of heads."""
 
 _CELL = ("layer", "head")
 _SCORES = {
@@ -58,6 +62,24 @@ class Offset(OverQueries):
         return there.sum(-1, dtype=torch.float64), there.new_full((len(there),), there.shape[1])
 
 
+def usual_length(model: LensModel) -> int:
+    """How many tokens repeat where nothing was asked for: inside what the model was trained on."""
+    trained = model.trained_range
+    if trained is None:
+        return LENGTH
+    return min(
+        LENGTH,
+        (trained.repeats or (LENGTH, LENGTH))[1],
+        (trained.longest - len(_front(model))) // 2,
+    )
+
+
+def _front(model: LensModel) -> list[int]:
+    """What stands before the tokens that repeat."""
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    return [] if bos is None else [int(bos)]
+
+
 def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) -> list[list[int]]:
     """Sequences of ``length`` random tokens, each twice, after the BOS token if there is one.
 
@@ -71,8 +93,8 @@ def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) ->
     """
     tokenizer = model.vocabulary.tokenizer
     special = set(getattr(tokenizer, "all_special_ids", ()))
-    named = len(tokenizer) if tokenizer is not None else model.d_vocab
-    ids = torch.tensor([i for i in range(min(model.d_vocab, named)) if i not in special])
+    named = len(tokenizer) if tokenizer is not None else model.d_vocab_in
+    ids = torch.tensor([i for i in range(min(model.d_vocab_in, named)) if i not in special])
     if not 2 <= length <= len(ids):
         raise InputError(
             f"length is {length}; expected 2 to {len(ids)}, the number of tokens that are not "
@@ -80,8 +102,7 @@ def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) ->
         )
     if sequences < 1:
         raise InputError(f"sequences is {sequences}; expected a positive number.")
-    bos = getattr(tokenizer, "bos_token_id", None)
-    front = [] if bos is None else [int(bos)]
+    front = _front(model)
     fed = len(front) + 2 * length
     if model.max_positions is not None and fed > model.max_positions:
         raise InputError(
@@ -96,8 +117,9 @@ def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) ->
     return rows
 
 
-def count_work(model: LensModel, *, length: int, sequences: int, seed: int) -> Work:
+def count_work(model: LensModel, *, length: int | None, sequences: int, seed: int) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
+    length = usual_length(model) if length is None else whole(length, "length")
     rows = repeated_tokens(model, length, sequences, seed)
     fed = len(rows[0])
     together = min(sequences, max(1, MOST_TOKENS // fed))
@@ -121,7 +143,7 @@ def head_scores(
     job: Job,
     model: LensModel,
     *,
-    length: int = 50,
+    length: int | None = None,
     sequences: int = 4,
     seed: int = 0,
 ) -> None:
@@ -137,7 +159,8 @@ def head_scores(
     Parameters
     ----------
     length
-        Tokens before they repeat.
+        Tokens before they repeat; None for 50, or for as many as the model was trained on where its
+        configuration says so.
     sequences
         How many are fed; intervals are over them.
     seed
@@ -159,11 +182,14 @@ def head_scores(
     --------
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> found = ll.head_scores(model, length=20)  # doctest: +SKIP
+    >>> found = ll.head_scores(model)  # doctest: +SKIP
     >>> found.data.induction.max().item() > 0.5  # doctest: +SKIP
     True
     """
+    length = usual_length(model) if length is None else whole(length, "length")
     tokens = job.tokens(repeated_tokens(model, length, sequences, seed))
+    for note in tokens.notes:
+        job.remark(note)
     fed = tokens.ids.shape[1]
     shape = ModelShape.of(model)
     starts = {"induction": length - 1, "duplicate_token": length, "previous_token": 1}

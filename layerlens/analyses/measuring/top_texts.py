@@ -12,6 +12,7 @@ from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
 from layerlens.metrics.top_activations import TopActivations
+from layerlens.model.integers import wholes
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -116,7 +117,7 @@ def top_texts(
     (number,) = model.layers(layer)
     options = {
         "layer": number,
-        "neurons": [neurons] if isinstance(neurons, int) else list(neurons),
+        "neurons": list(wholes(neurons, "neurons", least=0)),
         "k": k,
         "side": side,
         "per_text": per_text,

@@ -36,11 +36,14 @@ def shared_prefix(sweep: Sweep, pair: Pair, runs: tuple[Base, Base]) -> int:
     return pair.shared
 
 
-def plan(sweep: Sweep, pair: Pair, source: Base) -> dict[str, int]:
-    """Add the cells whose value is known: a patch of nothing, and one of everything."""
+def plan(sweep: Sweep, pair: Pair, source: Base, shared: int) -> dict[str, int]:
+    """Add the cells whose value is known: a patch of nothing, and one of everything.
+
+    Everything is what may differ: all positions but the ``shared`` ones of :func:`shared_prefix`.
+    """
     layer = sweep.model.n_layers // 2
     length = sweep.base.length
-    every = tuple(range(pair.shared if pair.shared < length else 0, length))
+    every = tuple(range(shared if shared < length else 0, length))
     site, first = Site("resid_pre", layer), every[0]
     own = Change(site, "set", sweep.base.state(layer)[first:], every)
     tests = {"no-op": sweep.add(Cell((own,)), None)}

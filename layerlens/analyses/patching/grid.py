@@ -12,6 +12,7 @@ from torch import Tensor
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.errors import InputError
+from layerlens.model.integers import wholes
 from layerlens.model.sites import HEADS, Site, parse_site
 from layerlens.run.cell import Cell
 from layerlens.run.changes import SQUARE, Change
@@ -292,13 +293,13 @@ def indices(what: str, wanted: Any, count: int) -> list[int]:
     if wanted is None or isinstance(wanted, slice):
         found = list(range(count))[wanted or slice(None)]
     else:
-        given = [wanted] if isinstance(wanted, int | np.integer) else list(wanted)
+        given = wholes(wanted, f"a {what}")
         for number in given:
             if not -count <= number < count:
                 raise InputError(
                     f"There is no {what} {number}: the model has {count} (0 to {count - 1})."
                 )
-        found = sorted({int(number) % count for number in given})
+        found = sorted({number % count for number in given})
     if not found:
         raise InputError(f"No {what} was chosen by {wanted!r}: ask for at least one.")
     return found

@@ -125,7 +125,12 @@ class Bench:
         finals = [final for final, _ in runs]
         with model.running():
             self.metric: Metric = make_metric(
-                model, metric, final=finals[0], other=finals[1], answer=answer, wrong=wrong
+                model,
+                metric,
+                final=finals[0],
+                other=finals[1],
+                answer=None if answer is None else model.token_id(answer, self.pair.clean),
+                wrong=None if wrong is None else model.token_id(wrong, self.pair.clean),
             )
         clean_end, corrupt_end = map(self._measure, finals)
         self.ends: tuple[float, float] = clean_end, corrupt_end

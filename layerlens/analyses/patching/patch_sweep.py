@@ -199,8 +199,9 @@ class _PatchSweep:
                 method=method,
                 memory_limit=memory_limit,
             )
-            planned = self._plan(sweep, index)
-            tests = patch_checks.plan(sweep, pair, self.runs.runs[index][1])
+            shared = patch_checks.shared_prefix(sweep, pair, self.runs.runs[index])
+            planned = self._plan(sweep, index, shared)
+            tests = patch_checks.plan(sweep, pair, self.runs.runs[index][1], shared)
             sweep.run(self._promise(sweep, planned, index))
             sweep.verify(verify)
             patch_checks.check(sweep, pair, self.grid, self.runs.runs[index], tests)
@@ -242,11 +243,10 @@ class _PatchSweep:
         found = [part_effect(self.grid, effects, part, part.positions) for part in planned]
         return found + [0.0] * (len(sweep) - len(found))
 
-    def _plan(self, sweep: Sweep, index: int) -> list[Part]:
+    def _plan(self, sweep: Sweep, index: int, shared: int) -> list[Part]:
         """Add the cells that have to be run, and fill in the others; returns what was added."""
         added: list[Part] = []
         runs, pair = self.runs, self.runs.pairs[index]
-        shared = patch_checks.shared_prefix(sweep, pair, runs.runs[index])
         columns = runs.columns(index)
         if "position" in self.grid.axes:
             for column in set(range(len(runs.axis))) - set(columns):

@@ -16,7 +16,7 @@ from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.sweeps.layer_windows import window_layers
 from layerlens.analyses.texts.one_each import one_each
-from layerlens.analyses.texts.subjects import subject_positions
+from layerlens.analyses.texts.subjects import each, subject_positions
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -116,7 +116,8 @@ def knockout(
         (``subject``, ``other`` and ``last``, the query itself), else each position before the
         query on its own.
     subject
-        The text of a span or positions; for several texts, a list with one each.
+        The text of a span or positions; for several texts, a list of spans or of lists with one
+        each, or a tuple of positions that are the same in every text.
     query
         The position that is blocked from looking; the last one by default.
     window
@@ -160,8 +161,8 @@ def knockout(
         model.anatomy.tap(Site("z", 0))  # raises, and says why
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
     count, single = len(texts), tokens.single
-    senders = one_each(sources, count, "sources", alone=single)
-    given = zip(texts, senders, one_each(subject, count, "subject", alone=single), strict=True)
+    subjects = each(subject, count, single, "subject")
+    given = zip(texts, each(sources, count, single, "sources"), subjects, strict=True)
     plans = [_plan(model, text, query, wanted, named) for text, wanted, named in given]
     names = list(dict.fromkeys(name for plan in plans for name in plan.groups))
     centres = model.layers(layers)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layerlens.analyses.contract.options import nearest
 from layerlens.errors import InputError
+from layerlens.model.integers import wholes
 from layerlens.model.sites import Site
 from layerlens.run.changes import Change
 from layerlens.run.where import row_shapes
@@ -146,10 +147,8 @@ class Units:
 def _asked(width: int, asked: Sequence[int] | None) -> list[int]:
     if asked is None:
         return list(range(width))
-    given = [asked] if isinstance(asked, int) else [int(neuron) for neuron in asked]
+    given = wholes(asked, "neurons")
     for neuron in given:
         if not 0 <= neuron < width:
             raise InputError(f"Neuron {neuron} does not exist: there are 0 to {width - 1}.")
-    if not given:
-        raise InputError("neurons is empty: name at least one.")
-    return sorted(set(given))
+    return sorted(given)

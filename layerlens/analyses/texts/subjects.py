@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import InputError
+from layerlens.model.integers import is_whole
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -22,6 +23,47 @@ GROUPS = (
 """Positions of a prompt as Meng et al. (2022) group them."""
 
 Where = Sequence[int]
+
+
+def each(value: Any, texts: int, single: bool, name: str) -> list[Any]:
+    """What names positions, for every text.
+
+    Parameters
+    ----------
+    value
+        For one text, anything that names positions. For several, a list of texts or of lists is
+        one each; anything else, a tuple of positions too, is the same in every text.
+    name
+        The option, for the error.
+
+    Raises
+    ------
+    InputError
+        For several texts and a list of bare positions, which could mean either, or a list that
+        does not have one entry for each text.
+
+    Examples
+    --------
+    >>> each([[1], [2, 3]], 2, False, "subject")
+    [[1], [2, 3]]
+    >>> each((1, 2), 2, False, "subject")
+    [(1, 2), (1, 2)]
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if single or not isinstance(value, list):
+        return [value] * texts
+    if all(map(is_whole, value)):
+        apart = ", ".join(f"[{item}]" for item in value)
+        raise InputError(
+            f"{name}={value} for {texts} texts may mean one position each, or all of them in every "
+            f"text: write [{apart}] for one each, or {tuple(value)} for the same in every text."
+        )
+    if len(value) != texts:
+        raise InputError(
+            f"{name} has {len(value)} entries for {texts} texts: give one for all of them, or a "
+            "list with one each."
+        )
+    return list(value)
 
 
 def subject_positions(model: LensModel, tokens: Tokens, subject: Any) -> tuple[int, ...]:

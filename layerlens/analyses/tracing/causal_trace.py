@@ -14,7 +14,7 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.one_each import one_each
-from layerlens.analyses.texts.subjects import GROUPS, subject_positions
+from layerlens.analyses.texts.subjects import GROUPS, each, subject_positions
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.analyses.tracing.trace_text import TextTrace, TracePlan, embedding_std
 from layerlens.errors import InputError
@@ -104,8 +104,9 @@ def causal_trace(
     Parameters
     ----------
     subject
-        Where noise is added: the text of a span, or positions; for several texts, a list with
-        one each. None: everything but the last token.
+        Where noise is added: the text of a span, or positions; for several texts, a list of spans
+        or of lists with one each, or a tuple of positions that are the same in every text. None:
+        everything but the last token.
     kind
         What is restored: ``resid_post``, ``mlp_out`` or ``attn_out``.
     window
@@ -164,7 +165,7 @@ def causal_trace(
         how={"method": method, "memory_limit": memory_limit},
     )
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
-    where = one_each(subject, len(texts), "subject", alone=tokens.single)
+    where = each(subject, len(texts), tokens.single, "subject")
     subjects = [subject_positions(model, *pair) for pair in zip(texts, where, strict=True)]
     answers, wrongs = one_each(answer, len(texts), "answer"), one_each(wrong, len(texts), "wrong")
     cells = Cells(model, tokens, positions)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from layerlens.errors import InputError
+from layerlens.model.integers import whole
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
@@ -86,7 +87,7 @@ def parse_receivers(model: LensModel, receiver: Any) -> list[Site]:
 def _head(model: LensModel, place: Any, role: str, *, kv: bool = False) -> Sender:
     if not isinstance(place, (tuple, list)) or len(place) != 2:
         raise InputError(f"A {role} is (layer, head), not {place!r}.")
-    layer, head = int(place[0]), int(place[1])
+    layer, head = (whole(number, f"The layer or head of a {role}") for number in place)
     layer += model.n_layers if layer < 0 else 0
     if not 0 <= layer < model.n_layers:
         raise InputError(

@@ -118,3 +118,33 @@ def test_the_script_trains_and_writes_a_model_that_loads(
     log = json.loads((tmp_path / "addition" / "training.json").read_text("utf-8"))
     assert log["curve"][-1]["loss"] < log["curve"][0]["loss"] - 0.2
     assert load(tmp_path / "addition").tokenizer.tokenize("12+3") == ["1", "2", "+", "3"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_toy_says_what_it_was_trained_on(name: str) -> None:
+    model, toy = load(f"toy:{name}"), TOYS[name]
+    assert model.trained_range == toy.trained
+    assert toy.trained.form in repr(model)
+    drawn = toy.draw(20, False, torch.Generator().manual_seed(0))
+    assert drawn.ids.shape[1] == toy.trained.longest
+    assert model.tokens(drawn.ids).notes == ()
+    prompt, answer = toy.example
+    assert prompt in toy.trained.form
+    model.token_id(answer)
+    with pytest.raises(InputError, match=r"'Paris' is not in the vocabulary.*texts like"):
+        model.token_id("Paris")
+
+
+def test_a_prompt_outside_of_the_range_is_remarked_on() -> None:
+    model = load("toy:induction")
+    (note,) = model.tokens(list(range(49))).notes
+    assert "49 tokens, but this model was trained on at most 48" in note
+    assert model.tokens(model.tokens(list(range(49)))).notes == (note,)
+    with pytest.raises(InputError, match=r"'57\+88=' is in the vocabulary.*'57 \+ 88 ='"):
+        load("toy:modular").tokens("57+88=")
+
+
+def test_the_range_is_saved_with_a_toy(tmp_path: Path) -> None:
+    toy = TOYS["modular"]
+    train_toys.save(toy, train_toys.build(toy), {}, tmp_path)
+    assert load(tmp_path, prove=False).trained_range == toy.trained

@@ -37,9 +37,9 @@ def test_blocks_are_named_by_numbers_and_slices(which: Any, found: list[int]) ->
         ([0, -5], "Layer -5 does not exist"),
         ([], "layers is empty"),
         (slice(9, None), "layers is empty"),
-        (True, "True is no layer"),
-        ("all", "'all' is no layer"),
-        ([1.0], "1.0 is no layer"),
+        (True, "layers is a whole number"),
+        ("all", "layers is a whole number"),
+        ([1.0], "layers is a whole number"),
     ],
 )
 def test_what_is_no_block_is_refused(which: Any, message: str) -> None:

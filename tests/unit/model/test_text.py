@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -12,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 import layerlens as ll
 from layerlens.model.text import Tokens, encode, find_positions
 from layerlens.model.vocabulary import Vocabulary
+
+from . import tokenizers_by_hand as by_hand
 
 
 def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
@@ -136,3 +139,88 @@ def test_positions(tools: SimpleNamespace) -> None:
     for where, message in ((50, "10 tokens"), ("o", "2 times"), ("x", "does not occur")):
         with pytest.raises(ll.InputError, match=message):
             find_positions(fed, where)
+
+
+def test_spans_that_overlap_are_not_unique(tools: SimpleNamespace) -> None:
+    fed = tokens(tools, "nanana")
+    with pytest.raises(ll.InputError, match="occurs 2 times"):
+        find_positions(fed, "nana")
+    assert find_positions(fed, "nanana") == list(range(6))
+
+
+def test_positions_are_whole_numbers_of_any_kind(tools: SimpleNamespace) -> None:
+    fed = tokens(tools, "abcd")
+    assert find_positions(fed, np.int64(2)) == [2]
+    assert find_positions(fed, np.array([0, -1])) == [0, 3]
+    assert find_positions(fed, torch.tensor([1, 1])) == [1]
+    for where in (0.9, True, np.array([True, False]), {"a": 1}):
+        with pytest.raises(ll.InputError, match="A position is named by"):
+            find_positions(fed, where)
+
+
+def test_tokens_are_equal_when_the_same_is_fed(tools: SimpleNamespace) -> None:
+    one, two = tokens(tools, ["ab", "c"]), tokens(tools, ["ab", "c"])
+    assert one == two and hash(one) == hash(two) and one is not two
+    assert one != tokens(tools, ["ab", "d"]) and one != "ab"
+    assert one != tokens(tools, ["ab", "c"], padding_side="left")
+    assert len({one, two}) == 1
+
+
+def test_tokens_of_another_tokenizer_are_refused(tools: SimpleNamespace) -> None:
+    fed = tokens(tools, "ab")
+    words = Vocabulary(by_hand.byte_level(), 300)
+    with pytest.raises(ll.InputError, match=r"another tokenizer: \d+ is"):
+        encode(by_hand.byte_level(), words, encode_with(by_hand.llama2()), max_positions=None)
+    # A larger vocabulary in which these tokens read the same is no other one.
+    more = byte_tokenizer(bos=True)
+    more.add_tokens(["<more>"])
+    assert encode(more, Vocabulary(more, len(more)), fed, max_positions=None) is fed
+    with pytest.raises(ll.InputError, match="at most 1"):
+        encode(tools.tokenizer, tools.vocabulary, fed, max_positions=1)
+
+
+def encode_with(tokenizer: PreTrainedTokenizerFast) -> Tokens:
+    return encode(tokenizer, Vocabulary(tokenizer, len(tokenizer)), "A is", max_positions=None)
+
+
+def test_words_that_are_not_in_the_vocabulary_are_said() -> None:
+    tokenizer = by_hand.word_level()
+    words = Vocabulary(tokenizer, len(tokenizer), form="texts like 'the capital is'")
+    fed = encode(tokenizer, words, "the capital is Paris", max_positions=None)
+    assert fed.notes == (
+        "1 of 4 tokens are <unk>: 'Paris' is not in the vocabulary; the model knows texts like "
+        "'the capital is'",
+    )
+    assert encode(tokenizer, words, "the <unk> is", max_positions=None).notes == ()
+    with pytest.raises(ll.InputError, match="Nothing of 'Bonjour Paris' is in the vocabulary"):
+        encode(tokenizer, words, "Bonjour Paris", max_positions=None)
+
+
+def test_ids_are_those_of_the_embedding_and_padding_too() -> None:
+    tokenizer = by_hand.word_level()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})  # 5, of an embedding with 5 rows
+    words = Vocabulary(tokenizer, 3, fed=5)
+    fed = encode(tokenizer, words, [[4, 4], [3]], max_positions=None)
+    assert fed.ids.tolist() == [[4, 4], [3, 0]]
+    with pytest.raises(ll.InputError, match="Token id 5 does not exist: expected 0 to 4"):
+        encode(tokenizer, words, [5], max_positions=None)
+
+
+@pytest.mark.parametrize("text", [np.array([1, 2]), (np.int64(1), 2), torch.tensor([1, 2])])
+def test_ids_of_any_kind_are_whole_numbers(tools: SimpleNamespace, text: object) -> None:
+    assert tokens(tools, text).ids.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"input_ids": [[1]]}, r"give its \['input_ids'\]"),
+        (3, r"write \[3\]"),
+        ([True, False], "list of token ids"),
+        ([0.5, 1.5], "list of token ids"),
+        (np.array([0.5]), "list of token ids"),
+    ],
+)
+def test_what_is_no_text_is_refused(tools: SimpleNamespace, text: object, message: str) -> None:
+    with pytest.raises(ll.InputError, match=message):
+        tokens(tools, text)

@@ -93,7 +93,7 @@ def test_a_source_in_another_model_is_code_but_no_json() -> None:
         (("resid_post.1", "zero"), {"head": 0}, "resid_post has no heads"),
         (("z.1", "zero"), {"head": -1}, "head -1 does not exist"),
         (("z", "zero"), {"layer": "3"}, "layer is a whole number"),
-        (("z", "zero"), {"layer": []}, "layer is an empty list"),
+        (("z", "zero"), {"layer": []}, "layer is empty"),
         (("mlp_post.1", "zero"), {"neuron": 1.5}, "neuron is a whole number"),
         (("z.1", "zero", 1), {}, "zero takes no value"),
         (("z.1", "set"), {}, "set needs a value"),

@@ -161,7 +161,7 @@ def test_quantised_and_shared_weights_are_refused() -> None:
     ("options", "words"),
     [
         ({"bits": 1}, "from 2 to 24"),
-        ({"bits": [4, 4]}, "each once"),
+        ({"bits": [4, 0.5]}, "whole number"),
         ({"bits": 4.5}, "whole number"),
         ({"group": 0}, "group"),
         ({"chosen": "router"}, "router"),

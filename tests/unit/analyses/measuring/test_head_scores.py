@@ -63,3 +63,19 @@ def test_bad_input() -> None:
     short = LensModel.wrap(tiny_model("gpt2", n_positions=16), None, name="short", prove=False)
     with pytest.raises(InputError, match="so 18 tokens are fed, but short takes 16"):
         ll.head_scores(short, length=9)
+
+
+def test_the_usual_length_lies_within_what_a_toy_was_trained_on() -> None:
+    model = ll.load("toy:induction")
+    result = ll.head_scores(model)
+    assert result.data.attrs["fed"] == 47  # of 48; the BOS token, and 23 tokens twice
+    assert float(result.data.induction.max()) > 0.95
+    assert result.code == "ll.head_scores(model)"
+    beyond = ll.head_scores(model, length=50)
+    assert float(beyond.data.induction.max()) < 0.6
+    assert "101 tokens, but this model was trained on at most 48" in beyond.data.attrs["notes"]
+    assert "trained" not in result.data.attrs["notes"]
+    wrapped = LensModel.wrap(tiny_model("llama"), None, name="tiny", prove=False)
+    assert ll.head_scores(wrapped, length=np.int64(9)).data.attrs["fed"] == 18
+    with pytest.raises(InputError, match="length is a whole number"):
+        ll.head_scores(wrapped, length=9.5)
