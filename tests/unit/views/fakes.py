@@ -16,6 +16,7 @@ from layerlens.analyses.contract.contract import About, Analysis, Job, Work
 from layerlens.analyses.contract.parts import Variable
 from layerlens.errors import InputError, LayerLensError
 from layerlens.model.text import Tokens
+from layerlens.model.vocabulary import Vocabulary
 
 N_LAYERS, D_VOCAB = 4, 40
 POINTS = ["embed", *(f"{layer}_post" for layer in range(N_LAYERS)), "final"]
@@ -68,6 +69,8 @@ class FakeModel:
     """One token a word; words are numbers of the vocabulary."""
 
     name, n_layers, d_vocab, dtype = "fake", N_LAYERS, D_VOCAB, torch.float32
+    d_vocab_in = D_VOCAB
+    vocabulary = Vocabulary(None, D_VOCAB)
     load_code = "ll.load('fake')"
 
     def __init__(self) -> None:
@@ -110,7 +113,7 @@ class FakeModel:
             notes=("a note",),
         )
 
-    def token_id(self, target: str | int) -> int:
+    def token_id(self, target: str | int, after: Any = None) -> int:
         if isinstance(target, int):
             return target
         if not target.strip().isdigit():
