@@ -87,14 +87,8 @@ def _find(hf: PreTrainedModel, config: Any) -> Anatomy:
         blocks=tuple(blocks),
         head=head,
         d_model=last.gave.shape[-1],
-        d_vocab=_entries(hf) if head is None or logits is None else logits.shape[-1],
+        d_vocab=fed_rows(hf) if head is None or logits is None else logits.shape[-1],
     )
-
-
-def _entries(hf: PreTrainedModel) -> int:
-    """How many tokens the embedding knows."""
-    embedding: Any = hf.get_input_embeddings()
-    return int(getattr(embedding, "num_embeddings", 0) or embedding.weight.shape[0])
 
 
 def _require_finite(hf: PreTrainedModel, calls: Sequence[Call], blocks: Sequence[str]) -> None:
