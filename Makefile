@@ -25,6 +25,11 @@ js_sources := $(shell find js/src js/lab -type f 2>/dev/null) js/build.mjs
 jupyter_files := $(wildcard jupyter-config/*/*.json) js/lab/install.json
 display := $(if $(HEADLESS),,$(DISPLAY)$(WAYLAND_DISPLAY)$(if $(filter Darwin,$(shell uname)),quartz))
 
+# One thread in each of two processes: small models gain nothing from more, and two cores are full.
+export OMP_NUM_THREADS ?= 1
+pytest := $(py) -m pytest -q --durations=10
+spread := -n 2 --dist worksteal
+
 # transformers with its bounds, as pyproject.toml states them, and the tests of what leans on it
 allowed := $(shell sed -n 's/^ *"\(transformers>=[^"]*\)".*/\1/p' pyproject.toml)
 oldest := $(subst >=,==,$(firstword $(subst $(comma), ,$(allowed))))
@@ -50,16 +55,17 @@ test: setup
 	@$(MAKE) --no-print-directory unit js-test kernel-test notebook-test packaging-test browser-test bench-smoke
 
 unit:
-	$(py) -m pytest -q tests/unit $(wildcard tests/reference)
+	$(pytest) $(spread) tests/unit $(wildcard tests/reference)
 
 js-test: $(stamps)/node
 	cd js && npm test
 
 kernel-test:
-	$(py) -m pytest -q tests/kernel
+	$(pytest) tests/kernel
 
+# The cells of a notebook stay together, in one process.
 notebook-test:
-	$(py) -m pytest -q --nbval-lax notebooks
+	$(pytest) -n 2 --dist loadfile --nbval-lax notebooks
 
 # Every benchmark runs to its end on tiny sizes; the times mean nothing.
 bench-smoke:
@@ -68,10 +74,10 @@ bench-smoke:
 	$(py) benchmarks/metrics.py --smoke
 
 packaging-test:
-	$(py) -m pytest -q tests/packaging
+	$(pytest) tests/packaging
 
 browser-test:
-	$(py) -m pytest -q tests/browser
+	$(pytest) tests/browser
 
 # From the ranges alone, in an environment of its own that is made anew; torch as everywhere.
 test-latest:
@@ -79,8 +85,8 @@ test-latest:
 	@$(MAKE) --no-print-directory VENV=.venv-latest LOCK= setup unit kernel-test
 
 test-bounds: $(stamps)/python
-	.ci/with '$(allowed)' $(py) $(VENV)-newest -m pytest -q $(inside)
-	.ci/with '$(oldest)' $(py) $(VENV)-oldest -m pytest -q $(inside)
+	.ci/with '$(allowed)' $(py) $(VENV)-newest -m pytest -q $(spread) $(inside)
+	.ci/with '$(oldest)' $(py) $(VENV)-oldest -m pytest -q $(spread) $(inside)
 
 lock: $(stamps)/python
 	$(bin)/uv pip compile -q --upgrade pyproject.toml -o requirements.lock

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,15 +52,27 @@ def chrome() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """JupyterLab in light colours, or what ``everywhere`` asks for."""
-    app, theme = getattr(request, "param", ("lab", LIGHT))
-    folder = tmp_path_factory.mktemp("work")
-    shutil.copy(TOUR, folder)
-    with serve(folder, tmp_path_factory.mktemp("home"), app, theme) as running:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Server]]:
+    """The server of an app and a theme, started when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def running(app: str, theme: str) -> Server:
+            folder = tmp_path_factory.mktemp("work")
+            shutil.copy(TOUR, folder)
+            return stack.enter_context(serve(folder, tmp_path_factory.mktemp("home"), app, theme))
+
         yield running
+
+
+@pytest.fixture
+def server(
+    request: pytest.FixtureRequest, servers: Callable[[str, str], Server]
+) -> Iterator[Server]:
+    """JupyterLab in light colours, or what ``everywhere`` asks for; without kernels at the end."""
+    running = servers(*getattr(request, "param", ("lab", LIGHT)))
+    yield running
+    running.end_kernels()
 
 
 @pytest.fixture

@@ -31,7 +31,6 @@ EVERYWHERE = pytest.mark.parametrize(
     [("lab", LIGHT), ("lab", DARK), ("notebook", LIGHT)],
     ids=["lab-light", "lab-dark", "notebook"],
     indirect=True,
-    scope="session",
 )
 
 _LOCAL = (
@@ -53,6 +52,17 @@ class Server:
     token: str
     app: str
     folder: Path
+
+    def end_kernels(self) -> None:
+        """Shut down every kernel: each holds a model."""
+        for kernel in json.loads(self._ask("GET", "/api/kernels")):
+            self._ask("DELETE", f"/api/kernels/{kernel['id']}")
+
+    def _ask(self, method: str, path: str) -> bytes:
+        headers = {"Authorization": f"token {self.token}"}
+        request = urllib.request.Request(self.url + path, headers=headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
 
 
 def chromium() -> str:

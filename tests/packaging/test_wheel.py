@@ -84,6 +84,7 @@ def test_the_wheel_holds_the_front_end_the_tutorials_and_the_configuration(
     expected = [
         *FRONT_END,
         "layerlens/py.typed",
+        "layerlens/model/tested.json",
         "layerlens/notebooks/00_tour.ipynb",
         f"{data}/share/jupyter/labextensions/layerlens/package.json",
         f"{data}/share/jupyter/labextensions/layerlens/install.json",
