@@ -222,11 +222,11 @@ describe("the patch bench", () => {
     await vi.waitFor(() => expect(model.sent.at(-1)).toMatchObject({ kind: "run" }));
   });
 
-  it("shows progress with a Stop, and says what a run stumbled over", async () => {
+  it("shows progress with a way to cancel, and says what a run stumbled over", async () => {
     const status = { state: "running", run: 1, done: 3, total: 9, what: "" };
     const { el, model, button } = await bench({ status });
     expect(el.textContent).toContain("3 of 9 steps");
-    button(/^Stop$/).click();
+    button(/^Cancel$/).click();
     expect(model.sent.at(-1)).toEqual({ kind: "cancel", run: 1 });
     model.push("status", { ...status, state: "error", message: "The prompts differ in length." });
     await vi.waitFor(() =>

@@ -72,6 +72,7 @@ class View(anywidget.AnyWidget):
         self._messages: dict[str, Callable[[dict[str, Any]], None]] = {
             "request": self._on_request,
             "cancel_request": self._on_cancel_request,
+            "ping": lambda message: self._send_later({"kind": "pong"}),
         }
         super().__init__(**traits)
         self._answer_on_any_shell()

@@ -71,10 +71,12 @@ def export(view: PictureView, kind: str, *, dark: bool = False) -> tuple[str, st
 def _shown(view: PictureView) -> Result:
     """Return the result of what is on screen; the part of a run that was stopped is one too."""
     if view._stream is not None and not view._stream.ended:
-        raise InputError("The run is not done; wait for it, or stop it to take what there is.")
+        raise InputError(
+            "The run is not done; call view.wait() before, or view.cancel() to take its part."
+        )
     result = view.partial if view.partial is not None else view.result
     if result is None:
-        raise InputError("There is no result yet; wait until the run is done.")
+        raise InputError("There is no result yet; call view.wait() before.")
     return result
 
 

@@ -26,6 +26,7 @@ class RunListener:
 
     def __init__(self, view: LiveView, run: Run, task: Task) -> None:
         self.stream: Stream | None = None
+        self.done = 0
         self._meta: dict[str, Any] | None = None
         self._coords: dict[str, Any] = {}
         self._view = view
@@ -91,6 +92,7 @@ class RunListener:
 
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the status line, at most ten times a second."""
+        self.done = done
         self._progress = {"done": done, "total": total, "what": what}
         self._tell_progress(at_once=done >= total)
 

@@ -41,6 +41,8 @@ class LiveView(QuestionView):
     _lane: Lane | None = None
     _run: Run | None = None
     _pictured: Run | None = None
+    _last: tuple[Run | None, Stream | None, Mapping[str, Any]] = (None, None, {})
+    """The last picture that a run brought to its end, or until it was cancelled."""
 
     def __init__(self, model: LensModel, inputs: Mapping[str, Any], keywords: Any) -> None:
         self._open(model, inputs, keywords)
@@ -118,9 +120,11 @@ class LiveView(QuestionView):
         self._ready = False
         self._adopt_texts(result.data, text)
         self._ready = True
-        run = self._run = self._pictured = Run(1, *self._question())
+        run = self._run = self._pictured = Run(1, *self._question(), self._asked())
         about = None if self.model is None else self.analysis.about
-        self._show_result(result, data, self._meta_of(result, data, run.number, about))
+        meta = run.signed(self._meta_of(result, data, run.number, about))
+        self._show_result(result, data, meta)
+        self._last = run, self._stream, meta
         seconds = float(data.attrs.get("seconds", 0.0))
         self.status = {**IDLE, "state": "done", "run": run.number, "seconds": round(seconds, 3)}
         run.end(result=result)
@@ -207,7 +211,8 @@ class LiveView(QuestionView):
             old = self._run
             if old is not None and not again and old.same_question(inputs, options):
                 return
-            run = self._run = Run(1 if old is None else old.number + 1, inputs, options)
+            number = 1 if old is None else old.number + 1
+            run = self._run = Run(number, inputs, options, self._asked())
             self._tell(run, "queued")
             self._leave()
             self._lane.put(self._task(run))
@@ -244,16 +249,13 @@ class LiveView(QuestionView):
             return
         self._tell(run, "running")
         run.resolved = self._resolved(run)
-        before = self._pictured, self._stream, self._shown_meta
         listener = self._listener(run, task)
         try:
             result = self._answer(self.model, run, listener)
         except Cancelled as stop:
             self._stopped(run, stop, listener)
         except BaseException:
-            if listener.stream is not None and self._stream is listener.stream:
-                self._pictured = before[0]
-                self._restore(*before[1:])
+            self._take_back(listener)
             raise
         else:
             self._finished(run, result, listener)
@@ -271,23 +273,36 @@ class LiveView(QuestionView):
         self._show_run(run, listener.stream, listener.meta)
         listener.stream.finish()
         self._result, self._partial = result, None
-        self._keep(self._meta_after(listener.meta, result), listener.stream)
+        self._keep_run(run, self._meta_after(listener.meta, result), listener.stream)
         self._tell(run, "done")
         run.end(result=result)
 
     def _stopped(self, run: Run, stop: Cancelled, listener: RunListener) -> None:
         if run is self._run:
-            self._partial = stop.partial  # type: ignore[assignment]
-            if listener.stream is not None and listener.stream is self._stream:
+            if listener.done == 0 and self._last[1] is not None:
+                self._take_back(listener)  # nothing of it is worth more than the last picture
+            elif listener.stream is not None and listener.stream is self._stream:
+                self._partial = stop.partial  # type: ignore[assignment]
                 listener.stream.finish()
-                self._keep(listener.meta, listener.stream)
+                self._keep_run(run, listener.meta, listener.stream)
             self._tell(run, "cancelled")
         run.end(error=stop)
+
+    def _keep_run(self, run: Run, meta: dict[str, Any], stream: Stream) -> None:
+        meta = run.signed(meta)
+        self._last = run, stream, meta
+        self._keep(meta, stream)
+
+    def _take_back(self, listener: RunListener) -> None:
+        """Show the last picture again in place of one that a run has only begun."""
+        if listener.stream is not None and self._stream is listener.stream:
+            self._pictured, stream, meta = self._last
+            self._restore(stream, meta)
 
     def _show_run(self, run: Run, stream: Stream, meta: dict[str, Any]) -> None:
         """Let a run's picture replace the last one; called with each of its parts."""
         self._pictured = run
-        self._show_stream(stream, meta)
+        self._show_stream(stream, run.signed(meta))
 
     def _tell(self, run: Run, state: str, **more: Any) -> None:
         """Set the status, unless a newer run has taken over."""

@@ -182,6 +182,10 @@ class MetricsView(LiveView):
             texts = texts[0] if single else texts
         return {"text": texts}, {**self.options, "metrics": list(self.metrics)}
 
+    def _asked(self) -> dict[str, Any]:
+        # A picture with fewer metrics is true of these texts all the same.
+        return {**super()._asked(), "options": {}}
+
     def _resolved(self, run: Run) -> dict[str, Any]:
         return {**run.options, "metrics": run.options["metrics"] or None}
 
@@ -429,6 +433,7 @@ class MetricsView(LiveView):
                 stop.partial = beside(result, stop.partial.data, self._label)
             else:
                 stop.partial = result
+            first.done = max(first.done, 1)  # the first model is measured, if only from memory
             self._stopped(run, stop, first)
             return
         both = beside(result, found.data, self._label)

@@ -86,6 +86,7 @@ class MetricsListener(RunListener):
 
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the status line, at most ten times a second."""
+        self.done = done
         self._progress = {"done": done, "total": total, "what": what, "unit": self.unit}
         self._tell_progress(at_once=done >= total > 0)
 

@@ -28,10 +28,19 @@ class Run:
         What was asked about, by the analysis's names.
     options : mapping
         Options of the analysis as the user gave them.
+    asked : mapping
+        The question as the fields of the view show it: ``{"inputs": ..., "options": ...}``.
     """
 
-    def __init__(self, number: int, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        number: int,
+        inputs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        asked: Mapping[str, Any] | None = None,
+    ) -> None:
         self.number = number
+        self.asked = dict(asked or {})
         self.inputs = dict(inputs)
         self.options = dict(options)
         self.tokens: dict[str, Tokens] = {}
@@ -41,6 +50,10 @@ class Run:
         self.error: BaseException | None = None
         self.started = time.monotonic()
         self._ended = threading.Event()
+
+    def signed(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ``meta`` of a picture, saying which question it answers."""
+        return {**meta, "asked": self.asked}
 
     def same_question(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
         """Whether this run answers just that."""
@@ -83,4 +96,4 @@ def same_text(one: Any, other: Any) -> bool:
 
 def superseded() -> Cancelled:
     """Return the error of a run that nobody waits for any more."""
-    return Cancelled("The run was stopped before it began.")
+    return Cancelled("The run was cancelled before it began.")

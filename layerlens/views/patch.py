@@ -294,7 +294,7 @@ class PatchView(LiveView):
     def _bench(self) -> Bench:
         run = self._pictured
         if self.model is None or run is None:
-            raise InputError("There is no picture yet; wait until the run is done.")
+            raise InputError("There is no picture yet; call view.wait() before.")
         if not run.tokens:
             run.resolved = self._resolved(run)
             add_bos = run.options.get("add_bos")

@@ -68,7 +68,7 @@ class PictureView(View):
 
     @property
     def partial(self) -> Result | None:
-        """What the present run had finished when it was cancelled, or None."""
+        """What a cancelled run had finished, while that is shown; else None."""
         return self._partial
 
     # Showing
@@ -146,7 +146,7 @@ class PictureView(View):
     def _frozen(self) -> tuple[dict[str, Any], bytes]:
         """Return the traits and the packed data of a frozen twin."""
         if self._stream is None:
-            raise InputError("There is no picture yet; wait until the run is done.")
+            raise InputError("There is no picture yet; call view.wait() before.")
         traits = {name: getattr(self, name) for name in self.PICTURE}
         traits["meta"] = dict(self._shown_meta)
         ended = self.status["state"] not in ("queued", "running")

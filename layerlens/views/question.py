@@ -98,6 +98,13 @@ class QuestionView(PictureView):
         asked = {name: self._meant(name) for name in self.ASKS}
         return {name: self._meant(name) for name in self.INPUTS}, {**self.options, **asked}
 
+    def _asked(self) -> dict[str, Any]:
+        """Return the question as the fields of the view show it."""
+        return {
+            "inputs": {name: getattr(self, name) for name in self.INPUTS},
+            "options": {name: getattr(self, name) for name in self.ASKS},
+        }
+
     @property
     def analysis(self) -> Analysis:
         """The analysis that this view shows."""

@@ -12,6 +12,8 @@ interface Waiting {
 
 export class NoKernelError extends Error {}
 
+const NO_KERNEL = "This needs a running kernel; there is none here.";
+
 export class Rpc {
   readonly #waiting = new Map<string, Waiting>();
   readonly #prefix: string;
@@ -27,7 +29,7 @@ export class Rpc {
 
   request(method: string, params: unknown, signal?: AbortSignal): Promise<Reply> {
     if (!this.live()) {
-      return Promise.reject(new NoKernelError("This needs a running kernel; there is none here."));
+      return Promise.reject(new NoKernelError(NO_KERNEL));
     }
     if (signal?.aborted) return Promise.reject(new DOMException("cancelled", "AbortError"));
     const rid = `${this.#prefix}-${++this.#count}`;
@@ -64,10 +66,18 @@ export class Rpc {
     return true;
   }
 
+  /** Nobody is left to answer. */
+  abandon(): void {
+    this.#end(new NoKernelError(NO_KERNEL));
+  }
+
   dispose(): void {
-    for (const waiting of this.#waiting.values()) {
-      waiting.reject(new DOMException("closed", "AbortError"));
-    }
+    this.#end(new DOMException("closed", "AbortError"));
+  }
+
+  #end(error: Error): void {
+    const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
+    for (const { reject } of waiting) reject(error);
   }
 }

@@ -1,5 +1,6 @@
-import { type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import { computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { unpack } from "./packed";
+import { Pulse } from "./pulse";
 import { type Reply, Rpc } from "./rpc";
 import { RunStore } from "./store";
 import { type TraitSignals, Traits } from "./traits";
@@ -16,6 +17,9 @@ export type Answer = { asked: true } | { reply: Reply } | { problem: string };
 export class Session<T extends CommonTraits = CommonTraits, M extends CommonMeta = CommonMeta> {
   readonly traits: TraitSignals<T>;
   readonly rpc: Rpc;
+  readonly pulse: Pulse;
+  /** Whether a kernel answers. */
+  readonly live: ReadonlySignal<boolean>;
   readonly store: Signal<RunStore<M> | null> = signal(null);
   readonly version: Signal<number> = signal(0);
   readonly fault: Signal<string> = signal("");
@@ -32,38 +36,68 @@ export class Session<T extends CommonTraits = CommonTraits, M extends CommonMeta
   ) {
     this.#traits = new Traits(model, spec.defaults);
     this.traits = this.#traits.signals;
+    this.pulse = new Pulse(() => this.#post({ kind: "ping" }));
+    this.live = computed(() => this.traits.live.value && this.pulse.lost.value !== "gone");
     this.rpc = new Rpc(
-      (content) => this.send(content),
-      () => this.traits.live.value,
+      (content) => this.#question(content),
+      () => this.live.value,
     );
-    const receive = (message: unknown, buffers?: DataView[]) =>
+    this.#listen("msg:custom", (message: unknown, buffers?: DataView[]) => {
+      this.pulse.heard();
       this.#receive(message, buffers ?? []);
-    model.on("msg:custom", receive as never);
-    this.#stop.push(() => model.off("msg:custom", receive as never));
+    });
+    this.#listen("change:status", () => this.pulse.heard());
+    // What ipywidgets' own hosts say when the kernel is restarted, shut down or found again.
+    this.#listen("comm_live_update", () => this.traits.live.peek() && this.pulse.doubt());
+    this.#stop.push(this.pulse.lost.subscribe((lost) => lost === "gone" && this.rpc.abandon()));
     this.#stop.push(this.traits.meta.subscribe((meta) => this.#begin(meta)));
     this.#stop.push(this.traits.snapshot.subscribe((bytes) => void this.#restore(bytes)));
     this.#ready();
-  }
-
-  get live(): ReadonlySignal<boolean> {
-    return this.traits.live;
   }
 
   write(values: Partial<T>, when: "now" | "soon" = "now"): void {
     this.#traits.write(values, when);
   }
 
-  send(content: unknown): void {
-    if (this.traits.live.value) this.model.send(content);
+  /** Change what is asked; the kernel starts by itself. */
+  put(values: Partial<T>): void {
+    if (!this.live.peek()) return;
+    this.#traits.write(values);
+    this.pulse.expect();
   }
 
-  /** Put a question: what changed goes as traits and the kernel starts by itself. */
+  send(content: unknown): void {
+    if (this.live.peek()) this.#post(content);
+  }
+
+  /** Put a question: what changed goes as traits, and the same one again as a message. */
   run(question: Partial<T>): void {
     const changed = Object.entries(question).filter(
       ([name, value]) => this.traits[name as keyof T].value !== value,
     );
-    if (changed.length > 0) this.write(Object.fromEntries(changed) as Partial<T>);
-    else this.send({ kind: "run", ...question });
+    if (changed.length > 0) this.put(Object.fromEntries(changed) as Partial<T>);
+    else this.#question({ kind: "run", ...question });
+  }
+
+  #question(content: unknown): void {
+    this.send(content);
+    if (this.live.peek()) this.pulse.expect();
+  }
+
+  /** Send, and say whether that was possible: a connection that is closed raises. */
+  #post(content: unknown): boolean {
+    try {
+      this.model.send(content);
+      return true;
+    } catch {
+      this.pulse.gone();
+      return false;
+    }
+  }
+
+  #listen(event: string, callback: (...args: never[]) => void): void {
+    this.model.on(event, callback);
+    this.#stop.push(() => this.model.off(event, callback));
   }
 
   /** Ask something about the present run, unless that has been asked before. */
@@ -96,6 +130,7 @@ export class Session<T extends CommonTraits = CommonTraits, M extends CommonMeta
   dispose(): void {
     for (const stop of this.#stop) stop();
     this.rpc.dispose();
+    this.pulse.dispose();
     this.#traits.dispose();
   }
 
@@ -106,8 +141,12 @@ export class Session<T extends CommonTraits = CommonTraits, M extends CommonMeta
 
   /** A new run empties the picture; the same run with new meta (its checks) keeps the numbers. */
   #begin(meta: object): void {
-    if (!this.spec.isMeta(meta)) return;
     const current = this.store.peek();
+    if (!this.spec.isMeta(meta)) {
+      // What a run had only begun is taken back, and there was nothing before it.
+      if (current && !current.complete) this.store.value = null;
+      return;
+    }
     if (current && current.meta.run === meta.run) {
       Object.assign(current.meta, meta);
       this.version.value++;
@@ -172,7 +211,7 @@ export class Session<T extends CommonTraits = CommonTraits, M extends CommonMeta
       const packed = await unpack(bytes);
       const current = this.store.peek();
       if (current && current.meta.run === packed.meta.run && current.complete) return;
-      if (current && current.meta.run > packed.meta.run && this.traits.live.value) return;
+      if (current && current.meta.run > packed.meta.run && this.live.peek()) return;
       this.store.value = RunStore.of(packed, this.spec);
       this.version.value++;
     } catch (error) {

@@ -39,6 +39,8 @@ export interface CommonMeta {
   /** What must run before the code: the import, and the loading of the models. */
   setup: string;
   checks: Check[];
+  /** The question that the picture answers, as the fields showed it. */
+  asked?: { inputs: Record<string, string | string[]>; options: Record<string, unknown> };
 }
 
 export type RunState = "idle" | "queued" | "running" | "done" | "cancelled" | "error";

@@ -521,3 +521,24 @@ def test_a_result_without_its_model_is_a_frozen_view(model: FakeModel) -> None:
         view.run()
     view.comm.custom(kind="request", rid=1, method="track", params={"position": 0, "id": 1})
     assert "no 'track'" in reply(view, 1)[0]["message"]
+
+
+def test_a_picture_says_which_question_it_answers(model: FakeModel) -> None:
+    view = show(model, "1 2")
+    view.wait(3)
+    assert view.meta["asked"] == {"inputs": {"text": "1 2"}, "options": {}}
+    model.hold()
+    view.text = "3 4"
+    until(lambda: view.status["state"] == "running")
+    assert view.meta["asked"]["inputs"] == {"text": "1 2"}
+    model.step(1)
+    until(lambda: view.meta["asked"]["inputs"] == {"text": "3 4"})
+    model.step(10)
+    view.wait(3)
+    assert view.meta["asked"]["inputs"] == {"text": "3 4"}
+
+
+def test_a_ping_is_answered(model: FakeModel) -> None:
+    view = show(model)
+    view.comm.custom(kind="ping")
+    until(lambda: view.comm.customs("pong"))

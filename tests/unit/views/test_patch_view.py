@@ -523,3 +523,22 @@ def test_the_same_prompt_twice_is_refused_in_words(model: LensModel) -> None:
     assert view.status["state"] == "error"
     assert "change a word" in view.status["message"]
     assert view.result is None
+
+
+def test_cancelled_before_the_first_cell_the_last_picture_stays(
+    model: LensModel, pace: Pace
+) -> None:
+    view = show(model, method="naive")
+    result = view.wait(10)
+    before = view.meta
+    pace.seconds = 0.05
+    view.run(clean="w4 w5 w6 w7", corrupt="w4 w5 w9 w7")
+    until(lambda: view.meta["run"] == 2, 10)  # known cells are shown before any is computed
+    view.cancel()
+    with pytest.raises(Cancelled):
+        view.wait(10)
+    assert view.meta == before
+    assert view.meta["asked"]["inputs"] == {"clean": CLEAN, "corrupt": CORRUPT}
+    assert view.result is result
+    assert view.partial is None
+    assert view.comm.customs("frame")[-1][0]["run"] == 1

@@ -3,7 +3,7 @@ import { scientific, seconds, whole } from "./format";
 import type { BaseState } from "./state";
 
 /** How far a run is, and the button that ends it. */
-export function Progress({ state, stop }: { state: BaseState; stop: string }) {
+export function Progress({ state }: { state: BaseState }) {
   const { session } = state;
   const status = session.traits.status.value;
   if (!state.busy()) return null;
@@ -20,7 +20,7 @@ export function Progress({ state, stop }: { state: BaseState; stop: string }) {
         {status.what && <span class="ll-dim"> · {status.what.replace("_", " ")}</span>}
       </span>
       <button type="button" onClick={() => session.cancel()}>
-        {stop}
+        Cancel
       </button>
     </div>
   );
@@ -33,12 +33,12 @@ function amount({ done, total, unit, seconds: past }: Status): string {
   return `${whole(done)} of ${whole(total)} tokens${left && `, ${left} left`}`;
 }
 
-/** What went wrong or was stopped, in one sentence, and what is read out. */
+/** What went wrong or was cancelled, in one sentence, and what is read out; stands by the prompt. */
 export function Outcome({ state }: { state: BaseState }) {
   const status = state.session.traits.status.value;
   const { fault } = state.session;
   return (
-    <>
+    <div class="ll-status">
       {status.state === "error" && (
         <p class="ll-error" role="alert">
           {status.message || "The run failed."}
@@ -46,7 +46,7 @@ export function Outcome({ state }: { state: BaseState }) {
       )}
       {status.state === "cancelled" && (
         <p class="ll-note" role="status">
-          {status.message || `Cancelled after ${status.done} of ${status.total} steps.`}
+          {status.message || ended(status)}
         </p>
       )}
       {fault.value && (
@@ -57,77 +57,81 @@ export function Outcome({ state }: { state: BaseState }) {
       <span class="ll-offscreen" role="status" aria-live="polite">
         {state.announced.value}
       </span>
-    </>
+    </div>
   );
 }
 
-/** What was verified for this very picture, with its numbers. */
+function ended({ done, total }: Status): string {
+  return done > 0
+    ? `Cancelled after ${done} of ${total} steps.`
+    : "Cancelled before the first step.";
+}
+
+/** What was verified for this very picture, and what it took; each opens on demand. */
 export function Checks({ state, last }: { state: BaseState; last: string }) {
   state.session.version.value;
   const meta = state.meta.value;
   if (!meta) return null;
-  const checks = meta.checks ?? [];
-  const failed = checks.filter((check) => !check.ok).length;
+  const { checks, cost, source } = meta;
   const status = state.session.traits.status.value;
   const took = status.state === "done" ? seconds(status.seconds) : "";
   return (
+    <footer class={state.outdated.value ? "ll-foot ll-old" : "ll-foot"}>
+      {checks?.length ? (
+        <Verified checks={checks} />
+      ) : (
+        <span class="ll-dim">Checks come with the last {last}</span>
+      )}
+      {(cost || source) && (
+        <details class="ll-how">
+          <summary>How?</summary>
+          {cost && <p>Cost: {cost}.</p>}
+          {took && <p>This run took {took}.</p>}
+          {source && <p>Method: {source}</p>}
+        </details>
+      )}
+    </footer>
+  );
+}
+
+function Verified({ checks }: { checks: readonly Check[] }) {
+  const failed = checks.filter((check) => !check.ok).length;
+  return (
     <details class="ll-checks">
       <summary>
-        {checks.length === 0 ? (
-          <span class="ll-dim">Checks come with the last {last}</span>
-        ) : failed === 0 ? (
+        {failed === 0 ? (
           <span class="ll-good">✓ {checks.length} checks passed</span>
         ) : (
           <span class="ll-bad">
             ✗ {failed} of {checks.length} checks failed
           </span>
         )}
-        {checks.map((check) => (
-          <span key={check.name} class="ll-check-brief">
-            <Verdict check={check} /> {check.name}{" "}
-            <span class="ll-num ll-dim">{scientific(check.error)}</span>
-          </span>
-        ))}
-        <span class="ll-grow" />
-        <span class="ll-dim">{[meta.cost, took].filter(Boolean).join(" · ")}</span>
       </summary>
       <table>
+        <caption>
+          Numbers of this picture, computed a second way. They may differ by rounding alone.
+        </caption>
         <thead>
           <tr>
-            <th scope="col">check</th>
-            <th scope="col">error</th>
-            <th scope="col">limit</th>
-            <th scope="col">verdict</th>
             <th scope="col">what was compared</th>
+            <th scope="col">differs by</th>
+            <th scope="col">may differ by</th>
+            <th scope="col">result</th>
           </tr>
         </thead>
         <tbody>
           {checks.map((check) => (
             <tr key={check.name}>
-              <th scope="row">{check.name}</th>
+              <th scope="row">
+                {check.what || check.name} <span class="ll-dim">({check.name})</span>
+              </th>
               <td class="ll-num">{scientific(check.error)}</td>
               <td class="ll-num">{scientific(check.limit)}</td>
-              <td>
-                <Verdict check={check} /> {check.ok ? "passed" : "failed"}
-              </td>
-              <td>{check.what}</td>
+              <td class={check.ok ? "ll-good" : "ll-bad"}>{check.ok ? "✓ passed" : "✗ failed"}</td>
             </tr>
           ))}
         </tbody>
       </table>
-      {meta.source && <p class="ll-dim">Method: {meta.source}</p>}
     </details>
-  );
-}
-
-function Verdict({ check }: { check: Check }) {
-  return check.ok ? (
-    <span class="ll-good" aria-hidden="true">
-      ✓
-    </span>
-  ) : (
-    <span class="ll-bad" aria-hidden="true">
-      ✗
-    </span>
   );
 }

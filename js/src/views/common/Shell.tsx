@@ -36,10 +36,59 @@ export function Shell({ state, label, onPress, onKeyDown, children }: Props) {
       onPointerDown={(event) => onPress?.(event.composedPath())}
       onKeyDown={onKeyDown}
     >
-      <Root.Provider value={root}>{children}</Root.Provider>
+      <Root.Provider value={root}>
+        <Lost state={state} />
+        {children}
+      </Root.Provider>
     </section>
   );
 }
+
+/** What has become of the kernel, while it does not answer, and what can be done. */
+function Lost({ state }: { state: BaseState }) {
+  switch (state.session.pulse.lost.value) {
+    case "":
+      return null;
+    case "silent":
+      return (
+        <p class="ll-lost" role="alert">
+          The kernel does not answer. It may be busy with a cell, and answers when that is done; if
+          it was restarted, run the cell of this view again.
+        </p>
+      );
+    case "gone":
+      return (
+        <p class="ll-lost" role="alert">
+          The kernel was restarted or shut down. What is here can still be looked at; run the cell
+          of this view again to ask something new.
+        </p>
+      );
+  }
+}
+
+/** The part of a view that shows a run's numbers; dimmed while they answer another question. */
+export function Picture({ state, children }: { state: BaseState; children: ComponentChildren }) {
+  const outdated = state.outdated.value;
+  return (
+    <div class={outdated ? "ll-picture ll-old" : "ll-picture"} aria-busy={outdated && state.busy()}>
+      {children}
+    </div>
+  );
+}
+
+/** Which texts the picture is of, where the fields say something else. */
+export function PictureOf({ state }: { state: BaseState }) {
+  state.session.version.value;
+  const text = state.pictured();
+  if (!text || !(state.outdated.value || state.drafting.value)) return null;
+  return (
+    <span class="ll-of" role="status" title={text}>
+      Picture of “{text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text}”
+    </span>
+  );
+}
+
+const MOST_SHOWN = 70;
 
 /** What stands in the place of the picture until there is one. */
 export function Waiting({ state }: { state: BaseState }) {
@@ -48,7 +97,9 @@ export function Waiting({ state }: { state: BaseState }) {
   return (
     <p class="ll-waiting" role="status">
       {live.value
-        ? "Waiting for the kernel…"
+        ? traits.status.value.state === "cancelled"
+          ? "Nothing was computed; press Run to begin anew."
+          : "Waiting for the kernel…"
         : "Nothing was saved with this page; run the cell to compute it."}
     </p>
   );

@@ -12,6 +12,10 @@ export class BaseState<T extends CommonTraits = CommonTraits, M extends CommonMe
   readonly meta: ReadonlySignal<M | null>;
   readonly help = signal(false);
   readonly announced = signal("");
+  /** Whether a field holds what has not been asked yet. */
+  readonly drafting = signal(false);
+  /** Whether the picture answers another question than the one that is asked. */
+  readonly outdated: ReadonlySignal<boolean>;
 
   constructor(
     readonly session: Session<T, M>,
@@ -23,11 +27,25 @@ export class BaseState<T extends CommonTraits = CommonTraits, M extends CommonMe
       return paletteOf(choice === "auto" ? dark.value : choice === "dark");
     });
     this.meta = computed(() => session.store.value?.meta ?? null);
+    this.outdated = computed(() => {
+      const asked = this.meta.value?.asked;
+      const now = traits as unknown as Record<string, ReadonlySignal<unknown>>;
+      return Object.entries({ ...asked?.inputs, ...asked?.options }).some(
+        ([name, value]) => JSON.stringify(now[name]?.value) !== JSON.stringify(value),
+      );
+    });
+  }
+
+  /** The texts that the picture is about. */
+  pictured(): string {
+    return Object.values(this.meta.value?.asked?.inputs ?? {})
+      .flat()
+      .join(" / ");
   }
 
   /** Whether a run is waiting or under way. */
   busy(): boolean {
     const { state } = this.session.traits.status.value;
-    return state === "running" || state === "queued";
+    return this.session.live.value && (state === "running" || state === "queued");
   }
 }

@@ -1,7 +1,7 @@
-import { Checks, Outcome, Progress } from "../common/Footer";
+import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
-import { Shell, Waiting } from "../common/Shell";
+import { Picture, Shell, Waiting } from "../common/Shell";
 import { CellPopup, Preview } from "./Floating";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Prompt } from "./Prompt";
@@ -21,23 +21,21 @@ export function LensView({ state }: { state: ViewState }) {
       {state.data.value ? (
         <>
           <Toolbar state={state} />
-          <div class="ll-main">
-            <Table state={state} />
-            <Side state={state} />
-          </div>
-          <p class="ll-hint">
-            Stepped line: from there on the top token stays final. Click a cell for its top tokens;
-            arrow keys move, Enter opens, P pins, ? lists all.
-          </p>
-          <Trajectories state={state} />
+          <Picture state={state}>
+            <div class="ll-main">
+              <Table state={state} />
+              <Side state={state} />
+            </div>
+            <p class="ll-hint">
+              Stepped line: from there on the top token stays final. Click a cell for its top
+              tokens; arrow keys move, Enter opens, P pins, ? lists all.
+            </p>
+            <Trajectories state={state} />
+          </Picture>
         </>
       ) : (
         <Waiting state={state} />
       )}
-      <div class="ll-status">
-        <Progress state={state} stop="Cancel" />
-        <Outcome state={state} />
-      </div>
       <Checks state={state} last="row" />
       <Preview state={state} />
       <CellPopup state={state} />

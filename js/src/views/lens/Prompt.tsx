@@ -3,6 +3,8 @@ import { useRef } from "preact/hooks";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { TokenInfo } from "../../wire/types";
+import { Outcome, Progress } from "../common/Footer";
+import { PictureOf } from "../common/Shell";
 import type { ViewState } from "./state";
 
 const NO_KERNEL = "Running a prompt needs a kernel; this page has none.";
@@ -15,8 +17,10 @@ export function Prompt({ state }: { state: ViewState }) {
   useSignalEffect(() => {
     draft.value = session.traits.text.value;
   });
+  useSignalEffect(() => {
+    state.drafting.value = draft.value !== session.traits.text.value;
+  });
   const live = session.live.value;
-  const changed = draft.value !== session.traits.text.value;
   const run = () => session.run({ text: draft.peek(), options: session.traits.options.peek() });
   return (
     <div class="ll-prompt">
@@ -27,6 +31,7 @@ export function Prompt({ state }: { state: ViewState }) {
           dir="auto"
           aria-label="Prompt. Enter runs it, Shift and Enter starts a new line."
           spellcheck={false}
+          aria-invalid={session.traits.status.value.state === "error"}
           readOnly={!live}
           title={live ? undefined : NO_KERNEL}
           value={draft.value}
@@ -41,7 +46,7 @@ export function Prompt({ state }: { state: ViewState }) {
         />
         <button
           type="button"
-          class={changed ? "ll-primary" : ""}
+          class="ll-primary"
           disabled={!live}
           title={live ? "Run this prompt (Enter)" : NO_KERNEL}
           onClick={run}
@@ -49,7 +54,12 @@ export function Prompt({ state }: { state: ViewState }) {
           Run
         </button>
       </div>
-      <Chips state={state} />
+      <Outcome state={state} />
+      <div class="ll-fed">
+        <PictureOf state={state} />
+        <Chips state={state} />
+        <Progress state={state} />
+      </div>
     </div>
   );
 }
@@ -68,11 +78,11 @@ function Chips({ state }: { state: ViewState }) {
   const bos = notes.some((note) => note.includes("BOS"));
   const { position: chosen } = state.selected.value;
   return (
-    <div class="ll-fed">
+    <>
       <span class="ll-dim">
         {tokens.length} {tokens.length === 1 ? "token" : "tokens"} fed
       </span>
-      <span class="ll-chips" dir="ltr">
+      <span class={state.outdated.value ? "ll-chips ll-old" : "ll-chips"} dir="ltr">
         {shown.map((token, position) => (
           <button
             type="button"
@@ -104,7 +114,7 @@ function Chips({ state }: { state: ViewState }) {
           {note}
         </span>
       ))}
-    </div>
+    </>
   );
 }
 

@@ -1,7 +1,7 @@
-import { Checks, Outcome, Progress } from "../common/Footer";
+import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
-import { Shell, Waiting } from "../common/Shell";
+import { Picture, Shell, Waiting } from "../common/Shell";
 import { Grids } from "./Grids";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Panels } from "./Panels";
@@ -22,17 +22,13 @@ export function MetricsView({ state }: { state: MetricsState }) {
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
       <Toolbar state={state} />
       {state.picking.value && <Picker state={state} />}
-      <div class="ll-status">
-        <Progress state={state} stop="Stop" />
-        <Outcome state={state} />
-      </div>
       {data ? (
-        <>
+        <Picture state={state}>
           <Panels state={state} data={data} />
           <Grids state={state} data={data} />
           <Singles state={state} data={data} />
           <Reader state={state} data={data} />
-        </>
+        </Picture>
       ) : (
         <Waiting state={state} />
       )}

@@ -73,7 +73,7 @@ export function Picker({ state }: { state: MetricsState }) {
             type="button"
             disabled={!state.session.live.value}
             title={state.session.live.value ? "The set that is measured by itself" : NO_KERNEL}
-            onClick={() => state.session.write({ metrics: [] })}
+            onClick={() => state.session.put({ metrics: [] })}
           >
             Default set
           </button>

@@ -1,5 +1,7 @@
 import { useSignal, useSignalEffect } from "@preact/signals";
+import { Outcome, Progress } from "../common/Footer";
 import { whole } from "../common/format";
+import { PictureOf } from "../common/Shell";
 import type { MetricsState } from "./state";
 
 const NO_KERNEL = "Measuring a text needs a kernel; this page has none.";
@@ -16,10 +18,12 @@ export function Texts({ state }: { state: MetricsState }) {
   useSignalEffect(() => {
     drafts.value = texts.value;
   });
+  useSignalEffect(() => {
+    state.drafting.value = JSON.stringify(drafts.value) !== JSON.stringify(texts.value);
+  });
   const live = session.live.value;
   const list = drafts.value.length > 0 ? drafts.value : [""];
   const shown = all.value ? list : list.slice(0, list.length > MOST ? MOST - 1 : MOST);
-  const changed = JSON.stringify(drafts.value) !== JSON.stringify(texts.value);
   const set = (next: string[]) => {
     drafts.value = next;
   };
@@ -43,7 +47,7 @@ export function Texts({ state }: { state: MetricsState }) {
         </div>
         <button
           type="button"
-          class={changed ? "ll-primary" : ""}
+          class="ll-primary"
           disabled={!live}
           title={live ? "Measure these texts (Enter)" : NO_KERNEL}
           onClick={run}
@@ -51,7 +55,9 @@ export function Texts({ state }: { state: MetricsState }) {
           Run
         </button>
       </div>
+      <Outcome state={state} />
       <div class="ll-fed">
+        <PictureOf state={state} />
         <Amount state={state} />
         {list.length > MOST && (
           <button
@@ -77,6 +83,7 @@ export function Texts({ state }: { state: MetricsState }) {
             Add a text
           </button>
         )}
+        <Progress state={state} />
       </div>
     </div>
   );

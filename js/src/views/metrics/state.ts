@@ -99,13 +99,13 @@ export class MetricsState extends BaseState<MetricsTraits, MetricsMeta> {
       return;
     }
     this.announced.value = `${metrics.length > before.length ? "Added" : "Took away"} ${name}.`;
-    this.session.write({ metrics });
+    this.session.put({ metrics });
   }
 
   /** Measure other texts, or the same anew. */
   runTexts(texts: string[]): void {
     const now = this.session.traits.texts.peek();
-    if (JSON.stringify(texts) === JSON.stringify(now)) this.session.send({ kind: "run" });
-    else this.session.write({ texts, text: texts.length === 1 ? (texts[0] ?? "") : "" });
+    if (JSON.stringify(texts) === JSON.stringify(now)) this.session.run({});
+    else this.session.put({ texts, text: texts.length === 1 ? (texts[0] ?? "") : "" });
   }
 }

@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { TokenInfo } from "../../wire/types";
+import { PictureOf } from "../common/Shell";
 import type { PatchData } from "./data";
 import { type Column, columnsOf } from "./links";
 import { Pairing } from "./Pairing";
@@ -28,8 +29,9 @@ export function Pairs({ state, data }: Props) {
   const open = pairing.value && live;
   return (
     <div class="ll-fed">
+      <PictureOf state={state} />
       <span class="ll-dim">{summary(data)}</span>
-      <span class="ll-chips" dir="ltr">
+      <span class={state.outdated.value ? "ll-chips ll-old" : "ll-chips"} dir="ltr">
         {open ? (
           <Pairing
             state={state}

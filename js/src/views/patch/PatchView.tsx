@@ -3,7 +3,7 @@ import { Checks, Outcome, Progress } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
 import { Legend } from "../common/Legend";
-import { Shell, Waiting } from "../common/Shell";
+import { Picture, Shell, Waiting } from "../common/Shell";
 import { isRedo, isUndo } from "../common/shortcuts";
 import type { PatchData } from "./data";
 import { Grid } from "./Grid";
@@ -26,20 +26,20 @@ export function PatchView({ state }: { state: PatchState }) {
     <Shell state={state} label="Activation patching" onKeyDown={(event) => undoKey(state, event)}>
       <Header state={state} name="Activation patching" />
       <Prompts state={state} />
-      <div class="ll-status">
-        <Outcome state={state} />
-      </div>
+      <Outcome state={state} />
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
       {data ? (
         <>
           <Pairs state={state} data={data} />
           <Switches state={state} />
           <Facts state={state} data={data} />
-          <div class="ll-main">
-            <Grid state={state} data={data} />
-            <Side state={state} data={data} />
-          </div>
-          <Hint state={state} data={data} />
+          <Picture state={state}>
+            <div class="ll-main">
+              <Grid state={state} data={data} />
+              <Side state={state} data={data} />
+            </div>
+            <Hint state={state} data={data} />
+          </Picture>
           <div class="ll-lists">
             <List state={state} />
             <Runs state={state} />
@@ -49,7 +49,7 @@ export function PatchView({ state }: { state: PatchState }) {
         </>
       ) : (
         <>
-          <Progress state={state} stop="Stop" />
+          <Progress state={state} />
           <Waiting state={state} />
         </>
       )}
@@ -84,7 +84,7 @@ function Facts({ state, data }: { state: PatchState; data: PatchData }) {
           {metricName(meta)}: corrupted {inUnits(corrupt, units)}, clean {inUnits(clean, units)}
         </p>
       </div>
-      <Progress state={state} stop="Stop" />
+      <Progress state={state} />
       <Legend scale={state.scale.value} />
     </div>
   );

@@ -19,8 +19,10 @@ export function Prompts({ state }: { state: PatchState }) {
     answer: useDraft(traits.answer),
     wrong: useDraft(traits.wrong),
   };
+  useSignalEffect(() => {
+    state.drafting.value = FIELDS.some((name) => drafts[name].value !== traits[name].value);
+  });
   const live = session.live.value;
-  const changed = FIELDS.some((name) => drafts[name].value !== traits[name].value);
   const run = (over: Partial<Record<Field, string>> = {}) => {
     const question = Object.fromEntries(FIELDS.map((name) => [name, drafts[name].peek()]));
     session.run({ ...question, ...over });
@@ -34,7 +36,7 @@ export function Prompts({ state }: { state: PatchState }) {
       <AnswerField state={state} name="wrong" draft={drafts.wrong} run={run} own={meta?.wrong} />
       <button
         type="button"
-        class={changed ? "ll-run ll-primary" : "ll-run"}
+        class="ll-run ll-primary"
         disabled={!live}
         title={live ? "Run both prompts (Enter)" : NO_KERNEL}
         onClick={() => run()}

@@ -35,7 +35,7 @@ export function Switches({ state }: { state: PatchState }) {
         title={live ? "What is measured at the last position" : NO_KERNEL}
         disabled={!live}
         value={metric}
-        onChange={(event) => session.write({ metric: event.currentTarget.value })}
+        onChange={(event) => session.put({ metric: event.currentTarget.value })}
       >
         {metrics.map((name) => (
           <option key={name} value={name}>
@@ -47,7 +47,7 @@ export function Switches({ state }: { state: PatchState }) {
         label="Direction"
         value={traits.direction.value}
         choices={DIRECTIONS.map((choice) => ({ ...choice, missing: live ? undefined : NO_KERNEL }))}
-        choose={(direction) => session.write({ direction })}
+        choose={(direction) => session.put({ direction })}
       />
     </div>
   );
@@ -80,7 +80,7 @@ function Sites({ state, by, label, sites }: SitesProps) {
           title: SITE_TITLES[site],
           missing: missing(site),
         }))}
-        choose={(site) => state.session.write({ site, by })}
+        choose={(site) => state.session.put({ site, by })}
       />
     </span>
   );

@@ -120,7 +120,7 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
       return;
     }
     const { align: _, ...others } = this.session.traits.options.peek() as PatchOptions;
-    this.session.write({ options: links ? { ...others, align: links } : others });
+    this.session.put({ options: links ? { ...others, align: links } : others });
   }
 
   /** Take a step of the way from source to target, and do what it asks for. */
