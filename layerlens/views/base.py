@@ -103,7 +103,7 @@ class View(anywidget.AnyWidget):
         """Let messages be handled where they arrive.
 
         ipykernel 7.4 hands a widget's messages to the shell that opened it, so a busy cell would
-        hold back "Stop"; other versions of 7 take them on a subshell, and our handlers are made
+        hold back "Cancel"; other versions of 7 take them on a subshell, and our handlers are made
         for that. The hook is private: where it is missing, nothing changes.
         """
         if hasattr(self.comm, "_reply_subshell_for"):

@@ -343,12 +343,12 @@ class LiveView(QuestionView):
 
     def _on_cancel(self, message: dict[str, Any]) -> None:
         run = self._run
-        # A Stop that comes late names a run that is over; it must not hit the next one.
+        # A "Cancel" that comes late names a run that is over; it must not hit the next one.
         if run is not None and message.get("run") in (None, run.number):
             self.cancel()
 
     def cancel(self) -> None:
-        """Stop the present run; what it has finished stays in the picture."""
+        """Cancel the present run; what it has finished stays, before its first step the last picture."""
         run = self._run
         if self._lane is None or run is None or run.ended:
             return

@@ -175,7 +175,8 @@ def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
         "() => { const { context } = window.jupyterapp.shell.currentWidget;"
         "  return context.sessionContext.session.kernel.restart(); }"
     )
-    page.wait_for_timeout(3000)
+    expect(view.get_by_role("alert")).to_contain_text("restarted", timeout=20_000)
+    expect(view.get_by_role("button", name="Run")).to_be_disabled()
     expect(top_answer(view)).to_contain_text("Paris")  # what was received can still be read
     slider = view.get_by_label("Layer", exact=True)
     slider.focus()

@@ -183,7 +183,7 @@ def test_a_sweep_is_stopped_and_keeps_its_cells(
     count = "import numpy as np; print(int(np.isfinite(view.partial.data.metric).sum()))"
     expect(view.get_by_role("progressbar")).to_be_visible(timeout=30_000)
     page.wait_for_timeout(1500)
-    view.get_by_role("button", name="Stop").click()
+    view.get_by_role("button", name="Cancel").click()
     expect(view).to_contain_text("Cancelled after", timeout=20_000)
     view.scroll_into_view_if_needed()
     shoot("1-stopped")

@@ -54,7 +54,7 @@ export function LensPart({ state }: { state: PatchState }) {
         <span class="ll-grow" />
         {asking.value ? (
           <button type="button" onClick={() => asking.peek()?.abort()}>
-            Stop
+            Cancel
           </button>
         ) : (
           <button
