@@ -348,7 +348,7 @@ class LiveView(QuestionView):
             self.cancel()
 
     def cancel(self) -> None:
-        """Cancel the present run; what it has finished stays, before its first step the last picture."""
+        """Cancel the present run; what it has finished stays in the picture."""
         run = self._run
         if self._lane is None or run is None or run.ended:
             return
