@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -100,9 +100,16 @@ def notes_height(notes: list[str], width: float) -> float:
     return 0.15 + _LINE * len(wrapped(notes, width))
 
 
-def checks_line(data: xr.Dataset) -> str:
-    """Return what was verified for these data, in a line; empty where nothing was."""
-    checks = Checks.from_json(data.attrs.get("checks", "[]"))
+def checks_line(data: xr.Dataset, belongs: Callable[[str], bool] = lambda name: True) -> str:
+    """Return what was verified of what is drawn, in a line; empty where nothing was.
+
+    Parameters
+    ----------
+    belongs
+        Whether a check, by its name, is about what the figure shows.
+    """
+    every = Checks.from_json(data.attrs.get("checks", "[]"))
+    checks = [check for check in every if belongs(check.name)]
     if not checks:
         return ""
     failed = [check for check in checks if not check.ok]

@@ -20,8 +20,9 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.names import axis_words, capital
 from layerlens.figures.palette import Palette, palette
-from layerlens.figures.slices import COMPANIONS, cut, labels_of, main_variable, words_of
+from layerlens.figures.slices import cut, labels_of, main_variable, words_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MOST_LINES = 12
 _Y_CHARACTERS = 34
+_LEGEND_CHARACTERS = 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def curves_figure(
     data : xarray.Dataset
         The data of one text.
     variable, variables : str or sequence of str, optional
-        One, or several. By default the first one and those that share its axes and unit.
+        One, or several of the same unit. By default the first one.
     at : mapping, optional
         Where to cut other axes, by label; by default where the largest number is.
     scale : {"linear", "log"}
@@ -90,8 +92,12 @@ def curves_figure(
     lines, where = _lines(data, names, axis, at)
     points = labels_of(data, axis)
     model = str(data.attrs.get("model", ""))
-    head = words_of(data[names[0]]) if len(names) == 1 else ", ".join(names)
-    above = [f"{head} by {axis}" if title is None else title]
+    units = {str(data[name].attrs.get("units", "1")) for name in names}
+    if len(units) > 1:
+        raise ResultError(f"{', '.join(names)} have no common unit; draw them one by one.")
+    long = [str(data[name].attrs.get("long_name", name)) for name in names]
+    head = capital(" and ".join(dict.fromkeys(long)))
+    above = [head if title is None else title]
     width = min(max(4.5, 2.0 + 0.16 * len(points)), 14.0)
     under = [str(data.attrs.get("direction", "")), model] if title is None else []
     below = wrapped([", ".join(word for word in under if word)], width)
@@ -101,8 +107,10 @@ def curves_figure(
     figure = new_figure((width, height), colors)
     place = (0.75 / width, bottom / height, 1 - 2.3 / width, 1.95 / height)
     axes = figure.add_axes(place, facecolor=colors.page)
-    _draw(axes, lines, colors, scale)
-    _dress(axes, points, axis, words_of(data[names[0]]), colors)
+    spread = _spread(data[names[0]], axis, at)
+    _draw(axes, lines, colors, scale, axis_words(data, spread) if spread else None)
+    words = words_of(data[names[0]]) if len(names) == 1 else ", ".join(units - {"1"})
+    _dress(axes, points, axis_words(data, axis), words, colors)
     write_title(figure, above[0], colors, below)
     write_notes(figure, notes, colors)
     return figure
@@ -114,17 +122,7 @@ def _names(data: xr.Dataset, variables: str | Sequence[str] | None) -> list[str]
         if not given:
             raise ResultError("variables= is empty; name at least one.")
         return [main_variable(data, 1, name) for name in given]
-    first = main_variable(data, 1)
-    like = data[first]
-    same = [
-        str(name)
-        for name, array in data.data_vars.items()
-        if array.dims == like.dims
-        and array.dtype.kind == "f"
-        and array.attrs.get("units") == like.attrs.get("units")
-        and not str(name).endswith(COMPANIONS)
-    ]
-    return [first] if first.endswith("_mean") else list(dict.fromkeys([first, *same]))
+    return [main_variable(data, 1)]
 
 
 def _axis(array: xr.DataArray) -> str:
@@ -144,12 +142,12 @@ def _lines(
         axes = (axis,) if spread is None else (spread, axis)
         shown, where = cut(array, axes, at)
         low, high = (_companion(data, name, end, axes, at) for end in ("_low", "_high"))
-        label = name.removesuffix("_mean")
+        label = str(array.attrs.get("long_name", name))
         if spread is None:
             lines.append(Line(label, shown.values, low, high))
             continue
         for i, entry in enumerate(labels_of(data, spread)):
-            words = f"{spread} {entry}" if len(names) == 1 else f"{label}, {spread} {entry}"
+            words = entry if len(names) == 1 else f"{label}, {spread} {entry}"
             parts = [None if band is None else band[i] for band in (low, high)]
             lines.append(Line(words, shown.values[i], *parts))
     return lines, f"drawn at {where}" if where else ""
@@ -172,7 +170,7 @@ def _companion(
     return values
 
 
-def _draw(axes: Axes, lines: list[Line], colors: Palette, scale: str) -> None:
+def _draw(axes: Axes, lines: list[Line], colors: Palette, scale: str, spread: str | None) -> None:
     for i, line in enumerate(lines):
         color = colors.lines[i % len(colors.lines)]
         x = np.arange(line.values.size)
@@ -186,20 +184,25 @@ def _draw(axes: Axes, lines: list[Line], colors: Palette, scale: str) -> None:
             linewidth=1.6,
             marker="o",
             markersize=2.5,
-            label=drawable(line.label).replace("␣", " "),
+            label=textwrap.fill(drawable(line.label).replace("␣", " "), _LEGEND_CHARACTERS),
         )
     axes.set_yscale(scale)
     finite = np.concatenate([line.values[np.isfinite(line.values)] for line in lines] or [[0.0]])
     if scale == "linear" and finite.size and finite.min() < 0 < finite.max():
         axes.axhline(0, color=colors.faint, linewidth=0.6, zorder=0)
     if len(lines) > 1:
+        font = {"family": list(families()), "size": FONT}
         legend = axes.legend(
             loc="upper left",
             bbox_to_anchor=(1.0, 1.0),
             frameon=False,
             labelcolor=colors.ink,
-            prop={"family": list(families()), "size": FONT},
+            prop=font,
+            title=spread,
+            title_fontproperties=font,
+            alignment="left",
         )
+        legend.get_title().set_color(colors.faint)
         for label in legend.get_texts():
             label.set_parse_math(False)
 

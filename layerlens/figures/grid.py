@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from layerlens.errors import ResultError
 from layerlens.figures.canvas import (
     FONT,
     checks_line,
@@ -21,10 +18,12 @@ from layerlens.figures.canvas import (
     write_notes,
     write_title,
 )
-from layerlens.figures.fonts import drawable, families
+from layerlens.figures.fonts import families
+from layerlens.figures.grid_data import Grid, grid_of
 from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of, outline
+from layerlens.figures.names import between_models, capital
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
-from layerlens.figures.slices import cut, labels_of, main_variable, words_of
+from layerlens.figures.scale import signed_scale
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,27 +33,10 @@ if TYPE_CHECKING:
 
 _LABEL_CHARACTERS = 14
 _HATCH = "//////"
-MOST_NEURONS = 64
-"""Columns of neurons that a figure has room for."""
+_NEURONS = 9.6  # the same for neurons, of which each is labelled
+_PAGE = 7.2  # inches of all columns: a wider picture is shrunk to a page until no digit can be read
 SLACK = 1.02
 """What is beyond the limit by less cannot be told from it by its colour, and is not marked."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is drawn.
-
-    `values` are ``[row, column]``, row 0 at the bottom; `limit` is where the colours end; `bounded`
-    says that values beyond it can occur and are marked.
-    """
-
-    values: np.ndarray
-    rows: list[str]
-    columns: list[list[str]]
-    axes: tuple[str, str]
-    label: str
-    limit: float
-    bounded: bool
 
 
 def grid_figure(
@@ -112,9 +94,12 @@ def grid_figure(
     >>> sweep.figure(variable="metric", theme="dark")  # doctest: +SKIP
     """
     colors = palette(theme)
-    grid, where = _grid(data, variable, at, limit)
-    widest = 0.15 if grid.axes[1] == "neuron" else 0.6
-    layout = layout_of(grid.values.shape, cell_width, widest=widest, what=grid.axes[1])
+    grid, where = grid_of(data, variable, at, limit)
+    neurons = grid.axes[1] == "neuron"
+    widest, together = (0.15, _NEURONS) if neurons else (0.6, _PAGE)
+    layout = layout_of(
+        grid.values.shape, cell_width, widest=widest, together=together, what=grid.axes[1]
+    )
     notes = [note for note in (where, *_notes(data, grid, layout), checks_line(data)) if note]
     above = _headline(data, grid, title)
     lines = wrapped(above[1:], layout.size[0])
@@ -129,83 +114,11 @@ def grid_figure(
     _number_cells(axes, listed or {}, colors)
     _labels(axes, grid, layout, colors)
     extend = _extends(grid)
-    color_bar(figure, mesh, grid.label, layout, colors, extend=extend)
+    words = grid.label if title is not None else f"({grid.units})" if grid.units else ""
+    color_bar(figure, mesh, words, layout, colors, extend=extend)
     write_title(figure, above[0], colors, lines)
     write_notes(figure, notes, colors)
     return figure
-
-
-def _grid(
-    data: xr.Dataset, variable: str | None, at: Mapping[str, Any] | None, limit: float | None
-) -> tuple[Grid, str]:
-    if variable is None and "recovered" in data.data_vars and data.attrs.get("view") == "patch":
-        variable = _recovered(data)
-    name = main_variable(data, 2, variable)
-    array = data[name]
-    axes = str(array.dims[-2]), str(array.dims[-1])
-    if axes[1] == "layer":  # layers go upwards, whatever the order
-        axes = axes[1], axes[0]
-    if limit is not None and not limit > 0:
-        raise ResultError(f"limit is {limit}; it is the value of the strongest colour, above 0.")
-    shown, where = cut(array, axes, at)
-    kept, left_out = _strongest_neurons(shown, axes[1])
-    shown = shown.isel({axes[1]: kept})
-    where = "; ".join(word for word in (f"drawn at {where}" if where else "", left_out) if word)
-    values = shown.values.astype(np.float64)
-    fraction = name.startswith("recovered")
-    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
-    grid = Grid(
-        values=values,
-        rows=labels_of(data, axes[0]),
-        columns=[
-            [line[i] for i in kept] for line in _columns(data, axes[1], mean=name.endswith("_mean"))
-        ],
-        axes=axes,
-        label=words_of(array),
-        limit=limit or (1.0 if fraction else float(largest) or 1.0),
-        bounded=fraction or limit is not None,
-    )
-    return grid, where
-
-
-def _strongest_neurons(shown: xr.DataArray, dim: str) -> tuple[list[int], str]:
-    """Return which columns to draw, and what to say of the others.
-
-    A neuron of one layer has nothing to do with that of the same number in another, and there are
-    thousands of them: those with the largest numbers are drawn.
-    """
-    size = shown.sizes[dim]
-    if dim != "neuron" or size <= MOST_NEURONS:
-        return list(range(size)), ""
-    largest = np.abs(np.nan_to_num(shown.values.astype(np.float64))).max(0)
-    kept = sorted(np.argsort(-largest, kind="stable")[:MOST_NEURONS].tolist())
-    words = f"of {size} neurons the {MOST_NEURONS} with the largest number in any layer are drawn"
-    return kept, words
-
-
-def _recovered(data: xr.Dataset) -> str | None:
-    """Return the fraction to draw; None where it has no value because both runs answer alike."""
-    name = "recovered_mean" if "recovered_mean" in data.data_vars else "recovered"
-    return name if np.isfinite(data[name].values).any() or "metric" not in data else "metric"
-
-
-def _columns(data: xr.Dataset, dim: str, *, mean: bool) -> list[list[str]]:
-    """Return the labels under the columns: one line, or the tokens of both texts of a pair.
-
-    A mean over several texts has no tokens of its own, so its positions are numbered.
-    """
-    if dim != "position":
-        return [labels_of(data, dim)]
-    if mean:
-        return [[str(position) for position in data[dim].values]]
-    pair = [json.loads(data.attrs.get(f"{name}_tokens", "[]")) for name in ("clean", "corrupt")]
-    if all(len(tokens) == data.sizes[dim] and _flat(tokens) for tokens in pair):
-        return [[drawable(str(token)) or "⋯" for token in tokens] for tokens in pair]
-    return [[label or "⋯" for label in labels_of(data, dim)]]
-
-
-def _flat(tokens: list[Any]) -> bool:
-    return all(isinstance(token, str) for token in tokens)
 
 
 def _headline(data: xr.Dataset, grid: Grid, title: str | None) -> list[str]:
@@ -213,18 +126,19 @@ def _headline(data: xr.Dataset, grid: Grid, title: str | None) -> list[str]:
     if title is not None:
         return [title]
     attrs = data.attrs
-    model, site = str(attrs.get("model", "")), str(attrs.get("site", ""))
+    site = str(attrs.get("site", ""))
     one = "" if "mean over" in grid.label else "metric_words"  # a mean has no tokens of its own
     metric = str(attrs.get(one, ""))
-    first = " ".join(word for word in (grid.label, f"at {site}" if site else "") if word)
+    model = between_models(data)
+    first = " ".join(word for word in (capital(grid.label), f"at {site}" if site else "") if word)
     details = [str(attrs.get("direction", "")), metric, model]
     return [first, ", ".join(word for word in details if word)]
 
 
 def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
     values = np.ma.masked_invalid(grid.values)
-    norm = Normalize(-grid.limit, grid.limit)
-    mesh = axes.pcolormesh(values, cmap=color_map("signed", colors), norm=norm, rasterized=True)
+    norm, cmap = signed_scale(grid.values, grid.limit)
+    mesh = axes.pcolormesh(values, cmap=color_map(cmap, colors), norm=norm, rasterized=True)
     rows, columns = grid.values.shape
     style: dict[str, Any] = {"facecolor": colors.missing, "edgecolor": colors.faint, "linewidth": 0}
     for row, column in np.argwhere(~np.isfinite(grid.values)):
@@ -242,14 +156,16 @@ def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
 
 def _numbers(axes: Axes, grid: Grid, mesh: QuadMesh, colors: Palette) -> None:
     rgba = np.asarray(mesh.to_rgba(np.ma.masked_invalid(grid.values)))
+    finite = grid.values[np.isfinite(grid.values)]
+    whole = bool((finite == np.round(finite)).all() and np.abs(finite).max(initial=0) < 1e5)
     for (row, column), value in np.ndenumerate(grid.values):
         if np.isfinite(value):
             axes.text(
                 column + 0.5,
                 row + 0.47,
-                short_number(float(value)),
+                f"{value:.0f}" if whole else short_number(float(value)),
                 color=ink_on(tuple(rgba[row, column, :3]), colors),
-                fontsize=FONT - 0.5,
+                fontsize=FONT,
                 family=list(families()),
                 ha="center",
                 va="center_baseline",
@@ -292,9 +208,9 @@ def _labels(axes: Axes, grid: Grid, layout: Layout, colors: Palette) -> None:
     rows_at = np.arange(0, rows, layout.row_step)
     for label in axes.set_yticks(rows_at + 0.5, [grid.rows[i] for i in rows_at], **style):
         label.label1.set_parse_math(False)
-    axes.set_ylabel(grid.axes[0].replace("_", " "), **style)
+    axes.set_ylabel(grid.words[0], parse_math=False, **style)
     if grid.axes[1] != "position":
-        axes.set_xlabel(grid.axes[1].replace("_", " "), **style)
+        axes.set_xlabel(grid.words[1], parse_math=False, **style)
     frame(axes, colors)
 
 
@@ -336,10 +252,15 @@ def _notes(data: xr.Dataset, grid: Grid, layout: Layout) -> list[str]:
         notes.append("under each column: the clean token, and the corrupted one")
     beyond = int((np.abs(np.nan_to_num(grid.values)) > grid.limit * SLACK).sum())
     if beyond and grid.bounded:
-        notes.append(f"{beyond} cells lie beyond ±{grid.limit:g}; a triangle marks them")
+        lie = f"{beyond} cells lie" if beyond > 1 else "1 cell lies"
+        notes.append(f"{lie} beyond ±{grid.limit:g}; a triangle marks what does")
     missing = int((~np.isfinite(grid.values)).sum())
     if missing:
-        notes.append(f"{missing} cells have no value and are hatched")
+        notes.append(
+            f"{missing} cells have no value and are hatched"
+            if missing > 1
+            else "1 cell has no value and is hatched"
+        )
     for step, what in ((layout.label_step, grid.axes[1]), (layout.row_step, grid.axes[0])):
         if step > 1:
             notes.append(f"one {what} in {step} is labelled, all are drawn")

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from layerlens.errors import ResultError
 from layerlens.figures.canvas import CHARACTER, FONT
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _TEXT_CELL = (0.42, 0.15)
 _LABEL_CELL = 0.13
 _SMALLEST = 0.02
+_SHORTEST_BAR = 0.5
+_BAR_TICK = 0.24  # inches from one number to the next
 _WIDEST_FIGURE = 600.0  # inches; beyond it the picture would pass 2**16 pixels
 
 
@@ -57,9 +61,14 @@ class Layout:
 
 
 def layout_of(
-    shape: tuple[int, ...], cell_width: float | None, *, widest: float = 0.72, what: str = "tokens"
+    shape: tuple[int, ...],
+    cell_width: float | None,
+    *,
+    widest: float = 0.72,
+    together: float = 14.0,
+    what: str = "tokens",
 ) -> Layout:
-    """Return the layout of a table: columns at most `widest` inches, 14 inches together.
+    """Return the layout of a table: columns at most `widest` inches, `together` in all.
 
     Raises
     ------
@@ -67,7 +76,7 @@ def layout_of(
         The figure would be too wide.
     """
     rows, columns = shape
-    width = cell_width or max(min(14.0 / columns, widest), _SMALLEST)
+    width = cell_width or max(min(together / columns, widest), _SMALLEST)
     height = max(min(14.0 / rows, 0.21), _SMALLEST)
     flat = width >= _TEXT_CELL[0]
     if columns * width > _WIDEST_FIGURE:
@@ -91,10 +100,13 @@ def color_bar(
     width, height = layout.size
     left = layout.left + layout.shape[1] * layout.cell[0] + 0.15
     rows = layout.shape[0] * layout.cell[1]
-    tall = max(min(rows, 2.4), 0.8)
+    tall = max(min(rows, 2.4), _SHORTEST_BAR)
     place = (left / width, (layout.bottom + rows - tall) / height, 0.12 / width, tall / height)
     bar_axes = figure.add_axes(place)
     bar = figure.colorbar(mappable, cax=bar_axes, **options)
+    if type(bar.norm) is Normalize:  # a logarithm has ticks of its own
+        bar.locator = MaxNLocator(nbins=max(1, int(tall / _BAR_TICK)), steps=[1, 2, 5, 10])
+        bar.update_ticks()
     words = textwrap.fill(label, max(int(tall / CHARACTER), 12))
     bar.set_label(words, color=colors.ink, fontsize=FONT, family=list(families()), parse_math=False)
     bar.outline.set_edgecolor(colors.faint)

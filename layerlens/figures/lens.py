@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ def lens_figure(
     tracked: int = 0,
     positions: int | slice | Sequence[int] | None = None,
     points: str | Sequence[str] = "all",
+    every: int = 1,
     transposed: bool = False,
     pins: Sequence[Mapping[str, int]] = (),
     selected: tuple[int, int] | None = None,
@@ -62,6 +63,8 @@ def lens_figure(
         Which tokens to show; all by default.
     points : {"all", "post", "mid"} or sequence of str
         Which rows to show, by kind or by label; `final` stays with a kind.
+    every : int
+        Of these rows one in so many, counted from the last: a tall table fits on a page.
     transposed : bool
         Tokens downwards and points to the right, instead of points upwards.
     pins : sequence of mapping
@@ -86,14 +89,18 @@ def lens_figure(
         An option is unknown, no such positions, points or tokens exist, or the figure would be too
         wide.
     """
-    rows, columns = _chosen(data, positions, points)
+    rows, columns = _chosen(data, positions, points, every)
     chosen = data.isel(point=rows, position=columns)
     colors = palette(theme)
     shown = quantity(chosen, color, tracked)
     table = Table(*shown.values.shape, transposed)
     marks = marks_of(data, rows, columns, pins, selected, colors)
     layout = layout_of(table.shape, cell_width)
-    notes = [note for note in (_not_shown(data, chosen, layout), checks_line(data)) if note]
+    notes = [
+        note
+        for note in (_not_shown(data, chosen, layout), checks_line(data, _belongs(color)))
+        if note
+    ]
     under = notes_height(notes, layout.size[0])
     key = key_height(marks, layout.size[0])
     foot = 0.3 if layout.flat else 1.0
@@ -116,8 +123,15 @@ def lens_figure(
     return figure
 
 
+def _belongs(color: str) -> Callable[[str], bool]:
+    """Whether a check is about the tokens on top or about what colours their cells."""
+    others = {"kl": ("KL ", "no gaps"), "rank": ("ranks ",), "": ("settle ",)}
+    apart = tuple(name for of, names in others.items() if of != color for name in names)
+    return lambda check: not check.startswith(apart)
+
+
 def _chosen(
-    data: xr.Dataset, positions: Any, points: str | Sequence[str]
+    data: xr.Dataset, positions: Any, points: str | Sequence[str], every: int
 ) -> tuple[list[int], list[int]]:
     """Return the indices of the points and of the positions to draw."""
     if "point" not in data.dims or "position" not in data.dims:
@@ -133,6 +147,9 @@ def _chosen(
         if unknown:
             raise ResultError(f"There is no point '{unknown[0]}'; the points are {labels}.")
         rows = [i for i, label in enumerate(labels) if label in points]
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ResultError(f"every is {every!r}; it is how many rows there are for one, from 1.")
+    rows = rows[::-every][::-1]
     columns = np.arange(data.sizes["position"])
     if positions is not None:
         try:
@@ -222,7 +239,8 @@ def _not_shown(data: xr.Dataset, chosen: xr.Dataset, layout: Layout) -> str:
             notes.append(f"{chosen.sizes[axis]} of {data.sizes[axis]} {what} drawn")
     if not layout.texts:
         notes.append(
-            "the cells are too small for their tokens: draw fewer with positions= or points="
+            "the cells are too small for their tokens: draw fewer with positions= or points=, or "
+            "one row in so many with every="
         )
     if layout.label_step > 1:
         notes.append(f"one token in {layout.label_step} is labelled, all are drawn")

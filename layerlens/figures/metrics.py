@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.palette import palette
-from layerlens.figures.panels import Panel, draw_panel
-from layerlens.result.layers import OTHER, Array, arrays_of, metrics_in
+from layerlens.figures.panels import Panel, draw_panel, title_of, write_panel_title
+from layerlens.result.layers import CHANCE, OTHER, Array, arrays_of, metrics_in
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,6 +30,7 @@ FEW = 3
 _COLUMNS = 3
 _CURVES = (2.35, 1.35)  # inches of a panel, without its labels
 _CELLS = (2.35, 2.1)
+_TITLE_CHARACTER = 0.085  # inches, on average
 _LEFT, _BETWEEN, _ABOVE, _UNDER = 0.5, 0.68, 0.42, 0.42
 
 
@@ -88,7 +89,10 @@ def metrics_figure(
         raise ResultError(f"There is no scale '{scale}'; choose linear or log.")
     colors = palette(theme)
     arrays = [a for a in _chosen(data, variable) if a["name"] not in hidden]
-    panels = panels_of(arrays)
+    whole = variable is None and not hidden
+    every = panels_of(arrays)
+    panels = [panel for panel in every if _has_values(panel, data)] or every
+    empty = [title_of(panel, data) for panel in every if panel not in panels]
     scalars = [a for a in arrays if a["kind"] == "scalar" and a["dtype"] == "float"]
     if not panels:
         raise ResultError("There is nothing over layers to draw; look at .data or .to_pandas().")
@@ -97,7 +101,9 @@ def metrics_figure(
     tall = [max(_size(panel)[1] for panel in row) for row in rows]
     width = max(_LEFT + across * (_CURVES[0] + _BETWEEN), 4.5)
     one = "variables" in data.attrs or not any(a["name"].endswith("_mean") for a in arrays)
-    notes = [note for note in (_said(data, scalars) if one else "", checks_line(data)) if note]
+    said = f"without any value: {', '.join(empty)}" if empty else ""
+    checked = checks_line(data, _belongs(data, arrays))
+    notes = [n for n in (_said(data, scalars) if one else "", said, checked) if n]
     under = wrapped([_subtitle(data)], width) if title is None else []
     bottom = notes_height(notes, width)
     top = 0.42 + 0.14 * len(under)
@@ -109,9 +115,11 @@ def metrics_figure(
         for i, panel in enumerate(row):
             x = _LEFT + i * (_CURVES[0] + _BETWEEN)
             box = (x / width, y / height, _CURVES[0] / width, room / height)
-            draw_panel(figure, box, panel, data, colors, scale, layer)
+            axes = draw_panel(figure, box, panel, data, colors, scale, layer)
+            if len(panels) > 1 or title:
+                write_panel_title(axes, panel, data, colors)
         y -= _UNDER
-    write_title(figure, title or _heading(data, arrays), colors, under)
+    write_title(figure, title or _heading(data, panels, width, whole=whole), colors, under)
     write_notes(figure, notes, colors)
     return figure
 
@@ -125,7 +133,8 @@ def _chosen(data: xr.Dataset, variable: str | Sequence[str] | None) -> list[Arra
     arrays = arrays_of(data)
     metrics = metrics_in(data)
     if variable is None:
-        main = [a for a in arrays if a["name"].removeprefix(OTHER) == a["metric"]]
+        first = {a["metric"]: (a["metric"], a["metric"] + CHANCE) for a in arrays}
+        main = [a for a in arrays if a["name"].removeprefix(OTHER) in first[a["metric"]]]
         return main if len(metrics) > FEW else arrays
     names = [variable] if isinstance(variable, str) else list(variable)
     for name in names:
@@ -151,7 +160,7 @@ def panels_of(arrays: Iterable[Array]) -> list[Panel]:
             curves[array["name"],] = [array]
         elif array["kind"] in ("curve", "profile", "lines") and array["dtype"] == "float":
             # What ends in the same word is the same quantity of other parts: norms, ratios.
-            last = own.removesuffix("_mean").rpartition("_")[2]
+            last = own.removesuffix(CHANCE).removesuffix("_mean").rpartition("_")[2]
             alone = own if array["kind"] == "lines" else last
             curves.setdefault((dims, array["units"], alone), []).append(array)
     order = list(curves)  # a second model's cells stand beside the first one's
@@ -162,11 +171,29 @@ def panels_of(arrays: Iterable[Array]) -> list[Panel]:
     return [Panel(curves[key]) for key in order]
 
 
-def _heading(data: xr.Dataset, arrays: list[Array]) -> str:
-    names = {array["name"].removeprefix(OTHER) for array in arrays}
-    if len(names) == 1:
-        return arrays[0]["long_name"]
-    return str(data.attrs.get("question", "")) or "What the layers do"
+def _has_values(panel: Panel, data: xr.Dataset) -> bool:
+    return any(np.isfinite(data[array["name"]].values).any() for array in panel.arrays)
+
+
+def _belongs(data: xr.Dataset, arrays: list[Array]) -> Callable[[str], bool]:
+    """Whether a check is about what is drawn: one of a metric begins with its name."""
+    drawn, every = {array["metric"] for array in arrays}, metrics_in(data)
+
+    def belongs(check: str) -> bool:
+        metric, colon, _ = check.partition(": ")
+        return not colon or metric not in every or metric in drawn
+
+    return belongs
+
+
+def _heading(data: xr.Dataset, panels: list[Panel], width: float, *, whole: bool) -> str:
+    """Return what is drawn: panels by their names, an analysis as a whole by its question."""
+    question = str(data.attrs.get("question", ""))
+    if whole and question and not metrics_in(data):
+        return question
+    words = ", ".join(title_of(panel, data) for panel in panels)
+    fits = len(words) * _TITLE_CHARACTER < width
+    return words if fits else f"{len(panels)} measures of each layer"
 
 
 def _subtitle(data: xr.Dataset) -> str:
@@ -187,5 +214,5 @@ def _said(data: xr.Dataset, scalars: list[Array]) -> str:
     found = []
     for array in scalars:
         units = "" if array["units"] in ("1", "") else f" {array['units']}"
-        found.append(f"{array['name']} {float(data[array['name']].values):.4g}{units}")
+        found.append(f"{array['long_name']} {float(data[array['name']].values):.4g}{units}")
     return "; ".join(found)

@@ -51,12 +51,14 @@ def palette(theme: str) -> Palette:
 def color_map(name: str, colors: Palette) -> Colormap:
     """Return a colour map.
 
-    ``base`` and ``tracked`` begin with the page's colour; ``signed`` has it in the middle, from
-    red (negative) to blue (positive); other names are matplotlib's.
+    ``base`` and ``tracked`` begin with the page's colour, ``negative`` ends with it; ``signed`` has
+    it in the middle, from red (negative) to blue (positive); other names are matplotlib's.
     """
     if name == "signed":
         ends = [colors.negative, colors.page, colors.base]
         made: Colormap = LinearSegmentedColormap.from_list("layerlens signed", ends)
+    elif name == "negative":
+        made = LinearSegmentedColormap.from_list("layerlens", [colors.negative, colors.page])
     elif name in ("base", "tracked"):
         made = LinearSegmentedColormap.from_list("layerlens", [colors.page, getattr(colors, name)])
     else:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from layerlens.figures.canvas import FONT
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.names import apart, axis_words, capital
 from layerlens.figures.palette import Palette, color_map
+from layerlens.figures.scale import range_scale
 from layerlens.figures.slices import labels_of
-from layerlens.result.layers import OTHER, Array, ends_of, groups_of, numbers_of
+from layerlens.result.layers import CHANCE, OTHER, Array, ends_of, groups_of, numbers_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DASHED = (0, (4, 1.5))
-SLIGHT = 0.1
-"""Negative numbers below this share of the largest one get no colour of their own."""
+_DOTTED = (0, (1, 1.2))
+_BAR = (0.07, 0.07)  # inches: between cells and their colour bar, and its width
+_AROUND = [withStroke(linewidth=2.2, foreground="black")]
 _WIDTH = 40  # characters of a panel's title
 
 
@@ -57,10 +60,16 @@ def draw_panel(
     if panel.square:
         _cells(figure, axes, panel.arrays[0], data, colors)
     else:
-        _curves(axes, panel.arrays, data, colors, scale)
+        _curves(axes, panel, data, colors, scale)
         if layer is not None and panel.arrays[0]["kind"] != "profile":
             axes.axvline(layer, color=colors.base, linewidth=0.8, alpha=0.7, gid="layer")
-    title = textwrap.shorten(_title(panel, data), 2 * _WIDTH, placeholder=" …")
+    axes.tick_params(labelsize=FONT - 1, colors=colors.ink, length=2)
+    return axes
+
+
+def write_panel_title(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette) -> None:
+    """Write over a panel what it shows."""
+    title = textwrap.shorten(title_of(panel, data), 2 * _WIDTH, placeholder=" …")
     axes.set_title(
         textwrap.fill(title, _WIDTH),
         fontsize=FONT + 0.5,
@@ -70,45 +79,63 @@ def draw_panel(
         loc="left",
         pad=4,
     )
-    axes.tick_params(labelsize=FONT - 1, colors=colors.ink, length=2)
-    return axes
 
 
-def _title(panel: Panel, data: xr.Dataset) -> str:
+def title_of(panel: Panel, data: xr.Dataset) -> str:
+    """Return what a panel shows, with its unit."""
+    words, _ = _words(panel)
     first = panel.arrays[0]
-    words = first["long_name"]
-    names = {array["name"].removeprefix(OTHER) for array in panel.arrays}
-    if len(names) > 1:
-        words = ", ".join(dict.fromkeys(n for n in _names(panel) if n))
     if first["other"]:
         words = f"{words}: {data.attrs.get('other_label', 'other')}"
     units = "" if first["units"] in ("1", "") else f" ({first['units']})"
-    return drawable(words).replace("␣", " ") + units
+    return capital(drawable(words).replace("␣", " ")) + units
 
 
-def _names(panel: Panel) -> list[str]:
-    return [array["name"].removeprefix(OTHER) for array in panel.arrays]
+def _words(panel: Panel) -> tuple[str, dict[str, str]]:
+    """Return what the curves of a panel share, and what each is called by its own name."""
+    long = {a["name"]: a["long_name"] for a in panel.arrays if not a["other"]}
+    long = long or {a["name"]: a["long_name"] for a in panel.arrays}
+    main = {name: words for name, words in long.items() if not name.endswith(CHANCE)}
+    if len(main) < 2:
+        words = next(iter((main or long).values()))
+        labels = dict.fromkeys(main, "measured")
+    else:
+        shared, rest = apart(list(main.values()))
+        words = shared or ", ".join(main.values())
+        labels = dict(zip(main, rest, strict=True))
+    for name in long.keys() - main.keys():
+        beside = labels.get(name.removesuffix(CHANCE), "")
+        labels[name] = f"{beside}, chance" if len(main) > 1 else "chance"
+    return words, labels
 
 
-def _curves(axes: Axes, arrays: list[Array], data: xr.Dataset, colors: Palette, scale: str) -> None:
+def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: str) -> None:
     hues: dict[str, str] = {}
+    _, labels = _words(panel)
     drawn = 0
-    for array in arrays:
+    for array in panel.arrays:
         name, dims = array["name"], array["dims"]
+        own = name.removeprefix(OTHER)
         x = _places(data, dims[0])
         values = np.asarray(data[name].values, dtype=np.float64).reshape(len(x), -1)
         for i in range(values.shape[1]):
-            key = f"{name.removeprefix(OTHER)} {i}"
+            key = f"{own.removesuffix(CHANCE)} {i}"
             hue = hues.setdefault(key, colors.lines[len(hues) % len(colors.lines)])
-            label = name.removeprefix(OTHER)
+            label = labels.get(own) or labels.get(name) or array["long_name"]
             if len(dims) > 1:
-                label = f"{dims[1].removeprefix(OTHER)} {labels_of(data, dims[1])[i]}"
+                entry = (
+                    str(i + 1)
+                    if dims[1].removeprefix(OTHER) == "k"
+                    else labels_of(data, dims[1])[i]
+                )
+                label = f"{axis_words(data, dims[1])} {entry}"
             if array["other"]:
                 label = f"{label}, {data.attrs.get('other_label', 'other')}"
-            _line(axes, x, values[:, i], _band(data, array, i), hue, label, other=array["other"])
+            dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
+            _line(axes, x, values[:, i], _band(data, array, i), hue, label, dash)
             drawn += 1
     axes.set_yscale(scale)
-    axes.set_xlabel(_axis_name(arrays[0]["dims"][0]), **_font(colors), labelpad=2)
+    axes.set_xlabel(_along(data, panel.arrays[0]["dims"][0]), **_font(colors), labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.grid(axis="y", color=colors.faint, alpha=0.25, linewidth=0.5)
     low, high = axes.get_ylim()
@@ -127,6 +154,11 @@ def _curves(axes: Axes, arrays: list[Array], data: xr.Dataset, colors: Palette, 
             text.set_parse_math(False)
 
 
+def _entry(data: xr.Dataset, dim: str, i: int) -> str:
+    """Return the name of one line of several; ranks are counted from 1, as people do."""
+    return str(i + 1) if dim.removeprefix(OTHER) == "k" else labels_of(data, dim)[i]
+
+
 def _line(
     axes: Axes,
     x: np.ndarray,
@@ -134,21 +166,21 @@ def _line(
     band: tuple[np.ndarray, np.ndarray] | None,
     hue: str,
     label: str,
-    *,
-    other: bool,
+    dash: Any,
 ) -> None:
+    solid = dash == "-"
     if band is not None:
-        axes.fill_between(x, *band, color=hue, alpha=0.1 if other else 0.18, linewidth=0)
+        axes.fill_between(x, *band, color=hue, alpha=0.18 if solid else 0.1, linewidth=0)
     axes.plot(
         x,
         values,
         color=hue,
-        linestyle=_DASHED if other else "-",
-        linewidth=1.1 if other else 1.3,
-        marker="" if other else "o",
+        linestyle=dash,
+        linewidth=1.3 if solid else 1.1,
+        marker="o" if solid else "",
         markersize=1.8,
         label=drawable(label).replace("␣", " "),
-        gid="other" if other else "curve",
+        gid="curve" if solid else "chance" if dash == _DOTTED else "other",
     )
 
 
@@ -174,28 +206,21 @@ def _places(data: xr.Dataset, dim: str) -> np.ndarray:
 
 def _cells(figure: Figure, axes: Axes, array: Array, data: xr.Dataset, colors: Palette) -> None:
     values = np.asarray(data[array["name"]].values, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    signed = -low > SLIGHT * high  # an estimate of something positive may lie a little below 0
-    limit = max(abs(low), abs(high)) or 1.0
-    norm = Normalize(-limit, limit) if signed else Normalize(0.0, high or 1.0)
+    norm, cmap = range_scale(values)
     mesh = axes.pcolormesh(
-        np.ma.masked_invalid(values),
-        cmap=color_map("signed" if signed else "base", colors),
-        norm=norm,
-        rasterized=True,
+        np.ma.masked_invalid(values), cmap=color_map(cmap, colors), norm=norm, rasterized=True
     )
     if array["kind"] == "matrix":
         axes.set_aspect("equal", anchor="W")
         for first, last in groups_of(data, array["name"]):
             size = last - first + 1
             outline = Rectangle(
-                (first, first), size, size, fill=False, edgecolor=colors.tracked, linewidth=1.0,
-                gid="group",
+                (first, first), size, size, fill=False, edgecolor="white", linewidth=1.1,
+                path_effects=_AROUND, gid="group",
             )  # fmt: skip
             axes.add_patch(outline)
     _name_axes(axes, array, data, colors)
-    bar = figure.colorbar(mesh, ax=axes, fraction=0.05, pad=0.03, aspect=25)
+    bar = figure.colorbar(mesh, cax=_beside(figure, axes))
     bar.outline.set_edgecolor(colors.faint)
     bar.ax.tick_params(labelsize=FONT - 1.5, colors=colors.ink, length=2)
 
@@ -207,17 +232,24 @@ def _name_axes(axes: Axes, array: Array, data: xr.Dataset, colors: Palette) -> N
         at = np.arange(0, len(places), step)
         labels = ["embed" if places[i] < 0 else f"{places[i]:g}" for i in at]
         axis.set_ticks(at + 0.5, labels)
-        words = "after layer" if "point" in dim else _axis_name(dim)
-        axis.set_label_text(words, **_font(colors))
+        axis.set_label_text(axis_words(data, dim), **_font(colors))
         axis.labelpad = 2
     for spine in axes.spines.values():
         spine.set_color(colors.faint)
         spine.set_linewidth(0.5)
 
 
-def _axis_name(dim: str) -> str:
-    own = dim.removeprefix(OTHER).removesuffix("_other")
-    return {"point": "after layer (−1: embedding)"}.get(own, own.replace("_", " "))
+def _beside(figure: Figure, axes: Axes) -> Axes:
+    """Return room for a colour bar to the right of some cells, as high as they are."""
+    axes.apply_aspect()
+    box, width = axes.get_position(), figure.get_size_inches()[0]
+    gap, thick = (inches / width for inches in _BAR)
+    return figure.add_axes((box.x1 + gap, box.y0, thick, box.height))
+
+
+def _along(data: xr.Dataset, dim: str) -> str:
+    words = axis_words(data, dim)
+    return f"{words} (−1: embedding)" if "point" in dim else words
 
 
 def _font(colors: Palette) -> dict[str, Any]:

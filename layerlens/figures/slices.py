@@ -103,14 +103,22 @@ def _strongest(array: xr.DataArray, dim: str) -> int:
 
 
 def labels_of(data: xr.Dataset | xr.DataArray, dim: str) -> list[str]:
-    """Return what stands beside an axis: the tokens or names along it, else its numbers."""
+    """Return what stands beside an axis: the tokens or names along it, else its numbers.
+
+    States after whole blocks have the number of their block.
+    """
     texts = [
         name
         for name, values in data.coords.items()
         if values.dims == (dim,) and values.dtype.kind in "UO"
     ]
     for name in sorted(texts, key=lambda name: name != "token"):
-        return [drawable(str(text)) for text in data.coords[name].values]
+        words = [drawable(str(text)) for text in data.coords[name].values]
+        if "token" in str(name):
+            return words
+        if all(word == "embed" or word.endswith("_post") for word in words):
+            words = [word.removesuffix("_post") for word in words]
+        return [word.replace("␣", " ") for word in words]
     if dim in data.coords:
         return [str(label) for label in data.coords[dim].values]
     return [str(index) for index in range(data.sizes[dim])]
@@ -120,4 +128,5 @@ def words_of(array: xr.DataArray) -> str:
     """Return the name of a variable in words, with its unit."""
     name = str(array.attrs.get("long_name", array.name))
     units = str(array.attrs.get("units", "1"))
-    return name if units in ("1", "") else f"{name} ({units})"
+    said = units in ("1", "") or (units == "%" and "per cent" in name)
+    return name if said else f"{name} ({units})"

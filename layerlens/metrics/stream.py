@@ -105,7 +105,7 @@ class AttnNorm(_Norm):
     name, sublayer, parts = "attn_norm", "attn", ("attn",)
     question = "How much does the attention of each layer write?"
     formula = "mean over tokens of ||a||, a = mid - pre"
-    long_name = "norm of what the attention adds"
+    long_name = "norm of the attention's contribution"
 
 
 @register
@@ -115,7 +115,7 @@ class MlpNorm(_Norm):
     name, sublayer, parts = "mlp_norm", "mlp", ("mlp",)
     question = "How much does the MLP of each layer write?"
     formula = "mean over tokens of ||m||, m = post - mid"
-    long_name = "norm of what the MLP adds"
+    long_name = "norm of the MLP's contribution"
 
 
 @register
@@ -125,7 +125,7 @@ class BlockNorm(_Norm):
     name, sublayer, parts = "block_norm", "block", ("block",)
     question = "How much does each block write?"
     formula = "mean over tokens of ||c||, c = post - pre"
-    long_name = "norm of what the block adds"
+    long_name = "norm of the block's contribution"
 
 
 class _Ratio(_OfSublayer):
@@ -306,7 +306,7 @@ class BlockInfluence(_Influence):
     question = "How much does each block turn the state? (0: it could be dropped)"
     formula = "1 - mean over tokens of cos(pre, post)"
     source = SHORTGPT
-    long_name = "Block Influence"
+    long_name = "block's turn of the state (1 − cosine)"
 
 
 class _SublayerInfluence(_Influence):
@@ -333,7 +333,7 @@ class AttnInfluence(_SublayerInfluence):
     parts = ("pre", "mid", "attn")
     question = "How much does the attention turn the state? (0: it could be dropped)"
     formula = "1 - mean over tokens of cos(pre, pre + a), a = mid - pre"
-    long_name = "influence of the attention"
+    long_name = "attention's turn of the state (1 − cosine)"
 
 
 @register
@@ -344,4 +344,4 @@ class MlpInfluence(_SublayerInfluence):
     parts = ("pre", "mid", "post", "mlp")
     question = "How much does the MLP turn the state? (0: it could be dropped)"
     formula = "1 - mean over tokens of cos(mid, mid + m), m = post - mid (parallel: pre, pre + m)"
-    long_name = "influence of the MLP"
+    long_name = "MLP's turn of the state (1 − cosine)"

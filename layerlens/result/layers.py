@@ -17,6 +17,9 @@ OTHER = "other."
 CLUSTER = "_cluster"
 """After the name of a matrix: the array with the number of the group of each of its entries."""
 
+CHANCE = "_chance"
+"""After the name of an array: the same measure where nothing can be found."""
+
 MOST_GROUPS = 8
 """More groups of layers than this tell nothing in a picture; the best so many are shown."""
 

@@ -19,6 +19,7 @@ from layerlens.figures.fonts import drawable
 from layerlens.figures.images import image_bytes
 from layerlens.figures.layout import fitted
 from layerlens.figures.palette import ink_on, palette
+from layerlens.result import Check, Checks
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -164,6 +165,7 @@ def test_checks_are_part_of_the_figure() -> None:
         ({"positions": 9}, "no position 9"),
         ({"points": "mids"}, "choose all, post, mid or labels"),
         ({"points": ["9_post"]}, "no point '9_post'"),
+        ({"every": 0}, "every is 0"),
         ({"kind": "pie"}, "no figure 'pie'; choose one of lens, patch"),
         ({"kind": "trajectories", "position": 9}, "no position 9"),
     ],
@@ -171,6 +173,26 @@ def test_checks_are_part_of_the_figure() -> None:
 def test_wrong_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ResultError, match=message):
         made.result().figure(**options)
+
+
+def test_one_row_in_so_many_with_the_last_one_kept() -> None:
+    figure = made.result().figure(every=3)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    every = [str(label) for label in made.result().data.point.values]
+    assert labels == every[::-3]
+    assert mesh(figure).get_array().shape[0] == len(labels)
+    assert any("3 of 8 points drawn" in note for note in texts(figure, "note"))
+
+
+def test_a_lens_has_the_checks_of_what_it_shows() -> None:
+    result = made.result()
+    names = ("KL at final is zero", "ranks agree with the list", "settle after first", "sum to one")
+    checks = Checks([Check(name, 0.0, 1.0, True, "what") for name in names]).to_json()
+    result.data = result.data.assign_attrs(checks=checks)
+    for color, own in (("probability", ""), ("kl", names[0]), ("rank", names[1])):
+        note = " ".join(texts(result.figure(color=color), "note"))
+        shown = [name for name in names if name in note]
+        assert shown == [name for name in names if name in (own, "sum to one")]
 
 
 def test_trajectories() -> None:

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from layerlens.analyses.measuring.joined_metrics import beside
 from layerlens.errors import ResultError
 from layerlens.figures import draw
-from layerlens.figures.grid import MOST_NEURONS
+from layerlens.figures.grid_data import MOST_NEURONS
 from layerlens.figures.images import image_bytes
-from layerlens.result import Result
+from layerlens.result import Check, Checks, Result
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -31,10 +31,10 @@ def measured(**attrs: Any) -> xr.Dataset:
     lines = np.outer(layer, [1.0, 2.0, 3.0])
     point = ["embed", *(f"{i}_post" for i in range(N - 1))]
     arrays: dict[str, Any] = {
-        "attn_norm": ("layer", layer + 1.0, {**about, "long_name": "norm of attention"}),
+        "attn_norm": ("layer", layer + 1.0, {**about, "long_name": "attention's norm of all"}),
         "attn_norm_low": ("layer", layer + 0.5),
         "attn_norm_high": ("layer", layer + 1.5),
-        "mlp_norm": ("layer", layer + 2.0, {**about, "long_name": "norm of the MLP"}),
+        "mlp_norm": ("layer", layer + 2.0, {**about, "long_name": "MLP's norm of all"}),
         "block_ratio": ("layer", layer / N, {"units": "1", "long_name": "ratio of the block"}),
         "cka": (("point", "point_other"), matrix, {"units": "1", "long_name": "linear CKA"}),
         "sink_mass": (("layer", "head"), heads, {"units": "1", "long_name": "sinks"}),
@@ -65,39 +65,69 @@ def texts(figure: Figure, kind: str) -> str:
 def test_like_quantities_share_a_panel_and_others_do_not() -> None:
     found = panels(draw("metrics", measured()))
     assert list(found) == [
-        "attn_norm, mlp_norm (activation)", "ratio of the block", "linear CKA", "sinks",
-        "largest (activation)",
+        "Norm of all (activation)", "Ratio of the block", "Linear CKA", "Sinks",
+        "Largest (activation)",
     ]  # fmt: skip
-    norms = found["attn_norm, mlp_norm (activation)"]
+    norms = found["Norm of all (activation)"]
     lines = norms.findobj(lambda artist: artist.get_gid() == "curve")
-    assert [line.get_label() for line in lines] == ["attn_norm", "mlp_norm"]
+    assert [line.get_label() for line in lines] == ["attention", "MLP"]
     assert np.array_equal(lines[1].get_xdata(), np.arange(N))
     assert np.array_equal(lines[1].get_ydata(), np.arange(N) + 2.0)
     (band,) = norms.collections
     assert band.get_paths()[0].vertices[:, 1].min() == pytest.approx(0.5)
-    largest = found["largest (activation)"].get_legend().get_texts()
-    assert [text.get_text() for text in largest] == ["k 0", "k 1", "k 2"]
+    largest = found["Largest (activation)"].get_legend().get_texts()
+    assert [text.get_text() for text in largest] == ["rank 1", "rank 2", "rank 3"]
 
 
 def test_a_matrix_has_its_groups_and_heads_their_cells() -> None:
     found = panels(draw("metrics", measured()))
-    outlines = [p for p in found["linear CKA"].patches if p.get_gid() == "group"]
+    outlines = [p for p in found["Linear CKA"].patches if p.get_gid() == "group"]
     assert [(p.get_x(), p.get_y(), p.get_width()) for p in outlines] == [(0, 0, 3), (3, 3, 3)]
-    assert [t.get_text() for t in found["linear CKA"].get_yticklabels()][:2] == ["embed", "0"]
-    mesh = found["sinks"].collections[0]
+    assert [t.get_text() for t in found["Linear CKA"].get_yticklabels()][:2] == ["embed", "0"]
+    mesh = found["Sinks"].collections[0]
     assert np.allclose(mesh.get_array(), measured()["sink_mass"].values)
-    assert found["sinks"].get_ylabel() == "layer"
+    assert found["Sinks"].get_ylabel() == "layer"
+
+
+def test_a_control_lies_dotted_beside_its_curve_even_where_few_arrays_are_drawn() -> None:
+    data = measured()
+    data["attn_norm_chance"] = ("layer", np.ones(N), {"units": "activation", "long_name": "ch"})
+    data.attrs["variables"] = json.dumps(list(data.data_vars))
+    axes = panels(draw("metrics", data))["Norm of all (activation)"]
+    (control,) = axes.findobj(lambda artist: artist.get_gid() == "chance")
+    own = axes.findobj(lambda artist: artist.get_gid() == "curve")
+    assert control.get_label() == "attention, chance"
+    assert control.get_color() == own[0].get_color()
+    assert control.get_linestyle() != own[0].get_linestyle()
+
+
+def test_a_figure_has_the_checks_of_what_it_shows() -> None:
+    checks = [
+        Check(name, 0.0, 1.0, True, "what") for name in ("tokens", "cka: one", "attn_norm: two")
+    ]
+    data = measured(checks=Checks(checks).to_json())
+    note = texts(draw("metrics", data, variable="cka"), "note")
+    assert "cka: one" in note and "tokens" in note and "two" not in note
+
+
+def test_what_has_no_value_anywhere_is_named_and_not_drawn() -> None:
+    data = measured()
+    data["block_ratio"][...] = np.nan
+    figure = draw("metrics", data)
+    assert "Ratio of the block" not in panels(figure)
+    assert "without any value: Ratio of the block" in texts(figure, "note")
 
 
 def test_what_has_no_axis_is_said() -> None:
     figure = draw("metrics", measured())
-    assert "growth_rate 0.25" in texts(figure, "note")
+    assert "rate 0.25" in texts(figure, "note")
     assert texts(figure, "subtitle") == "hand-made, 2 texts, 40 tokens"
 
 
 def test_one_metric_one_array_and_what_is_not_there() -> None:
     result = Result("layer_metrics", measured())
-    assert list(panels(result.figure("cka"))) == ["linear CKA"]
+    alone = result.figure("cka")
+    assert texts(alone, "title") == "Linear CKA" and not panels(alone)
     assert len(panels(result.figure(variable=["attn_norm", "sink_mass"]))) == 2
     with pytest.raises(ResultError, match="no 'ckaa' here; choose one of attn_norm"):
         result.figure("ckaa")
@@ -113,25 +143,25 @@ def test_a_second_model_is_dashed_in_the_same_colour() -> None:
     both = beside(Result("layer_metrics", measured()), other, "step 7")
     figure = draw("metrics", both.data)
     found = panels(figure)
-    norms = found["attn_norm, mlp_norm (activation)"]
+    norms = found["Norm of all (activation)"]
     own = norms.findobj(lambda artist: artist.get_gid() == "curve")
     dashed = norms.findobj(lambda artist: artist.get_gid() == "other")
     assert [line.get_color() for line in own] == [line.get_color() for line in dashed]
     assert np.array_equal(dashed[0].get_ydata(), 2 * (np.arange(N) + 1.0))
-    assert dashed[0].get_label() == "attn_norm, step 7"
+    assert dashed[0].get_label() == "attention, step 7"
     assert dashed[0].get_linestyle() != own[0].get_linestyle()
     titles = list(found)
-    assert titles.index("linear CKA: step 7") == titles.index("linear CKA") + 1
+    assert titles.index("Linear CKA: step 7") == titles.index("Linear CKA") + 1
     assert "dashed: step 7" in texts(figure, "subtitle")
 
 
 def test_numbers_a_little_below_zero_need_no_second_colour() -> None:
     data = measured()
     data["cka"][0, 5] = -0.01
-    mesh = panels(draw("metrics", data, variable="cka"))["linear CKA"].collections[0]
-    assert mesh.norm.vmin == 0
+    mesh = draw("metrics", data, variable="cka").axes[0].collections[0]
+    assert (mesh.norm.vmin, mesh.norm.vmax, mesh.cmap.name) == (0, 1, "viridis")
     data["cka"][0, 5] = -0.9
-    mesh = panels(draw("metrics", data, variable="cka"))["linear CKA"].collections[0]
+    mesh = draw("metrics", data, variable="cka").axes[0].collections[0]
     assert mesh.norm.vmin == -1
 
 
@@ -140,7 +170,7 @@ def test_an_unfinished_measurement_can_be_drawn() -> None:
     for array in data.values():
         array[...] = np.nan
     found = panels(draw("metrics", data, theme="dark"))
-    assert not [p for p in found["linear CKA"].patches if p.get_gid() == "group"]
+    assert not [p for p in found["Linear CKA"].patches if p.get_gid() == "group"]
     assert image_bytes(draw("metrics", data), "svg") == image_bytes(draw("metrics", data), "svg")
 
 
@@ -163,10 +193,10 @@ def test_results_of_other_analyses_have_a_panel_for_each_quantity() -> None:
     )
     figure = draw("panels", data)
     found = panels(figure)
-    assert list(found) == ["chance", "Fisher ratio", "change", "mean gain"]
-    labels = [text.get_text() for text in found["change"].get_legend().get_texts()]
+    assert list(found) == ["Chance", "Fisher ratio", "Change", "Mean gain"]
+    labels = [text.get_text() for text in found["Change"].get_legend().get_texts()]
     assert labels == ["coefficient -0.5", "coefficient 0.5"]
-    assert len(found["mean gain"].collections) == 1
+    assert len(found["Mean gain"].collections) == 1
     assert texts(figure, "title") == "Does it steer?"
 
 

@@ -1,0 +1,138 @@
+"""What a grid of cells shows of a result: one variable, two of its axes, which of their entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.errors import ResultError
+from layerlens.figures.fonts import drawable
+from layerlens.figures.names import axis_words
+from layerlens.figures.slices import cut, labels_of, main_variable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOST_NEURONS = 64
+"""Columns of neurons that a figure has room for."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is drawn.
+
+    `values` are ``[row, column]``, row 0 at the bottom; `limit` is where the colours end; `bounded`
+    says that values beyond it can occur and are marked; `words` name the axes.
+    """
+
+    values: np.ndarray
+    rows: list[str]
+    columns: list[list[str]]
+    axes: tuple[str, str]
+    words: tuple[str, str]
+    label: str
+    units: str
+    limit: float
+    bounded: bool
+
+
+def grid_of(
+    data: xr.Dataset, variable: str | None, at: Mapping[str, Any] | None, limit: float | None
+) -> tuple[Grid, str]:
+    """Return what to draw of `data`, and what to say of the rest; see `grid_figure`."""
+    if variable is None and "recovered" in data.data_vars and data.attrs.get("view") == "patch":
+        variable = _recovered(data)
+    name = main_variable(data, 2, variable)
+    array = data[name]
+    axes = str(array.dims[-2]), str(array.dims[-1])
+    if axes[1] == "layer":  # layers go upwards, whatever the order
+        axes = axes[1], axes[0]
+    if limit is not None and not limit > 0:
+        raise ResultError(f"limit is {limit}; it is the value of the strongest colour, above 0.")
+    shown, where = cut(array, axes, at)
+    kept, left_out = _strongest_neurons(shown, axes[1])
+    shown = shown.isel({axes[1]: kept})
+    rows, columns, empty = _with_values(data, shown)
+    shown, kept = shown.isel({axes[0]: rows, axes[1]: columns}), [kept[i] for i in columns]
+    said = f"drawn at {where}" if where else "", left_out, *empty
+    values = shown.values.astype(np.float64)
+    fraction = name.startswith("recovered")
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    grid = Grid(
+        values=values,
+        rows=[label for i, label in enumerate(labels_of(data, axes[0])) if i in rows],
+        columns=[
+            [line[i] for i in kept] for line in _columns(data, axes[1], mean=name.endswith("_mean"))
+        ],
+        axes=axes,
+        words=(axis_words(data, axes[0]), axis_words(data, axes[1])),
+        label=str(array.attrs.get("long_name", name)),
+        units=units if (units := str(array.attrs.get("units", "1"))) != "1" else "",
+        limit=limit or (1.0 if fraction else float(largest) or 1.0),
+        bounded=fraction or limit is not None,
+    )
+    return grid, "; ".join(word for word in said if word)
+
+
+def _with_values(data: xr.Dataset, shown: xr.DataArray) -> tuple[list[int], list[int], list[str]]:
+    """Return the rows and columns that have a value, and what to say of the others.
+
+    Where a run goes on, or the question can be asked of every cell, all of them stay.
+    """
+    known = np.isfinite(shown.values.astype(np.float64))
+    kept: list[list[int]] = []
+    said = []
+    for axis, dim in enumerate(map(str, shown.dims)):
+        every = list(range(known.shape[axis]))
+        some = np.flatnonzero(known.any(1 - axis)).tolist()
+        whole = data.attrs.get("view") == "patch" or not int(data.attrs.get("complete", 1))
+        if whole or dim == "position" or not some:
+            some = every
+        if len(some) < len(every):
+            said.append(f"{dim}: the {len(some)} of {len(every)} that have a value are drawn")
+        kept.append(some)
+    return kept[0], kept[1], said
+
+
+def _strongest_neurons(shown: xr.DataArray, dim: str) -> tuple[list[int], str]:
+    """Return which columns to draw, and what to say of the others.
+
+    A neuron of one layer has nothing to do with that of the same number in another, and there are
+    thousands of them: those with the largest numbers are drawn.
+    """
+    size = shown.sizes[dim]
+    if dim != "neuron" or size <= MOST_NEURONS:
+        return list(range(size)), ""
+    largest = np.abs(np.nan_to_num(shown.values.astype(np.float64))).max(0)
+    kept = sorted(np.argsort(-largest, kind="stable")[:MOST_NEURONS].tolist())
+    words = f"of {size} neurons the {MOST_NEURONS} with the largest number in any layer are drawn"
+    return kept, words
+
+
+def _recovered(data: xr.Dataset) -> str | None:
+    """Return the fraction to draw; None where it has no value because both runs answer alike."""
+    name = "recovered_mean" if "recovered_mean" in data.data_vars else "recovered"
+    return name if np.isfinite(data[name].values).any() or "metric" not in data else "metric"
+
+
+def _columns(data: xr.Dataset, dim: str, *, mean: bool) -> list[list[str]]:
+    """Return the labels under the columns: one line, or the tokens of both texts of a pair.
+
+    A mean over several texts has no tokens of its own, so its positions are numbered.
+    """
+    if dim != "position":
+        return [labels_of(data, dim)]
+    if mean:
+        return [[str(position) for position in data[dim].values]]
+    pair = [json.loads(data.attrs.get(f"{name}_tokens", "[]")) for name in ("clean", "corrupt")]
+    if all(len(tokens) == data.sizes[dim] and _flat(tokens) for tokens in pair):
+        return [[drawable(str(token)) or "⋯" for token in tokens] for tokens in pair]
+    return [[label or "⋯" for label in labels_of(data, dim)]]
+
+
+def _flat(tokens: list[Any]) -> bool:
+    return all(isinstance(token, str) for token in tokens)
