@@ -15,6 +15,7 @@ from layerlens.errors import InputError, ModelError
 from layerlens.model.conventions import LAYER_NUMBER
 from layerlens.model.evidence import error
 from layerlens.model.find import text_config
+from layerlens.model.required import require_model
 from layerlens.run.layers import layer_numbers, run_layers, show_order
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def generate_layers(
     >>> path = [*range(10), *range(12, 30)]
     >>> ll.generate_layers(model, "The capital of France is", path)  # doctest: +SKIP
     """
+    require_model(model)
     steps = layer_numbers(model, order, "order")
     tokens = model.tokens(text, add_bos=add_bos)
     if not steps:

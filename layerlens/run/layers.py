@@ -13,6 +13,7 @@ from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.model.integers import is_whole
+from layerlens.model.required import require_model
 from layerlens.run.replay import capture_calls, replay
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def run_layers(
     >>> model = ll.load("toy:induction")  # doctest: +SKIP
     >>> ll.run_layers(model, [1, 2, 3, 1], order=[0, 1, 1]).top(3)  # doctest: +SKIP
     """
+    require_model(model)
     (start,) = layer_numbers(model, [start], "start", model.n_layers)
     wanted = range(start, model.n_layers) if order is None else order
     steps = layer_numbers(model, wanted, "order")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layerlens.errors import InputError, SiteError
 from layerlens.model.integers import wholes
+from layerlens.model.required import require_model
 from layerlens.model.sites import GLOBAL, HEADS, Site, SiteName, expand, parse_site
 from layerlens.model.text import Tokens
 from layerlens.run.edit_lists import as_edits
@@ -211,6 +212,7 @@ def record(
     >>> trace["resid_post", 0].shape  # doctest: +SKIP
     torch.Size([1, 3, 64])
     """
+    require_model(model)
     tokens = model.tokens(text, add_bos=add_bos)
     wanted = expand(sites, model.n_layers)
     kept = _positions(model, tokens, positions)

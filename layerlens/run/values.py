@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.model.integers import is_whole, whole
+from layerlens.model.required import require_model
 from layerlens.model.sites import Site, SiteName, parse_site
 from layerlens.model.text import Tokens
 
@@ -123,8 +124,8 @@ def source(
     >>> edit("resid_pre.2", "set", source("Rome is in", "resid_post.9", -1), position=-1)
     ll.edit('resid_pre.2', 'set', ll.source('Rome is in', 'resid_post.9', position=-1), position=-1)
     """
-    if model is not None and not hasattr(model, "running"):
-        raise InputError(f"model is one from ll.load, not {type(model).__name__}.")
+    if model is not None:
+        require_model(model, "model")
     parsed = None if site is None else parse_site(site)
     if add_bos is not None and not isinstance(add_bos, bool):
         raise InputError(f"add_bos is {add_bos!r}; expected True, False or None.")

@@ -9,6 +9,7 @@ import ipywidgets as w
 import traitlets as t
 
 from layerlens.errors import InputError
+from layerlens.model.required import require_model
 from layerlens.views.kept import Kept
 from layerlens.views.keywords import ExploreOptions
 from layerlens.views.lens import LensView
@@ -50,6 +51,7 @@ class Explore(w.VBox):  # type: ignore[misc]
         given: dict[str, Any] = {name: {"theme": theme, **asked.get(name, {})} for name in _VIEWS}
         if unknown := [name for name in asked if name not in _VIEWS]:
             raise InputError(f"explore has no '{unknown[0]}'; it has {', '.join(_VIEWS)}.")
+        require_model(model)
         last = model.n_layers
         self.lens = LensView(model, text, **given["lens"])
         self.metrics = MetricsView(model, text, **given["metrics"])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from layerlens.errors import Cancelled, InputError
+from layerlens.model.required import require_model
 from layerlens.views.adopt import inputs_of, options_of, shown_of
 from layerlens.views.base import Reply, sentence
 from layerlens.views.frames import Stream
@@ -45,6 +46,7 @@ class LiveView(QuestionView):
     """The last picture that a run brought to its end, or until it was cancelled."""
 
     def __init__(self, model: LensModel, inputs: Mapping[str, Any], keywords: Any) -> None:
+        require_model(model)
         self._open(model, inputs, keywords)
         self._ask()
 
@@ -53,6 +55,7 @@ class LiveView(QuestionView):
         cls, model: LensModel, inputs: Mapping[str, Any], keywords: dict[str, Any]
     ) -> Self:
         """Return a view that asks nothing until a part of its question is set."""
+        require_model(model)
         view = cls.__new__(cls)
         view._open(model, inputs, keywords)
         return view

@@ -15,6 +15,7 @@ from layerlens.errors import Cancelled, InputError
 from layerlens.export.metrics_meta import metrics_meta_of
 from layerlens.metrics import registry
 from layerlens.metrics.catalogue import catalogue
+from layerlens.model.required import require_model
 from layerlens.result import Result
 from layerlens.result.layers import metrics_in, variables_in
 from layerlens.views.base import READ_ONLY, Reply, sentence
@@ -123,11 +124,7 @@ class MetricsView(LiveView):
                 raise InputError(f"other= is a result of {other.analysis}, not of layer_metrics.")
             name = str(other.data.attrs.get("model", ""))
         elif other is not None:
-            if not hasattr(other, "running"):
-                raise InputError(
-                    f"other= is a model from ll.load, or a result of ll.layer_metrics, not "
-                    f"{type(other).__name__}."
-                )
+            require_model(other, "other (or a result of ll.layer_metrics)")
             name, self._other_lane = other.name, lane_of(other)
         else:
             return

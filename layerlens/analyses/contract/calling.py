@@ -128,15 +128,6 @@ class Calling:
         return inspect.Signature([*given, *keywords])
 
 
-def require_model(model: Any) -> None:
-    """Refuse what is not from ``ll.load``."""
-    if not hasattr(model, "running"):
-        raise InputError(
-            f"The first argument is a model from ll.load, not {type(model).__name__}: "
-            "write ll.load(hf_model, tokenizer) for one that is in memory already."
-        )
-
-
 def own(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the analysis itself."""
     return {name: value for name, value in options.items() if name not in TEXT_OPTIONS}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract import options as opts
-from layerlens.analyses.contract.calling import TEXT_OPTIONS, Calling, own, require_model
+from layerlens.analyses.contract.calling import TEXT_OPTIONS, Calling, own
 from layerlens.analyses.contract.estimate import Estimate, Work, estimate_work
 from layerlens.analyses.contract.job import Job
 from layerlens.analyses.contract.listeners import Bar, Listener, Silent
@@ -25,6 +25,7 @@ from layerlens.analyses.contract.parts import Variable
 from layerlens.analyses.contract.provenance import attributes
 from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled
+from layerlens.model.required import require_model
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

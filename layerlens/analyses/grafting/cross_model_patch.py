@@ -9,6 +9,7 @@ from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.grafting.cross_model_text import VARIABLES, CrossModel
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.errors import InputError
+from layerlens.model.required import require_model
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -119,8 +120,7 @@ def cross_model_patch(
 
 def _require_like(model: LensModel, other: Any, tokens: Tokens) -> None:
     """Raise where the other model's states cannot stand in for this model's."""
-    if not hasattr(other, "running"):
-        raise InputError("other is the model that states are taken from: give one from ll.load.")
+    require_model(other, "other")
     for what, mine, theirs in (
         ("a stream of width", model.d_model, other.d_model),
         ("this many blocks:", model.n_layers, other.n_layers),

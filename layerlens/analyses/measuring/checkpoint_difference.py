@@ -10,6 +10,7 @@ from torch import Tensor
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.errors import InputError
 from layerlens.model.differences import Difference, difference
+from layerlens.model.required import require_model
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -109,8 +110,7 @@ def checkpoint_difference(
     >>> float(same.data.layer_relative.max())  # doctest: +SKIP
     0.0
     """
-    if not hasattr(other, "running"):
-        raise InputError("other is the checkpoint to compare with: give a model from ll.load.")
+    require_model(other, "other")
     assert other is not None
     mine = [_of_block(model, layer) for layer in range(model.n_layers)]
     theirs = [_of_block(other, layer) for layer in range(other.n_layers)]

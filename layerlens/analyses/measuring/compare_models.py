@@ -17,6 +17,7 @@ from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
 from layerlens.metrics.similarity import COMPARISONS, Comparison
+from layerlens.model.required import require_model
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -97,8 +98,7 @@ def compare_models(
     >>> text = [5, 9, 5, 3, 7, 1, 4, 4]  # doctest: +SKIP
     >>> ll.compare_models(model, text, other=model).data.similarity  # doctest: +SKIP
     """
-    if not hasattr(other, "running"):
-        raise InputError("other is the model to compare with: give one from ll.load.")
+    require_model(other, "other")
     assert other is not None
     mine, theirs = _made(model, other, metric, unit, metric_options)
     read = _tokens_of_other(job, model, other, tokens, unit)

@@ -192,7 +192,7 @@ def test_models_of_another_shape_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"other": None}, "give one from ll.load"),
+        ({"other": None}, "other is a model from ll.load"),
         ({"layers": [9]}, "Layer 9 does not exist"),
         ({"positions": 99}, "Position 99"),
         ({"answer": 3, "wrong": 3}, "same token"),

@@ -110,7 +110,7 @@ def test_mean_states_of_strings() -> None:
 
 def test_what_does_not_fit(model: ll.LensModel, other: ll.LensModel) -> None:
     for options, words in (
-        ({}, "other is the model to compare with"),
+        ({}, "other is a model from ll.load"),
         ({"other": other, "metric": "cks"}, "metric is 'cks'; expected one of cka"),
         ({"other": other, "unit": "text"}, "needs strings"),
         ({"other": other, "unit": "word"}, "unit is 'word'"),
