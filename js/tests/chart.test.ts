@@ -1,5 +1,13 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { decades, freeAxis, placeTicks, roomy, shareAxis } from "../src/marks/axes";
+import {
+  decades,
+  freeAxis,
+  placeTicks,
+  roomy,
+  shareAxis,
+  usualAxis,
+  usualRange,
+} from "../src/marks/axes";
 import type { ChartInput } from "../src/marks/chart";
 import { compact, written } from "../src/marks/numbers";
 import { lineStyle, paletteOf } from "../src/theme/palette";
@@ -46,6 +54,35 @@ describe("the axes of charts", () => {
     expect(compact(Number.NaN)).toBe("–");
     expect(compact(999_999)).toBe("1M");
     expect(written(-0.001)).toBe("0.00");
+  });
+});
+
+describe("a few values far off", () => {
+  const usual = Array.from({ length: 30 }, (_, i) => 0.2 + 0.01 * i);
+
+  it("do not flatten the others, and nothing else is left out", () => {
+    const [low, high] = usualRange([[21, ...usual]]) as [number, number];
+    expect([low, high]).toEqual([0.2, usual.at(-1)]);
+    expect(usualRange([usual])).toBeNull();
+    expect(usualRange([usual.map((v) => 2 ** (20 * v))])).toBeNull(); // growing, with no gap
+    expect(usualRange([[0, 1, 0, 1, 1, 1, 0, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 1]])).toBeNull();
+    expect(usualRange([[21, 0.1, 0.2]])).toBeNull(); // too few to say what is usual
+  });
+
+  it("are marked at the edge with their numbers, one under the other", async () => {
+    const { beyondOf } = await chart();
+    const axis = usualAxis([0.2, 0.5]);
+    const lines = [
+      { style: lineStyle(0), values: [21, 0.3, null, -9] },
+      { style: lineStyle(1), values: [16, 0.3, 0.2, 0.2] },
+    ];
+    const found = beyondOf(input({ axis, lines }));
+    expect(found.map(({ value, place, rank, up }) => [value, place, rank, up])).toEqual([
+      [21, 0, 0, true],
+      [-9, 3, 0, false],
+      [16, 0, 1, true],
+    ]);
+    expect(beyondOf(input({ axis: freeAxis(), lines }))).toEqual([]);
   });
 });
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { plain, splitSpaces, TextFitter, visible } from "../src/marks/text";
-import { contrast, inkOn, parseHex, rampColors, tableColors } from "../src/theme/colors";
+import { contrast, inkOn, parseHex, READABLE, rampColors, tableColors } from "../src/theme/colors";
 import { lineStyle, paletteOf } from "../src/theme/palette";
 import { divergingScale, makeScale } from "../src/theme/scale";
 import { cividis, viridis } from "../src/theme/tables";
@@ -101,7 +101,7 @@ describe("colours", () => {
       expect(red).toBeGreaterThan(redBlue);
       expect(blue).toBeGreaterThan(blueRed);
       fills.forEach((fill, i) => {
-        expect(contrast(rgb(fill), rgb(inks[i] as string))).toBeGreaterThan(4.2);
+        expect(contrast(rgb(fill), rgb(inks[i] as string))).toBeGreaterThanOrEqual(READABLE);
       });
     }
   });
@@ -113,7 +113,7 @@ describe("colours", () => {
         for (const [i, fill] of scale(mode, dark).fills.entries()) {
           const rgb = (css: string) => (css.match(/\d+/g) ?? []).map(Number) as never;
           const ink = scale(mode, dark).inks[i] as string;
-          expect(contrast(rgb(fill), rgb(ink))).toBeGreaterThan(4.2);
+          expect(contrast(rgb(fill), rgb(ink))).toBeGreaterThanOrEqual(READABLE);
         }
       }
     },
@@ -133,6 +133,25 @@ describe("colours", () => {
     expect(rampColors(["#000000", "#ffffff"])[255]).toEqual([255, 255, 255]);
     const styles = Array.from({ length: 32 }, (_, i) => JSON.stringify(lineStyle(i)));
     expect(new Set(styles).size).toBe(32);
+  });
+});
+
+describe("words on a page", () => {
+  it.each(["light", "dark"])("can be read on each of its grounds (%s)", (name) => {
+    const palette = paletteOf(name === "dark");
+    for (const ground of [palette.bg, palette.raised, palette.sunken]) {
+      const { fg, dim, faint, accent, good, bad, warn } = palette;
+      for (const ink of [fg, dim, faint, accent, good, bad, warn]) {
+        expect(contrast(parseHex(ink), parseHex(ground))).toBeGreaterThanOrEqual(READABLE);
+      }
+    }
+    for (const [ink, ground] of [
+      [palette.onAccent, palette.accent],
+      [palette.bg, palette.target],
+      [palette.bg, palette.faint],
+    ] as const) {
+      expect(contrast(parseHex(ink), parseHex(ground))).toBeGreaterThanOrEqual(READABLE);
+    }
   });
 });
 

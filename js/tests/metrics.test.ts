@@ -3,7 +3,7 @@ import { layerTicks } from "../src/marks/axes";
 import { paletteOf } from "../src/theme/palette";
 import { rangeScale } from "../src/theme/scale";
 import { axesName, found, toggled } from "../src/views/metrics/catalogue";
-import { MetricsData } from "../src/views/metrics/data";
+import { entryName, MetricsData } from "../src/views/metrics/data";
 import { GridData } from "../src/views/metrics/grid";
 import { panelsOf } from "../src/views/metrics/grouping";
 import { axisOf } from "../src/views/metrics/lines";
@@ -63,6 +63,42 @@ describe("panels", () => {
     }
   });
 
+  it("name their metric, and ask one question once", () => {
+    const meta = makeMetricsMeta();
+    const of = (name: string, long_name: string) =>
+      makeArray(name, { metric: "massive", long_name, units: "activation" });
+    const described = { ...meta.described, massive: { ...CATALOGUE[0], question: "Which?" } };
+    const panels = panelsOf({
+      ...meta,
+      described: described as typeof meta.described,
+      arrays: [
+        { ...of("massive", "largest of a text"), kind: "lines", dims: ["layer", "k"] },
+        { ...of("massive_median", "median of a text"), units: "x" },
+        { ...of("massive_count", "entries of a text"), units: "1" },
+      ],
+    });
+    expect(panels.map(({ title }) => title)).toEqual([
+      "Massive",
+      "Massive, median",
+      "Massive, count",
+    ]);
+    expect(panels.map(({ question }) => question)).toEqual([
+      "Which?",
+      "Median of a text",
+      "Entries of a text",
+    ]);
+  });
+
+  it("call the entries of an axis of ranks by their ranks", () => {
+    const axis = { size: 4, labels: ["0", "1", "2", "3"], numbers: null, long_name: "k" };
+    expect([0, 1, 3].map((i) => entryName("other.k", axis, i))).toEqual([
+      "largest",
+      "2nd largest",
+      "4th largest",
+    ]);
+    expect(entryName("bin", { ...axis, long_name: "bin" }, 2)).toBe("bin 2");
+  });
+
   it("keep a part's colour, and give the second model that of its twin", () => {
     const meta = makeMetricsMeta();
     const twin = makeArray("other.mlp_ratio", {
@@ -76,8 +112,8 @@ describe("panels", () => {
 
   it("draw an array with a short axis as that many lines, and no tokens or places", () => {
     const meta = makeMetricsMeta();
-    meta.axes.k = { size: 3, labels: ["1", "2", "3"], numbers: null, long_name: "rank" };
-    const lines = { dims: ["layer", "k"], kind: "lines" as const };
+    meta.axes.r = { size: 3, labels: ["1", "2", "3"], numbers: null, long_name: "rank" };
+    const lines = { dims: ["layer", "r"], kind: "lines" as const };
     const arrays = [
       makeArray("massive", lines),
       makeArray("massive_position", { ...lines, metric: "massive", dtype: "int" }),
@@ -153,6 +189,8 @@ describe("grids", () => {
     expect(ends(0.9, 0.99)).toEqual(["0.9", "1", 1]);
     expect(ends(-0.2, 0.9)).toEqual(["−1", "1", 1]);
     expect(ends(-0.01, 0.9)).toEqual(["0", "1", 1]);
+    expect(ends(-0.06, 1.0000002)).toEqual(["0", "1", 1]); // an unbiased estimate of what is 0 to 1
+    expect(ends(-1.0000002, 0.3)).toEqual(["−1", "1", 1]);
     expect(ends(0, 0)).toEqual(["0", "1", 1]);
   });
 });

@@ -58,7 +58,7 @@ def lens_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "color": "probability",
         "tracked": 0,
         "transposed": False,
-        "cell_width": 72,
+        "cell_width": 0,
         "meta": meta,
     }
 

@@ -33,10 +33,10 @@ _LINES = (
 
 _PALETTES: dict[str, Palette] = {
     "light": Palette(
-        "#ffffff", "#1a1e24", "#6a7480", "#e2e5ea", "#1565c0", "#b3261e", "#8e24aa", _LINES
+        "#ffffff", "#1a1e24", "#5d6772", "#e2e5ea", "#1565c0", "#b3261e", "#8e24aa", _LINES
     ),
     "dark": Palette(
-        "#1e1e1e", "#e6e8eb", "#8f969f", "#36383c", "#5aa9f5", "#f28b82", "#ce93d8", _LINES
+        "#1e1e1e", "#e6e8eb", "#989fa8", "#36383c", "#5aa9f5", "#f28b82", "#ce93d8", _LINES
     ),
 }
 

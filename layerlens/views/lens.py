@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
 
+LONG_TEXT = 64
+"""A text of more tokens has a row for each block, and none for its middle unless asked for.
+
+Nearly all time goes into the head, which is as much for each row: half as many take half as long.
+"""
+
+BLOCKS = ("embed", "post")
+
 PIXELS_PER_INCH = 96  # of CSS
 WIDEST_INCHES = 60  # of a figure with columns as wide as on screen
 
@@ -33,7 +41,9 @@ class LensView(LiveView):
     """Logit lens of one text, live.
 
     It appears at once, computes on the model's own thread and shows each layer as the forward
-    pass reaches it. The prompt can be edited in place; the newest question wins.
+    pass reaches it. The prompt can be edited in place; the newest question wins. A text of more
+    than 64 tokens has a row for each block; with ``points=("embed", "mid", "post")``, or the
+    button above the table, also one between its attention and its MLP.
 
     Parameters
     ----------
@@ -76,7 +86,9 @@ class LensView(LiveView):
     color = t.Enum(COLORS, "probability").tag(sync=True)
     tracked = t.Int(0, min=0, help="Which tracked token colours the cells.").tag(sync=True)
     transposed = t.Bool(False, help="Positions down, layers across.").tag(sync=True)
-    cell_width = t.Int(72, min=8, max=400, help="Pixels.").tag(sync=True)
+    cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as wide as there is room for.").tag(
+        sync=True
+    )
 
     def __init__(self, model: LensModel, text: Any, **keywords: Unpack[LensKeywords]) -> None:
         super().__init__(model, {"text": text}, dict(keywords))
@@ -181,7 +193,7 @@ class LensView(LiveView):
             "pins": self.pins,
             "selected": (self.row, self.position),
             # As wide as on screen, so that what can be read there can be read here.
-            "cell_width": width if columns * width <= WIDEST_INCHES else None,
+            "cell_width": width if 0 < columns * width <= WIDEST_INCHES else None,
         }
 
     # Asking the model
@@ -198,6 +210,9 @@ class LensView(LiveView):
         ids = [self.model.token_id(token, after) for token in [*given, *pinned]]
         if ids:
             options["tracked"] = [self.model.token_named(i) for i in dict.fromkeys(ids)]
+        if "points" not in options:
+            tokens = self.model.tokens(run.inputs["text"], add_bos=run.options.get("add_bos"))
+            options |= {"points": BLOCKS} if tokens.ids.shape[1] > LONG_TEXT else {}
         return options
 
     def _track(self, params: dict[str, Any], task: Task) -> Reply:

@@ -198,12 +198,13 @@ class PictureView(View):
         shown = self._partial or self._result
         if shown is None:
             return b""
+        from layerlens.figures import quick
         from layerlens.figures.images import image_bytes
+        from layerlens.result.select import one_text
 
         try:
-            return image_bytes(
-                shown.figure(text=self._index, **self._figure_options()), "png", dpi=96
-            )
+            data = one_text(shown.data, self._index)
+            return image_bytes(quick(shown.view, data, **self._figure_options()), "png", dpi=96)
         except LayerLensError:  # the text stands in for a figure that cannot be drawn
             return b""
 

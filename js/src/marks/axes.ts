@@ -11,6 +11,8 @@ export interface ValueAxis {
   write(value: number): string;
   /** How a value is drawn that a logarithm cannot show. */
   floor?: number;
+  /** The ends of a range that leaves some values out. */
+  beyond?: readonly [low: number, high: number];
 }
 
 /** Nothing below this is drawn apart on the logarithmic scale. */
@@ -41,6 +43,34 @@ export function shareAxis(lines: readonly Values[], log: boolean): ValueAxis {
 /** Values of any unit over the range of those that are there. */
 export function freeAxis(): ValueAxis {
   return { key: "free", scale: { range: roomy }, write: compact };
+}
+
+/** The share of the values, at each end, that may lie apart from the others. */
+const APART = 0.05;
+/** Fewer values tell nothing of what is usual. */
+const ENOUGH = 12;
+/** How far beyond the others, in their range, a value must lie to be left out of it. */
+const BEYOND = 2;
+
+/** The range of most values where a few lie so far off that they would flatten all others. */
+export function usualRange(lines: readonly Values[]): [low: number, high: number] | null {
+  const values = lines.flat().filter((v): v is number => v !== null && !Number.isNaN(v));
+  if (values.length < ENOUGH) return null;
+  values.sort((a, b) => a - b);
+  const few = Math.floor(APART * values.length);
+  const [low, high] = [values[few], values[values.length - 1 - few]] as [number, number];
+  const span = high - low;
+  const far = (value: number) => Math.max(low - value, value - high) > BEYOND * span;
+  if (few === 0 || span === 0) return null;
+  const kept = values.filter((value) => !far(value));
+  if (kept.length === values.length) return null;
+  return [kept[0] as number, kept.at(-1) as number];
+}
+
+/** Values over the range of most of them; those beyond it are marked at its edge. */
+export function usualAxis([low, high]: readonly [low: number, high: number]): ValueAxis {
+  const range = roomy(null, low, high);
+  return { key: `usual ${range.join()}`, scale: { range }, write: compact, beyond: range };
 }
 
 /** Positive values of any unit over whole powers of ten. */

@@ -128,6 +128,7 @@ export class Chart {
       bands: bandsOf(input.lines, palette),
       hooks: {
         drawClear: [(plot) => this.#drawMark(plot, palette)],
+        draw: [(plot) => this.#drawBeyond(plot)],
         // Only of the pointer: what `cross` shows is not told again.
         setCursor: [({ cursor }) => this.listener.over?.(this.#placeOf(cursor.idx))],
       },
@@ -167,6 +168,35 @@ export class Chart {
         values: (_, splits) => splits.map((value) => axis.write(value)),
       },
     ];
+  }
+
+  /** Values out of the range: a triangle at its edge in the line's colour, and the number. */
+  #drawBeyond(plot: uPlot): void {
+    const input = this.#input;
+    if (!input?.axis.beyond) return;
+    const { ctx, bbox } = plot;
+    const px = devicePixelRatio;
+    ctx.save();
+    ctx.font = `${10 * px}px ${input.font}`;
+    ctx.textBaseline = "middle";
+    ctx.setLineDash([]);
+    for (const { value, place, color, rank, up } of beyondOf(input)) {
+      const x = plot.valToPos(place, "x", true);
+      const y = (up ? bbox.top : bbox.top + bbox.height) + (up ? 1 : -1) * (6 + 12 * rank) * px;
+      const tip = up ? -4 * px : 4 * px;
+      ctx.fillStyle = color;
+      ctx.beginPath();
+      ctx.moveTo(x - 4 * px, y - tip);
+      ctx.lineTo(x + 4 * px, y - tip);
+      ctx.lineTo(x, y + tip);
+      ctx.fill();
+      const text = input.axis.write(value);
+      const right = x + 8 * px + ctx.measureText(text).width < bbox.left + bbox.width;
+      ctx.textAlign = right ? "left" : "right";
+      ctx.fillStyle = input.palette.fg;
+      ctx.fillText(text, x + (right ? 7 : -7) * px, y);
+    }
+    ctx.restore();
   }
 
   #drawMark(plot: uPlot, palette: Palette): void {
@@ -214,6 +244,30 @@ function numbers(lines: readonly ChartLine[]): number[] {
     next += band ? 3 : 1;
     return own;
   });
+}
+
+interface Beyond {
+  value: number;
+  place: number;
+  color: string;
+  up: boolean;
+  /** How many others are marked at this place and edge already. */
+  rank: number;
+}
+
+/** The values that the range of the axis leaves out, one under the other where they share a place. */
+export function beyondOf({ places, lines, axis }: Omit<ChartInput, "font">): Beyond[] {
+  const [low, high] = axis.beyond ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
+  const found: Beyond[] = [];
+  for (const { values, style } of lines) {
+    values.forEach((value, i) => {
+      if (value === null || !(value < low || value > high)) return;
+      const [place, up] = [places[i] ?? 0, value > high];
+      const rank = found.filter((other) => other.place === place && other.up === up).length;
+      found.push({ value, place, color: style.color, up, rank });
+    });
+  }
+  return found;
 }
 
 const BAND_OPACITY = { light: 0.13, dark: 0.2 };

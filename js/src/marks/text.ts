@@ -47,6 +47,12 @@ export function plain(text: string): string {
   return lead + body + tail || "(empty)";
 }
 
+/** What a token of a text is called; one that only continues a character has no text of its own. */
+export function tokenName(token: { text: string; cont: boolean } | undefined): string {
+  if (!token) return "";
+  return token.cont ? "⋯ (goes on)" : plain(token.text);
+}
+
 /** Protect what follows from the direction of this text. */
 export function isolate(text: string): string {
   return `${FSI}${text}${PDI}`;
@@ -145,7 +151,8 @@ export function drawFitted(
   if (text) ctx.fillText(isolate(text), rtl ? x : x + leadWidth, y);
   if (!split.lead) return;
   const alpha = ctx.globalAlpha;
-  ctx.globalAlpha = alpha * faint;
+  // Beside letters the mark stands back; alone it is all there is to read.
+  ctx.globalAlpha = text ? alpha * faint : alpha;
   ctx.fillText(split.lead, rtl ? x + bodyWidth : x, y);
   ctx.globalAlpha = alpha;
 }

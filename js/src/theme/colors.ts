@@ -33,10 +33,16 @@ export function contrast(a: Rgb, b: Rgb): number {
 
 const INK_DARK: Rgb = [18, 22, 28];
 const INK_LIGHT: Rgb = [255, 255, 255];
+const BLACK: Rgb = [0, 0, 0];
 
-/** Near-black or white, whichever reads better on this colour. */
+/** What text needs to be readable, by WCAG 2. */
+export const READABLE = 4.5;
+
+/** Near-black or white, whichever reads better on this colour; black where neither is enough. */
 export function inkOn(background: Rgb): Rgb {
-  return contrast(background, INK_DARK) >= contrast(background, INK_LIGHT) ? INK_DARK : INK_LIGHT;
+  const [dark, light] = [contrast(background, INK_DARK), contrast(background, INK_LIGHT)];
+  if (Math.max(dark, light) < READABLE) return BLACK;
+  return dark >= light ? INK_DARK : INK_LIGHT;
 }
 
 /** 256 colours through those of a table of 6 hexadecimal digits each. */

@@ -142,7 +142,9 @@ export function makeScale(input: ScaleInput): ColorScale {
 }
 
 /** An estimate of zero may fall a little below it; that makes no second side. */
-const FAINT = 0.03;
+const FAINT = 0.1;
+/** What is larger than a round end by less was rounded on its way. */
+const ROUNDED = 1e-3;
 
 /**
  * The scale of numbers whose range is only known from them: to round ends, from zero unless all lie
@@ -155,7 +157,7 @@ export function rangeScale(
   label: string,
   unit: string,
 ): ColorScale {
-  if (low < -FAINT * high) {
+  if (low < -FAINT * Math.max(high, 0)) {
     const end = roundUp(Math.max(-low, high));
     const colors = rampColors([palette.negative, palette.bg, palette.positive]);
     const ticks = [-1, -0.5, 0, 0.5, 1].map((t) => ({ at: (t + 1) / 2, label: compact(t * end) }));
@@ -164,14 +166,14 @@ export function rangeScale(
   const most = high > 0 ? high : 1;
   const step = roundStep(low > 0.5 * most && low < most ? most - low : most);
   const from = low > 0.5 * most ? Math.floor(low / step) * step : 0;
-  const to = Math.max(from + step, Math.ceil(most / step - 1e-6) * step);
+  const to = Math.max(from + step, Math.ceil(most / step - ROUNDED) * step);
   const colors = tableColors(viridis);
   return new ColorScale(label, unit, from, to, false, colors, linearTicks(to, from));
 }
 
 function roundUp(value: number): number {
   const step = roundStep(value);
-  return Math.ceil(value / step - 1e-6) * step;
+  return Math.ceil(value / step - ROUNDED) * step;
 }
 
 /** From -1 (red) over 0 (the page) to 1 (blue); what lies beyond is drawn like the ends. */

@@ -26,7 +26,7 @@ export interface Pin {
 
 export interface LensOptions {
   top_k?: number;
-  points?: unknown;
+  points?: readonly string[];
   tracked?: number[];
 }
 
@@ -50,6 +50,8 @@ export const LENS: WireSpec<LensTraits, LensMeta> = {
     color: "probability",
     tracked: 0,
     transposed: false,
+    // 0: as wide as there is room for.
+    cell_width: 0,
   },
   isMeta: (meta): meta is LensMeta =>
     "run" in meta && typeof meta.run === "number" && "points" in meta && "tokens" in meta,

@@ -160,3 +160,19 @@ def test_a_token_that_no_string_names_stays_an_id() -> None:
     assert model.token_named(7) == "w5"
     plain = ll.load(model.hf, name="no tokenizer")
     assert plain.token_named(7) == 7
+
+
+@pytest.mark.usefixtures("true_lens")
+def test_a_long_text_has_a_row_for_each_block_unless_more_is_asked_for() -> None:
+    model = ll.load("toy:induction")
+    short, long = [5, 7] * 32, [*[5, 7] * 32, 5]
+    kinds = {
+        name: {str(point).rpartition("_")[2] for point in view.wait(30).data["point"].values}
+        for name, view in {
+            "short": LensView(model, short),
+            "long": LensView(model, long),
+            "asked": LensView(model, long, points=("embed", "mid", "post")),
+        }.items()
+    }
+    assert kinds["short"] == kinds["asked"] == {"embed", "mid", "post", "final"}
+    assert kinds["long"] == {"embed", "post", "final"}

@@ -1,5 +1,5 @@
 import type { Check, Status } from "../../wire/types";
-import { scientific, seconds, whole } from "./format";
+import { roughly, scientific, seconds, whole } from "./format";
 import type { BaseState } from "./state";
 
 /** How far a run is, and the button that ends it. */
@@ -26,11 +26,15 @@ export function Progress({ state }: { state: BaseState }) {
   );
 }
 
-/** "3 of 30 steps"; a corpus is counted in tokens, and says how long it will still take. */
-function amount({ done, total, unit, seconds: past }: Status): string {
-  if (unit !== "token") return `${done} of ${total} steps`;
-  const left = past > 0 && done > 0 ? seconds((past * (total - done)) / done) : "";
-  return `${whole(done)} of ${whole(total)} tokens${left && `, ${left} left`}`;
+/** A run that is over sooner needs no word of how long it takes. */
+const SHORT = 3;
+
+/** "3 of 30 steps", tokens of a corpus; and, where it takes longer, how long it still will. */
+export function amount({ done, total, unit, seconds: past }: Status): string {
+  const lasts = past > 0 && done > 0 ? (past * total) / done : 0;
+  const left = lasts > SHORT ? roughly((lasts * (total - done)) / total) : "";
+  const what = unit === "token" ? "tokens" : "steps";
+  return `${whole(done)} of ${whole(total)} ${what}${left && `, about ${left} left`}`;
 }
 
 /** What went wrong or was cancelled, in one sentence, and what is read out; stands by the prompt. */

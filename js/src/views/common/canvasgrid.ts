@@ -55,6 +55,9 @@ export abstract class CanvasGrid {
   /** The width that the grid may take. */
   protected readonly room: Signal<number> = signal(0);
   #frame = 0;
+  /** Whether someone scrolled away since the selected cell was last brought into sight. */
+  #left = false;
+  #shown: [left: number, top: number] = [0, 0];
   #widening: { column: number } | null = null;
 
   constructor(protected readonly elements: GridElements) {}
@@ -87,7 +90,8 @@ export abstract class CanvasGrid {
     );
     const observer = new ResizeObserver(() => {
       this.#measure();
-      this.schedule();
+      this.#resize();
+      if (!this.#left) this.#showSelected();
     });
     observer.observe(this.elements.scroller);
     observer.observe(this.elements.root);
@@ -137,7 +141,13 @@ export abstract class CanvasGrid {
 
   #resize(): void {
     const shape = this.shape();
-    this.elements.sizer.style.width = `${totalWidth(shape)}px`;
+    const { scroller } = this.elements;
+    const width = totalWidth(shape);
+    // Where the gutter has no bar (a browser may hide it), it can be scrolled over: the last column
+    // is then reached only with as much room behind it.
+    const gutter = scroller.offsetWidth - 2 * scroller.clientLeft - scroller.clientWidth;
+    const behind = width > scroller.clientWidth ? gutter : 0;
+    this.elements.sizer.style.width = `${width + behind}px`;
     this.elements.sizer.style.height = `${totalHeight(shape)}px`;
     this.schedule();
   }
@@ -153,6 +163,8 @@ export abstract class CanvasGrid {
     const left = scrollToShow(column, shape.cellWidth, shape.headWidth, scrollLeft, clientWidth);
     if (top !== scrollTop) scroller.scrollTop = top;
     if (left !== scrollLeft) scroller.scrollLeft = left;
+    this.#left = false;
+    this.#shown = [scroller.scrollLeft, scroller.scrollTop];
   }
 
   #draw(): void {
@@ -173,6 +185,8 @@ export abstract class CanvasGrid {
     const options = { signal: controller.signal };
     this.stop.push(() => controller.abort());
     const scrolled = () => {
+      const [left, top] = this.#shown;
+      this.#left = scroller.scrollLeft !== left || scroller.scrollTop !== top;
       this.scrolled();
       this.schedule();
     };

@@ -24,6 +24,11 @@ export function scientific(value: number): string {
     : value.toExponential(1);
 }
 
+/** How long something will take, as far as it can be known. */
+export function roughly(value: number): string {
+  return value >= 90 ? `${Math.round(value / 60)} min` : `${Math.ceil(value)} s`;
+}
+
 export function seconds(value: number): string {
   if (!(value > 0)) return "";
   if (value >= 90) return `${Math.round(value / 60)} min`;

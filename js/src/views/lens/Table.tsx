@@ -1,7 +1,7 @@
 // biome-ignore-all lint/a11y/useSemanticElements: a grid of 30 000 cells cannot be a <table>
 // biome-ignore-all lint/a11y/useFocusableInteractive: the grid has the focus, its cells never do
 import { useId, useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import { plain } from "../../marks/text";
+import { plain, tokenName } from "../../marks/text";
 import { cellAt, columnCount, type GridShape, placeOf, rowCount } from "../../marks/windowing";
 import { around } from "../common/around";
 import { percent } from "../common/format";
@@ -75,7 +75,7 @@ function Reader({ state, prefix }: { state: ViewState; prefix: string }) {
   const rows = around(chosen.row, 1, rowCount(shape));
   const columns = around(chosen.column, 2, columnCount(shape));
   const pointName = (point: number) => pointLabel(data.meta.points[point] ?? "");
-  const tokenName = (position: number) => plain(data.meta.tokens[position]?.text ?? "");
+  const nameAt = (position: number) => tokenName(data.meta.tokens[position]);
   return (
     <div class="ll-offscreen">
       {rows.map((row) => {
@@ -83,14 +83,14 @@ function Reader({ state, prefix }: { state: ViewState; prefix: string }) {
         return (
           <div role="row" key={row} aria-rowindex={row + 1}>
             <span role="rowheader">
-              {shape.transposed ? tokenName(head.position) : pointName(head.point)}
+              {shape.transposed ? nameAt(head.position) : pointName(head.point)}
             </span>
             {columns.map((column) => {
               const { point, position } = cellAt(shape, row, column);
               const top = data.arrived(point)
                 ? `${plain(data.tokenName(data.topId(point, position)))}, ${percent(data.probability(point, position))}`
                 : "not computed yet";
-              const where = shape.transposed ? pointName(point) : tokenName(position);
+              const where = shape.transposed ? pointName(point) : nameAt(position);
               return (
                 <span
                   role="gridcell"

@@ -51,6 +51,7 @@ export function Toolbar({ state }: { state: ViewState }) {
         </select>
       )}
       <Legend scale={state.scale.value} />
+      <Rows state={state} />
       <div class="ll-tools">
         <TokenSearch
           session={session}
@@ -61,6 +62,41 @@ export function Toolbar({ state }: { state: ViewState }) {
         <Layout state={state} />
       </div>
     </div>
+  );
+}
+
+const ROWS = [
+  {
+    value: "blocks",
+    label: "Blocks",
+    title: "A row for each block: half as many, in half the time",
+  },
+  { value: "all", label: "All", title: "Also between a block’s attention and its MLP" },
+] as const;
+
+const POINTS: Record<string, string[]> = {
+  blocks: ["embed", "post"],
+  all: ["embed", "mid", "post"],
+};
+
+/** Which states of the stream are decoded; another choice is another run. */
+function Rows({ state }: { state: ViewState }) {
+  const { session } = state;
+  const points = state.data.value?.meta.points ?? [];
+  const has = (kind: string) => points.some((label) => label.endsWith(kind));
+  const missing = session.live.value ? undefined : "Other rows need a running kernel.";
+  return (
+    <span class="ll-group">
+      <span class="ll-dim">Rows</span>
+      <Switch
+        label="Rows"
+        value={has("_mid") ? "all" : has("_post") ? "blocks" : ""}
+        choices={ROWS.map((choice) => ({ ...choice, missing }))}
+        choose={(rows) =>
+          session.write({ options: { ...session.traits.options.peek(), points: POINTS[rows] } })
+        }
+      />
+    </span>
   );
 }
 
@@ -77,7 +113,7 @@ const SPAN = MAX_CELL / MIN_CELL;
 function Layout({ state }: { state: ViewState }) {
   const { session } = state;
   const { traits } = session;
-  const width = traits.cell_width.value;
+  const width = state.columnWidth.value;
   return (
     <div class="ll-layout">
       <label title="Width of the columns; the edges in the table's head can be dragged too">

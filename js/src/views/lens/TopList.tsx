@@ -1,4 +1,4 @@
-import { TokenText } from "../../marks/TokenText";
+import { PromptToken, TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { Cell } from "../../marks/windowing";
 import { Bar } from "../common/Bar";
@@ -11,7 +11,7 @@ export function Where({ data, cell }: { data: LensData; cell: Cell }) {
   const token = data.meta.tokens[cell.position];
   return (
     <div class="ll-where">
-      <span class="ll-dim">after</span> <TokenText text={token?.text ?? ""} />
+      <span class="ll-dim">after</span> <PromptToken token={token} />
       <span class="ll-dim ll-num">
         {" "}
         · position {cell.position} · {pointLabel(data.meta.points[cell.point] ?? "")}

@@ -1,6 +1,6 @@
 import { useEffect, useMemo } from "preact/hooks";
 import { shareAxis } from "../../marks/axes";
-import { TokenText } from "../../marks/TokenText";
+import { PromptToken, TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import { percent } from "../common/format";
 import { Plot } from "../common/Plot";
@@ -106,7 +106,7 @@ function Line({ state, data, line, point }: LineProps) {
       <Swatch style={style} />
       <TokenText text={name} />
       <span class="ll-dim">
-        after <TokenText text={data.meta.tokens[pin.position]?.text ?? ""} />
+        after <PromptToken token={data.meta.tokens[pin.position]} />
         <span class="ll-num"> · position {pin.position}</span>
       </span>
       <span class="ll-num ll-value">

@@ -1,3 +1,4 @@
+import { effect } from "@preact/signals";
 import { GridPainter } from "../../marks/grid";
 import { headHeight } from "../../marks/gridheads";
 import type { Surface } from "../../marks/painter";
@@ -11,9 +12,13 @@ import {
   type Place,
   placeOf,
 } from "../../marks/windowing";
-import { CanvasGrid, type GridElements, ROW_HEIGHT } from "../common/canvasgrid";
+import { CanvasGrid, fittingWidth, type GridElements, ROW_HEIGHT } from "../common/canvasgrid";
 import { keyAction } from "./keyboard";
 import type { ViewState } from "./state";
+
+/** Columns are as wide as there is room for, between these. */
+const LEAST = 72;
+const MOST = 150;
 
 /** The lens table: what is drawn of it, and what its gestures mean. */
 export class TableController extends CanvasGrid {
@@ -26,20 +31,30 @@ export class TableController extends CanvasGrid {
     super(elements);
     this.#painter = new GridPainter(elements.canvas);
     this.begin();
+    this.stop.push(
+      effect(() => {
+        state.columnWidth.value = this.shape().cellWidth;
+      }),
+    );
   }
 
   override shape(): GridShape {
     const { traits } = this.state.session;
     const data = this.state.data.value;
     const transposed = traits.transposed.value;
-    const cellWidth = clamp(traits.cell_width.value, MIN_CELL, MAX_CELL);
+    const [points, positions] = [data?.points ?? 0, data?.positions ?? 0];
+    const headWidth = transposed ? 148 : 76;
+    const own = traits.cell_width.value;
+    const columns = transposed ? points : positions;
+    const fitting = fittingWidth(this.room.value - headWidth, columns, LEAST, MOST);
+    const cellWidth = own > 0 ? clamp(own, MIN_CELL, MAX_CELL) : fitting;
     return {
-      points: data?.points ?? 0,
-      positions: data?.positions ?? 0,
+      points,
+      positions,
       transposed,
       cellWidth,
       rowHeight: ROW_HEIGHT,
-      headWidth: transposed ? 148 : 76,
+      headWidth,
       headHeight: headHeight(cellWidth),
     };
   }

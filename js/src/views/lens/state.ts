@@ -29,6 +29,8 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   readonly hover: Signal<Anchor | null> = signal(null);
   readonly popup: Signal<Anchor | null> = signal(null);
   readonly logChart = signal(false);
+  /** How wide a column is, chosen or as there is room. */
+  readonly columnWidth = signal(72);
 
   constructor(session: Session<LensTraits, LensMeta>, dark: ReadonlySignal<boolean>) {
     super(session, dark);

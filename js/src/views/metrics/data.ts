@@ -1,4 +1,4 @@
-import type { ArrayInfo, MetricsMeta } from "../../wire/metrics";
+import type { ArrayInfo, AxisInfo, MetricsMeta } from "../../wire/metrics";
 import type { RunStore } from "../../wire/store";
 
 export interface Interval {
@@ -94,6 +94,15 @@ export class MetricsData {
     }
     return low <= high ? { low, high } : null;
   }
+}
+
+const ORDINALS = ["largest", "2nd largest", "3rd largest"];
+
+/** "head 3"; an axis that only counts the largest has ordinals, from 0. */
+export function entryName(dim: string, axis: AxisInfo | undefined, index: number): string {
+  const label = axis?.labels[index] ?? String(index);
+  if (dim.replace(/^other\./, "") === "k") return ORDINALS[index] ?? `${index + 1}th largest`;
+  return `${axis?.long_name ?? ""} ${label}`.trim();
 }
 
 /** "embed" before the first block, else the number of the layer. */

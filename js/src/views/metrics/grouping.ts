@@ -1,5 +1,6 @@
 import { plain } from "../../marks/text";
 import type { ArrayInfo, MetricsMeta } from "../../wire/metrics";
+import { entryName } from "./data";
 
 /** One curve of a panel. */
 export interface PanelLine {
@@ -66,19 +67,28 @@ export function panelsOf(meta: MetricsMeta): Panel[] {
     panels.set(key, panel);
     panel.lines.push(...linesOf(array, meta, panel));
   }
+  const said = new Set<string>();
+  for (const panel of panels.values()) {
+    // One question is asked once; other panels of its metric say what they show instead.
+    if (said.has(panel.question)) panel.question = capital(longName(panel.lines[0]?.array));
+    else said.add(panel.question);
+  }
   return [...panels.values()];
 }
 
 function begun(key: string, array: ArrayInfo, meta: MetricsMeta): Panel {
   const { stem, part, rest } = nameOf(array);
-  const name = part < 0 || rest ? longName(array) : stem.replaceAll("_", " ");
-  const shared = part >= 0 && rest ? `${stem.replaceAll("_", " ")}, ${rest}` : name;
+  const metric = stem.replaceAll("_", " ");
+  // A metric of several outputs is named, not each of them: what they are stands below.
+  const several = meta.arrays.some((other) => other.metric === array.metric && nameOf(other).rest);
+  const own = part >= 0 || several ? metric : longName(array);
+  const shared = rest ? `${metric}, ${rest}` : own;
   const question = meta.described[array.metric]?.question ?? "";
   return { key, title: capital(shared), units: array.units, question, lines: [] };
 }
 
-function longName({ long_name, name }: ArrayInfo): string {
-  return long_name || name.replace(/^other\./, "").replaceAll("_", " ");
+function longName(array: ArrayInfo | undefined): string {
+  return array?.long_name || (array?.name ?? "").replace(/^other\./, "").replaceAll("_", " ");
 }
 
 export function capital(text: string): string {
@@ -88,9 +98,10 @@ export function capital(text: string): string {
 function linesOf(array: ArrayInfo, meta: MetricsMeta, panel: Panel): PanelLine[] {
   const { part, rest } = nameOf(array);
   if (array.kind === "lines") {
-    const axis = meta.axes[array.dims[1] ?? ""];
-    return (axis?.labels ?? []).map((label, k) => {
-      return { array, k, label: `${axis?.long_name ?? ""} ${label}`.trim(), color: k };
+    const dim = array.dims[1] ?? "";
+    const axis = meta.axes[dim];
+    return (axis?.labels ?? []).map((_, k) => {
+      return { array, k, label: entryName(dim, axis, k), color: k };
     });
   }
   const beside = panel.lines.find(

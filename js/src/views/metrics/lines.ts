@@ -1,4 +1,4 @@
-import { freeAxis, logAxis, type ValueAxis } from "../../marks/axes";
+import { freeAxis, logAxis, usualAxis, usualRange, type ValueAxis } from "../../marks/axes";
 import type { ChartLine } from "../../marks/chart";
 import { type LineStyle, lineStyle } from "../../theme/palette";
 import type { MetricsData } from "./data";
@@ -48,5 +48,7 @@ export function axisOf(lines: readonly ChartLine[], log: boolean): ValueAxis {
       high = Math.max(high, value);
     }
   }
-  return log && low > 0 && high >= 10 * low ? logAxis(low, high) : freeAxis();
+  if (log && low > 0 && high >= 10 * low) return logAxis(low, high);
+  const usual = usualRange(lines.map(({ values }) => values));
+  return usual ? usualAxis(usual) : freeAxis();
 }

@@ -1,4 +1,5 @@
 import { written } from "../../marks/numbers";
+import type { Cell } from "../../marks/windowing";
 import { Tip } from "../common/Tip";
 import type { PatchData } from "./data";
 import { inUnits, shortName } from "./Numbers";
@@ -10,6 +11,17 @@ export function PatchTip({ state, data }: { state: PatchState; data: PatchData }
   state.session.version.value;
   const { point, position } = at?.cell ?? { point: -1, position: -1 };
   const value = data.recovered(point, position);
+  const drag = state.drag.value;
+  if (at && (drag.kind === "dragging" || drag.kind === "picked")) {
+    const name = (cell: Cell) =>
+      `layer ${data.meta.rows[cell.point]} · ${data.columnName(cell.position)}`;
+    return (
+      <Tip at={at}>
+        <span class="ll-dim">{name(drag.from)}</span>
+        <span>→ {name(at.cell)}</span>
+      </Tip>
+    );
+  }
   return (
     <Tip at={at}>
       <span class="ll-dim">

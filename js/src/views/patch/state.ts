@@ -128,7 +128,11 @@ export class PatchState extends BaseState<PatchTraits, PatchMeta> {
     const [drag, outcome] = step(this.drag.peek(), event);
     this.drag.value = drag;
     if (outcome?.kind === "look") this.look(outcome.cell);
-    if (outcome?.kind === "patch") this.patch(outcome.from, outcome.to);
+    if (outcome?.kind === "patch") {
+      // What was read out is what the grid said before; the panel has what the patch brings.
+      this.hover.value = null;
+      this.patch(outcome.from, outcome.to);
+    }
   }
 
   look(cell: Cell): void {

@@ -1,0 +1,77 @@
+import { beforeEach, describe, expect, it, vi } from "vitest";
+import { tokenName } from "../src/marks/text";
+import { amount } from "../src/views/common/Footer";
+import { FakeModel, makeMeta, makePatchMeta, makeSweep } from "./fixtures";
+import { shown, stubBrowser } from "./page";
+
+const status = (over: object) => ({
+  state: "running" as const,
+  run: 1,
+  done: 10,
+  total: 40,
+  what: "",
+  message: "",
+  seconds: 10,
+  ...over,
+});
+
+describe("how far a run is", () => {
+  it("is said with the time left where that is worth a word", () => {
+    expect(amount(status({}))).toBe("10 of 40 steps, about 30 s left");
+    expect(amount(status({ seconds: 0.2 }))).toBe("10 of 40 steps");
+    expect(amount(status({ done: 0 }))).toBe("0 of 40 steps");
+    expect(amount(status({ seconds: 60, unit: "token" }))).toBe(
+      "10 of 40 tokens, about 3 min left",
+    );
+  });
+});
+
+describe("a token that only goes on", () => {
+  beforeEach(() => {
+    stubBrowser();
+    document.body.replaceChildren();
+  });
+
+  it("is never called empty", async () => {
+    const goesOn = { id: 5, text: "", cont: true };
+    expect(tokenName(goesOn)).toBe("⋯ (goes on)");
+    const tokens = [{ id: 4, text: "日", cont: false }, goesOn];
+    const model = new FakeModel({ view: "lens", live: true, meta: makeMeta({ tokens }) });
+    const { el } = await shown(model);
+    await vi.waitFor(() => expect(el.querySelector(".ll-table")).not.toBeNull());
+    expect(el.textContent).not.toContain("(empty)");
+  });
+});
+
+describe("the box beside the pointer in the bench", () => {
+  beforeEach(() => {
+    stubBrowser();
+    document.body.replaceChildren();
+  });
+
+  it("says what goes where while a value is on its way, and is gone after", async () => {
+    const model = new FakeModel({ view: "patch", live: true, meta: makePatchMeta() });
+    const { el } = await shown(model);
+    const { header, buffers } = makeSweep();
+    model.message({ kind: "frame", ...header }, buffers);
+    const grid = el.querySelector<HTMLElement>("[role=grid]") as HTMLElement;
+    const at = (type: string, column: number, layer: number) => {
+      const event = new MouseEvent(type, {
+        bubbles: true,
+        clientX: 76 + 56 * column + 20,
+        clientY: 53 + 22 * (2 - layer) + 10,
+      });
+      grid.dispatchEvent(event);
+    };
+    const tip = () => el.querySelector(".ll-tip")?.textContent;
+    at("pointermove", 1, 0);
+    await vi.waitFor(() => expect(tip()).toContain("recovered"));
+    at("pointerdown", 1, 0);
+    at("pointermove", 2, 1);
+    await vi.waitFor(() => expect(tip()).toMatch(/layer 0 · ␣of.*→ layer 1/));
+    expect(tip()).not.toContain("recovered");
+    at("pointerup", 2, 1);
+    await vi.waitFor(() => expect(tip()).toBeUndefined());
+    expect(model.get("edits")).toHaveLength(1);
+  });
+});
