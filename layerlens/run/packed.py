@@ -12,27 +12,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerlens.errors import MemoryLimitError
-from layerlens.model.conventions import Attention
 from layerlens.model.sites import HEADS, Site
-from layerlens.run.attention import INSIDE, Watch, watching
+from layerlens.run.attention import INSIDE, watching
 from layerlens.run.base import Base
 from layerlens.run.cell import Cell, OnCells
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
-from layerlens.run.hooks import Installed, attention_watch, install
+from layerlens.run.hooks import Installed, install
+from layerlens.run.packed_attention import (
+    KeysKnown,
+    KeysOnly,
+    LastRows,
+    Left,
+    PackedAttention,
+    Stack,
+)
 from layerlens.run.replay import BlockCall
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+
+ROWS = 1024
+"""Rows in one call of a block: enough for large matrix products, few enough for the caches."""
 
 
 def run_packed(
@@ -93,19 +103,6 @@ def row_bytes(model: LensModel, length: int) -> int:
     return model.dtype.itemsize * (6 * model.d_model + 4 * max(widths) + heads)
 
 
-@dataclass
-class _Stack:
-    """Cells whose first edited position is the same: their rows form ``[cell, row]``."""
-
-    position: int
-    cells: list[int]
-    states: Tensor
-
-    @property
-    def rows(self) -> int:
-        return self.states.shape[0] * self.states.shape[1]
-
-
 class _Wave:
     """Some cells on their way through the blocks."""
 
@@ -125,35 +122,76 @@ class _Wave:
                 at, own = _earliest(replace(change, row=index))
                 self._changes.setdefault(at, []).append(own)
         self.start = min(self._entering)
-        self._stacks: dict[int, _Stack] = {}
+        self._stacks: list[Stack] = []
 
     def finish(self) -> tuple[list[int], Tensor]:
         """Numbers of the cells, and their last states at the last position."""
         self._enter(self._model.n_layers)
         self._edit_stream(self._model.n_layers)
-        stacks = self._stacks.values()
-        order = [index for stack in stacks for index in stack.cells]
-        return order, torch.cat([stack.states[:, -1] for stack in stacks])
+        order = [index for stack in self._stacks for index in stack.cells]
+        return order, torch.cat([stack.states[:, -1] for stack in self._stacks])
 
     def step(self, layer: int) -> None:
         """Take every cell through one block."""
         self._enter(layer)
         self._edit_stream(layer)
-        stacks = list(self._stacks.values())
-        length = self._base.length
-        packed = torch.cat([stack.states.flatten(0, 1) for stack in stacks])
-        columns = torch.cat(
-            [torch.arange(s.position, length).repeat(len(s.cells)) for s in stacks]
-        ).to(packed.device)
-        call = self._base.calls[layer]
+        for stacks in _together(self._stacks):
+            if self._last_rows_suffice(layer, stacks):
+                self._run_last_rows(layer, stacks)
+            else:
+                self._run(layer, stacks)
+
+    def _run(self, layer: int, stacks: Sequence[Stack]) -> None:
+        """Take the rows of some cells through one block."""
         with ExitStack() as stack:
-            installed = self._install(layer, stack)
-            after = _placed(call, columns, length)(packed[None])[0]
+            installed = self._install(layer, stacks, stack)
+            after = self._call(layer, stacks)
         installed.require_all()
         begin = 0
         for one in stacks:
             one.states = after[begin : begin + one.rows].view(one.states.shape)
             begin += one.rows
+
+    def _call(self, layer: int, stacks: Sequence[Stack]) -> Tensor:
+        """The states after a block, ``[row, d_model]``."""
+        packed = torch.cat([stack.states.flatten(0, 1) for stack in stacks])
+        every = torch.arange(self._base.length, device=packed.device)
+        columns = torch.cat([every[s.position :].repeat(len(s.cells)) for s in stacks])
+        call = _placed(self._base.calls[layer], columns, self._base.length)
+        return call(packed[None])[0]
+
+    def _last_rows_suffice(self, layer: int, stacks: Sequence[Stack]) -> bool:
+        """Whether this is the last block, and its attention can be given keys of its own.
+
+        Of the last block only the last position's output is wanted, so the other rows have
+        to be taken no further than to their keys and values.
+        """
+        block = self._model.anatomy.blocks[layer]
+        if layer < self._model.n_layers - 1 or block.attention != "interface":
+            return False
+        place = {index for stack in stacks for index in stack.cells}
+        changes = (*self._inside(layer), *self._changes.get(layer + 1, []))
+        return not any(change.row in place for change in changes)
+
+    def _run_last_rows(self, layer: int, stacks: Sequence[Stack]) -> None:
+        """Take the last row of some cells through the last block."""
+        left, known = Left(self._base, layer), KeysOnly()
+        mixer = self._model.hf.get_submodule(self._model.anatomy.blocks[layer].mixer or "")
+        with watching(mixer, known), suppress(KeysKnown):
+            self._call(layer, stacks)
+        last = self._base.length - 1
+        ends = [Stack(last, stack.cells, stack.states[:, -1:]) for stack in stacks]
+        with watching(mixer, LastRows(left, stacks, known)):
+            after = self._call(layer, ends)
+        begin = 0
+        for stack in stacks:
+            stack.position = last
+            stack.states = after[begin : begin + len(stack.cells), None]
+            begin += len(stack.cells)
+
+    def _inside(self, layer: int) -> list[Change]:
+        """The changes inside a block."""
+        return [c for c in self._changes.get(layer, []) if c.site.kind != "resid_pre"]
 
     def _enter(self, layer: int) -> None:
         """Let the cells join whose first block this is, with the unedited run's states."""
@@ -163,19 +201,26 @@ class _Wave:
             groups.setdefault(self._position[index], []).append(index)
         for position, indices in sorted(groups.items()):
             rows = state[position:]
-            new = rows.expand(len(indices), *rows.shape)
-            if position in self._stacks:
-                old = self._stacks[position]
-                old.cells += indices
-                old.states = torch.cat([old.states, new])
-            else:
-                self._stacks[position] = _Stack(position, indices, new.clone())
+            size = max(1, ROWS // len(rows))
+            for begin in range(0, len(indices), size):
+                few = indices[begin : begin + size]
+                self._join(Stack(position, few, rows.expand(len(few), *rows.shape)))
 
-    def _offsets(self) -> dict[int | None, int]:
+    def _join(self, new: Stack) -> None:
+        """Put cells to others that begin at the same position, while there is room."""
+        for old in self._stacks:
+            if old.position == new.position and old.rows + new.rows <= ROWS:
+                old.cells += new.cells
+                old.states = torch.cat([old.states, new.states])
+                return
+        new.states = new.states.clone()
+        self._stacks.append(new)
+
+    def _offsets(self, stacks: Sequence[Stack]) -> dict[int | None, int]:
         """Number of the row at which position 0 of each cell would be."""
         offsets: dict[int | None, int] = {}
         begin = 0
-        for stack in self._stacks.values():
+        for stack in stacks:
             length = stack.states.shape[1]
             for number, index in enumerate(stack.cells):
                 offsets[index] = begin + number * length - stack.position
@@ -185,18 +230,18 @@ class _Wave:
     def _edit_stream(self, layer: int) -> None:
         """Change the states before a block."""
         mine = [c for c in self._changes.get(layer, []) if c.site.kind == "resid_pre"]
-        for stack in self._stacks.values():
-            place = _places(stack)
-            length = stack.states.shape[1]
-            offsets = {index: number * length - stack.position for index, number in place.items()}
-            here = [change for change in mine if change.row in place]
+        if not mine:
+            return
+        for stack in self._stacks:
+            offsets = self._offsets([stack])
+            here = [change for change in mine if change.row in offsets]
             for change, rows in _merged(here, offsets):
                 change.write(stack.states.view(-1, stack.states.shape[-1]), (rows,))
 
-    def _install(self, layer: int, stack: ExitStack) -> Installed:
+    def _install(self, layer: int, stacks: Sequence[Stack], stack: ExitStack) -> Installed:
         """Put the changes inside a block, and the packed attention, in place."""
-        offsets = self._offsets()
-        mine = [c for c in self._changes.get(layer, []) if c.site.kind != "resid_pre"]
+        offsets = self._offsets(stacks)
+        mine = [change for change in self._inside(layer) if change.row in offsets]
         square = [change for change in mine if change.site.kind in SQUARE]
         vectors = [change for change in mine if change.site.kind in ("q", "k", "v")]
         others = [change for change in mine if change.site.kind not in INSIDE]
@@ -210,16 +255,23 @@ class _Wave:
         installed = install(self._model, changes, own_rows, Gate(), stack, batch=1)
         block = self._model.anatomy.blocks[layer]
         if block.mixer is not None:
-            stacks = list(self._stacks.values())
             edited = _merged(vectors, offsets)
-            handler = _PackedAttention(self._base, layer, stacks, edited, square)
+            handler = PackedAttention(Left(self._base, layer), stacks, edited, square)
             stack.enter_context(watching(self._model.hf.get_submodule(block.mixer), handler))
         return installed
 
 
-def _places(stack: _Stack) -> dict[int | None, int]:
-    """The place of each cell in its stack."""
-    return {index: number for number, index in enumerate(stack.cells)}
+def _together(stacks: Sequence[Stack]) -> list[list[Stack]]:
+    """The stacks that go through a block in one call."""
+    groups: list[list[Stack]] = []
+    room = 0
+    for stack in stacks:
+        if not groups or stack.rows > room:
+            groups.append([])
+            room = ROWS
+        groups[-1].append(stack)
+        room -= stack.rows
+    return groups
 
 
 def _earliest(change: Change) -> tuple[int, Change]:
@@ -281,103 +333,3 @@ def _at_columns(value: Any, columns: Tensor, length: int) -> Any:
     if value.shape[axis : axis + 1] != (length,):
         return value
     return value.index_select(axis, columns.to(value.device))
-
-
-class _PackedAttention:
-    """Attention of rows that belong to different cells, by the model's own function."""
-
-    def __init__(
-        self,
-        base: Base,
-        layer: int,
-        stacks: Sequence[_Stack],
-        vectors: Sequence[tuple[Change, Tensor]],
-        square: Sequence[Change],
-    ) -> None:
-        self._length = base.length
-        self._keys = base.trace[Site("k", layer)].transpose(1, 2)
-        self._values = base.trace[Site("v", layer)].transpose(1, 2)
-        self._stacks = stacks
-        self._vectors = vectors
-        self._square = square
-
-    def attend(
-        self,
-        original: Attention,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Do the attention stack by stack."""
-        query, key, value = (
-            self._edited(kind, tensor)
-            for kind, tensor in zip("qkv", (query, key, value), strict=True)
-        )
-        outputs, begin = [], 0
-        for stack in self._stacks:
-            shape = stack.states.shape[:2]
-            rows = slice(begin, begin + stack.rows)
-            q, k, v = (_split(tensor, rows, shape) for tensor in (query, key, value))
-            k = _after(self._keys[:, :, : stack.position], k)
-            v = _after(self._values[:, :, : stack.position], v)
-            seen = self._mask(module, mask, stack.position, query.device)
-            more = {name: _below(item, stack.position) for name, item in kwargs.items()}
-            watch = self._watch(stack)
-            output, _ = watch.attend(original, module, q, k, v, seen, *args, **more)
-            outputs.append(output.reshape(1, stack.rows, *output.shape[2:]))
-            begin += stack.rows
-        return torch.cat(outputs, dim=1), None
-
-    def _edited(self, kind: str, tensor: Tensor) -> Tensor:
-        mine = [(change, rows) for change, rows in self._vectors if change.site.kind == kind]
-        if not mine:
-            return tensor
-        tensor = tensor.clone()
-        rows_first = tensor[0].transpose(0, 1)
-        for change, rows in mine:
-            change.write(rows_first, (rows,))
-        return tensor
-
-    def _mask(
-        self, module: nn.Module, mask: Tensor | None, position: int, device: torch.device
-    ) -> Tensor | None:
-        """The rows of the mask for positions from this one on."""
-        if mask is not None:
-            return mask[..., position : self._length, : self._length]
-        if not position or not getattr(module, "is_causal", True):
-            return None
-        rows = torch.arange(position, self._length, device=device)[:, None]
-        return (torch.arange(self._length, device=device) <= rows)[None, None]
-
-    def _watch(self, stack: _Stack) -> Watch:
-        """What is changed in the scores and patterns of the cells of a stack."""
-        place = _places(stack)
-        mine = [change for change in self._square if change.row in place]
-
-        def apply(values: Tensor, changes: Sequence[Change], batch: int, length: int) -> None:
-            for change in changes:
-                rows = torch.tensor(change.positions) - stack.position
-                change.write(values, (torch.full_like(rows, place[change.row]), rows))
-
-        return attention_watch(mine, apply)
-
-
-def _split(tensor: Tensor, rows: slice, shape: torch.Size) -> Tensor:
-    """``[1, head, row, width]`` to ``[cell, head, row, width]`` of one stack."""
-    split: Tensor = tensor[0, :, rows].unflatten(1, shape)
-    return split.transpose(0, 1)
-
-
-def _after(base: Tensor, own: Tensor) -> Tensor:
-    """Keys or values of the unedited run, and after them each cell's own."""
-    return torch.cat([base.expand(own.shape[0], *base.shape[1:]), own], dim=2)
-
-
-def _below(value: Any, position: int) -> Any:
-    """The rows from a position on of what the attention is given for each pair of positions."""
-    square = isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == value.shape[3]
-    return value[:, :, position:] if square else value

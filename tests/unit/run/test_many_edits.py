@@ -12,6 +12,7 @@ from torch import Tensor
 from layerlens.errors import Cancelled, InputError, MemoryLimitError, SiteError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
+from layerlens.run import packed
 from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
@@ -191,6 +192,47 @@ def test_waves_keep_to_the_memory_and_to_the_order() -> None:
     assert error(found, whole) < 1e-6
     with pytest.raises(MemoryLimitError, match="raise memory_limit"):
         run_cells(model, base, cells, keep, method="packed", memory_limit=1_000)
+
+
+def resid_cells(model: LensModel, clean: Base) -> list[Cell]:
+    return [
+        Cell((Change(Site("resid_pre", layer), "set", clean.state(layer)[[at]], (at,)),))
+        for layer in range(model.n_layers)
+        for at in range(len(CLEAN))
+    ]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral"])
+def test_rows_go_through_a_block_in_parts(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(family)
+    clean = record_base(model, model.tokens(CLEAN), [Site("z", 1)])
+    base = record_base(model, model.tokens(corrupted([1, 4])))
+    head = Change(Site("z", 1, 0), "set", clean.trace[Site("z", 1)][0][2:, 0], tuple(range(2, 9)))
+    cells = [*resid_cells(model, clean), Cell((head,))]
+    whole = finals(model, base, cells, "packed")
+    monkeypatch.setattr(packed, "ROWS", 20)
+    calls: list[int] = []
+    block = model.hf.get_submodule(model.anatomy.blocks[1].path)
+    hook = block.register_forward_hook(lambda module, args, out: calls.append(args[0].shape[1]))
+    found = finals(model, base, cells, "packed")
+    hook.remove()
+    assert len(calls) > 3 and max(calls) <= 20
+    assert error(found, whole) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gpt_oss"])
+def test_the_last_block_works_on_last_rows(family: str) -> None:
+    model = tiny(family)
+    clean = record_base(model, model.tokens(CLEAN))
+    base = record_base(model, model.tokens(corrupted([1, 4])))
+    cells = resid_cells(model, clean)
+    after: list[int] = []
+    projection = model.hf.get_submodule(model.anatomy.tap(Site("z", model.n_layers - 1)).module)
+    hook = projection.register_forward_hook(lambda module, args, out: after.append(out[0].numel()))
+    found = finals(model, base, cells, "packed")
+    hook.remove()
+    assert after == [len(cells) * model.d_model]
+    assert error(found, finals(model, base, cells, "naive")) < 1e-5
 
 
 @pytest.mark.parametrize("method", ["packed", "restart", "naive"])

@@ -1,0 +1,232 @@
+"""Attention of rows that belong to different cells, by the model's own function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.model.conventions import Attention
+from layerlens.model.sites import Site
+from layerlens.run.attention import Watch
+from layerlens.run.base import Base
+from layerlens.run.changes import Change
+from layerlens.run.hooks import attention_watch
+
+
+@dataclass
+class Stack:
+    """Cells whose first edited position is the same: their rows form ``[cell, row]``."""
+
+    position: int
+    cells: list[int]
+    states: Tensor
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are in all."""
+        return self.states.shape[0] * self.states.shape[1]
+
+    @property
+    def places(self) -> dict[int | None, int]:
+        """The place of each cell."""
+        return {index: number for number, index in enumerate(self.cells)}
+
+
+class Left:
+    """What the rows of a block see of the unedited run."""
+
+    def __init__(self, base: Base, layer: int) -> None:
+        self.length = base.length
+        self._keys = base.trace[Site("k", layer)].transpose(1, 2)
+        self._values = base.trace[Site("v", layer)].transpose(1, 2)
+
+    def complete(self, stack: Stack, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[cell, head, position, width]``: the base's, then each cell's own."""
+        at = stack.position
+        return _after(self._keys[:, :, :at], k), _after(self._values[:, :, :at], v)
+
+    def mask(
+        self, module: nn.Module, mask: Tensor | None, first: int, device: torch.device
+    ) -> Tensor | None:
+        """The rows of the mask for queries from this position on."""
+        if mask is not None:
+            return mask[..., first : self.length, : self.length]
+        if not first or not getattr(module, "is_causal", True):
+            return None
+        rows = torch.arange(first, self.length, device=device)[:, None]
+        return (torch.arange(self.length, device=device) <= rows)[None, None]
+
+
+class PackedAttention:
+    """Does the attention of all rows, stack by stack.
+
+    Parameters
+    ----------
+    vectors
+        Changes of q, k and v, with the packed rows that they are made at.
+    square
+        Changes of scores and patterns.
+    """
+
+    def __init__(
+        self,
+        left: Left,
+        stacks: Sequence[Stack],
+        vectors: Sequence[tuple[Change, Tensor]],
+        square: Sequence[Change],
+    ) -> None:
+        self._left = left
+        self._stacks = stacks
+        self._vectors = vectors
+        self._square = square
+
+    def attend(
+        self,
+        original: Attention,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Do the attention stack by stack."""
+        query, key, value = (
+            self._edited(kind, tensor)
+            for kind, tensor in zip("qkv", (query, key, value), strict=True)
+        )
+        outputs, begin = [], 0
+        for stack in self._stacks:
+            q, k, v = (_split(tensor, begin, stack) for tensor in (query, key, value))
+            k, v = self._left.complete(stack, k, v)
+            seen = self._left.mask(module, mask, stack.position, query.device)
+            more = {name: _below(item, stack.position) for name, item in kwargs.items()}
+            watch = self._watch(stack)
+            output, _ = watch.attend(original, module, q, k, v, seen, *args, **more)
+            outputs.append(output.reshape(1, stack.rows, *output.shape[2:]))
+            begin += stack.rows
+        return torch.cat(outputs, dim=1), None
+
+    def _edited(self, kind: str, tensor: Tensor) -> Tensor:
+        mine = [(change, rows) for change, rows in self._vectors if change.site.kind == kind]
+        if not mine:
+            return tensor
+        tensor = tensor.clone()
+        rows_first = tensor[0].transpose(0, 1)
+        for change, rows in mine:
+            change.write(rows_first, (rows,))
+        return tensor
+
+    def _watch(self, stack: Stack) -> Watch:
+        """What is changed in the scores and patterns of the cells of a stack."""
+        place = stack.places
+        mine = [change for change in self._square if change.row in place]
+
+        def apply(values: Tensor, changes: Sequence[Change], batch: int, length: int) -> None:
+            for change in changes:
+                rows = torch.tensor(change.positions) - stack.position
+                change.write(values, (torch.full_like(rows, place[change.row]), rows))
+
+        return attention_watch(mine, apply)
+
+
+class KeysKnown(Exception):  # noqa: N818 - it ends a call that has given what was wanted of it
+    """Ends the call of a block as soon as the keys and values of its rows are known."""
+
+
+class KeysOnly:
+    """Takes the keys and values of all rows, and ends the call of the block.
+
+    Attributes
+    ----------
+    key, value
+        ``[1, head, row, width]``.
+    """
+
+    key: Tensor
+    value: Tensor
+
+    def attend(
+        self,
+        original: Attention,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Keep the keys and values.
+
+        Raises
+        ------
+        KeysKnown
+            Always.
+        """
+        self.key, self.value = key, value
+        raise KeysKnown
+
+
+class LastRows:
+    """Does the attention of each cell's last row, when the keys of all rows are known.
+
+    Parameters
+    ----------
+    known
+        Keys and values of all rows of the stacks.
+    """
+
+    def __init__(self, left: Left, stacks: Sequence[Stack], known: KeysOnly) -> None:
+        self._left = left
+        self._stacks = stacks
+        self._known = known
+
+    def attend(
+        self,
+        original: Attention,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Do the attention stack by stack; a cell has one query."""
+        last = self._left.length - 1
+        seen = self._left.mask(module, mask, last, query.device)
+        more = {name: _below(item, last) for name, item in kwargs.items()}
+        outputs, begin, first = [], 0, 0
+        for stack in self._stacks:
+            end = first + len(stack.cells)
+            q = query[0, :, first:end].transpose(0, 1).unsqueeze(2)
+            known = (self._known.key, self._known.value)
+            k, v = self._left.complete(stack, *(_split(tensor, begin, stack) for tensor in known))
+            output, _ = original(module, q, k, v, seen, *args, **more)
+            outputs.append(output.transpose(0, 1))
+            begin, first = begin + stack.rows, end
+        return torch.cat(outputs, dim=1), None
+
+
+def _split(tensor: Tensor, begin: int, stack: Stack) -> Tensor:
+    """``[1, head, row, width]`` to ``[cell, head, row, width]`` of one stack."""
+    rows = tensor[0, :, begin : begin + stack.rows]
+    split: Tensor = rows.unflatten(1, stack.states.shape[:2])
+    return split.transpose(0, 1)
+
+
+def _after(base: Tensor, own: Tensor) -> Tensor:
+    """Keys or values of the unedited run, and after them each cell's own."""
+    return torch.cat([base.expand(own.shape[0], *base.shape[1:]), own], dim=2)
+
+
+def _below(value: Any, position: int) -> Any:
+    """The rows from a position on of what the attention is given for each pair of positions."""
+    square = isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == value.shape[3]
+    return value[:, :, position:] if square else value
