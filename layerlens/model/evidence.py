@@ -86,7 +86,7 @@ def limit(model: LensModel, factor: float = 16.0) -> float:
 
 
 def error(a: Tensor, b: Tensor, scale: Tensor | None = None) -> float:
-    """Return the largest difference, relative to the largest value of ``b``.
+    """Return the largest difference, relative to the largest finite value of ``b``.
 
     Parameters
     ----------
@@ -101,6 +101,48 @@ def error(a: Tensor, b: Tensor, scale: Tensor | None = None) -> float:
     """
     if a.shape != b.shape:
         return float("inf")
-    largest = (b if scale is None else scale).abs().max().item()
-    size = max(largest, torch.finfo(torch.float32).tiny)
-    return (a.double() - b.double()).abs().max().item() / size
+    size = _largest(b if scale is None else scale)
+    return _difference(a, b).max().item() / max(size, torch.finfo(torch.float32).tiny)
+
+
+#: Float32 cannot tell the probability of a logit this far below the largest from 0.
+OUT_OF_REACH = 104.0
+
+
+def logit_size(logits: Tensor) -> float:
+    """Return the largest magnitude of logits that are not masked, at least 1.
+
+    Masked are those so far below the largest of their row that their probability is 0 in float32:
+    a vocabulary is cut by adding -1e9 or minus infinity, which says nothing about how exact the
+    other logits are.
+
+    Parameters
+    ----------
+    logits
+        ``[..., vocabulary]``.
+    """
+    seen = logits >= logits.amax(-1, keepdim=True) - OUT_OF_REACH
+    return max(1.0, _largest(logits[seen]))
+
+
+def logit_error(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference of two computations of logits, relative to their size.
+
+    Each is relative to :func:`logit_size`, or to itself where it is larger still (masked).
+    Infinite if the shapes differ.
+    """
+    if a.shape != b.shape:
+        return float("inf")
+    size = b.double().abs().clamp(min=logit_size(b))
+    return (_difference(a, b) / size.where(size.isfinite(), 1.0)).max().item()
+
+
+def _largest(values: Tensor) -> float:
+    """The largest finite magnitude, 0 if there is none."""
+    finite = values[values.isfinite()]
+    return finite.abs().max().item() if finite.numel() else 0.0
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """``|a - b|`` in float64, 0 also between equal infinities."""
+    return torch.where(a == b, 0.0, (a.double() - b.double()).abs())

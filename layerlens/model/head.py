@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import HeadAnatomy
+from layerlens.model.evidence import logit_error
 from layerlens.model.families import LOGIT_OPERATIONS
 from layerlens.model.sums import close, is_norm
 from layerlens.model.watch import Call
@@ -120,8 +121,9 @@ def _operations(config: Any, z: Tensor, logits: Tensor) -> tuple[tuple[str, floa
         for name, operation in LOGIT_OPERATIONS
         if isinstance(value := getattr(config, name, None), (int, float))
     ]
+    allowed = 16 * torch.finfo(z.dtype).eps
     for operations in ([], set_values, *[[one] for one in set_values]):
-        if z.shape == logits.shape and close(apply(operations, z), logits, z.dtype):
+        if logit_error(apply(operations, z).float(), logits.float()) <= allowed:
             return tuple(operations)
     return None
 

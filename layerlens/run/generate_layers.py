@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from layerlens.errors import InputError, ModelError
 from layerlens.model.conventions import LAYER_NUMBER
-from layerlens.model.evidence import error
+from layerlens.model.evidence import logit_error
 from layerlens.model.find import text_config
 from layerlens.model.required import require_model
 from layerlens.run.layers import layer_numbers, run_layers, show_order
@@ -154,7 +154,7 @@ def _check(
 ) -> float:
     """Compare with the path run over the whole text without a cache."""
     plain = run_layers(model, [*prompt, *ids[:-1]], steps).logits[0, len(prompt) - 1 :]
-    off = error(logits, plain)
+    off = logit_error(logits, plain)
     allowed = TOLERANCE.get(model.dtype, BFLOAT16_TOLERANCE)
     if not off <= allowed:
         why = f"its cached logits are off by {off:.2g} of the largest, allowed is {allowed:.2g}"

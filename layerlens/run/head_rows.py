@@ -220,7 +220,9 @@ class Head:
                 total = scratch.sum(-1)
                 weights.append(probability @ self.matrix.weight / total.unsqueeze(-1))
                 if self.matrix.bias is not None:
-                    biases.append(probability @ self.matrix.bias / total)
+                    # A bias that suppresses a token (-inf) has weight 0 and adds nothing.
+                    bias = self.matrix.bias.clamp_min(_FLOOR)
+                    biases.append(probability @ bias / total)
 
         reduced = self._reduce(x, chosen, top_k, tick, see)
         mean = torch.cat(weights) if weights else None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from layerlens.errors import ProofError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
-from layerlens.model.evidence import Proof, ProofLine, error, limit
+from layerlens.model.evidence import Proof, ProofLine, error, limit, logit_error
 from layerlens.model.find import probe_ids
 from layerlens.model.sites import Site
 from layerlens.model.sums import ROUNDINGS, misfit
@@ -168,7 +168,7 @@ def _prove_head(model: LensModel, values: Values, logits: Tensor, proof: Proof) 
     with model.running():
         again = model.unembed(values[Site("resid_post", model.n_layers - 1)])
     what = "the unembedded last state equals the model's own logits"
-    proof.lines.append(ProofLine("head", error(again, logits), limit(model), what))
+    proof.lines.append(ProofLine("head", logit_error(again, logits), limit(model), what))
 
 
 def _prove_replay(

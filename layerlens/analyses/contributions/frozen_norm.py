@@ -95,7 +95,9 @@ class Affine:
         """Return what the module makes of zero, along each direction."""
         with self.model.running():
             given: Tensor = self.module(torch.zeros_like(self.like).unsqueeze(0))[0]
-        return directions @ given.cpu().double()
+        # A bias that suppresses a token (-inf) adds nothing along what leaves it out.
+        along: Tensor = directions * given.cpu().double()
+        return along.where(directions != 0, 0.0).sum(-1)
 
 
 def freeze(model: LensModel, path: str, x: Tensor) -> Frozen:
@@ -117,6 +119,7 @@ def freeze(model: LensModel, path: str, x: Tensor) -> Frozen:
     found = _norm(model, module, x) if is_norm(module) else Affine(model, module, x)
     with model.running():
         given = module(x.unsqueeze(0))[0].cpu().double()
+    given = given.where(given.isfinite(), 0.0)
     along = given.sign().unsqueeze(0)
     pulled = found.pull(along) * x.cpu().double()
     off = (pulled.sum() + found.constant(along)[0] - given.abs().sum()).abs().item()

@@ -12,6 +12,7 @@ from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.contributions.logit_directions import Readout, read_out, stream_sites
 from layerlens.analyses.contributions.split_sublayer import by_head, by_source, split_sublayer
 from layerlens.errors import ModelError
+from layerlens.model.evidence import logit_size
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
 from layerlens.run.forward import forward
@@ -83,8 +84,8 @@ class TextSplit:
             )
         shown = logits[0, -1 if last else place]
         self.own = shown.cpu().double()
-        largest = self.own[self.own.isfinite()].abs().max().clamp(min=1).item()
-        self.limit = logit_tolerance(shown.dtype) * largest
+        self.share = logit_tolerance(shown.dtype)
+        self.limit = self.share * logit_size(self.own)
 
     def explain(self, targets: list[int], *, center: bool) -> dict[str, Tensor]:
         """Split the logit of one token, or the difference of two.
@@ -112,13 +113,15 @@ class TextSplit:
         weights[range(len(targets)), targets] = 1
         signs = [1.0, -1.0][: len(targets)]
         if center:  # a difference of two is free of the mean
-            weights[-1] = 1 / len(self.own)
+            known = self.own.isfinite()  # suppressed tokens (-inf) have no share in the mean
+            weights[-1] = known / known.sum()
             signs.append(-sum(signs))
         self._mix = torch.tensor(signs, dtype=torch.float64)
         self._readout = read_out(self.model, self.values, weights)
         parts = torch.stack([self._part(site) for site in components(self.model)])
         constant = self._readout.constant
         total = (parts.sum(0) + constant)[: len(targets)]
+        self.limit = max(self.limit, self.share * self.own[targets].abs().max().item())
         difference = self._readout.capped(total) - self.own[targets]
         self._require("sum", difference, "cannot be split: its parts do not add up to its logits")
         return {

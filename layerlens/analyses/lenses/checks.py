@@ -12,6 +12,7 @@ from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.one_pass import LensPass, Row
 from layerlens.analyses.texts.chosen_positions import Cells
+from layerlens.model.evidence import logit_error, logit_size
 from layerlens.run.head_rows import Reduced
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def against_model(job: Job, lens_pass: LensPass, final: Row, tokens: Tokens, cel
         if not bool(tokens.mask[text, -1]):
             continue  # the model returned the logits of a padding token for this text
         theirs = own[text, -1].to(kept)
-        largest = max(largest, float(theirs.masked_fill(theirs.isinf(), 0).abs().max()))
-        difference = torch.where(kept == theirs, 0.0, kept - theirs)
-        error = max(error, float(difference.abs().max()))
+        size = logit_size(theirs)
+        largest = max(largest, size)
+        error = max(error, logit_error(kept, theirs) * size)
         compared += 1
     if compared:
         limit = logit_tolerance(own.dtype) * largest

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from layerlens.analyses.answers.answer_metric import Metric
 from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.tolerances import logit_tolerance
+from layerlens.model.evidence import logit_size
 from layerlens.run.base import Base
 from layerlens.run.cell import Cell
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method, run_cells, sweep_method
@@ -237,9 +237,9 @@ class Sweep:
     def tolerance(self) -> float:
         """By how much a metric may differ between two ways to compute the same run."""
         logits = self.base.logits
-        finite = torch.zeros(1) if logits is None else logits[logits.isfinite()]
         finished = self.values[np.isfinite(self.values)]
-        scale = max(1.0, float(finite.abs().max()), float(np.abs(finished).max(initial=0.0)))
+        size = 1.0 if logits is None else logit_size(logits)
+        scale = max(size, float(np.abs(finished).max(initial=0.0)))
         share = logit_tolerance(self.model.dtype)
         limit = max(share, LOGIT_ROUNDING) * scale
         return max(limit, 1.0) if self.metric.name == "rank" else limit
