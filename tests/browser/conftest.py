@@ -69,10 +69,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str,
 def server(
     request: pytest.FixtureRequest, servers: Callable[[str, str], Server]
 ) -> Iterator[Server]:
-    """JupyterLab in light colours, or what ``everywhere`` asks for; without kernels at the end."""
+    """JupyterLab in light colours, or what ``everywhere`` asks for."""
     running = servers(*getattr(request, "param", ("lab", LIGHT)))
     yield running
-    running.end_kernels()
+    running.end_other_kernels()
 
 
 @pytest.fixture

@@ -20,8 +20,10 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jupyter_client import BlockingKernelClient
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
@@ -53,16 +55,57 @@ class Server:
     app: str
     folder: Path
 
-    def end_kernels(self) -> None:
-        """Shut down every kernel: each holds a model."""
-        for kernel in json.loads(self._ask("GET", "/api/kernels")):
-            self._ask("DELETE", f"/api/kernels/{kernel['id']}")
+    home: Path
+    lent: list[str] = field(default_factory=list)
 
-    def _ask(self, method: str, path: str) -> bytes:
-        headers = {"Authorization": f"token {self.token}"}
-        request = urllib.request.Request(self.url + path, headers=headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.read()
+    def lend_kernel(self, name: str) -> None:
+        """Connect a notebook with the kernel that this server keeps, emptied of what was in it.
+
+        Starting one and importing torch takes longer than most of what is tested.
+        """
+        if not self.lent:
+            self.lent.append(self._ask("POST", "/api/kernels", {"name": "python3"})["id"])
+        (kernel,) = self.lent
+        empty(self.home / "runtime" / f"kernel-{kernel}.json")
+        session = {"path": name, "name": name, "type": "notebook", "kernel": {"id": kernel}}
+        self._ask("POST", "/api/sessions", session)
+
+    def end_other_kernels(self) -> None:
+        """Shut down all kernels but the one that is lent: each holds a model."""
+        for kernel in self._ask("GET", "/api/kernels"):
+            if kernel["id"] not in self.lent:
+                self._ask("DELETE", f"/api/kernels/{kernel['id']}")
+
+    def _ask(self, method: str, path: str, content: object = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            data=None if content is None else json.dumps(content).encode(),
+            headers={"Authorization": f"token {self.token}"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+
+_EMPTY = """
+import ipywidgets
+ipywidgets.Widget.close_all()
+get_ipython().reset()
+"""
+
+
+def empty(connection: Path) -> None:
+    """Close the widgets of a kernel and forget its names."""
+    client = BlockingKernelClient()
+    client.load_connection_file(str(connection))
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        reply = client.execute(_EMPTY, store_history=False, reply=True, timeout=60)
+        assert reply["content"]["status"] == "ok", reply["content"]
+    finally:
+        client.stop_channels()
 
 
 def chromium() -> str:
@@ -124,7 +167,7 @@ def serve(folder: Path, home: Path, app: str = "lab", theme: str = LIGHT) -> Ite
         )
         try:
             _wait_for(f"{url}/api/status?token={token}", process, log)
-            yield Server(url, token, app, folder)
+            yield Server(url, token, app, folder, home)
         finally:
             process.send_signal(signal.SIGTERM)  # the server shuts its kernels down
             try:
@@ -201,8 +244,13 @@ _EVALUATE = """async (code) => {
   await future.done; return out; }"""
 
 
-def open_notebook(page: Page, server: Server, name: str) -> None:
-    """Open a notebook by itself and wait until its kernel is idle."""
+def open_notebook(page: Page, server: Server, name: str, *, own_kernel: bool = False) -> None:
+    """Open a notebook by itself and wait until its kernel is idle.
+
+    ``own_kernel``: start one for it, as a person does; else it gets the server's.
+    """
+    if not own_kernel:
+        server.lend_kernel(name)
     path = f"doc/tree/{name}" if server.app == "lab" else f"notebooks/{name}"
     reset = "&reset" if server.app == "lab" else ""
     page.goto(f"{server.url}/{path}?token={server.token}{reset}", wait_until="domcontentloaded")

@@ -13,7 +13,7 @@ _COMMANDS = """() => window.jupyterapp
 
 @EVERYWHERE
 def test_the_tour_runs(server: Server, page: Page, shoot: Callable[[str], None]) -> None:
-    open_notebook(page, server, "00_tour.ipynb")
+    open_notebook(page, server, "00_tour.ipynb", own_kernel=True)
     run_all(page, timeout=180_000)
     view = page.locator(".layerlens .ll-view").first
     expect(view.locator(".ll-side li").first).to_contain_text("Paris", timeout=60_000)
