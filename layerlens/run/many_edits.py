@@ -57,7 +57,10 @@ def run_cells(
     memory_limit: int = DEFAULT_LIMIT,
     tick: Callable[[], None] = lambda: None,
 ) -> str:
-    """Run every cell; finished ones are handed over wave by wave, in the order of ``cells``.
+    """Run every cell; finished ones are handed over wave by wave.
+
+    A packed run hands over some of the cells that have the fewest blocks to go first, then the
+    others in the order of ``cells``.
 
     Parameters
     ----------

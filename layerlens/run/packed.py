@@ -54,12 +54,34 @@ def run_packed(
     tick: Callable[[], None],
 ) -> None:
     """Run cells in waves; see :func:`layerlens.run.many_edits.run_cells`."""
-    for wave in waves(model, base, cells, memory_limit):
-        run = _Wave(model, base, cells, wave)
-        for layer in range(run.start, model.n_layers):
-            tick()
-            run.step(layer)
-        on_cells(*run.finish())
+    early = soonest(model, base, cells)
+    late = sorted(set(range(len(cells))) - set(early))
+    for numbers in (early, late):
+        for wave in waves(model, base, [cells[number] for number in numbers], memory_limit):
+            run = _Wave(model, base, cells, [numbers[index] for index in wave])
+            for layer in range(run.start, model.n_layers):
+                tick()
+                run.step(layer)
+            on_cells(*run.finish())
+
+
+def soonest(model: LensModel, base: Base, cells: Sequence[Cell]) -> list[int]:
+    """Numbers of the cells with the fewest blocks to go, about one pass over the text in all.
+
+    They are run by themselves first, so that there is something to see; that reads the weights
+    of the last blocks once more. Where all cells are soon done, none are.
+    """
+    work = [(model.n_layers - cell.layer) * (base.length - cell.position) for cell in cells]
+    one_pass = model.n_layers * base.length
+    if sum(work) < 4 * one_pass:
+        return []
+    found, done = [], 0
+    for index in sorted(range(len(cells)), key=lambda index: -cells[index].layer):
+        done += work[index]
+        if done > one_pass:
+            break
+        found.append(index)
+    return sorted(found)
 
 
 def waves(

@@ -17,7 +17,7 @@ from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.many_edits import Method, run_cells, sweep_method
-from layerlens.run.packed import waves
+from layerlens.run.packed import soonest, waves
 from layerlens.run.together import record_bases
 
 from .families import METHODS, tiny
@@ -179,6 +179,7 @@ def test_waves_keep_to_the_memory_and_to_the_order() -> None:
     few = list(waves(model, base, cells, 200_000))
     assert len(few) > 1
     assert [index for wave in few for index in wave] == list(range(len(cells)))
+    early = soonest(model, base, cells)
     whole = finals(model, base, cells, "packed")
     seen: list[list[int]] = []
     found = torch.zeros_like(whole)
@@ -188,7 +189,9 @@ def test_waves_keep_to_the_memory_and_to_the_order() -> None:
         found[list(indices)] = final
 
     run_cells(model, base, cells, keep, method="packed", memory_limit=200_000)
-    assert seen == few
+    assert len(seen) > 2 and seen[0] == early
+    late = [index for wave in seen[1:] for index in wave]
+    assert late == [index for index in range(len(cells)) if index not in early]
     assert error(found, whole) < 1e-6
     with pytest.raises(MemoryLimitError, match="raise memory_limit"):
         run_cells(model, base, cells, keep, method="packed", memory_limit=1_000)
@@ -231,8 +234,35 @@ def test_the_last_block_works_on_last_rows(family: str) -> None:
     hook = projection.register_forward_hook(lambda module, args, out: after.append(out[0].numel()))
     found = finals(model, base, cells, "packed")
     hook.remove()
-    assert after == [len(cells) * model.d_model]
+    assert sum(after) == len(cells) * model.d_model
     assert error(found, finals(model, base, cells, "naive")) < 1e-5
+
+
+def test_cells_near_the_end_come_first_for_less_than_a_pass() -> None:
+    model = tiny("llama")
+    base = record_base(model, model.tokens(CLEAN))
+    cells = resid_cells(model, base) * 3
+    seen: list[list[int]] = []
+    rows: list[int] = []
+    blocks = [model.hf.get_submodule(block.path) for block in model.anatomy.blocks]
+    hooks = [
+        block.register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[1]))
+        for block in blocks
+    ]
+
+    def keep(indices: Sequence[int], final: Tensor) -> None:
+        seen.append(sorted(indices))
+        if len(seen) == 1:
+            assert sum(rows) <= model.n_layers * len(CLEAN) + len(indices)
+
+    run_cells(model, base, cells, keep, method="packed")
+    for hook in hooks:
+        hook.remove()
+    first, rest = seen
+    assert first and min(cells[i].layer for i in first) >= max(cells[i].layer for i in rest)
+    assert sorted(first + rest) == list(range(len(cells)))
+    few = resid_cells(model, base)[-len(CLEAN) :]
+    assert not soonest(model, base, few)
 
 
 @pytest.mark.parametrize("method", ["packed", "restart", "naive"])
