@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from layerlens.model.load import load
     from layerlens.model.sites import Site
     from layerlens.result import Result
-    from layerlens.result import open_result as open
+    from layerlens.result import open_saved as open
+    from layerlens.result.fitted import Fitted
     from layerlens.run.edit_lists import edits_from_json, edits_to_json
     from layerlens.run.edits import Edit, edit
     from layerlens.run.generate_layers import generate_layers
@@ -110,7 +111,8 @@ _PLACES = {
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.contract.registry",
     "Result": "layerlens.result",
-    "open": "layerlens.result:open_result",
+    "open": "layerlens.result:open_saved",
+    "Fitted": "layerlens.result.fitted",
     "LensView": "layerlens.views",
     "MetricsView": "layerlens.views",
     "PatchView": "layerlens.views",
@@ -136,6 +138,7 @@ __all__ = [
     "ActivationError",
     "Cancelled",
     "Edit",
+    "Fitted",
     "Generation",
     "InputError",
     "LayerLensError",

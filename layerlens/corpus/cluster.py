@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from layerlens.corpus.identity import fingerprint, parts_of
+from layerlens.corpus.identity import parts_of
 from layerlens.corpus.rows import Shard
 from layerlens.corpus.shard import Measured
 from layerlens.corpus.worker import Worker
 from layerlens.errors import InputError, LayerLensError
 from layerlens.metrics.collection import MetricSet
+from layerlens.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from layerlens.errors import InputError
 
-Read = tuple[Any, float]
-"""A text (None where there is none) and the share of the file that was read with it, 0 to 1."""
+Read = tuple[Any, float, str]
+"""A record (a text, or an object with fields), the share of the file that was read with it, 0 to
+1, and where it stands, for errors."""
 
 SPLITS = ("paragraph", "line", "file")
 ROWS_AT_ONCE = 256
 
 
-def read_file(path: Path, field: str | None, split: str) -> Iterator[Read]:
-    """Read the texts of a file, in their order.
+def read_file(path: Path, fields: Sequence[str], split: str) -> Iterator[Read]:
+    """Read the records of a file, in their order.
 
     Parameters
     ----------
     path
         ``.txt``, ``.md``, ``.jsonl`` or ``.ndjson``, each also with ``.gz`` behind; ``.parquet``.
-    field
-        Which field of a JSON line or column of a Parquet table; None for ``text``.
+    fields
+        Columns of a Parquet table to read; plain text has none.
     split
         What one text of a plain file is: ``paragraph``, ``line`` or ``file``.
 
     Raises
     ------
     InputError
-        The file is not there, of another format or damaged, or the field is not in it.
+        The file is not there, of another format or damaged, or a column is not in it.
     """
     kind = _kind(path)
-    if field is not None and kind in ("txt", "md"):
-        raise InputError(f"'{path.name}' has no fields: leave field out, or give a .jsonl file.")
     if kind == "parquet":
-        return _parquet(path, field or "text")
+        return _parquet(path, list(fields))
     if kind in ("jsonl", "ndjson"):
-        return _json_lines(path, field or "text")
+        return _json_lines(path)
     return {"paragraph": _paragraphs, "line": _lines, "file": _whole}[split](path)
+
+
+def has_fields(path: Path) -> bool:
+    """Whether its records are objects with fields."""
+    return _kind(path) not in ("txt", "md")
 
 
 def require_file(path: Path) -> None:
@@ -82,7 +86,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str, float]]:
 
 def _lines(path: Path) -> Iterator[Read]:
     for _, line, share in _numbered_lines(path):
-        yield line, share
+        yield line, share, path.name
 
 
 def _paragraphs(path: Path) -> Iterator[Read]:
@@ -93,17 +97,17 @@ def _paragraphs(path: Path) -> Iterator[Read]:
         if line.strip():
             lines.append(line)
         elif lines:
-            yield "\n".join(lines), share
+            yield "\n".join(lines), share, path.name
             lines = []
     if lines:
-        yield "\n".join(lines), share
+        yield "\n".join(lines), share, path.name
 
 
 def _whole(path: Path) -> Iterator[Read]:
-    yield "\n".join(line for _, line, _ in _numbered_lines(path)), 1.0
+    yield "\n".join(line for _, line, _ in _numbered_lines(path)), 1.0, path.name
 
 
-def _json_lines(path: Path, field: str) -> Iterator[Read]:
+def _json_lines(path: Path) -> Iterator[Read]:
     for number, line, share in _numbered_lines(path):
         if not line.strip():
             continue
@@ -113,20 +117,21 @@ def _json_lines(path: Path, field: str) -> Iterator[Read]:
             raise InputError(
                 f"Line {number} of '{path}' is not JSON ({error.msg}): each line is one object."
             ) from None
-        yield field_of(record, field, f"line {number} of '{path.name}'"), share
+        yield record, share, f"line {number} of '{path.name}'"
 
 
-def _parquet(path: Path, field: str) -> Iterator[Read]:
+def _parquet(path: Path, fields: list[str]) -> Iterator[Read]:
     table = _parquet_file(path)
     names = list(table.schema_arrow.names)
-    if field not in names:
-        raise InputError(f"'{path.name}' has no column {field!r}: it has {', '.join(names)}.")
+    for field in fields:
+        if field not in names:
+            raise InputError(f"'{path.name}' has no column {field!r}: it has {', '.join(names)}.")
     total = max(table.metadata.num_rows, 1)
     done = 0
-    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=[field]):
-        for value in batch.column(0).to_pylist():
+    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=fields):
+        for record in batch.to_pylist():
             done += 1
-            yield value, done / total
+            yield record, done / total, path.name
 
 
 def _parquet_file(path: Path) -> Any:
@@ -159,7 +164,3 @@ def field_of(record: Any, field: str, where: str) -> Any:
             "name one with field=."
         )
     return record[field]
-
-
-Open = Callable[[], Iterator[tuple[Any, float | None]]]
-"""Begins to read from the start."""

@@ -1,14 +1,14 @@
-"""Whether two models have the same weights, and how one is made again elsewhere."""
+"""What identifies a model, and how it is made again elsewhere."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from layerlens.errors import InputError
+from layerlens.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,24 +16,6 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 Packed = tuple[np.ndarray, torch.dtype, tuple[int, ...]]
-
-SAMPLES = 64
-"""Entries of each parameter that are looked at."""
-
-
-def fingerprint(model: LensModel) -> str:
-    """Hash of names, shapes, types and some evenly spread entries of all parameters.
-
-    Training, edits and rounding to another type change it; it is no proof of equality.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.hf.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        if not parameter.is_meta:
-            flat = parameter.detach().flatten()
-            step = max(1, len(flat) // SAMPLES)
-            digest.update(flat[::step].to("cpu", torch.float64).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def settings_of(model: LensModel) -> dict[str, Any]:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from layerlens.corpus.files import field_of, read_file, require_file
+from layerlens.corpus.files import field_of, has_fields, read_file, require_file
 from layerlens.corpus.reading import Counts, Reading
 from layerlens.corpus.rows import Rows
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+
+
+Mark = str | Sequence[Any] | Callable[[Any], Any] | None
+"""A field, one value for each text, or a function of the record."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One text and what is said of it."""
+
+    text: Any
+    label: Any
+    group: Any
 
 
 class Texts:
@@ -27,13 +41,19 @@ class Texts:
     ----------
     reading
         How it is read.
+    label, group
+        What is said of each text; see :func:`texts`.
     add_bos
         As in ``model.tokens``; an option of the analysis that reads it.
     """
 
-    def __init__(self, source: Any, reading: Reading) -> None:
+    def __init__(
+        self, source: Any, reading: Reading, label: Mark = None, group: Mark = None
+    ) -> None:
         self.source = source
         self.reading = reading
+        self.label = _checked_mark("label", label, source, reading)
+        self.group = _checked_mark("group", group, source, reading)
         self.add_bos: bool | None = None
         self._files = _files(source)
         self._used: list[bool] = []
@@ -55,8 +75,38 @@ class Texts:
             When a file is damaged or a field is missing; when it was made from an iterator that
             was read before.
         """
+        for record, share, where in self._records([self._field]):
+            yield field_of(record, self._field, where), share
+
+    def items(self) -> Iterator[Item]:
+        """Each text with its label and its group, up to ``limit``.
+
+        Raises
+        ------
+        InputError
+            As :meth:`read`, or when there are more or fewer labels or groups than texts.
+        """
+        named = [mark for mark in (self.label, self.group) if isinstance(mark, str)]
+        marks = {"label": _Marks("label", self.label), "group": _Marks("group", self.group)}
+        records = self._records(list(dict.fromkeys([self._field, *named])))
+        count = 0
+        for record, _, where in records:
+            if count == self.reading.limit:
+                return
+            found = {name: mark.of(record, count, where) for name, mark in marks.items()}
+            yield Item(field_of(record, self._field, where), **found)
+            count += 1
+        for mark in marks.values():
+            mark.require_used(count)
+
+    @property
+    def _field(self) -> str:
+        return self.reading.field or "text"
+
+    def _records(self, fields: Sequence[str]) -> Iterator[tuple[Any, float | None, str]]:
+        """What the source holds one by one, the share read by then, and where it stands."""
         if self._files is not None:
-            return self._read_files(self._files)
+            return self._read_files(self._files, fields)
         if isinstance(self.source, Iterator):
             if self._used:
                 raise InputError(
@@ -64,7 +114,7 @@ class Texts:
                     "list, a file or a dataset, which can be read again."
                 )
             self._used.append(True)
-        return self._read_items()
+        return self._read_items(fields)
 
     def __iter__(self) -> Iterator[Any]:
         for number, (text, _) in enumerate(self.read()):
@@ -72,25 +122,34 @@ class Texts:
                 return
             yield text
 
-    def _read_files(self, files: Sequence[Path]) -> Iterator[tuple[Any, float | None]]:
+    def _read_files(
+        self, files: Sequence[Path], fields: Sequence[str]
+    ) -> Iterator[tuple[Any, float | None, str]]:
+        asked = [name for name in (self.reading.field, self.label, self.group) if name]
+        for path in files:
+            if any(isinstance(name, str) for name in asked) and not has_fields(path):
+                raise InputError(
+                    f"'{path.name}' has no fields: leave field out, or give a .jsonl file."
+                )
         sizes = [path.stat().st_size for path in files]
         total = max(sum(sizes), 1)
         for index, path in enumerate(files):
             before = sum(sizes[:index])
-            for text, share in read_file(path, self.reading.field, self.reading.split):
-                yield text, (before + share * sizes[index]) / total
+            for record, share, where in read_file(path, fields, self.reading.split):
+                yield record, (before + share * sizes[index]) / total, where
 
-    def _read_items(self) -> Iterator[tuple[Any, float | None]]:
-        source, field = self.source, self.reading.field or "text"
+    def _read_items(self, fields: Sequence[str]) -> Iterator[tuple[Any, float | None, str]]:
+        source = self.source
         count = len(source) if hasattr(source, "__len__") else None
         if hasattr(source, "select_columns"):  # a dataset, which would decode every column
             names = getattr(source, "column_names", None)
-            if names and field not in names:
-                field_of(dict.fromkeys(names), field, "the dataset")
-            source = source.select_columns([field])
+            known = dict.fromkeys(names or fields)
+            for field in fields:
+                field_of(known, field, "the dataset")
+            source = source.select_columns(list(fields))
         for number, record in enumerate(source):
             share = None if count is None else (number + 1) / count
-            yield field_of(record, field, f"text {number}"), share
+            yield record, share, f"text {number}"
 
     def count(self, model: LensModel, *, add_bos: bool | None = None) -> Counts:
         """Count the texts and their tokens for a model; reads all, and runs nothing.
@@ -110,6 +169,10 @@ class Texts:
             for name, value in vars(self.reading).items()
             if value != getattr(Reading, name)
         ]
+        for name, mark in (("label", self.label), ("group", self.group)):
+            if mark is not None:
+                own = repr(mark) if isinstance(mark, str) else getattr(mark, "__name__", f"{name}s")
+                options.append(f"{name}={own}")
         return f"ll.texts({', '.join([self._written(), *options])})"
 
     def _written(self) -> str:
@@ -139,6 +202,8 @@ def texts(
     pack: bool = False,
     length: int | None = None,
     long: str = "split",
+    label: Mark = None,
+    group: Mark = None,
 ) -> Texts:
     """Many texts as the input of an analysis that measures a corpus, such as ``layer_metrics``.
 
@@ -169,6 +234,12 @@ def texts(
         where that is less.
     long
         What is done with a text that is longer: ``"split"`` it into rows, or ``"cut"`` it off.
+    label
+        What each text is, for analyses that learn to tell: the name of a field or column, a list
+        with one for each text, or a function of the record.
+    group
+        What each text belongs with (a speaker, a template), in the same forms: texts of one group
+        are never both learned from and tested on.
 
     Returns
     -------
@@ -199,7 +270,7 @@ def texts(
         raise InputError(
             f"Texts come from a list, a file or a dataset, not from {type(source).__name__}."
         )
-    return Texts(source, reading)
+    return Texts(source, reading, label, group)
 
 
 def _files(source: Any) -> list[Path] | None:
@@ -215,3 +286,56 @@ def _files(source: Any) -> list[Path] | None:
     for path in files:
         require_file(path)
     return files
+
+
+def _checked_mark(name: str, mark: Mark, source: Any, reading: Reading) -> Mark:
+    """A label or group that fits its texts as far as can be told without reading them."""
+    if mark is None:
+        return None
+    if hasattr(mark, "tolist"):
+        mark = mark.tolist()
+    if not isinstance(mark, str | list | tuple) and not callable(mark):
+        raise InputError(
+            f"{name} is {type(mark).__name__}; expected the name of a field, a list with one for "
+            "each text, or a function."
+        )
+    if reading.pack:
+        raise InputError(f"Packed rows hold several texts, so they have no {name}: leave pack out.")
+    if isinstance(mark, list | tuple) and isinstance(source, list | tuple):
+        _require_count(name, mark, len(source))
+    return mark
+
+
+def _require_count(name: str, mark: Sequence[Any], texts: int) -> None:
+    if len(mark) != texts:
+        raise InputError(f"There are {len(mark)} {name}s for {texts} texts: give one for each.")
+
+
+class _Marks:
+    """Labels or groups, read beside the texts."""
+
+    def __init__(self, name: str, mark: Mark) -> None:
+        self._name, self._mark = name, mark
+
+    def of(self, record: Any, number: int, where: str) -> Any:
+        """What is said of one text; None where nothing is."""
+        mark = self._mark
+        if mark is None:
+            return None
+        if isinstance(mark, str):
+            if not hasattr(record, "keys"):
+                raise InputError(
+                    f"There is no field {mark!r} in {where}, which is a text alone: give "
+                    f"{self._name}= a list with one for each text."
+                )
+            return field_of(record, mark, where)
+        if callable(mark):
+            return mark(record)
+        if number >= len(mark):
+            _require_count(self._name, mark, number + 1)
+        return mark[number]
+
+    def require_used(self, texts: int) -> None:
+        """Refuse a list that is longer than the texts."""
+        if isinstance(self._mark, list | tuple):
+            _require_count(self._name, self._mark, texts)

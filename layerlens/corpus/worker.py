@@ -50,8 +50,9 @@ class Worker:
         """
         import torch
 
-        from layerlens.corpus.identity import build, fingerprint
+        from layerlens.corpus.identity import build
         from layerlens.metrics.collection import MetricSet
+        from layerlens.model.fingerprint import fingerprint
         from layerlens.model.lensmodel import LensModel
         from layerlens.model.load import load
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from layerlens.model.lensmodel import LensModel
+    from layerlens.result.fitted import Fitted
 
 _IMAGE_DPI = 96
 
@@ -51,6 +52,8 @@ class Result:
     analysis, data, checks, code, model
         As given; `checks` prints as a table. The attributes of `data` hold the first, the third
         and the fourth as well, so that they survive in files.
+    fitted
+        What an analysis that learns has learned; None for others, and after `open`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Result:
         self.code = code
         self.model = model
         self.data = data.assign_attrs(analysis=analysis, checks=self.checks.to_json(), code=code)
+        self.fitted: Fitted | None = None
         self._shown: Any = None
 
     def to_pandas(self, of: str | None = None) -> pd.DataFrame:

@@ -19,18 +19,21 @@ from layerlens.analyses.contract import options as opts
 from layerlens.analyses.contract.calling import TEXT_OPTIONS, Calling, own
 from layerlens.analyses.contract.estimate import Estimate, Work, estimate_work
 from layerlens.analyses.contract.job import Job
+from layerlens.analyses.contract.learning import fitted_of, require_readable_again
 from layerlens.analyses.contract.listeners import Bar, Listener, Silent
 from layerlens.analyses.contract.named_tokens import read_tokens
 from layerlens.analyses.contract.parts import Variable
 from layerlens.analyses.contract.provenance import attributes
 from layerlens.corpus.texts import Texts
-from layerlens.errors import Cancelled
+from layerlens.errors import Cancelled, InputError, ModelError
+from layerlens.model.abilities import ABILITIES, reads
 from layerlens.model.required import require_model
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
     from layerlens.result import Result
+    from layerlens.result.fitted import Fitted
 
 __all__ = ["Analysis", "Job", "Variable", "Work", "analysis"]
 
@@ -67,6 +70,14 @@ class Analysis:
         Options that may stand after the texts without their names.
     corpus
         Whether the text may be many, from ``ll.texts``.
+    reads
+        Kinds of input that it understands.
+    needs
+        What a model has to have, of `layerlens.model.abilities.ABILITIES`.
+    gradients
+        Whether it records gradients.
+    learns
+        Kind of what it learns; "" for one that only measures.
     """
 
     def __init__(
@@ -80,6 +91,10 @@ class Analysis:
         pooled: bool = False,
         positional: Sequence[str] = (),
         corpus: bool = False,
+        reads: Sequence[str] = ("text",),
+        needs: Sequence[str] = (),
+        gradients: bool = False,
+        learns: str = "",
     ) -> None:
         functools.update_wrapper(self, function)
         self.about = about
@@ -89,6 +104,10 @@ class Analysis:
         self.pooled = pooled
         self.positional = tuple(positional)
         self.corpus = corpus
+        self.reads = tuple(reads)
+        self.needs = (*needs, *(("gradients",) if gradients else ()))
+        self.gradients = gradients
+        self.learns = learns
         self.variables = dict(variables)
         self.options = {**opts.defaults(function), **(TEXT_OPTIONS if inputs else {})}
         self._function = function
@@ -139,19 +158,21 @@ class Analysis:
         text
             The text; for an analysis of several, a mapping from each name in ``inputs`` to one.
         """
-        require_model(model)
+        self.require(model)
         full = self._calling.complete(options or {})
         given = self._calling.named(text)
         fed = self._calling.fed(model, given, full)
+        if self.learns:
+            require_readable_again(fed)
         listener = listener or Silent()
         listener.on_tokens(_tokens(fed))
         batched = not (self.pooled or _single(fed))
         add_bos = full.get("add_bos")
-        job = Job(self.variables, listener, batched=batched, model=model, add_bos=add_bos)
+        job = Job(self.variables, listener, batched=batched, model=model, fed=fed, add_bos=add_bos)
         started = time.perf_counter()
         finish = functools.partial(self._result, job, model, given, fed, full, started)
         try:
-            with model.running():
+            with model.running(gradients=True) if self.gradients else model.running():
                 named = read_tokens(job, model, fed, full)
                 self._function(job, model, *fed.values(), **own(named))
         except (KeyboardInterrupt, Cancelled) as stop:
@@ -162,6 +183,25 @@ class Analysis:
             _keep_partial(error, job, finish)
             raise
         return finish()
+
+    def require(self, model: LensModel) -> None:
+        """Refuse a model that cannot be asked this.
+
+        Raises
+        ------
+        InputError
+            It was not loaded, or reads something else.
+        ModelError
+            It lacks what the analysis needs.
+        """
+        require_model(model)
+        if self.inputs and (kind := reads(model)) not in self.reads:
+            raise InputError(
+                f"{model.name} reads {kind}, but {self.name} is for {' or '.join(self.reads)}."
+            )
+        for need in self.needs:
+            if lack := ABILITIES[need](model):
+                raise ModelError(f"{self.name} cannot be asked of {model.name}, which {lack}.")
 
     def work(self, model: LensModel, *texts: Any, **options: Any) -> Work:
         """Count passes, rows through the head and bytes without running anything."""
@@ -175,7 +215,7 @@ class Analysis:
         self, model: LensModel, texts: Sequence[Any], options: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tokens | Texts], Work]:
         """What a call would be fed, and its work."""
-        require_model(model)
+        self.require(model)
         given, options = self._calling.sort(texts, options)
         full = self._calling.complete(options)
         fed = self._calling.fed(model, given, full)
@@ -207,10 +247,30 @@ class Analysis:
             ended=ended,
         )
         data = job.parts.dataset({**attrs, **self.about.shown(), **job.notes})
-        return Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
+        result = Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
+        if self.learns:
+            result.fitted = fitted_of(
+                self.learns, job, model, tokens, options=options, code=code, ended=ended
+            )
+        return result
 
     def __repr__(self) -> str:
         return f"<analysis {self.name}: {self.about.question}>"
+
+
+class Fitting(Analysis):
+    """An analysis whose answer is what it learned, for others to use.
+
+    Called, it returns the :class:`layerlens.result.fitted.Fitted`; :meth:`run`, and the
+    ``partial`` of an error, have it as ``fitted`` of a result whose arrays say how learning went.
+    """
+
+    def __call__(self, model: LensModel, *texts: Any, **options: Any) -> Fitted:  # type: ignore[override]
+        """Learn on this thread, with a progress bar when it lasts; see `Analysis`."""
+        fitted = super().__call__(model, *texts, **options).fitted
+        if fitted is None:
+            raise RuntimeError(f"{self.name} ended without job.learned()")
+        return fitted
 
 
 def analysis(
@@ -226,6 +286,10 @@ def analysis(
     pooled: bool = False,
     positional: Sequence[str] = (),
     corpus: bool = False,
+    reads: Sequence[str] = ("text",),
+    needs: Sequence[str] = (),
+    gradients: bool = False,
+    learns: str = "",
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -256,12 +320,24 @@ def analysis(
     corpus
         Takes texts of any number from ``ll.texts``, too: it is given a
         :class:`layerlens.corpus.texts.Texts` in the place of tokens. It has to be ``pooled``.
+    reads
+        Kinds of input that it understands: ``"text"``, ``"images"``, ``"audio"``. A model that
+        reads another kind is refused.
+    needs
+        What a model has to have: ``"head"``, ``"causal"``, ``"attention"``, ``"gradients"``; one
+        that lacks it is refused in one sentence before anything runs.
+    gradients
+        Whether the whole of it runs with gradients recorded. Passes by ``forward`` still record
+        none unless they are asked to.
+    learns
+        Kind of what it learns, such as ``"tuned_lens"``. It hands its arrays over with
+        ``job.learned``, and a call returns them as a :class:`layerlens.result.fitted.Fitted`.
     """
     from layerlens.analyses.contract.registry import register
 
     def decorate(function: Callable[..., None]) -> Analysis:
         about = About(name, question, source, cost, view)
-        made = Analysis(
+        made = (Fitting if learns else Analysis)(
             function,
             about,
             variables,
@@ -270,6 +346,10 @@ def analysis(
             pooled=pooled,
             positional=positional,
             corpus=corpus,
+            reads=reads,
+            needs=needs,
+            gradients=gradients,
+            learns=learns,
         )
         return register(made)
 

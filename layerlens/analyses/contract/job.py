@@ -10,9 +10,14 @@ import numpy as np
 
 from layerlens.analyses.contract.listeners import Listener, Where
 from layerlens.analyses.contract.parts import Coords, Parts, Variable
-from layerlens.errors import Cancelled
+from layerlens.analyses.contract.split import Split, split_texts
+from layerlens.corpus.texts import Texts
+from layerlens.errors import Cancelled, InputError
+from layerlens.result.fitted import as_arrays
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
     from layerlens.result import Check
@@ -31,6 +36,8 @@ class Job:
         Whether every variable gets an axis of texts.
     model
         The model that was asked.
+    fed
+        What the analysis is handed, by the name of each text.
     add_bos
         How texts become tokens in this call.
     """
@@ -42,15 +49,19 @@ class Job:
         *,
         batched: bool,
         model: LensModel,
+        fed: Mapping[str, Tokens | Texts],
         add_bos: bool | None = None,
     ) -> None:
         self.batched = batched
         self._model = model
+        self._fed = fed
         self._add_bos = add_bos
         self.parts: Parts | None = None
         self.checks: list[Check] = []
         self.notes: dict[str, Any] = {}
         self.remarks: list[str] = []
+        self.arrays: dict[str, Tensor] = {}
+        self.scores: dict[str, dict[str, float]] = {}
         self._variables = variables
         self._listener = listener
 
@@ -74,10 +85,85 @@ class Job:
         add_bos = False if self._add_bos is None and like and like.chat else self._add_bos
         return (model or self._model).tokens(text, add_bos=add_bos)
 
+    def labels(self, of: str | None = None) -> list[Any]:
+        """The label of each text, as ``ll.texts(..., label=)`` has them.
+
+        Parameters
+        ----------
+        of
+            Name of the input; None for the first.
+
+        Raises
+        ------
+        InputError
+            When the texts have none.
+        """
+        found = [label for label, _ in self._marks(of)]
+        if any(label is None for label in found) or not found:
+            raise InputError(
+                "These texts have no labels: give ll.texts(texts, label=[...]) with one for each, "
+                "or the name of a field that holds them."
+            )
+        return found
+
+    def split(self, seed: int, test: float = 0.2, of: str | None = None) -> Split:
+        """Set texts apart to test on, by their groups where they have some.
+
+        The result says how: ``split_by``, ``split_seed``, ``split_test``, and the numbers of texts
+        on either side.
+
+        Parameters
+        ----------
+        seed
+            Of the draw.
+        test
+            Share of the texts (or groups) to set apart.
+        of
+            Name of the input; None for the first.
+
+        Raises
+        ------
+        InputError
+            When the share does not fit, or leaves a side empty.
+        """
+        found = split_texts([group for _, group in self._marks(of)], seed, test)
+        self.note(
+            split_by=found.by,
+            split_seed=seed,
+            split_test=test,
+            split_train_texts=len(found.train),
+            split_test_texts=len(found.test),
+        )
+        return found
+
+    def _marks(self, of: str | None) -> list[tuple[Any, Any]]:
+        """Label and group of each text."""
+        texts = self._fed[next(iter(self._fed)) if of is None else of]
+        if isinstance(texts, Texts):
+            return [(item.label, item.group) for item in texts.items()]
+        return [(None, None)] * len(texts.ids)
+
+    def learned(
+        self, arrays: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None
+    ) -> None:
+        """Hand over what was learned so far; the last one of each name counts.
+
+        Parameters
+        ----------
+        arrays
+            Name to tensor or NumPy array; copied.
+        scores
+            Side (``train``, ``test``) to names of measures to values.
+        """
+        self.arrays |= as_arrays(arrays)
+        for side, measures in (scores or {}).items():
+            found = {name: float(value) for name, value in measures.items()}
+            self.scores.setdefault(side, {}).update(found)
+
     @property
     def begun(self) -> bool:
-        """Whether any part was handed over."""
-        return self.parts is not None and self.parts.begun
+        """Whether any part was handed over, or anything learned."""
+        return self.parts is not None and (self.parts.begun or bool(self.arrays))
 
     def declare(
         self,

@@ -80,6 +80,8 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
+    gradients=True,
 )
 def direct_logit_attribution(
     job: Job,

@@ -79,16 +79,15 @@ class Affine:
     like: Tensor
 
     def pull(self, directions: Tensor) -> Tensor:
-        """Vector-Jacobian product at zero."""
-        with self.model.running(gradients=True):
-            x = torch.zeros(
-                (len(directions), len(self.like)),
-                dtype=self.like.dtype,
-                device=self.like.device,
-                requires_grad=True,
-            )
-            y: Tensor = self.module(x)
-            (pulled,) = torch.autograd.grad(y, x, directions.to(y))
+        """Vector-Jacobian product at zero; gradients have to be recorded."""
+        x = torch.zeros(
+            (len(directions), len(self.like)),
+            dtype=self.like.dtype,
+            device=self.like.device,
+            requires_grad=True,
+        )
+        y: Tensor = self.module(x)
+        (pulled,) = torch.autograd.grad(y, x, directions.to(y))
         return pulled.cpu().double()
 
     def constant(self, directions: Tensor) -> Tensor:

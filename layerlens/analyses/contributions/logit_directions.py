@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contributions.frozen_norm import freeze
-from layerlens.errors import ModelError
 from layerlens.model.anatomy import BlockAnatomy
 from layerlens.model.sites import Site
 
@@ -93,11 +92,7 @@ def read_out(model: LensModel, values: Values, tokens: Tensor) -> Readout:
 def _through_head(model: LensModel, values: Values, tokens: Tensor, found: Readout) -> Tensor:
     """Directions in the stream after the last block."""
     anatomy = model.anatomy.head
-    if anatomy is None:
-        raise ModelError(
-            f"{model.name} has no language-model head, so there are no logits to split: load it "
-            "with a class that has one, such as AutoModelForCausalLM."
-        )
+    assert anatomy is not None  # the model has a head: the contract asked
     state = values[Site("resid_post", model.n_layers - 1)]
     steps = []
     for path in anatomy.chain:

@@ -77,11 +77,7 @@ class TextSplit:
         last = place == tokens.ids.shape[1] - 1
         wanted = dict.fromkeys([*stream_sites(model), *sites])
         logits = forward(model, tokens, wanted, keep, logits="last" if last else "all")
-        if logits is None:
-            raise ModelError(
-                f"{model.name} has no language-model head, so there are no logits to split: load "
-                "it with a class that has one, such as AutoModelForCausalLM."
-            )
+        assert logits is not None  # the model has a head: the contract asked
         shown = logits[0, -1 if last else place]
         self.own = shown.cpu().double()
         self.share = logit_tolerance(shown.dtype)

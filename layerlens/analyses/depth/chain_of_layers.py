@@ -86,6 +86,7 @@ def count_work(
     view="curves",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def chain_of_layers(
     job: Job,
@@ -166,7 +167,7 @@ class _Chain:
                 first.append(state)
 
         self.calls, logits = capture_calls(model, tokens, see, logits="last")
-        assert logits is not None  # unembed would have said that there is no head
+        assert logits is not None  # the model has a head: the contract asked
         self.first, self.own = first[0], logits[0, -1].float()
         self.answer = int(self.own.argmax()) if answer is None else answer
         self.root: Path = tuple(range(model.n_layers))

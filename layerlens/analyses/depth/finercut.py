@@ -68,6 +68,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
     pooled=True,
 )
 def finercut(

@@ -77,6 +77,7 @@ def count_work(
     view="panels",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
     pooled=True,
 )
 def macro_influence(

@@ -79,6 +79,7 @@ def count_work(
     view="panels",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
     pooled=True,
 )
 def quantisation_sensitivity(

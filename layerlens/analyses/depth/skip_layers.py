@@ -80,6 +80,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def skip_layers(
     job: Job,

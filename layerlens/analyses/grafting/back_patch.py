@@ -51,6 +51,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def back_patch(
     job: Job,

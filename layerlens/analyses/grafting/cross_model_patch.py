@@ -42,6 +42,7 @@ def count_work(
     view="panels",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def cross_model_patch(
     job: Job,

@@ -108,6 +108,7 @@ def count_work(
     view="lens",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def logit_lens(
     job: Job,

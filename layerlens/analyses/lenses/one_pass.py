@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerlens.analyses.lenses.points import Point
 from layerlens.analyses.texts.chosen_positions import Cells
-from layerlens.errors import LayerLensError, ModelError
+from layerlens.errors import LayerLensError
 from layerlens.model.sites import Site
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
@@ -74,11 +74,7 @@ class LensPass:
         tick: Callable[[], None],
         changes: Sequence[Change] = (),
     ) -> None:
-        if model.anatomy.head is None:
-            raise ModelError(
-                f"{model.name} has no language-model head, so a lens has nothing to decode with: "
-                "load it with a class that has one, such as AutoModelForCausalLM."
-            )
+        assert model.anatomy.head is not None  # lenses need one, and the contract asked
         self._anatomy = model.anatomy.head
         self._model = model
         self._tokens = tokens

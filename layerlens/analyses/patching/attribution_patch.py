@@ -73,6 +73,8 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
+    gradients=True,
     inputs=("clean", "corrupt"),
 )
 def attribution_patch(

@@ -73,6 +73,7 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     view="patch",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
     inputs=("clean", "corrupt"),
 )
 def patch_sweep(

@@ -77,6 +77,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def ablate_sweep(
     job: Job,

@@ -83,6 +83,7 @@ def count_work(
     view="curves",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def knockout(
     job: Job,

@@ -72,6 +72,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
 )
 def causal_trace(
     job: Job,

@@ -65,6 +65,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    needs=("head",),
     inputs=("clean", "corrupt"),
 )
 def path_patch(

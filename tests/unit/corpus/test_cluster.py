@@ -15,12 +15,13 @@ import torch
 
 import layerlens as ll
 from layerlens.corpus import cluster as clusters
-from layerlens.corpus.identity import build, fingerprint, parts_of
+from layerlens.corpus.identity import build, parts_of
 from layerlens.corpus.rows import Rows, shards
 from layerlens.corpus.sweep import Sweep
 from layerlens.corpus.worker import Worker
 from layerlens.errors import InputError, LayerLensError
 from layerlens.metrics.collection import MetricSet
+from layerlens.model.fingerprint import fingerprint
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 

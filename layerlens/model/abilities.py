@@ -1,0 +1,58 @@
+"""What a model can be asked: whether it has a head, looks back only, has attention, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+KINDS = {"input_ids": "text", "pixel_values": "images"}
+KINDS |= dict.fromkeys(("input_features", "input_values"), "audio")
+"""What a model of transformers reads, by the name of its main input."""
+
+
+def reads(model: LensModel) -> str:
+    """What the model reads: ``"text"``, ``"images"``, ``"audio"``, or the name of its input."""
+    main = str(getattr(model.hf, "main_input_name", "input_ids"))
+    return KINDS.get(main, main)
+
+
+def _head(model: LensModel) -> str:
+    if model.anatomy.head is not None:
+        return ""
+    return (
+        "has no language-model head: load it with a class that has one, such as "
+        "AutoModelForCausalLM"
+    )
+
+
+def _causal(model: LensModel) -> str:
+    if not model.bidirectional:
+        return ""
+    return (
+        "reads in both directions, so that there is no next token: give one that writes from left "
+        "to right"
+    )
+
+
+def _attention(model: LensModel) -> str:
+    if any(block.attention is not None for block in model.anatomy.blocks):
+        return ""
+    return "has no attention that could be watched: give another model"
+
+
+def _gradients(model: LensModel) -> str:
+    if not any(parameter.is_meta for parameter in model.hf.parameters()):
+        return ""
+    return "has weights that are not in memory, so no gradient is known: load it without offloading"
+
+
+ABILITIES: dict[str, Callable[[LensModel], str]] = {
+    "head": _head,
+    "causal": _causal,
+    "attention": _attention,
+    "gradients": _gradients,
+}
+"""By name, why a model lacks it, in words that go on after the model's name; "" if it does not."""
