@@ -96,6 +96,11 @@ class HeadAnatomy:
         Path of the module that yields one number a vocabulary entry.
     operations
         ``(operation, value)`` applied to its output, in order.
+    norm
+        Path of the final norm, or None where it is not used there alone.
+    widens
+        The model takes the head's output to float32 before the operations; else it rounds to its
+        own dtype after each, which in bfloat16 moves a logit capped at 5 by up to 0.02.
     """
 
     chain: tuple[str, ...]
@@ -103,6 +108,7 @@ class HeadAnatomy:
     scale_in: float = 1.0
     operations: tuple[tuple[str, float], ...] = ()
     norm: str | None = None
+    widens: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,10 @@ def find_head(
         if (led := _lead(after, head, last.gave)) is None:
             continue
         chain, scale = led
-        operations = _operations(config, head.gave, logits.reshape(-1, logits.shape[-1]))
+        given = head.gave.to(logits.dtype)
+        operations = _operations(
+            config, given, logits.reshape(-1, logits.shape[-1]), head.gave.dtype
+        )
         if operations is None:
             raise ModelError(
                 f"{type(hf).__name__} cannot be read: its logits are not its head's output, "
@@ -65,7 +68,8 @@ def find_head(
         if sum(call.path == norm for call in calls) != 1:  # a norm that is used elsewhere too
             norm = None
         paths = tuple(call.path for call in chain)
-        return HeadAnatomy(paths, head.path, scale, operations, norm)
+        widens = logits.dtype != head.gave.dtype
+        return HeadAnatomy(paths, head.path, scale, operations, norm, widens)
     raise ModelError(
         f"{type(hf).__name__} cannot be read: what stands between its last block and "
         f"its head ({name}) is not a chain of modules."
@@ -114,14 +118,16 @@ def _chain(after: Sequence[Call], head: Call, current: Tensor) -> tuple[list[Cal
     return chain, current
 
 
-def _operations(config: Any, z: Tensor, logits: Tensor) -> tuple[tuple[str, float], ...] | None:
+def _operations(
+    config: Any, z: Tensor, logits: Tensor, dtype: torch.dtype
+) -> tuple[tuple[str, float], ...] | None:
     """Find what the model does to its head's output, from its configuration and the numbers."""
     set_values = [
         (operation, float(value))
         for name, operation in LOGIT_OPERATIONS
         if isinstance(value := getattr(config, name, None), (int, float))
     ]
-    allowed = 16 * torch.finfo(z.dtype).eps
+    allowed = 16 * torch.finfo(dtype).eps
     for operations in ([], set_values, *[[one] for one in set_values]):
         if logit_error(apply(operations, z).float(), logits.float()) <= allowed:
             return tuple(operations)

@@ -50,12 +50,15 @@ class HeadMatrix:
         What the product is multiplied with.
     softcap
         ``c`` of ``c * tanh(z / c)``, or None.
+    widens
+        The product is taken to float32 before scale and cap; else these round to its dtype.
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: float
     softcap: float | None
+    widens: bool = True
 
 
 class LensModel:
@@ -410,7 +413,8 @@ class LensModel:
             ``[..., vocabulary]`` float32.
         """
         anatomy = self._head()
-        return apply(anatomy.operations, self.hf.get_submodule(anatomy.head)(x).float())
+        z = self.hf.get_submodule(anatomy.head)(x)
+        return apply(anatomy.operations, z.float() if anatomy.widens else z).float()
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Logits ``[..., vocabulary]`` float32 of states ``[..., d_model]``."""
@@ -431,7 +435,7 @@ class LensModel:
                 softcap = value
             else:
                 scale = scale * value if operation == "multiply" else scale / value
-        return HeadMatrix(weight, module.bias, scale, softcap)
+        return HeadMatrix(weight, module.bias, scale, softcap, anatomy.widens)
 
     def run_with_cache(
         self, text: Any, names_filter: NamesFilter = None, *, add_bos: bool | None = None

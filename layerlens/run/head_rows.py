@@ -160,13 +160,14 @@ class Head:
             torch.mm(x, weight, out=product)
         else:
             torch.addmm(bias, x, weight, out=product)
-        if product is not out:
-            out.copy_(product)
+        capped = product
+        if self.matrix.widens and product is not out:
+            capped = out.copy_(product)
         if self.matrix.scale != 1.0:
-            out.mul_(self.matrix.scale)
+            capped.mul_(self.matrix.scale)
         if self.matrix.softcap:
-            out.div_(self.matrix.softcap).tanh_().mul_(self.matrix.softcap)
-        return out
+            capped.div_(self.matrix.softcap).tanh_().mul_(self.matrix.softcap)
+        return out if capped is out else out.copy_(capped)
 
     def reduce(
         self,

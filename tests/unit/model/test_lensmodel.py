@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 import layerlens as ll
+from layerlens.model.tiny import tiny_model
 
 CONFIG = LlamaConfig(
     hidden_size=32,
@@ -48,3 +49,20 @@ def test_printing() -> None:
     assert repr(model).startswith("LensModel('tiny': llama, 2 blocks, 4 heads, d = 32")
     assert "model.layers.0.self_attn (interface), 4 heads, 2 key-value heads" in str(model.anatomy)
     assert str(model.proof).startswith("Proof of tiny: holds")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_final_row_is_the_model_s_own_where_it_caps_its_logits(dtype: torch.dtype) -> None:
+    hf = tiny_model("gemma2", final_logit_softcapping=5.0).to(dtype)
+    model = ll.load(hf)
+    assert model.proof.full
+    ids = list(range(3, 43))
+    with torch.inference_mode():
+        own = hf(torch.tensor([ids])).logits[0]
+        state = ll.record(model, ids, "resid_post.2")["resid_post.2"][0]
+        assert torch.equal(model.unembed(state), own.float())
+    lens = ll.logit_lens(model, ids)
+    off = {check.name: check.error for check in lens.checks}["final row is the model's"]
+    # The product of one row may add up in another order than that of many: one rounding of a
+    # logit, which is below 4.
+    assert off <= 4 * torch.finfo(dtype).eps

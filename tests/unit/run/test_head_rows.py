@@ -16,7 +16,7 @@ from layerlens.run.head_rows import BLOCK, Head, top_k_by_blocks
 
 
 def head_of(weight: Tensor, **options: Any) -> Head:
-    fields = {"bias": None, "scale": 1.0, "softcap": None, **options}
+    fields = {"bias": None, "scale": 1.0, "softcap": None, "widens": True, **options}
     return Head(SimpleNamespace(weight=weight, **fields), lambda x: x, len(weight))  # type: ignore[arg-type]
 
 
@@ -199,7 +199,7 @@ def test_bad_logits_are_an_error(bad: float) -> None:
 
 def test_a_limit_below_eight_rows_says_what_it_needs() -> None:
     weight = torch.zeros(50_000, 2)
-    matrix = SimpleNamespace(weight=weight, bias=None, scale=1.0, softcap=None)
+    matrix = SimpleNamespace(weight=weight, bias=None, scale=1.0, softcap=None, widens=True)
     with pytest.raises(MemoryLimitError, match=r"3\.2 MB .* leaves 1 MB"):
         Head(matrix, lambda x: x, 50_000, memory=1_000_000)  # type: ignore[arg-type]
 

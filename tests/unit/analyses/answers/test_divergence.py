@@ -18,7 +18,7 @@ N, V, D, POINTS = 37, 260, 12, 4
 def case(**options: Any) -> tuple[Head, Tensor, list[Tensor]]:
     torch.manual_seed(0)
     dtype = options.pop("dtype", torch.float32)
-    fields = {"bias": None, "scale": 1.0, "softcap": None, **options}
+    fields = {"bias": None, "scale": 1.0, "softcap": None, "widens": True, **options}
     matrix = SimpleNamespace(weight=torch.randn(V, D, dtype=dtype), **fields)
     head = Head(matrix, lambda x: x, V)  # type: ignore[arg-type]
     rows = torch.randn(POINTS + 1, N, D, dtype=dtype)
