@@ -111,6 +111,12 @@ class MetricsView(LiveView):
         label: str = "",
         **keywords: Unpack[MetricsKeywords],
     ) -> None:
+        if isinstance(model, list | tuple):
+            raise InputError(
+                "MetricsView shows one model and a second beside it: give the first as it is, "
+                "and the second as other=."
+            )
+        require_model(model)
         asked = [] if metrics is None else [metrics] if isinstance(metrics, str) else [*metrics]
         for name in asked:
             require_metric(name)

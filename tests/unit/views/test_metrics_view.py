@@ -20,7 +20,8 @@ from layerlens.export.twins import traits_of
 from layerlens.metrics import registry
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
-from layerlens.views import MetricsView, view_of
+from layerlens.views import LensView, MetricsView, view_of
+from layerlens.views.explore import explore
 
 from .fakes import until
 from .tiny import N_LAYERS, Pace, ask, tiny_llama
@@ -432,3 +433,14 @@ def test_a_closed_view_is_freed(model: LensModel, second: LensModel, pace: Pace)
     held = weakref.ref(view)
     del view
     until(lambda: gc.collect() >= 0 and held() is None, 10)
+
+
+def test_what_is_no_model_is_named_before_anything_is_made() -> None:
+    with pytest.raises(InputError, match=r"ll\.load\('toy:induction'\)"):
+        MetricsView("toy:induction", "w1 w2")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"ll\.load\('toy:induction'\)"):
+        LensView("toy:induction", "w1 w2")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"ll\.load\('toy:induction'\)"):
+        explore("toy:induction", "w1 w2")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="second as other="):
+        MetricsView([tiny_llama(), tiny_llama()], "w1 w2")  # type: ignore[arg-type]

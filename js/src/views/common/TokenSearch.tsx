@@ -7,6 +7,8 @@ import type { TokenName } from "../../wire/types";
 
 const WAIT = 150;
 const LIMIT = 30;
+/** Before a token was gone to; the first arrow down goes to the first. */
+const NONE = -1;
 const NO_KERNEL = "Searching the vocabulary needs a running kernel.";
 
 interface Props {
@@ -35,13 +37,11 @@ export function unmarked(text: string): string {
 export function TokenSearch(props: Props) {
   const { session, label, placeholder, draft, commit, title } = props;
   const query = useSignal("");
-  const at = useSignal(0);
+  const at = useSignal(NONE);
   const { found, problem } = useFound(session, query);
   const listId = useMemo(() => `ll-found-${Math.random().toString(36).slice(2, 8)}`, []);
   const live = session.live.value;
   const results = found.value;
-  // In a text of its own, Enter takes the text unless a token was gone to.
-  const first = draft ? -1 : 0;
   const close = () => {
     query.value = "";
     found.value = null;
@@ -51,7 +51,8 @@ export function TokenSearch(props: Props) {
     close();
   };
   const key = (event: KeyboardEvent) => {
-    const token = results?.[at.value];
+    // In a text of its own, Enter takes the text unless a token was gone to.
+    const token = results?.[draft ? at.value : Math.max(0, at.value)];
     if (event.key === "Escape") close();
     else if (event.key === "Enter" && token) choose(token);
     else if (event.key === "Enter" && commit) {
@@ -59,7 +60,7 @@ export function TokenSearch(props: Props) {
       commit();
     } else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && results) {
       const move = event.key === "ArrowDown" ? 1 : -1;
-      at.value = clamp(at.value + move, first, Math.max(first, results.length - 1));
+      at.value = clamp(at.value + move, NONE, results.length - 1);
     } else return;
     event.preventDefault();
     event.stopPropagation();
@@ -83,7 +84,7 @@ export function TokenSearch(props: Props) {
         onInput={(event) => {
           query.value = unmarked(event.currentTarget.value);
           if (draft) draft.value = query.value;
-          at.value = first;
+          at.value = NONE;
         }}
         onBlur={() => draft && close()}
         onKeyDown={key}

@@ -21,6 +21,8 @@ export function Toolbar({ state }: { state: ViewState }) {
   const { session } = state;
   const { traits } = session;
   const tracked = state.data.value?.meta.tracked ?? [];
+  const { position } = state.selected.value;
+  const after = plain(state.data.value?.meta.tokens[position]?.text ?? "");
   return (
     <div class="ll-toolbar" role="toolbar" aria-label="Table">
       <Switch
@@ -55,8 +57,9 @@ export function Toolbar({ state }: { state: ViewState }) {
       <div class="ll-tools">
         <TokenSearch
           session={session}
-          label="Find a token in the vocabulary and pin it at the selected position"
-          placeholder="Find a token…"
+          label={`Find a token in the vocabulary and pin it at position ${position}, after ${after}`}
+          placeholder={`Pin a token after ${after}`}
+          title={`What is chosen is followed through the layers at position ${position}, after ${after}`}
           choose={(token) => pinFound(state, token)}
         />
         <Layout state={state} />
