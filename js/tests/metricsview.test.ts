@@ -51,7 +51,7 @@ describe("the view of metrics", () => {
     expect(model.sent.map(({ kind }) => kind)).toEqual(["ready"]);
   });
 
-  it("selects by arrow keys and lets go with Escape", async () => {
+  it("selects by arrow keys; Escape leaves the layer to those who share it", async () => {
     const { model, press, panels } = await view();
     press(panels(), "ArrowRight");
     expect(model.get("layer")).toBe(0);
@@ -61,7 +61,7 @@ describe("the view of metrics", () => {
     press(panels(), "ArrowRight");
     expect(model.get("layer")).toBe(2);
     press(panels(), "Escape");
-    expect(model.get("layer")).toBe(-1);
+    expect(model.get("layer")).toBe(2);
   });
 
   it("hides a curve by its name in the legend, and asks nothing for it", async () => {
@@ -192,5 +192,12 @@ describe("the view of metrics", () => {
     expect(add?.title).toMatch(/needs a running kernel/);
     expect(el.querySelector("textarea")?.readOnly).toBe(true);
     expect(model.sent).toEqual([]);
+  });
+
+  it("among linked views leaves prompt and slider to the lens", async () => {
+    const { el } = await view({ linked: true, layer: 1 });
+    expect(el.querySelector("textarea")).toBeNull();
+    expect(el.querySelector("input[type=range]")).toBeNull();
+    expect(el.querySelector(".ll-fed")?.textContent).toContain("tokens");
   });
 });

@@ -21,18 +21,17 @@ if TYPE_CHECKING:
 
 End = tuple[w.Widget, str]
 
+BELOW = {"max_height": "480px", "overflow": "auto"}
+"""With the lens above it, all is no higher than a screen and a half."""
+
 
 class Explore(w.VBox):  # type: ignore[misc]
-    """Prompt, layer slider, lens, metrics and patching, linked.
+    """Lens, metrics and patching, linked: the lens holds the prompt and the slider of all.
 
-    Made by `explore`. Everything is an ordinary widget: observe, set and link it.
+    Made by `explore`. Each view is an ordinary widget: observe, set and link it.
 
     Attributes
     ----------
-    prompt : ipywidgets.Text
-        The prompt of all views; that of the patch bench is its clean one.
-    slider : ipywidgets.IntSlider
-        The layer that all of them show; -1 is the embedding, the last one the model's own output.
     lens, metrics, patching : LensView, MetricsView, PatchView
     """
 
@@ -52,37 +51,45 @@ class Explore(w.VBox):  # type: ignore[misc]
         if unknown := [name for name in asked if name not in _VIEWS]:
             raise InputError(f"explore has no '{unknown[0]}'; it has {', '.join(_VIEWS)}.")
         require_model(model)
-        last = model.n_layers
         self.lens = LensView(model, text, **given["lens"])
         self.metrics = MetricsView(model, text, **given["metrics"])
         if corrupt is None:
             self.patching = PatchView.idle(model, text, "", **given["patching"])
         else:
             self.patching = PatchView(model, text, corrupt, **given["patching"])
-        self.patching.linked = True
-        self.prompt = w.Text(
-            value=text, description="prompt", continuous_update=False, layout={"width": "60%"}
-        )
-        self.slider = w.IntSlider(
-            value=last, min=-1, max=last, description="layer", layout={"width": "38%"}
-        )
+        for view in self._views:
+            view.linked = True
+        for view in self._views[1:]:
+            view.layout = BELOW
         links = [
-            *linked((self.slider, "value"), *((view, "layer") for view in self._views)),
-            *linked((self.lens, "position"), *((view, "position") for view in self._views[1:])),
-            *linked(
-                (self.prompt, "value"),
-                (self.lens, "text"),
-                (self.metrics, "text"),
-                (self.patching, "clean"),
-            ),
+            *linked(*((view, "layer") for view in self._views)),
+            *linked(*((view, "position") for view in self._views)),
+            *linked((self.lens, "text"), (self.metrics, "text"), (self.patching, "clean")),
         ]
-        bar = w.HBox([self.prompt, self.slider], layout={"justify_content": "space-between"})
         below = w.Tab([self.metrics, self.patching], titles=["metrics", "patching"])
-        self._made = [*links, *self._views, self.prompt, self.slider, bar, below]
-        super().__init__([bar, self.lens, below], layout={"width": "100%"})
+        self._made = [*links, *self._views, below]
+        super().__init__([self.lens, below], layout={"width": "100%"})
         self._keeper = Kept(self._views)
         for view in self._views:
             view._keepers.append(self._keeper)
+
+    @property
+    def text(self) -> str:
+        """The prompt of all views; that of the patch bench is its clean one."""
+        return str(self.lens.text)
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self.lens.text = text
+
+    @property
+    def layer(self) -> int:
+        """The layer that all show; -1 is the embedding, the last one the model's own output."""
+        return int(self.lens.layer)
+
+    @layer.setter
+    def layer(self, layer: int) -> None:
+        self.lens.layer = layer
 
     @property
     def _views(self) -> tuple[LensView, MetricsView, PatchView]:
@@ -144,7 +151,7 @@ def explore(
     >>> all_of_it = ll.explore(
     ...     model, "The capital of France is", "The capital of Italy is"
     ... )  # doctest: +SKIP
-    >>> all_of_it.slider.value = 12  # doctest: +SKIP
+    >>> all_of_it.layer = 12  # doctest: +SKIP
     >>> all_of_it.lens.wait().data  # doctest: +SKIP
     """
     if not isinstance(text, str) or not isinstance(corrupt, str | None):

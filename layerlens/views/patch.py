@@ -70,8 +70,6 @@ class PatchView(LiveView):
     """
 
     _idle = False
-    linked = False
-    """Whether other views share the selection; then it stays where this one has no such place."""
 
     ANALYSIS = "patch_sweep"
     INPUTS = ("clean", "corrupt")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets as t
 
+from layerlens.views.base import READ_ONLY
 from layerlens.views.keywords import KeywordSignature
 from layerlens.views.picture import PictureView
 
@@ -28,7 +29,12 @@ class QuestionView(PictureView):
     INPUTS: tuple[str, ...] = ("text",)
     ASKS: tuple[str, ...] = ()
 
+    KERNEL_ONLY = PictureView.KERNEL_ONLY | {"linked"}
+
     options = t.Dict(help="Other options of the analysis.").tag(sync=True)
+    linked = t.Bool(False, help="Whether it shares prompt and selection with others.").tag(
+        **READ_ONLY
+    )
 
     model: LensModel | None = None
     _ready = False

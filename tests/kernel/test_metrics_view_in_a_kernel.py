@@ -108,9 +108,9 @@ def test_a_layer_that_is_dragged_is_not_sent_back(kernel: FrontEnd) -> None:
     sent = len(kernel.states(metrics, "layer"))
     for layer in range(5):
         kernel.set(lens, layer=layer)
-    shown = "print(both.slider.value, both.lens.layer, both.metrics.layer, both.patching.layer)"
+    shown = "print(both.layer, both.lens.layer, both.metrics.layer, both.patching.layer)"
     assert kernel.run(shown) == "4 4 4 4"
     assert len(kernel.states(metrics, "layer")) == sent
-    kernel.run("both.slider.value = 2")
+    kernel.run("both.layer = 2")
     until(lambda: kernel.states(metrics, "layer")[-1:] == [2])
     kernel.run("both.close()")

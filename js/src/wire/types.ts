@@ -70,6 +70,8 @@ export interface CommonTraits {
   meta: object;
   snapshot: DataView | Uint8Array | null;
   live: boolean;
+  /** Whether prompt and layer are another view's to change, the lens's where there is one. */
+  linked: boolean;
   /** The class of the picture that stays in the notebook's file. */
   kept: string;
 }
@@ -87,6 +89,7 @@ export const COMMON: CommonTraits = {
   snapshot: null,
   live: true,
   kept: "",
+  linked: false,
 };
 
 /** What the wire needs to know of one view. */

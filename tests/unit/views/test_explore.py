@@ -36,7 +36,7 @@ def both(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Explore]
 
 
 def layers(both: Explore) -> list[int]:
-    return [both.slider.value, both.lens.layer, both.metrics.layer, both.patching.layer]
+    return [both.layer, both.lens.layer, both.metrics.layer, both.patching.layer]
 
 
 def sent(widget: Widget, name: str) -> list[Any]:
@@ -50,13 +50,15 @@ def test_it_is_made_of_the_views(both: Explore) -> None:
     assert both.lens.result is not None
     assert both.metrics.result is not None
     assert both.patching.result is not None
-    assert both.children[1] is both.lens
-    assert isinstance(both.children[2], Tab)
+    assert both.children[0] is both.lens
+    assert isinstance(both.children[1], Tab)
+    assert both.lens.linked
+    assert both.patching.linked
     assert layers(both) == [N_LAYERS] * 4
 
 
 def test_one_layer_and_one_position_from_python(both: Explore) -> None:
-    both.slider.value = 1
+    both.layer = 1
     assert layers(both) == [1] * 4
     both.patching.layer = 3
     assert layers(both) == [3] * 4
@@ -71,7 +73,7 @@ def test_one_layer_and_one_position_from_python(both: Explore) -> None:
 
 def test_what_comes_from_the_browser_is_not_sent_back(both: Explore) -> None:
     """The browser has linked the widgets itself; an echo would undo what was done meanwhile."""
-    views = (both.slider, both.metrics, both.patching)
+    views = (both.metrics, both.patching)
     before = [len(sent(view, "layer")) for view in views]
     for layer in (0, 1, 2, 3):
         both.lens.comm.set(layer=layer)
@@ -83,21 +85,21 @@ def test_what_comes_from_the_browser_is_not_sent_back(both: Explore) -> None:
 
 
 def test_one_prompt(both: Explore) -> None:
-    both.prompt.value = "w5 w6 w7 w8"
+    both.text = "w5 w6 w7 w8"
     assert both.lens.text == both.metrics.text == both.patching.clean == "w5 w6 w7 w8"
     for view in (both.lens, both.metrics, both.patching):
         assert view.wait(20) is not None
     assert both.metrics.result.data.attrs["text"] == "w5 w6 w7 w8"
     assert both.patching.result.data.attrs["clean_text"] == "w5 w6 w7 w8"
     both.lens.comm.set(text="w5 w6")
-    assert both.prompt.value == both.metrics.text == both.patching.clean == "w5 w6"
+    assert both.text == both.metrics.text == both.patching.clean == "w5 w6"
     assert both.metrics.wait(20).data.attrs["text"] == "w5 w6"
     assert both.patching.wait(20).data.attrs["clean_text"] == "w5 w6"
     assert len(both.patching.meta["clean_tokens"]) < len(both.patching.meta["corrupt_tokens"])
 
 
 def test_a_new_picture_moves_nobody(both: Explore) -> None:
-    both.slider.value = N_LAYERS  # the model's output, which is no row of the patch bench
+    both.layer = N_LAYERS  # the model's output, which is no row of the patch bench
     both.patching.site = "mlp_out"
     both.patching.wait(20)
     both.metrics.metrics = ["residual_norm"]
@@ -108,7 +110,7 @@ def test_a_new_picture_moves_nobody(both: Explore) -> None:
 def test_without_a_second_prompt_patching_waits_for_one(model: LensModel) -> None:
     both = ll.explore(model, CLEAN)
     assert both.patching.status["state"] == "idle"
-    both.prompt.value = "w5 w6 w7"
+    both.text = "w5 w6 w7"
     assert both.patching.status["state"] == "idle"
     both.patching.corrupt = "w5 w9 w7"
     assert both.patching.wait(20) is not None

@@ -30,6 +30,7 @@ export function Shell({ state, label, onPress, onKeyDown, children }: Props) {
   return (
     <section
       class="ll-view"
+      data-linked={state.session.traits.linked.value || undefined}
       ref={root}
       aria-label={label}
       // The path is asked because a shadow root hides the true target.

@@ -46,10 +46,8 @@ const STEPS: Record<string, number> = {
 
 function layerKey(state: MetricsState, event: KeyboardEvent): void {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const { layer } = state.session.traits;
   const step = STEPS[event.key];
   if (step !== undefined) state.step(step);
-  else if (event.key === "Escape" && layer.peek() >= 0) state.session.write({ layer: -1 });
   else if (event.key === "?") state.help.value = !state.help.peek();
   else return;
   event.preventDefault();

@@ -9,8 +9,23 @@ const NO_KERNEL = "Measuring a text needs a kernel; this page has none.";
 /** More texts than this show their beginning; the rest is one press away. */
 const MOST = 4;
 
-/** The texts that are measured, edited in place, and how much of them there is. */
+/** The texts that are measured, and how much of them there is. */
 export function Texts({ state }: { state: MetricsState }) {
+  if (!state.session.traits.linked.value) return <OwnTexts state={state} />;
+  return (
+    <div class="ll-prompt">
+      <Outcome state={state} />
+      <div class="ll-fed">
+        <PictureOf state={state} />
+        <Amount state={state} />
+        <Progress state={state} />
+      </div>
+    </div>
+  );
+}
+
+/** Texts that are edited in place. */
+function OwnTexts({ state }: { state: MetricsState }) {
   const { session } = state;
   const { texts } = session.traits;
   const drafts = useSignal<string[]>(texts.peek());

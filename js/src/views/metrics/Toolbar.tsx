@@ -34,7 +34,7 @@ export function Toolbar({ state }: { state: MetricsState }) {
       />
       <Overlay state={state} />
       <span class="ll-grow" />
-      <Layer state={state} />
+      {!traits.linked.value && <Layer state={state} />}
     </div>
   );
 }

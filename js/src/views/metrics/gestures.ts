@@ -3,7 +3,6 @@ export const GESTURES = [
   ["Click a chart", "select that layer; linked views follow"],
   ["Arrow keys", "the layer before or after, in the charts and in the grid"],
   ["Home, End", "first, last layer"],
-  ["Esc", "no layer"],
   ["Press a name in a legend", "draw that curve or not"],
   ["⤢", "show one chart large"],
   ["M, Metrics", "the list of metrics: type to search, arrows move, Enter adds or takes away"],

@@ -30,7 +30,16 @@ export function Prompts({ state }: { state: PatchState }) {
   const meta = state.meta.value;
   return (
     <div class="ll-prompt ll-pair">
-      <PromptField label="Clean" draft={drafts.clean} live={live} run={run} />
+      {traits.linked.value ? (
+        <div class="ll-field ll-fixed">
+          <span>Clean</span>
+          <span class="ll-above" title="The prompt of the lens; change it there">
+            {traits.clean.value}
+          </span>
+        </div>
+      ) : (
+        <PromptField label="Clean" draft={drafts.clean} live={live} run={run} />
+      )}
       <AnswerField state={state} name="answer" draft={drafts.answer} run={run} own={meta?.answer} />
       <PromptField label="Corrupted" draft={drafts.corrupt} live={live} run={run} />
       <AnswerField state={state} name="wrong" draft={drafts.wrong} run={run} own={meta?.wrong} />
