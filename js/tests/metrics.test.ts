@@ -108,6 +108,14 @@ describe("panels", () => {
     });
     const [ratio] = panelsOf({ ...meta, arrays: [...meta.arrays, twin] });
     expect(ratio?.lines.map(({ color }) => color)).toEqual([0, 1, 1]);
+    const chance = makeArray("attn_ratio_chance", { metric: "attn_ratio" });
+    const arrays = [meta.arrays[0], chance, ...meta.arrays.slice(1)] as typeof meta.arrays;
+    const [both] = panelsOf({ ...meta, arrays });
+    expect(both?.lines.map(({ label, color }) => [label, color])).toEqual([
+      ["attention", 0],
+      ["attention, chance", 4],
+      ["MLP", 1],
+    ]);
   });
 
   it("draw an array with a short axis as that many lines, and no tokens or places", () => {

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { tokenName } from "../src/marks/text";
 import { amount } from "../src/views/common/Footer";
 import { FakeModel, makeMeta, makePatchMeta, makeSweep } from "./fixtures";
@@ -73,5 +73,37 @@ describe("the box beside the pointer in the bench", () => {
     at("pointerup", 2, 1);
     await vi.waitFor(() => expect(tip()).toBeUndefined());
     expect(model.get("edits")).toHaveLength(1);
+  });
+});
+
+describe("a grid wider than its room", () => {
+  const sizes = { offsetWidth: 944, clientWidth: 932, clientLeft: 1, clientHeight: 500 };
+
+  beforeEach(() => {
+    stubBrowser();
+    document.body.replaceChildren();
+    for (const [name, value] of Object.entries(sizes)) {
+      vi.spyOn(HTMLElement.prototype, name as "offsetWidth", "get").mockImplementation(function (
+        this: HTMLElement,
+      ) {
+        return this.classList.contains("ll-table") ? value : 0;
+      });
+    }
+  });
+
+  afterEach(() => vi.restoreAllMocks());
+
+  async function sizer(count: number) {
+    const tokens = Array.from({ length: count }, (_, id) => ({ id, text: "x", cont: false }));
+    const model = new FakeModel({ view: "lens", live: true, meta: makeMeta({ tokens }) });
+    const { el } = await shown(model);
+    return el.querySelector<HTMLElement>(".ll-sizer");
+  }
+
+  it("has as much room behind it as the gutter, so that its last column can be reached", async () => {
+    const wide = await sizer(40);
+    await vi.waitFor(() => expect(wide?.style.width).toBe(`${76 + 40 * 72 + 10}px`));
+    const narrow = await sizer(4);
+    await vi.waitFor(() => expect(narrow?.style.width).toBe(`${76 + 4 * 72}px`));
   });
 });

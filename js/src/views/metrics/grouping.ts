@@ -108,14 +108,16 @@ function linesOf(array: ArrayInfo, meta: MetricsMeta, panel: Panel): PanelLine[]
     (line) => array.other && `other.${line.array.name}` === array.name,
   );
   const own = panel.lines.filter((line) => !line.array.other).length;
-  const taken = panel.lines.some((line) => line.color === part);
+  const further = part >= 0 && rest !== "" && rest !== "max";
+  const wanted = further ? PARTS.length + part : part;
+  const free = wanted >= 0 && panel.lines.every(({ color }) => color !== wanted);
   const label = part < 0 ? longName(array) : (PARTS[part]?.[1] ?? "");
   return [
     {
       array,
       k: null,
-      label: part >= 0 && rest && rest !== "max" ? `${label}, ${rest}` : label,
-      color: beside?.color ?? (part >= 0 && !taken ? part : own),
+      label: further ? `${label}, ${rest}` : label,
+      color: beside?.color ?? (free ? wanted : own),
     },
   ];
 }

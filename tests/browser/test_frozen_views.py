@@ -1,0 +1,59 @@
+"""Frozen pages opened from disk, light and dark: axe finds nothing serious in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from driver import visit
+from playwright.sync_api import Browser, Page
+
+import layerlens as ll
+
+AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
+RUN_AXE = """async () => {
+  const { violations } = await axe.run(document, { resultTypes: ['violations'] });
+  return violations.filter(({ impact }) => impact === 'serious' || impact === 'critical').map(
+    ({ id, nodes }) => `${id}: ${nodes.slice(0, 4).map(
+      (n) => n.target.join(' ') + ' ' + n.failureSummary).join(' | ')}`);
+}"""
+TEXT = [5, 9, 13, 5, 9, 13, 5, 9]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page of each view, of a model that is trained but tiny."""
+    model = ll.load("toy:induction")
+    folder = tmp_path_factory.mktemp("pages")
+    pins = [{"position": -1, "id": 13}, {"position": 3, "id": 9}]
+    lens = ll.LensView(model, TEXT, tracked=[13], pins=[{**pins[0], "position": 7}, pins[1]])
+    edits = [{"site": "resid_pre", "layer": 1, "position": 4}]
+    bench = ll.PatchView(model, TEXT, [*TEXT[:4], 2, 7, *TEXT[5:]], edits=edits)
+    metrics = ll.MetricsView(model, [TEXT, TEXT[2:]], ["attn_norm", "cka", "massive_activations"])
+    found = {"lens": lens, "patch": bench, "metrics": metrics}
+    for name, view in found.items():
+        view.wait(60)
+        view.layer = 1
+        view.html(folder / f"{name}.html")
+    return {name: folder / f"{name}.html" for name in found}
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
+    with visit(chrome, offline=True, color_scheme=request.param) as opened:
+        yield opened.page
+        assert opened.errors == []
+
+
+@pytest.mark.parametrize("view", ["lens", "patch", "metrics"])
+def test_nothing_serious_stands_in_anyones_way(
+    view: str, page: Page, pages: dict[str, Path]
+) -> None:
+    page.goto(pages[view].as_uri())
+    page.locator(".ll-table canvas").first.wait_for()
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    assert page.evaluate(RUN_AXE) == []
+    page.get_by_label("Keys and gestures").click()
+    page.locator(".ll-checks > summary").click()
+    assert page.evaluate(RUN_AXE) == []
