@@ -20,6 +20,17 @@ class _Callable(ModuleType):
         """Return a table of the analyses, of those that speak of `words` where some are given.
 
         See :func:`layerlens.index.analyses`.
+
+        Parameters
+        ----------
+        *words
+            As there.
+
+        Examples
+        --------
+        >>> import layerlens as ll
+        >>> "knockout" in ll.analyses("attention").index
+        True
         """
         from layerlens.index import analyses
 

@@ -256,7 +256,10 @@ def texts(
     >>> import layerlens as ll
     >>> list(ll.texts(["one", "two", "three"], limit=2))
     ['one', 'two']
-    >>> ll.layer_metrics(model, ll.texts("file.jsonl"), ["block_influence"])  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> few = ll.texts(["cat dog owl", "owl fox bee"])
+    >>> ll.layer_metrics(model, few, ["block_influence"]).data.attrs["texts"]
+    2
     """
     reading = Reading(field, split, limit, limit_tokens, pack, length, long)
     if isinstance(source, Texts):

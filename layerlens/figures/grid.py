@@ -90,8 +90,11 @@ def grid_figure(
 
     Examples
     --------
-    >>> sweep = ll.patch_sweep(model, clean, corrupt)  # doctest: +SKIP
-    >>> sweep.figure(variable="metric", theme="dark")  # doctest: +SKIP
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> sweep = ll.patch_sweep(model, "cat dog owl cat", "cat fox owl cat")
+    >>> sweep.figure(variable="metric", theme="dark")
+    <Picture size ... with 2 Axes>
     """
     colors = palette(theme)
     grid, where = grid_of(data, variable, at, limit)

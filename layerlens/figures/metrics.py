@@ -82,8 +82,11 @@ def metrics_figure(
 
     Examples
     --------
-    >>> found = ll.layer_metrics(model, texts, ["cka", "residual_norm"])  # doctest: +SKIP
-    >>> found.figure("cka")  # doctest: +SKIP
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.layer_metrics(model, ["cat dog owl", "owl fox bee"], ["cka", "residual_norm"])
+    >>> found.figure("cka")
+    <Picture size ... with 2 Axes>
     """
     if scale not in ("linear", "log"):
         raise ResultError(f"There is no scale '{scale}'; choose linear or log.")

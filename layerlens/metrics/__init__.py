@@ -21,6 +21,17 @@ class _Metrics(ModuleType):
         """Return a table of the metrics, of those that speak of `words` where some are given.
 
         See :func:`layerlens.index.metrics`.
+
+        Parameters
+        ----------
+        *words
+            As there.
+
+        Examples
+        --------
+        >>> import layerlens as ll
+        >>> "cka" in ll.metrics("similarity").index
+        True
         """
         from layerlens.index import metrics
 

@@ -319,9 +319,11 @@ class LensModel:
         Examples
         --------
         >>> import layerlens as ll
-        >>> model = ll.load()  # doctest: +SKIP
-        >>> with model.edited(ll.edit("z.7.3", "zero")):  # doctest: +SKIP
-        ...     output = model.hf(**model.tokenizer("Hello", return_tensors="pt"))
+        >>> model = ll.load("toy:induction")
+        >>> with model.edited(ll.edit("z.1.3", "zero")):
+        ...     output = model.hf(**model.tokenizer("cat dog", return_tensors="pt"))
+        >>> output.logits.shape
+        torch.Size([1, 3, 64])
         """
         from layerlens.run.editing import editing
 
@@ -370,9 +372,10 @@ class LensModel:
         Examples
         --------
         >>> import layerlens as ll
-        >>> model = ll.load()  # doctest: +SKIP
-        >>> model.generate("Hello", 5, ll.edit("mlp_out.3", "scale", 0.5, always=True)).text
-        ... # doctest: +SKIP
+        >>> model = ll.load("toy:induction")
+        >>> half = ll.edit("mlp_out.1", "scale", 0.5, always=True)
+        >>> model.generate("cat dog owl cat", 3, half)
+        Generation('<bos>catdogowlcat' -> 'dogowlcat')
         """
         from layerlens.run.generation import generate
 

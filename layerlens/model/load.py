@@ -83,6 +83,13 @@ def load(
         The numbers contradict the anatomy that was found.
     InputError
         ``dtype`` or ``device`` is not one, or came with a model in memory.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")  # or "gpt2", a folder, a .gguf file, a model in memory
+    >>> model.n_layers, model.n_heads, bool(model.proof)
+    (2, 4, True)
     """
     from layerlens.model.lensmodel import LensModel
 

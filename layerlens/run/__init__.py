@@ -31,7 +31,20 @@ class _Run(ModuleType):
         logits: Literal["all", "last"] | None = "all",
         add_bos: bool | None = None,
     ) -> Trace:
-        """Run a model once, with edits; see :func:`layerlens.run.record.run`."""
+        """Run a model once, with edits; see :func:`layerlens.run.record.run`.
+
+        Parameters
+        ----------
+        model, text, edits, sites, logits, add_bos
+            As there.
+
+        Examples
+        --------
+        >>> import layerlens as ll
+        >>> model = ll.load("toy:induction")
+        >>> ll.run(model, "cat dog owl cat").top(1)[0][1]
+        'dog'
+        """
         from layerlens.run.record import run
 
         return run(model, text, edits, sites=sites, logits=logits, add_bos=add_bos)

@@ -11,17 +11,49 @@ from layerlens.run.edits import Edit
 
 
 def edits_to_json(edits: Iterable[Edit]) -> str:
-    """Several edits as JSON text; see :meth:`Edit.to_dict`."""
+    """Several edits as JSON text; see :meth:`Edit.to_dict`.
+
+    Parameters
+    ----------
+    edits
+        What to write down.
+
+    Raises
+    ------
+    InputError
+        If one of them is no edit, or holds what JSON has no word for.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> ll.edits_to_json([ll.edit("z.1.0", "zero")])
+    '[{"site": "z", "op": "zero", "layer": 1, "head": 0}]'
+    """
     return json.dumps([each.to_dict() for each in as_edits(edits)], ensure_ascii=False)
 
 
 def edits_from_json(text: str | Sequence[Mapping[str, Any]]) -> list[Edit]:
     """Edits from JSON text, or from the list of objects that it stands for.
 
+    Parameters
+    ----------
+    text
+        As :func:`edits_to_json` wrote it.
+
+    Returns
+    -------
+    list of Edit
+
     Raises
     ------
     InputError
         If it is no list of edits.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> ll.edits_from_json('[{"site": "z", "op": "zero", "layer": 1, "head": 0}]')
+    [ll.edit('z.1.0', 'zero')]
     """
     try:
         given = json.loads(text) if isinstance(text, str) else text

@@ -103,9 +103,9 @@ def generate_layers(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load()  # doctest: +SKIP
-    >>> path = [*range(10), *range(12, 30)]
-    >>> ll.generate_layers(model, "The capital of France is", path)  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> ll.generate_layers(model, "cat dog owl cat", [0, 1, 1], max_new_tokens=2)
+    <bos>catdogowlcat|dogowl| (blocks 0-1, 1)
     """
     require_model(model)
     steps = layer_numbers(model, order, "order")

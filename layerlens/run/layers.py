@@ -170,8 +170,9 @@ def run_layers(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> ll.run_layers(model, [1, 2, 3, 1], order=[0, 1, 1]).top(3)  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> ll.run_layers(model, [1, 2, 3, 1], order=[0, 1, 1]).final.shape
+    torch.Size([1, 4, 64])
     """
     require_model(model)
     (start,) = layer_numbers(model, [start], "start", model.n_layers)

@@ -207,9 +207,9 @@ def record(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> trace = ll.record(model, [1, 2, 3], ["resid_post", "z.0.1"])  # doctest: +SKIP
-    >>> trace["resid_post", 0].shape  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> trace = ll.record(model, [1, 2, 3], ["resid_post", "z.0.1"])
+    >>> trace["resid_post", 0].shape
     torch.Size([1, 3, 64])
     """
     require_model(model)
@@ -274,8 +274,10 @@ def run(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> ll.run(model, [1, 2, 3, 1], ll.edit("z.1.0", "zero")).top(3)  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> edited = ll.run(model, "cat dog owl cat", ll.edit("z.1.0", "zero"))
+    >>> edited.top(1)[0][1]
+    'dog'
     """
     return record(model, text, sites, logits=logits, edits=edits, add_bos=add_bos)
 

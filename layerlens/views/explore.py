@@ -148,11 +148,13 @@ def explore(
 
     Examples
     --------
-    >>> all_of_it = ll.explore(
-    ...     model, "The capital of France is", "The capital of Italy is"
-    ... )  # doctest: +SKIP
-    >>> all_of_it.layer = 12  # doctest: +SKIP
-    >>> all_of_it.lens.wait().data  # doctest: +SKIP
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> together = ll.explore(model, "cat dog owl cat", "cat fox owl cat")
+    >>> together.layer = 1
+    >>> together.lens.wait().data.sizes["position"]
+    5
+    >>> together.close()
     """
     if not isinstance(text, str) or not isinstance(corrupt, str | None):
         raise InputError("explore takes a text, and a second one for patching, as strings.")

@@ -64,9 +64,12 @@ class LensView(LiveView):
 
     Examples
     --------
-    >>> view = ll.LensView(model, "The capital of France is", tracked=[" Paris"])
-    >>> view.text = "The capital of Italy is"
-    >>> view.wait().data["tracked_rank"]
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> view = ll.LensView(model, "cat dog owl cat", tracked=["dog"])
+    >>> view.text = "owl fox cat owl"
+    >>> view.wait().data["tracked_rank"].dims
+    ('point', 'position', 'tracked')
     """
 
     ANALYSIS = "logit_lens"

@@ -70,9 +70,12 @@ class MetricsView(LiveView):
 
     Examples
     --------
-    >>> view = ll.MetricsView(model, ["Paris is", "Rome is"])  # doctest: +SKIP
-    >>> view.metrics = ["residual_norm", "cka"]  # doctest: +SKIP
-    >>> view.wait().data["cka"]  # doctest: +SKIP
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> view = ll.MetricsView(model, ["cat dog owl", "owl fox bee"])
+    >>> view.metrics = ["residual_norm", "cka"]
+    >>> view.wait().data["cka"].dims
+    ('point', 'point_other')
     """
 
     ANALYSIS = "layer_metrics"

@@ -58,15 +58,18 @@ class PatchView(LiveView):
 
     Examples
     --------
-    >>> view = ll.PatchView(  # doctest: +SKIP
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> view = ll.PatchView(
     ...     model,
-    ...     clean="The capital of France is",
-    ...     corrupt="The capital of Italy is",
-    ...     answer=" Paris",
-    ...     wrong=" Rome",
+    ...     clean="cat dog owl cat",
+    ...     corrupt="cat fox owl cat",
+    ...     answer="dog",
+    ...     wrong="fox",
     ... )
-    >>> view.site = "attn_out"  # doctest: +SKIP
-    >>> view.wait().data["recovered"]  # doctest: +SKIP
+    >>> view.site = "attn_out"
+    >>> view.wait().data["recovered"].dims
+    ('layer', 'position')
     """
 
     _idle = False

@@ -184,9 +184,9 @@ def make_metric(
     Examples
     --------
     >>> import torch, layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> measure = make_metric(model, "logit", final=torch.zeros(64), answer=3)  # doctest: +SKIP
-    >>> measure(torch.zeros(5, 64)).shape  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> measure = make_metric(model, "logit", final=torch.zeros(64), answer=3)
+    >>> measure(torch.zeros(5, 64)).shape
     torch.Size([5])
     """
     if not callable(metric) and metric not in METRICS:

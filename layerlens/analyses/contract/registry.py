@@ -69,5 +69,30 @@ def names() -> list[str]:
 
 
 def estimate(name: str, model: LensModel, *texts: Any, **options: Any) -> Estimate:
-    """Estimate passes, seconds and bytes of ``ll.<name>(model, *texts, **options)``."""
+    """Estimate passes, seconds and bytes of ``ll.<name>(model, *texts, **options)``.
+
+    Parameters
+    ----------
+    name
+        Of the analysis.
+    model, *texts, **options
+        As the analysis takes them.
+
+    Returns
+    -------
+    Estimate
+        Passes and bytes are counted; the seconds follow from how fast this machine is.
+
+    Raises
+    ------
+    InputError
+        There is no such analysis, it cannot be estimated, or a text or an option does not fit.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> ll.estimate("logit_lens", model, "cat dog owl cat").passes
+    1
+    """
     return get(name).estimate(model, *texts, **options)

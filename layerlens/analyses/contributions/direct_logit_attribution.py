@@ -142,9 +142,9 @@ def direct_logit_attribution(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> parts = ll.direct_logit_attribution(model, [5, 9, 5], unit="head")  # doctest: +SKIP
-    >>> parts.data.head_contribution.shape  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> parts = ll.direct_logit_attribution(model, [5, 9, 5], unit="head")
+    >>> parts.data.head_contribution.shape
     (2, 4)
     """
     _check_options(model, unit, stream_norms)

@@ -141,9 +141,10 @@ def chain_of_layers(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load()  # doctest: +SKIP
-    >>> found = ll.chain_of_layers(model, "The capital of France is")  # doctest: +SKIP
-    >>> found.data.attrs["best_path"]  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.chain_of_layers(model, "cat dog owl cat")
+    >>> found.data.attrs["best_path"]
+    '[0, 1]'
     """
     if not tokens.single:
         raise InputError("chain_of_layers searches for one prompt: give one text.")

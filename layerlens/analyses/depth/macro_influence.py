@@ -130,9 +130,10 @@ def macro_influence(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> found = ll.macro_influence(model, [5, 9, 4, 5, 9])  # doctest: +SKIP
-    >>> found.data.macro_influence.values.min() >= 0  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.macro_influence(model, [5, 9, 4, 5, 9])
+    >>> bool(found.data.macro_influence.min() >= 0)
+    True
     """
     if isinstance(rounds, bool) or not 1 <= rounds < max(2, model.n_layers):
         raise InputError(

@@ -136,9 +136,9 @@ def quantisation_sensitivity(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> found = ll.quantisation_sensitivity(model, [5, 9, 4, 5, 9], bits=8)  # doctest: +SKIP
-    >>> found.data.kl.dims  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.quantisation_sensitivity(model, [5, 9, 4, 5, 9], bits=8)
+    >>> found.data.kl.dims
     ('layer',)
     """
     wanted = model.layers(layers)

@@ -112,9 +112,9 @@ def voids(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> found = ll.voids(model, [5, 9, 4, 5], max_new_tokens=3)  # doctest: +SKIP
-    >>> found.data.void.sizes["position"]  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.voids(model, [5, 9, 4, 5], max_new_tokens=3)
+    >>> found.data.void.sizes["position"]
     6
     """
     if not 0 <= alpha <= 1:

@@ -127,9 +127,9 @@ def back_patch(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> grid = ll.back_patch(model, [5, 9, 7, 5], answer=9)  # doctest: +SKIP
-    >>> grid.data.metric.dims  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> grid = ll.back_patch(model, [5, 9, 7, 5], answer=9)
+    >>> grid.data.metric.dims
     ('source', 'target')
     """
     if pairs not in ("back", "all"):

@@ -102,9 +102,9 @@ def cross_model_patch(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> same = ll.cross_model_patch(model, [5, 9, 5], other=model)  # doctest: +SKIP
-    >>> bool(same.data.recovered.isnull().all())  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> same = ll.cross_model_patch(model, [5, 9, 5], other=model)
+    >>> bool(same.data.recovered.isnull().all())
     True
     """
     _require_like(model, other, tokens)

@@ -163,6 +163,14 @@ def logit_lens(
         The limit is too small even for the smallest chunk.
     LayerLensError
         The model's activations hold NaN or infinity.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> lens = ll.logit_lens(model, "cat dog owl cat", tracked=["dog"])
+    >>> lens.data.tracked_rank.sel(point="final").values[-1].tolist()
+    [1]
     """
     if not 1 <= top_k <= model.d_vocab:
         raise InputError(f"top_k is {top_k}; expected 1 to {model.d_vocab}.")

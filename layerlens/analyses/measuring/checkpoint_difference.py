@@ -105,9 +105,9 @@ def checkpoint_difference(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> same = ll.checkpoint_difference(model, model)  # doctest: +SKIP
-    >>> float(same.data.layer_relative.max())  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> same = ll.checkpoint_difference(model, model)
+    >>> float(same.data.layer_relative.max())
     0.0
     """
     require_model(other, "other")

@@ -94,9 +94,10 @@ def compare_models(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> text = [5, 9, 5, 3, 7, 1, 4, 4]  # doctest: +SKIP
-    >>> ll.compare_models(model, text, other=model).data.similarity  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> text = [5, 9, 5, 3, 7, 1, 4, 4]
+    >>> ll.compare_models(model, text, other=model).data.similarity.dims
+    ('point', 'point_other')
     """
     require_model(other, "other")
     assert other is not None

@@ -181,9 +181,9 @@ def head_scores(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> found = ll.head_scores(model)  # doctest: +SKIP
-    >>> found.data.induction.max().item() > 0.5  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.head_scores(model)
+    >>> found.data.induction.max().item() > 0.5
     True
     """
     length = usual_length(model) if length is None else whole(length, "length")

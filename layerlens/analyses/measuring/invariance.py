@@ -131,9 +131,10 @@ def invariance(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> texts = [[5, 9, 5, 3], [7, 1, 4, 4]]  # doctest: +SKIP
-    >>> ll.invariance(model, texts, augment="tokens").data.lidar  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> texts = [[5, 9, 5, 3], [7, 1, 4, 4]]
+    >>> ll.invariance(model, texts, augment="tokens").data.lidar.dims
+    ('point',)
     """
     _require(augment, rate, views, temperature, len(tokens.ids))
     made = job.tokens(_views(tokens, augment, rate, views, seed), like=tokens)

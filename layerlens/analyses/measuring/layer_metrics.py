@@ -222,10 +222,12 @@ def layer_metrics(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> ll.layer_metrics(model, [1, 2, 3, 1, 2], ["block_influence"]).data  # doctest: +SKIP
-    >>> corpus = ll.texts("file.jsonl", field="text")  # doctest: +SKIP
-    >>> ll.layer_metrics(model, corpus, checkpoint="measured.safetensors")  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> ll.layer_metrics(model, [1, 2, 3, 1, 2], ["block_influence"]).data.block_influence.dims
+    ('layer',)
+    >>> corpus = ll.texts(["cat dog owl", "owl fox bee"])
+    >>> ll.layer_metrics(model, corpus, ["cka"], checkpoint="measured.safetensors").data.texts
+    2
     """
     names, remarks = chosen(model, metrics)
     for remark in remarks:

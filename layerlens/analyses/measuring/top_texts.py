@@ -109,9 +109,9 @@ def top_texts(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> found = ll.top_texts(model, [[5, 9, 4], [3, 7, 1]], 1, [0, 7], k=2)  # doctest: +SKIP
-    >>> found.data.text.sizes  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.top_texts(model, [[5, 9, 4], [3, 7, 1]], 1, [0, 7], k=2)
+    >>> found.data.text.sizes
     Frozen({'neuron': 2, 'rank': 2})
     """
     (number,) = model.layers(layer)

@@ -145,16 +145,16 @@ def attribution_patch(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load()  # doctest: +SKIP
-    >>> quick = ll.attribution_patch(  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> quick = ll.attribution_patch(
     ...     model,
-    ...     "The capital of France is",
-    ...     "The capital of Italy is",
-    ...     answer=" Paris",
-    ...     wrong=" Rome",
+    ...     "cat dog owl cat",
+    ...     "cat fox owl cat",
+    ...     answer="dog",
+    ...     wrong="fox",
     ...     site="z",
     ... )
-    >>> quick.data.attribution.dims  # doctest: +SKIP
+    >>> quick.data.attribution.dims
     ('layer', 'head')
     """
     options = {"site": site, "by": by, "layers": layers, "heads": heads, "neurons": neurons}

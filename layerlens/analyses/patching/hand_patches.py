@@ -100,8 +100,10 @@ class Bench:
 
     Examples
     --------
-    >>> bench = Bench(model, model.tokens("A B"), model.tokens("A C"))  # doctest: +SKIP
-    >>> bench.after([Patch("resid_pre", Place(3, 1), Place(3, 1))]).recovered  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> bench = Bench(model, model.tokens("cat dog owl cat"), model.tokens("cat fox owl cat"))
+    >>> bench.after([Patch("resid_pre", Place(0, 2), Place(0, 2))]).recovered
+    1.0
     """
 
     def __init__(

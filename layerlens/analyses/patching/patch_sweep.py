@@ -160,15 +160,15 @@ def patch_sweep(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load()  # doctest: +SKIP
-    >>> grid = ll.patch_sweep(  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> grid = ll.patch_sweep(
     ...     model,
-    ...     "The capital of France is",
-    ...     "The capital of Italy is",
-    ...     answer=" Paris",
-    ...     wrong=" Rome",
+    ...     "cat dog owl cat",
+    ...     "cat fox owl cat",
+    ...     answer="dog",
+    ...     wrong="fox",
     ... )
-    >>> grid.data.recovered.dims  # doctest: +SKIP
+    >>> grid.data.recovered.dims
     ('layer', 'position')
     """
     options = {"site": site, "by": by, "layers": layers, "heads": heads, "neurons": neurons}

@@ -151,9 +151,9 @@ def ablate_sweep(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> heads = ll.ablate_sweep(model, [1, 2, 3, 4, 1], how="zero")  # doctest: +SKIP
-    >>> heads.data.effect.dims  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> heads = ll.ablate_sweep(model, [1, 2, 3, 4, 1], how="zero")
+    >>> heads.data.effect.dims
     ('layer', 'head')
     """
     if how not in HOW:

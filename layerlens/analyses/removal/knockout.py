@@ -151,9 +151,9 @@ def knockout(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load()  # doctest: +SKIP
-    >>> curves = ll.knockout(model, "The capital of France is", subject="France")  # doctest: +SKIP
-    >>> curves.data.source.values.tolist()  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> curves = ll.knockout(model, "cat dog owl cat", subject="dog")
+    >>> curves.data.source.values.tolist()
     ['subject', 'other', 'last']
     """
     blocks = enumerate(model.anatomy.blocks)

@@ -134,9 +134,9 @@ def steering(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> found = ll.steering(model, [[5, 6], [7, 6]], [[5, 8], [7, 8]])  # doctest: +SKIP
-    >>> found.data.direction.shape  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.steering(model, [[5, 6], [7, 6]], [[5, 8], [7, 8]])
+    >>> found.data.direction.shape
     (2, 64)
     """
     job.batched = False  # the prompts are one set of data, not several questions

@@ -101,9 +101,9 @@ def make_pair(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> pair = make_pair(model.tokens([5, 6, 7]), model.tokens([5, 9, 7]))  # doctest: +SKIP
-    >>> pair.partner, pair.differing, pair.shared  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> pair = make_pair(model.tokens([5, 6, 7]), model.tokens([5, 9, 7]))
+    >>> pair.partner, pair.differing, pair.shared
     ((0, 1, 2), (1,), 1)
     """
     if direction not in DIRECTIONS:

@@ -144,10 +144,10 @@ def causal_trace(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load()  # doctest: +SKIP
-    >>> trace = ll.causal_trace(  # doctest: +SKIP
-    ...     model, "The capital of France is", subject="France"
-    ... )
+    >>> model = ll.load("toy:induction")
+    >>> trace = ll.causal_trace(model, "cat dog owl cat", subject="dog")
+    >>> trace.data.indirect_effect.dims
+    ('layer', 'position')
     """
     if kind not in WINDOWS:
         raise nearest(kind, list(WINDOWS), "kind of causal_trace:")

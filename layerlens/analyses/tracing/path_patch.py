@@ -135,9 +135,9 @@ def path_patch(
     Examples
     --------
     >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")  # doctest: +SKIP
-    >>> clean, corrupt = [1, 2, 3, 4, 1], [3, 2, 1, 4, 1]  # doctest: +SKIP
-    >>> edges = ll.path_patch(model, clean, corrupt, receiver=(1, 0, "k"))  # doctest: +SKIP
+    >>> model = ll.load("toy:induction")
+    >>> clean, corrupt = [1, 2, 3, 4, 1], [3, 2, 1, 4, 1]
+    >>> edges = ll.path_patch(model, clean, corrupt, receiver=(1, 0, "k"))
     """
     receivers = parse_receivers(model, receiver)
     pairs = make_pairs(clean, corrupt, align, direction)
