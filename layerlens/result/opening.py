@@ -29,6 +29,14 @@ def open_saved(path: str | os.PathLike[str]) -> Result | Fitted:
     ------
     ResultError
         There is no such file, it is damaged, it is none of ours, or a newer version wrote it.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> lens = ll.logit_lens(model, "cat dog owl cat")
+    >>> ll.open(lens.save("lens.nc")).identical(lens)
+    True
     """
     if Path(path).suffix.lower() != ".safetensors":
         return open_result(path)

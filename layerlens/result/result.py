@@ -255,14 +255,6 @@ def open_result(path: str | os.PathLike[str]) -> Result:
     ------
     ResultError
         There is no such file, it is damaged, it is none of ours, or a newer version wrote it.
-
-    Examples
-    --------
-    >>> import layerlens as ll
-    >>> model = ll.load("toy:induction")
-    >>> lens = ll.logit_lens(model, "cat dog owl cat")
-    >>> ll.open(lens.save("lens.nc")).identical(lens)
-    True
     """
     data = load_dataset(path)
     checks = Checks.from_json(data.attrs.get("checks", "[]"))

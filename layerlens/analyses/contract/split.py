@@ -52,7 +52,7 @@ def split_texts(groups: Sequence[Any], seed: int, test: float) -> Split:
     Examples
     --------
     >>> split_texts(["a", "a", "b", "b", "b"], seed=0, test=0.5).train
-    (0, 1)
+    (2, 3, 4)
     """
     if isinstance(test, bool) or not 0 < test < 1:
         raise InputError(f"test is {test!r}; expected a share of the texts between 0 and 1.")
