@@ -318,12 +318,9 @@ class LensModel:
 
         Examples
         --------
-        >>> import layerlens as ll
         >>> model = ll.load("toy:induction")
         >>> with model.edited(ll.edit("z.1.3", "zero")):
         ...     output = model.hf(**model.tokenizer("cat dog", return_tensors="pt"))
-        >>> output.logits.shape
-        torch.Size([1, 3, 64])
         """
         from layerlens.run.editing import editing
 
@@ -371,7 +368,6 @@ class LensModel:
 
         Examples
         --------
-        >>> import layerlens as ll
         >>> model = ll.load("toy:induction")
         >>> half = ll.edit("mlp_out.1", "scale", 0.5, always=True)
         >>> model.generate("cat dog owl cat", 3, half)
