@@ -56,6 +56,7 @@ def run_cells(
     method: Method = "auto",
     memory_limit: int = DEFAULT_LIMIT,
     tick: Callable[[], None] = lambda: None,
+    at_once: int = 1,
 ) -> str:
     """Run every cell; finished ones are handed over wave by wave.
 
@@ -75,6 +76,8 @@ def run_cells(
         Bytes for the largest wave.
     tick
         Called between blocks; an exception raised in it ends the run.
+    at_once
+        How many cells of a naive run share a pass, as texts of one batch (fewer of a long text).
 
     Returns
     -------
@@ -101,7 +104,7 @@ def run_cells(
         elif chosen == "restart":
             _run_restarted(model, base, cells, on_cells, tick)
         else:
-            _run_naive(model, base, cells, on_cells, tick)
+            _run_naive(model, base, cells, on_cells, tick, at_once)
     return chosen
 
 
@@ -128,19 +131,27 @@ def _run_naive(
     cells: Sequence[Cell],
     on_cells: OnCells,
     tick: Callable[[], None],
+    at_once: int,
 ) -> None:
-    """One full pass a cell."""
+    """Full passes, each of one cell or of a few."""
     last = Site("resid_post", model.n_layers - 1)
-    for index, cell in enumerate(cells):
+    size = max(1, min(at_once, _ROWS // base.length))
+    for begin in range(0, len(cells), size):
         tick()
+        few = cells[begin : begin + size]
         states: list[Tensor] = []
 
         def keep(_: Site, value: Tensor, states: list[Tensor] = states) -> None:
             states.append(value[:, -1].clone())
 
-        changes = (*base.changes, *cell.changes)
-        forward(model, base.tokens, [last], keep, logits=None, changes=changes)
-        on_cells([index], states[0])
+        own = [
+            change if len(few) == 1 else replace(change, row=row)
+            for row, cell in enumerate(few)
+            for change in cell.changes
+        ]
+        tokens = base.tokens if len(few) == 1 else _repeated(base.tokens, len(few))
+        forward(model, tokens, [last], keep, logits=None, changes=(*base.changes, *own))
+        on_cells(range(begin, begin + len(few)), states[0])
 
 
 def _run_restarted(

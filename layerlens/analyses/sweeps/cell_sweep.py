@@ -267,20 +267,28 @@ class Sweep:
         chosen = [strongest, *(int(number) for number in drawn)]
         again = self.naive(chosen)
         error = float(np.abs(again - self.values[chosen]).max())
-        what = f"{len(chosen)} cells, the strongest among them, against one full pass each"
+        what = f"{len(chosen)} cells, the strongest among them, against full passes"
         self.job.check("cells equal the naive run", error, self.tolerance, what)
 
     def naive(self, numbers: Sequence[int]) -> np.ndarray:
-        """The metric [n] of some planned cells, one full pass each."""
+        """The metric [n] of some planned cells, in full passes."""
         self.passes += len(numbers)
         return self.naive_values([self._cells[number] for number in numbers])
 
     def naive_values(self, cells: Sequence[Cell]) -> np.ndarray:
-        """The metric [n] of any cells, one full pass each; passes are not counted."""
+        """The metric [n] of any cells, in full passes that they share; passes are not counted."""
         found = np.full(len(cells), np.nan)
 
         def take(indices: Sequence[int], final: Tensor) -> None:
             found[list(indices)] = self.metric(final).cpu().numpy()
 
-        run_cells(self.model, self.base, cells, take, method="naive", tick=self.job.tick)
+        run_cells(
+            self.model,
+            self.base,
+            cells,
+            take,
+            method="naive",
+            tick=self.job.tick,
+            at_once=len(cells),
+        )
         return found

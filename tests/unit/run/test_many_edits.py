@@ -159,6 +159,32 @@ def test_a_base_that_is_edited_itself(family: str) -> None:
     assert error(finals(model, base, cells, sweep_method(model)), expected) < 1e-5
 
 
+@pytest.mark.parametrize("family", METHODS)
+def test_naive_cells_that_share_a_pass_are_as_if_alone(family: str) -> None:
+    model = tiny(family)
+    clean = record_base(model, model.tokens(CLEAN))
+    kept = (Change(Site("resid_post", 0), "scale", 0.5, None),)
+    base = record_base(model, model.tokens(corrupted([1, 4])), changes=kept)
+    cells = [
+        Cell((*one.changes, Change(Site("attn_out", 1), "scale", 0.1 * number, (7, 8))))
+        for number, one in enumerate(resid_cells(model, clean)[4:11])
+    ]
+    alone = finals(model, base, cells, "naive")
+    found = torch.full_like(alone, float("nan"))
+    passes: list[int] = []
+    hook = model.hf.register_forward_pre_hook(
+        lambda _, args, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+
+    def keep(indices: Sequence[int], final: Tensor) -> None:
+        found[list(indices)] = final.float()
+
+    run_cells(model, base, cells, keep, method="naive", at_once=3)
+    hook.remove()
+    assert passes == [3, 3, 1]
+    assert error(found, alone) < 1e-5
+
+
 def test_setting_what_is_there_changes_nothing() -> None:
     model = tiny("llama")
     base = record_base(model, model.tokens(CLEAN), [Site("z", 1)])
