@@ -170,11 +170,15 @@ def test_two_views_of_one_widget(server: Server, page: Page) -> None:
     )
 
 
-def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
+def restart(page: Page) -> None:
     page.evaluate(
         "() => { const { context } = window.jupyterapp.shell.currentWidget;"
         "  return context.sessionContext.session.kernel.restart(); }"
     )
+
+
+def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
+    restart(page)
     expect(view.get_by_role("alert")).to_contain_text("restarted", timeout=20_000)
     expect(view.get_by_role("button", name="Run")).to_be_disabled()
     expect(top_answer(view)).to_contain_text("Paris")  # what was received can still be read
@@ -182,6 +186,23 @@ def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
     slider.focus()
     page.keyboard.press("Home")
     expect(top_answer(view)).not_to_contain_text("Paris")
+
+
+def test_a_saved_notebook_shows_the_picture_without_its_kernel(
+    view: Locator, page: Page, server: Server, shoot: Callable[[str], None]
+) -> None:
+    kept = page.locator("[class*=ll-kept-] img")
+    expect(kept).to_have_count(1, timeout=20_000)
+    expect(kept).to_be_hidden()  # the live view is there
+    expect(view.get_by_role("grid")).to_be_visible()
+    save(page)
+    restart(page)
+    expect(view.get_by_role("alert")).to_contain_text("restarted", timeout=20_000)
+    page.reload(wait_until="domcontentloaded")
+    expect(kept).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("model not found")).to_be_hidden()
+    expect(page.get_by_text("run the cell to make it live").first).to_be_visible()
+    shoot("1-reopened")
 
 
 @EVERYWHERE
