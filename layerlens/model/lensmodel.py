@@ -70,7 +70,8 @@ class LensModel:
     Attributes
     ----------
     hf, tokenizer
-        The Hugging Face objects themselves; the tokenizer may be None.
+        The Hugging Face objects themselves; the tokenizer may be None. Of a model that peft or
+        ``torch.compile`` wrapped it is the model inside, with the same modules.
     name
         What the model is called in results.
     anatomy

@@ -54,7 +54,10 @@ def load(
     source
         Nothing for the default model; a hub id; a local folder; a ``.gguf`` file;
         ``"toy:induction"``, ``"toy:modular"`` or ``"toy:addition"``; or a Hugging Face model in
-        memory, which is used as it is, wherever it is: never moved, never copied.
+        memory, which is used as it is, wherever it is: never moved, never copied. It may be
+        offloaded or sharded by accelerate, quantised, or have adapters in its layers (LoRA and
+        its kin). Compiled code is not used: while layerlens runs it, the model is the plain
+        modules that were compiled.
     tokenizer
         A tokenizer, or the id or folder of one. By default the one that belongs to ``source``;
         with a model in memory None means that only token ids can be given as text.
