@@ -175,6 +175,11 @@ class Anatomy:
             return "attention and MLP run in parallel in this family, so there is no state between"
         if block.layout == "single":
             return f"{block.path} holds one sublayer only"
+        if kind == "z" and block.attention:
+            return (
+                f"the attention of {block.path} does not end in one linear projection (one that "
+                "rounds what it is given to few bits is not linear)"
+            )
         if kind in ("q", "k", "v", "attn_scores", "pattern", "z"):
             return f"{block.path} has no softmax attention that could be watched"
         return f"{block.path} has no single tensor of that kind (a mixture of experts has many)"

@@ -64,7 +64,7 @@ def _note_missing(blocks: tuple[BlockAnatomy, ...], proof: Proof) -> None:
         )
         proof.notes.append(f"{which} a softmax attention that can be watched: no heads there")
     if any(block.attention and "z" not in block.taps for block in blocks):
-        proof.notes.append("the attention does not end in one output projection: no z")
+        proof.notes.append("the attention does not end in one linear projection: no z")
 
 
 def through(model: LensModel, path: str, value: Tensor, tap: Tap) -> Tensor:
