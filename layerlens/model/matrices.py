@@ -103,8 +103,9 @@ def _require_numbers(model: LensModel, layer: int, matrix: Matrix) -> None:
             "without offloading to read its weights."
         )
     if not is_dense(weight):
-        own = type(weight.data)
-        kind = str(weight.dtype).removeprefix("torch.") if own is Tensor else own.__name__
+        own = type(weight)
+        plain = own in (Tensor, nn.Parameter)
+        kind = str(weight.dtype).removeprefix("torch.") if plain else own.__name__
         raise InputError(
             f"{matrix.name} of layer {layer} is quantised ({kind}): load {model.name} in float32 "
             "or bfloat16 to read its weights."

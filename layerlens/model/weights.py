@@ -39,7 +39,7 @@ def is_dense(weight: Tensor) -> bool:
     Quantised weights are integers, or tensors of a class of their own (torchao, quanto) that few
     functions can take; offloaded ones are on ``meta``.
     """
-    plain = type(weight.data) is Tensor and not weight.is_meta
+    plain = type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
     return plain and weight.is_floating_point() and weight.element_size() >= 2
 
 

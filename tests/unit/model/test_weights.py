@@ -79,7 +79,9 @@ class Opaque(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+        if func is torch.ops.aten.detach.default:
+            if torch.is_inference_mode_enabled():
+                raise RuntimeError("Cannot set version_counter for inference tensor")
             return cls(args[0].inner)
         if func is torch.ops.aten.linear.default:
             return func(args[0], args[1].inner, *args[2:], **(kwargs or {}))
