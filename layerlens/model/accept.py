@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from layerlens.errors import ModelError
+from layerlens.errors import LayerLensError, ModelError
+from layerlens.model.gguf import first_line
 from layerlens.model.settled import settled, uncompiled
 from layerlens.model.watch import first_tensor
 from layerlens.model.weights import input_device, require_in_memory
@@ -77,3 +80,17 @@ def _require_same(model: Any, inner: Any, kind: str) -> None:
             f"The adapter ({kind}) changes what the model gives by more than its layers do, so "
             "layerlens cannot look into it: give the base model, or an adapter such as LoRA."
         )
+
+
+@contextmanager
+def during(what: str, hf: Any) -> Iterator[None]:
+    """Say in a ``ModelError`` at which step a model failed by an error that is not ours."""
+    try:
+        yield
+    except LayerLensError:
+        raise
+    except Exception as error:  # a model's code raises what it likes
+        raise ModelError(
+            f"{type(hf).__name__} cannot be read: while {what} it raised "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerlens.errors import InputError, LayerLensError, ModelError
-from layerlens.model.accept import accepted
+from layerlens.errors import InputError, ModelError
+from layerlens.model.accept import accepted, during
 from layerlens.model.anatomy import Anatomy
 from layerlens.model.blocks import find_layers
 from layerlens.model.find import fed_rows, find_anatomy, text_config
-from layerlens.model.gguf import first_line
 from layerlens.model.head import apply
 from layerlens.model.settled import settled
 from layerlens.model.targets import choose
@@ -126,15 +125,15 @@ class LensModel:
         from layerlens.run.proof import prove_anatomy
         from layerlens.run.reads_ahead import reads_ahead
 
-        with _during("it was made ready", hf):
+        with during("it was made ready", hf):
             hf = accepted(hf)
         name = name or getattr(hf.config, "name_or_path", "") or type(hf).__name__
-        with _during("its parts were looked for", hf), settled(hf), torch.inference_mode():
+        with during("its parts were looked for", hf), settled(hf), torch.inference_mode():
             anatomy = find_attention(hf, find_anatomy(hf))
         model = cls(hf, tokenizer, anatomy, name)
         model.bidirectional = reads_ahead(model)
         if prove:
-            with _during("its parts were checked by numbers", hf):
+            with during("its parts were checked by numbers", hf):
                 model.proof = prove_anatomy(model)
             model.proof.require()
         return model
@@ -476,20 +475,6 @@ class LensModel:
             f"{_count(size)} parameters, {str(self.dtype).removeprefix('torch.')}"
             f"{'' if trained is None else f'; trained on {trained}'})"
         )
-
-
-@contextmanager
-def _during(what: str, hf: PreTrainedModel) -> Iterator[None]:
-    """Say in a ``ModelError`` at which step a model failed by an error that is not ours."""
-    try:
-        yield
-    except LayerLensError:
-        raise
-    except Exception as error:  # a model's code raises what it likes
-        raise ModelError(
-            f"{type(hf).__name__} cannot be read: while {what} it raised "
-            f"{type(error).__name__}: {first_line(error)}"
-        ) from error
 
 
 def _count(number: int) -> str:
