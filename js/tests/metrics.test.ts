@@ -4,7 +4,7 @@ import { paletteOf } from "../src/theme/palette";
 import { rangeScale } from "../src/theme/scale";
 import { axesName, found, toggled } from "../src/views/metrics/catalogue";
 import { entryName, MetricsData } from "../src/views/metrics/data";
-import { GridData } from "../src/views/metrics/grid";
+import { GridData, isGrid } from "../src/views/metrics/grid";
 import { panelsOf } from "../src/views/metrics/grouping";
 import { axisOf } from "../src/views/metrics/lines";
 import { METRICS } from "../src/wire/metrics";
@@ -186,6 +186,31 @@ describe("grids", () => {
     expect(heads.cellOf(2, -1, -1)).toEqual({ point: 2, position: -1 });
     expect(heads.source().text(0.9)).toBe("0.90");
     expect(heads.cellName(2, 1)).toBe("layer 2, head 1");
+  });
+
+  it("show one entry at a time of a third axis", () => {
+    const array = makeArray("scores", { dims: ["layer", "bin", "k"], kind: "table" });
+    const meta = makeMetricsMeta({ arrays: [array] });
+    const axis = (size: number, long_name: string) => {
+      const labels = Array.from({ length: size }, (_, i) => String(i));
+      return { size, labels, numbers: null, long_name };
+    };
+    Object.assign(meta.axes, { bin: axis(2, "bin"), k: axis(2, "k") });
+    const store = new RunStore(meta, METRICS);
+    const values = Array.from({ length: 12 }, (_, i) => i);
+    const { header, buffers } = makeBlocks(1, [
+      ["scores", ["layer", "bin", "k"], [0, 0, 0], [3, 2, 2], values],
+    ]);
+    store.apply(header, buffers);
+    const data = new MetricsData(store);
+    expect(isGrid(array)).toBe(true);
+    expect(isGrid({ ...array, dims: ["layer", "bin"] })).toBe(false);
+    expect(isGrid({ ...array, dtype: "token" })).toBe(false);
+    const second = new GridData(data, array, 1);
+    expect([second.value(0, 0), second.value(2, 1)]).toEqual([1, 11]);
+    expect(new GridData(data, array).value(2, 1)).toBe(10);
+    expect(second.cellName(2, 1)).toBe("layer 2, bin 1");
+    expect(second.cellOf(2, -1, 1)).toEqual({ point: 2, position: 1 });
   });
 
   it("are coloured to round ends: from zero, from far above it, or both ways", () => {

@@ -6,7 +6,7 @@ import { Legend } from "../common/Legend";
 import { Switch } from "../common/Switch";
 import { Tip } from "../common/Tip";
 import { MetricGrid } from "./controller";
-import type { MetricsData } from "./data";
+import { entryName, type MetricsData } from "./data";
 import { GridData } from "./grid";
 import { capital } from "./grouping";
 import type { MetricsState } from "./state";
@@ -25,10 +25,11 @@ export function Grids({ state, data }: Props) {
   const control = useCallback((elements: GridElements) => new MetricGrid(state, elements), [state]);
   const array = state.grid.value;
   if (!array) return null;
-  const grid = new GridData(data, array);
+  const grid = new GridData(data, array, state.entry.value);
   const { layer, head } = state.session.traits;
   const selected = grid.cellOf(layer.value, head.value, state.column.value);
-  const kind = grid.square ? "layer by layer" : "layers upwards, heads across";
+  const across = grid.byHead ? "heads" : grid.acrossName;
+  const kind = grid.square ? "layer by layer" : `layers upwards, ${across} across`;
   const title = gridTitle(array.long_name, array.name);
   return (
     <section class="ll-grids" aria-label="Matrices and heads">
@@ -37,6 +38,7 @@ export function Grids({ state, data }: Props) {
         <span class="ll-dim">{kind}</span>
         <span class="ll-grow" />
         <Chooser state={state} />
+        <Entry state={state} grid={grid} />
         <Legend scale={grid.scale(state)} />
       </header>
       <div class="ll-main">
@@ -89,6 +91,28 @@ function Chooser({ state }: { state: MetricsState }) {
   );
 }
 
+/** Which entry of a third axis is shown. */
+function Entry({ state, grid }: { state: MetricsState; grid: GridData }) {
+  const { third, data } = grid;
+  if (third === null) return null;
+  const axis = data.meta.axes[third];
+  return (
+    <select
+      aria-label={axis?.long_name ?? third}
+      value={state.entry.value}
+      onChange={(event) => {
+        state.chosenEntry.value = Number(event.currentTarget.value);
+      }}
+    >
+      {Array.from({ length: data.size(third) }, (_, i) => (
+        <option key={i} value={i}>
+          {entryName(third, axis, i)}
+        </option>
+      ))}
+    </select>
+  );
+}
+
 /** What the grid says, the cell that is selected, and the groups of layers. */
 function Beside({ state, grid }: { state: MetricsState; grid: GridData }) {
   const { layer, head } = state.session.traits;
@@ -127,7 +151,7 @@ function Beside({ state, grid }: { state: MetricsState; grid: GridData }) {
 
 function written(grid: GridData, point: number, position: number): string {
   const value = compact(grid.value(point, position));
-  const interval = grid.data.interval(grid.array.name, point, position);
+  const interval = grid.data.interval(grid.array.name, ...grid.place(point, position));
   if (!interval) return value;
   return `${value} [${compact(interval.low, 3)}, ${compact(interval.high, 3)}]`;
 }

@@ -39,7 +39,7 @@ export class MetricGrid extends CanvasGrid {
   #grid(): GridData | null {
     const data = this.state.data.value;
     const array = this.state.grid.value;
-    return data && array ? new GridData(data, array) : null;
+    return data && array ? new GridData(data, array, this.state.entry.value) : null;
   }
 
   override shape(): GridShape {
@@ -126,7 +126,9 @@ export class MetricGrid extends CanvasGrid {
     if (place.area === "cell") this.#go({ point, position }, "now");
     else if (place.area === "row") this.#go({ point, position: from?.position ?? -1 }, "now");
     else if (square) this.#go({ point: position, position }, "now");
-    else this.state.session.write({ head: this.#grid()?.data.number("head", position) ?? -1 });
+    else if (this.#grid()?.byHead) {
+      this.state.session.write({ head: this.#grid()?.data.number("head", position) ?? -1 });
+    } else this.state.column.value = position;
   }
 
   #go({ point, position }: Cell, when: "now" | "soon"): void {
@@ -135,6 +137,9 @@ export class MetricGrid extends CanvasGrid {
     const layer = grid.data.number(grid.down, point);
     if (grid.square) {
       this.state.column.value = position;
+      this.state.select(layer, when);
+    } else if (!grid.byHead) {
+      if (position >= 0) this.state.column.value = position;
       this.state.select(layer, when);
     } else {
       const head = grid.data.number(grid.across, position);

@@ -7,15 +7,25 @@ import type { MetricsData } from "./data";
 import { unitName } from "./data";
 import type { MetricsState } from "./state";
 
+/** Whether an array is drawn as a grid: a matrix, heads, or one entry at a time of a third axis. */
+export function isGrid({ kind, dims, dtype }: ArrayInfo): boolean {
+  if (kind === "matrix" || kind === "heads") return true;
+  return dtype === "float" && dims.length === 3 && /^(other\.)?(layer|point)$/.test(dims[0] ?? "");
+}
+
 /** A matrix or a head grid, asked by entries of its axes: rows are the first one, upwards. */
 export class GridData {
   readonly down: string;
   readonly across: string;
+  /** A third axis, of which one entry is shown; null where there is none. */
+  readonly third: string | null;
 
   constructor(
     readonly data: MetricsData,
     readonly array: ArrayInfo,
+    private readonly entry = 0,
   ) {
+    this.third = array.dims[2] ?? null;
     this.down = array.dims[0] ?? "";
     this.across = array.dims[1] ?? "";
   }
@@ -29,18 +39,27 @@ export class GridData {
   }
 
   get square(): boolean {
-    return this.array.kind === "matrix";
+    return this.across === `${this.down}_other`;
+  }
+
+  get byHead(): boolean {
+    return this.across.replace(/^other\./, "") === "head";
+  }
+
+  /** Where the number of a cell is found. */
+  place(point: number, position: number): number[] {
+    return this.third === null ? [point, position] : [point, position, this.entry];
   }
 
   value(point: number, position: number): number {
-    return this.data.at(this.array.name, point, position);
+    return this.data.at(this.array.name, ...this.place(point, position));
   }
 
   /** Where a layer, and in a head grid the head, is found; -1 where it is not. */
   cellOf(layer: number, head: number, column: number): Cell | null {
     const point = this.data.index(this.down, layer);
     if (point < 0 || layer < 0) return null;
-    const position = this.square ? column : this.data.index(this.across, head);
+    const position = this.byHead ? this.data.index(this.across, head) : column;
     return { point, position: position < 0 && this.square ? point : position };
   }
 
@@ -58,7 +77,7 @@ export class GridData {
       rowName: this.rowName(point),
       columnName: this.columnName(position),
     };
-    if (!this.square) return `layer ${rowName}, head ${columnName}`;
+    if (!this.square) return `layer ${rowName}, ${this.acrossName} ${columnName}`;
     return `${this.down.startsWith("point") ? "after " : "layers "}${rowName} and ${columnName}`;
   }
 
@@ -77,9 +96,13 @@ export class GridData {
       rowLabel: (point) => this.rowName(point),
       first: this.data.number(this.across, 0),
       lines: null,
-      across: this.square ? "layer" : "head",
+      across: this.square ? "layer" : this.acrossName,
       down: "layer",
     };
+  }
+
+  get acrossName(): string {
+    return this.data.meta.axes[this.across]?.long_name ?? this.across;
   }
 
   /** All cells with as many digits, so that the largest has two or three that count. */

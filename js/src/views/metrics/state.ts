@@ -5,6 +5,7 @@ import type { Anchor } from "../common/canvasgrid";
 import { BaseState } from "../common/state";
 import { toggled } from "./catalogue";
 import { MetricsData } from "./data";
+import { isGrid } from "./grid";
 import { drawn, type Panel, panelsOf } from "./grouping";
 
 /** The state of one view of metrics. */
@@ -25,6 +26,9 @@ export class MetricsState extends BaseState<MetricsTraits, MetricsMeta> {
   readonly hover: Signal<Anchor | null> = signal(null);
   /** The column that was last gone to in a matrix; its row is the layer. */
   readonly column = signal(-1);
+  /** Which entry of a third axis the grid shows. */
+  readonly entry: ReadonlySignal<number>;
+  readonly chosenEntry = signal(0);
   readonly picking = signal(false);
 
   constructor(session: Session<MetricsTraits, MetricsMeta>, dark: ReadonlySignal<boolean>) {
@@ -38,11 +42,15 @@ export class MetricsState extends BaseState<MetricsTraits, MetricsMeta> {
     });
     this.grids = computed(() => {
       const arrays = this.data.value?.meta.arrays ?? [];
-      return arrays.filter(({ kind }) => kind === "matrix" || kind === "heads");
+      return arrays.filter(isGrid);
     });
     this.grid = computed(() => {
       const grids = this.grids.value;
       return grids.find(({ name }) => name === traits.focus.value) ?? grids[0] ?? null;
+    });
+    this.entry = computed(() => {
+      const size = this.data.value?.size(this.grid.value?.dims[2] ?? "") ?? 0;
+      return this.chosenEntry.value < size ? this.chosenEntry.value : 0;
     });
     this.read = computed(() => this.over.value ?? this.selected());
   }
