@@ -196,11 +196,11 @@ def test_a_sweep_is_stopped_and_keeps_its_cells(
 
 def test_what_does_not_fit_is_said(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     corrupt = view.get_by_label("Corrupted prompt")
-    corrupt.fill("The capital of the Netherlands is")
+    corrupt.fill("The capital of France is")
     corrupt.press("Enter")
-    expect(view.get_by_role("alert")).to_contain_text("tokens", timeout=20_000)
+    expect(view.get_by_role("alert")).to_contain_text("Both prompts are the same", timeout=20_000)
     view.scroll_into_view_if_needed()
-    shoot("1-unequal")
+    shoot("1-the-same")
     corrupt.fill("The capital of Spain is")
     corrupt.press("Enter")
     expect(view.get_by_role("alert")).to_have_count(0, timeout=20_000)

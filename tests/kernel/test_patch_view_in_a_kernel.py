@@ -71,7 +71,7 @@ def test_stop_in_the_middle_of_a_sweep(kernel: FrontEnd, bench: str) -> None:
     until(lambda: kernel.frames(bench, run=2))
     kernel.custom(bench, kind="cancel", run=2)
     kernel.until_state(bench, "cancelled", run=2)
-    assert kernel.frames(bench, run=2)[-1]["last"]
+    until(lambda: kernel.frames(bench, run=2)[-1]["last"])
     found = cells(kernel, bench, 2)
     assert np.isnan(found).any()
     assert np.isfinite(found).any()
@@ -130,10 +130,9 @@ def test_a_reloaded_page_gets_the_picture_again(kernel: FrontEnd, bench: str) ->
 
 
 def test_bad_input_is_a_sentence(kernel: FrontEnd, bench: str) -> None:
-    kernel.set(bench, corrupt="w1 w2")
+    kernel.set(bench, corrupt="w1 w2 w3 w4")
     message = kernel.until_state(bench, "error", run=2)["message"]
-    assert "4 tokens" in message
-    assert "corrupt: 0:'w1'" in message
+    assert "Both prompts are the same" in message
     kernel.set(bench, corrupt="w1 w2 w9 w4", answer="w1 w2")
     assert "one token" in kernel.until_state(bench, "error", run=3)["message"]
     kernel.set(bench, answer="")
