@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 
+Decode = Callable[[Point, Tensor], Tensor]
+"""From a point and states there, ``[n, d_model]``, to what the model's head is given: the final
+norm for the logit lens, after a translator for a lens that is fitted."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One finished point: its index, the head's input and what was kept of its logits."""
@@ -48,6 +53,8 @@ class LensPass:
         Which points; the final row comes after them.
     head
         The model's head.
+    decode
+        How a state becomes what the head is given.
     chosen
         [N, m] token ids whose logits and ranks are wanted.
     top_k
@@ -68,6 +75,7 @@ class LensPass:
         points: Sequence[Point],
         head: Head,
         *,
+        decode: Decode,
         chosen: Tensor,
         top_k: int,
         done: Callable[[Row], None],
@@ -80,6 +88,7 @@ class LensPass:
         self._tokens = tokens
         self._cells = cells
         self._head = head
+        self._decode = decode
         self._chosen = chosen
         self._top_k = top_k
         self._done = done
@@ -119,7 +128,7 @@ class LensPass:
     def _point(self, index: int, value: Tensor, *, hold: bool) -> None:
         state = self._cells.pick(value)
         self._require_finite(state, self._points[index].label)
-        x = self._head.accept(self._model.head_input(state))
+        x = self._head.accept(self._decode(self._points[index], state))
         if hold:
             self._held = (index, x)
             return

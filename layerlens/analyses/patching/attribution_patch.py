@@ -73,8 +73,7 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     view="grid",
     variables=VARIABLES,
     work=count_work,
-    needs=("head",),
-    gradients=True,
+    needs=("head", "gradients"),  # recorded by the passes that are derived, not throughout
     inputs=("clean", "corrupt"),
 )
 def attribution_patch(

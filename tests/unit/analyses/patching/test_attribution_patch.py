@@ -295,3 +295,16 @@ def test_the_model_is_left_as_it_was(gpt2: LensModel) -> None:
     attribute(gpt2)
     assert all(parameter.grad is None for parameter in gpt2.hf.parameters())
     assert all(not module._forward_hooks for module in gpt2.hf.modules())
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_the_ends_no_gradient_is_kept(gpt2: LensModel) -> None:
+    seen: list[bool] = []
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.requires_grad)
+        return logits[..., 3] - logits[..., 4]
+
+    found = ll.attribution_patch(gpt2, [5, 9, 5, 3], [5, 8, 5, 3], metric=metric)
+    assert found.data.attrs["complete"] == 1
+    assert not any(seen[:2])
