@@ -50,12 +50,13 @@ def require_finite(hf: Any) -> None:
     out. Minus infinity in the head's bias cuts tokens from the vocabulary, and is no fault.
     """
     head = hf.get_output_embeddings() if hasattr(hf, "get_output_embeddings") else None
+    bias = getattr(head, "bias", None)
     with torch.inference_mode():
         for where, weight in hf.named_parameters():
             if not is_dense(weight):
                 continue
-            if weight is getattr(head, "bias", None):
-                weight = weight.where(weight != -math.inf, 0)
+            if bias is not None and weight is bias:
+                weight = bias.where(bias != -math.inf, 0)
             total = float(weight.detach().sum(dtype=torch.float32))
             # A sum of large finite numbers can overflow, so a bad sum is only a suspicion.
             if not math.isfinite(total) and not bool(torch.isfinite(weight).all()):
