@@ -227,7 +227,8 @@ class MetricsView(LiveView):
     def __repr__(self) -> str:
         name = self._shown_meta.get("model", "") if self.model is None else self.model.name
         shown = repr(self.texts[0]) if len(self.texts) == 1 else f"{len(self.texts)} texts"
-        return f"MetricsView({shown}, model={name!r})"
+        beside = f", other={self._label!r}" if self.other is not None else ""
+        return f"MetricsView({shown}, model={name!r}{beside})"
 
     # A result that exists
 

@@ -283,8 +283,9 @@ class PatchView(LiveView):
         options = dict(run.options)
         for name in ("answer", "wrong"):
             given = None if options[name] == "" else options[name]
-            named = isinstance(given, int) and self.model is not None
-            options[name] = self.model.token_named(given) if named else given
+            if isinstance(given, int) and self.model is not None:
+                given = self.model.token_named(given)
+            options[name] = given
         if options["by"] == ("head" if options["site"] in HEADS else "position"):
             options["by"] = None
         if self.model is not None:

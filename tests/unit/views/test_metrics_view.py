@@ -199,6 +199,7 @@ def test_options_of_a_metric_make_it_new(model: LensModel) -> None:
 
 def test_a_second_model_beside(model: LensModel, second: LensModel) -> None:
     view = show(model, other=second, label="step 2")
+    assert repr(view) == "MetricsView(2 texts, model='tiny', other='step 2')"
     assert view.wait(20) is not None
     result = view.result
     theirs = ll.layer_metrics(second, TEXTS, NAMES)

@@ -89,7 +89,9 @@ function Exports({ state }: { state: BaseState }) {
               ? format === "csv"
                 ? "Save all numbers of the picture as CSV"
                 : `Save the picture as it is set here as ${format.toUpperCase()}`
-              : "Making a file needs a running kernel; this page is itself an export."
+              : session.traits.live.value
+                ? "Making a file needs a running kernel; run the cell of this view again."
+                : "Making a file needs a running kernel; this page is itself an export."
           }
           onClick={() => void take(format)}
         >
