@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _DASHED = (0, (4, 1.5))
 _DOTTED = (0, (1, 1.2))
+_FEW_LINES = 4
+_NAMES = 0.4  # of the height of the curves, for the names of more lines than a few
 _BAR = (0.07, 0.07)  # inches: between cells and their colour bar, and its width
 _AROUND = [withStroke(linewidth=2.2, foreground="black")]
 _WIDTH = 40  # characters of a panel's title
@@ -145,8 +147,12 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(colors.faint)
     if drawn > 1:
+        many = drawn > _FEW_LINES
+        if many and scale == "linear":  # room above the curves for so many names
+            axes.set_ylim(low, high + _NAMES * (high - low))
         legend = axes.legend(
-            loc="best", frameon=False, labelcolor=colors.ink, handlelength=2.2,
+            loc="upper left" if many else "best", ncols=2 if many else 1, columnspacing=1.0,
+            frameon=False, labelcolor=colors.ink, handlelength=2.2,
             borderpad=0.2, labelspacing=0.25,
             prop={"family": list(families()), "size": FONT - 1.5},
         )  # fmt: skip

@@ -101,6 +101,15 @@ def test_a_control_lies_dotted_beside_its_curve_even_where_few_arrays_are_drawn(
     assert control.get_linestyle() != own[0].get_linestyle()
 
 
+def test_the_names_of_many_curves_stand_above_them() -> None:
+    names = [f"{part}_{kind}" for part in ("attn", "mlp", "block") for kind in ("x", "x_chance")]
+    array = {name: ("layer", np.full(N, 0.9), {"long_name": f"{name} one two"}) for name in names}
+    axes = draw("metrics", xr.Dataset(array)).axes[0]
+    assert len(axes.get_legend().get_texts()) == 6
+    low, high = axes.get_ylim()
+    assert (0.9 - low) / (high - low) < 0.4  # it would be half
+
+
 def test_a_figure_has_the_checks_of_what_it_shows() -> None:
     checks = [
         Check(name, 0.0, 1.0, True, "what") for name in ("tokens", "cka: one", "attn_norm: two")
