@@ -144,10 +144,10 @@ def test_cancel_keeps_what_was_computed(
     expect(progress).to_contain_text(re.compile(r"[1-9]\d* of \d+"), timeout=30_000)
     view.get_by_role("button", name="Cancel").click()
     status = view.locator(".ll-status")
-    expect(status).to_contain_text(re.compile(r"Cancelled after [1-9]\d* of 6\d"), timeout=30_000)
+    expect(status).to_contain_text(re.compile(r"Cancelled after [1-9]\d* of \d+"), timeout=30_000)
     shoot("1-cancelled")
     kept = evaluate(page, "print(int(view.partial.data.entropy.notnull().all('position').sum()))")
-    assert 1 <= int(kept) < 62
+    assert 1 <= int(kept) < 32  # a row for each block of so long a text
     prompt.fill("The capital of France is")
     prompt.press("Enter")
     expect(top_answer(view)).to_contain_text("Paris", timeout=60_000)

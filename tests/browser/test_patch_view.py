@@ -194,13 +194,27 @@ def test_a_sweep_is_stopped_and_keeps_its_cells(
     finished(view)
 
 
-def test_what_does_not_fit_is_said(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
-    corrupt = view.get_by_label("Corrupted prompt")
+def test_prompts_that_are_not_equally_long_and_the_same_one_twice(
+    view: Locator, page: Page, shoot: Callable[[str], None]
+) -> None:
+    corrupt = view.get_by_role("textbox", name="Corrupted prompt")
+    corrupt.fill("The capital of the Netherlands is")
+    corrupt.press("Enter")
+    expect(view.locator(".ll-fed")).to_contain_text("5 and 6 tokens", timeout=20_000)
+    finished(view)
+    view.get_by_role("button", name="Pair tokens").click()
+    view.scroll_into_view_if_needed()
+    shoot("1-pairing")
+    view.get_by_role("button", name="the, position 3 of the corrupted").click()
+    view.get_by_role("button", name="France, position 3 of the clean").click()
+    expect(view.locator(".ll-fed")).to_contain_text("Paired by hand", timeout=20_000)
+    finished(view)
+    assert evaluate(page, "print(view.wait().data.attrs['options'])").count("[3, 3]") == 1
     corrupt.fill("The capital of France is")
     corrupt.press("Enter")
     expect(view.get_by_role("alert")).to_contain_text("Both prompts are the same", timeout=20_000)
     view.scroll_into_view_if_needed()
-    shoot("1-the-same")
+    shoot("2-the-same")
     corrupt.fill("The capital of Spain is")
     corrupt.press("Enter")
     expect(view.get_by_role("alert")).to_have_count(0, timeout=20_000)
