@@ -18,6 +18,11 @@ BUFFER_BYTES = 64_000_000
 """What the logits of one chunk may take."""
 KEPT_BYTES = 400_000_000
 """What the clean logits of a batch may take; beyond it they are made again for each run."""
+CACHE_BYTES = 2_000_000
+"""Logits that are compared at once: what is derived from them stays in the processor's cache."""
+
+_LOWEST = -1e30
+"""Stands for the logarithm of 0, so that 0 times it is 0."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """From clean and other logits ``[n, vocabulary]`` to one number a token, ``[n]`` float64."""
@@ -32,8 +37,13 @@ def kl(clean: Tensor, other: Tensor) -> Tensor:
 def js(clean: Tensor, other: Tensor) -> Tensor:
     """Jensen-Shannon divergence, 0 to ln 2 nats."""
     p, q = clean.log_softmax(-1), other.log_softmax(-1)
-    m = torch.logaddexp(p, q) - math.log(2)
-    return ((_divergence(p, m) + _divergence(q, m)) / 2).clamp(min=0)
+    weight_p, weight_q = p.exp(), q.exp()
+    # Where both weights underflow, both terms are 0, whatever finite number stands for log m.
+    m = (weight_p + weight_q).div_(2).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+    # So it is where a token is excluded: log p is minus infinity there.
+    terms = weight_p.mul_(p.clamp_min_(_LOWEST).sub_(m))
+    terms += weight_q.mul_(q.clamp_min_(_LOWEST).sub_(m))
+    return (terms.sum(-1, dtype=torch.float64) / 2).clamp(min=0)
 
 
 def js_reference(clean: Tensor, other: Tensor) -> Tensor:
@@ -87,6 +97,7 @@ class Outputs:
         self._model = model
         self._final = final
         self._rows = max(1, BUFFER_BYTES // (4 * model.d_vocab))
+        self._block = max(1, CACHE_BYTES // (4 * model.d_vocab))
         self._next = _following(model, batch)
         self._kept: dict[int, Tensor] = {}
         self._keep = final.shape[0] * model.d_vocab * 4 <= KEPT_BYTES
@@ -109,10 +120,11 @@ class Outputs:
         found = []
         for part in self._chunks():
             logits, clean = self._model.unembed(final[part]), self._clean(part)
-            # Of the same logits, rounding alone would leave some distance.
-            same = (logits == clean).all(-1)
-            far = distance(clean, logits).masked_fill(same, 0.0)
-            found.append((far.cpu(), self._loss(logits, part)))
+            for start in range(0, len(logits), self._block):
+                here = slice(start, start + self._block)
+                tokens = slice(part.start + start, min(part.start + start + self._block, part.stop))
+                far = _distance(distance, clean[here], logits[here])
+                found.append((far.cpu(), self._loss(logits[here], tokens)))
         distances, losses = zip(*found, strict=True)
         return torch.cat(distances), torch.cat(losses)
 
@@ -133,6 +145,12 @@ class Outputs:
         known = logits.gather(1, wanted.clamp(min=0).unsqueeze(1))[:, 0]
         loss = (logits.logsumexp(-1) - known).double()
         return loss.masked_fill(wanted < 0, math.nan).cpu()
+
+
+def _distance(distance: Distance, clean: Tensor, other: Tensor) -> Tensor:
+    far = distance(clean, other)
+    # Of the same logits, rounding alone would leave some distance.
+    return far.masked_fill((other == clean).all(-1), 0.0)
 
 
 def _following(model: LensModel, batch: Batch) -> Tensor:

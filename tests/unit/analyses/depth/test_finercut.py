@@ -121,6 +121,26 @@ def test_distances_know_their_bounds() -> None:
     assert float(prediction_change.kl(excluded, excluded)[0]) == 0
     assert float(prediction_change.js(excluded, torch.tensor([[1.0, 0.0, -math.inf]]))[0]) > 0
     assert float(prediction_change.square(excluded, excluded)[0]) == 0
+    both = torch.tensor([[1.0, 0.5, -math.inf, -300.0], [0.5, 1.0, -math.inf, -500.0]])
+    wanted = js(both[:1, :2].double(), both[1:, :2].double())
+    assert float(prediction_change.js(both[:1], both[1:])[0]) == pytest.approx(float(wanted))
+
+
+def test_logits_are_compared_in_parts_that_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = by_hooks.wrapped("llama")
+    most = 3
+    monkeypatch.setattr(prediction_change, "CACHE_BYTES", most * 4 * model.d_vocab)
+    seen: list[int] = []
+
+    def watched(clean: Tensor, other: Tensor) -> Tensor:
+        seen.append(len(clean))
+        return prediction_change.js(clean, other)
+
+    whole = ll.finercut(model, TEXTS, steps=1, front=0).data
+    monkeypatch.setitem(prediction_change.DISTANCES, "js", watched)
+    parts = ll.finercut(model, TEXTS, steps=1, front=0).data
+    assert max(seen) == most < sum(map(len, TEXTS))
+    np.testing.assert_array_equal(parts.distance, whole.distance)
 
 
 def test_batches_and_small_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +148,7 @@ def test_batches_and_small_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch
     whole = ll.finercut(model, TEXTS, steps=2, front=0).data
     monkeypatch.setattr(prediction_change, "BUFFER_BYTES", 1)
     monkeypatch.setattr(prediction_change, "KEPT_BYTES", 0)
+    monkeypatch.setattr(prediction_change, "CACHE_BYTES", 1)
     small = ll.finercut(model, TEXTS, steps=2, front=0, batch_size=1).data
     for name in ("distance", "removed_loss", "loss"):
         np.testing.assert_allclose(small[name], whole[name], atol=1e-6)
