@@ -65,7 +65,7 @@ kernel-test:
 
 # The cells of a notebook stay together, in one process.
 notebook-test:
-	$(pytest) -n 2 tests/notebooks
+	$(pytest) -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks tests/notebooks
 
 # Every benchmark runs to its end on tiny sizes; the times mean nothing.
 bench-smoke:
