@@ -75,6 +75,10 @@ class TopActivations(LayerMetric):
         if not is_whole(layer) or not 0 <= layer < shape.n_layers:
             raise InputError(f"layer is {layer}; expected 0 to {shape.n_layers - 1}.")
         chosen = wholes(neurons, "neurons", least=0)
+        if isinstance(neurons, Sequence) and len(chosen) < len(neurons):
+            raise InputError(
+                f"neurons is {neurons}; name each once, for each has a row of its own."
+            )
         if not is_whole(k) or k < 1:
             raise InputError(f"k is {k}; expected a positive number.")
         if side not in SIDES:

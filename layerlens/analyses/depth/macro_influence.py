@@ -77,7 +77,6 @@ def count_work(
     view="panels",
     variables=VARIABLES,
     work=count_work,
-    needs=("head",),
     pooled=True,
 )
 def macro_influence(

@@ -75,6 +75,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.anatomy = SimpleNamespace(family="fake")
+        self.hf = SimpleNamespace(main_input_name="input_ids")
         self.lock = threading.RLock()
         self.steps = threading.Semaphore(10**6)
         self.began: list[str] = []
