@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 SITES = (
-    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v",
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "rot_q",
+    "rot_k",
 )  # fmt: skip
 """Sites that the patch bench sweeps and patches."""
 

@@ -34,7 +34,7 @@ _HEADINGS = {
 }  # fmt: skip
 _BY_FILE = {file: heading for heading, files in _HEADINGS.items() for file in files}
 
-_ATTENTION = {"pattern", "attn_scores", "q", "k", "v", "z"}
+_ATTENTION = {"pattern", "attn_scores", "q", "k", "v", "rot_q", "rot_k", "z"}
 _MLP = {"mlp_pre", "mlp_post"}
 
 

@@ -42,11 +42,8 @@ def sites_of(model: LensModel, part: str, layer: int) -> tuple[Site, ...]:
         )
     sites = tuple(Site(kind, layer) for kind in _kinds(part, block))
     for site in sites:
-        if site.kind in ("q", "k", "v", "attn_scores", "pattern"):
-            if block.attention is None:
-                model.anatomy.tap(site)  # raises, and says why
-        else:
-            model.anatomy.tap(site)
+        if block.watched(site.kind) is None or block.attention is None:
+            model.anatomy.tap(site)  # raises where there is none, and says why
     return sites
 
 

@@ -164,7 +164,7 @@ class _Seen:
         self._block = model.anatomy.blocks[layer]
         self._given: dict[str, Tensor] = {}
         self._sites: dict[str, Tensor] = {}
-        kinds = ("q", "k", "v") if "qkv" in fused and self._block.attention else ()
+        kinds = (*self._block.scored, "v") if "qkv" in fused and self._block.attention else ()
         if "gate_up" in fused and "mlp_pre" in self._block.taps:
             kinds = (*kinds, "mlp_pre")
         with ExitStack() as stack:
@@ -183,7 +183,7 @@ class _Seen:
         return hook
 
     def _see(self, site: Site, value: Tensor) -> None:
-        self._sites[site.kind] = value[0, 0].double().cpu()
+        self._sites[site.kind.removeprefix("rot_")] = value[0, 0].double().cpu()
 
     def split(self, name: str) -> dict[str, Tensor]:
         """The rows of each projection; empty where they cannot be told apart."""

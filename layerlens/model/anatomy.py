@@ -5,8 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from layerlens.errors import SiteError
 from layerlens.model.sites import GLOBAL, NAMES, Site
+
+
+@dataclass(frozen=True)
+class HeadColumns:
+    """Which columns of a tensor are the heads.
+
+    Attributes
+    ----------
+    starts
+        First column of each head.
+    width
+        Columns of one head.
+    """
+
+    starts: tuple[int, ...]
+    width: int
+
+    def index(self, device: torch.device) -> Tensor:
+        """``[head, width]`` numbers of the columns."""
+        first = torch.tensor(self.starts, device=device)
+        columns: Tensor = first[:, None] + torch.arange(self.width, device=device)
+        return columns
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """``[..., head, width]`` of ``[..., columns]``; what all columns are is no copy."""
+        own = tuple(range(0, tensor.shape[-1], self.width))
+        if self.starts == own and own[-1] + self.width == tensor.shape[-1]:
+            return tensor.unflatten(-1, (-1, self.width))
+        return tensor[..., self.index(tensor.device)]
+
+    def write(self, tensor: Tensor, heads: Tensor) -> Tensor:
+        """A copy of the tensor with other heads in it."""
+        index = self.index(tensor.device).flatten()
+        return tensor.index_copy(-1, index, heads.flatten(-2).to(tensor.dtype))
 
 
 @dataclass(frozen=True)
@@ -26,6 +63,8 @@ class Tap:
     plus
         Paths of modules whose outputs are added to this one's (before the scale), where a
         sublayer is the sum of several modules.
+    columns
+        The site's value is these columns only, by heads; None for all of it.
     """
 
     module: str
@@ -33,6 +72,7 @@ class Tap:
     scale: float = 1.0
     volatile: bool = False
     plus: tuple[str, ...] = ()
+    columns: HeadColumns | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +105,9 @@ class BlockAnatomy:
         interface), ``"spy"`` (the family's own code, watched while it runs), or None.
     n_heads, n_kv_heads
         Query heads and key-value heads of this block; 0 where it has no attention.
+    rotary
+        q and k are rotated on the way to the scores: ``q`` and ``k`` are what they are before it
+        (at their taps), ``rot_q`` and ``rot_k`` what the scores are made of.
     """
 
     path: str
@@ -79,6 +122,23 @@ class BlockAnatomy:
     attention: str | None = None
     n_heads: int = 0
     n_kv_heads: int = 0
+    rotary: bool = False
+
+    def watched(self, kind: str) -> str | None:
+        """What the attention function calls a kind of site that it is given or makes.
+
+        None for sites that are read elsewhere, or that this block does not have.
+        """
+        if kind in ("v", "attn_scores", "pattern"):
+            return kind
+        if kind in ("q", "k"):
+            return None if self.rotary else kind
+        return kind.removeprefix("rot_") if self.rotary and kind in ("rot_q", "rot_k") else None
+
+    @property
+    def scored(self) -> tuple[str, str]:
+        """Kinds of the sites that the scores are made of."""
+        return ("rot_q", "rot_k") if self.rotary else ("q", "k")
 
 
 @dataclass(frozen=True)
@@ -180,7 +240,14 @@ class Anatomy:
                 f"the attention of {block.path} does not end in one linear projection (one that "
                 "rounds what it is given to few bits is not linear)"
             )
-        if kind in ("q", "k", "v", "attn_scores", "pattern", "z"):
+        if kind in ("rot_q", "rot_k") and block.attention and not block.rotary:
+            return f"{block.path} has no rotary embeddings; read {kind.removeprefix('rot_')}"
+        if kind in ("q", "k") and block.rotary:
+            return (
+                f"in {block.path} it is put together from several modules; what the scores are "
+                f"made of, after rotation, is rot_{kind}"
+            )
+        if kind in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z"):
             return f"{block.path} has no softmax attention that could be watched"
         return f"{block.path} has no single tensor of that kind (a mixture of experts has many)"
 
@@ -194,7 +261,7 @@ class Anatomy:
         for layer, block in enumerate(self.blocks):
             kinds = [kind for kind in NAMES if kind in block.taps]
             if block.attention:
-                kinds += ["q", "k", "v", "attn_scores", "pattern"]
+                kinds += [*block.scored, "v", "attn_scores", "pattern"]
             sites += [Site(kind, layer) for kind in NAMES if kind in kinds]
         if self.head is not None:
             sites += [Site("normalized")] if self.head.norm else []

@@ -25,6 +25,8 @@ NAMES = {
     "q": "blocks.{l}.attn.hook_q",
     "k": "blocks.{l}.attn.hook_k",
     "v": "blocks.{l}.attn.hook_v",
+    "rot_q": "blocks.{l}.attn.hook_rot_q",
+    "rot_k": "blocks.{l}.attn.hook_rot_k",
     "attn_scores": "blocks.{l}.attn.hook_attn_scores",
     "pattern": "blocks.{l}.attn.hook_pattern",
     "z": "blocks.{l}.attn.hook_z",
@@ -38,8 +40,11 @@ NAMES = {
 #: Sites that exist once in a model, not once in a block.
 GLOBAL = ("embed", "normalized", "head_input")
 
-#: Sites with an axis of heads; ``k`` and ``v`` have one of key-value heads.
-HEADS = ("q", "k", "v", "attn_scores", "pattern", "z", "result")
+#: Sites with an axis of heads.
+HEADS = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
+
+#: Those whose heads are key-value heads.
+KEY_VALUE = ("k", "v", "rot_k")
 
 _ALIASES = {
     "layers_output": "resid_post",
@@ -70,7 +75,7 @@ class Site:
     layer
         Number of the block, from 0; None for the sites that exist once.
     head
-        Only this head (key-value head for ``k`` and ``v``), from 0; None for all.
+        Only this head (key-value head for ``k``, ``v`` and ``rot_k``), from 0; None for all.
 
     Examples
     --------

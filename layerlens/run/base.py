@@ -108,7 +108,7 @@ def base_sites(model: LensModel, sites: Iterable[Site]) -> list[Site]:
     wanted += [
         Site(kind, layer)
         for layer, block in enumerate(model.anatomy.blocks)
-        for kind in ("k", "v")
+        for kind in (block.scored[1], "v")
         if block.attention == "interface"
     ]
     last = Site("resid_post", model.n_layers - 1)

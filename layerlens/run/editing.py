@@ -21,13 +21,13 @@ from layerlens.model.conventions import (
     token_ids,
     tokens_in,
 )
-from layerlens.model.sites import HEADS, Site
+from layerlens.model.sites import HEADS, KEY_VALUE, Site
 from layerlens.model.text import Tokens
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.edit_lists import as_edits
 from layerlens.run.edits import Edit
 from layerlens.run.gate import Gate
-from layerlens.run.hooks import Installed, install, plain_rows
+from layerlens.run.hooks import Installed, install, is_inside, plain_rows
 from layerlens.run.resolve import Timed, resolve_timed
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Editing:
         for timed in self._timed:
             site = timed.change.site
             first, given = start, length
-            if site.kind in ("k", "v"):  # attention is given those in the cache too
+            if self._with_cache(site):  # attention is given those in the cache too
                 given, first = keys_with(self._cache, length, site.block)
             elif site.kind == "head_input":
                 first, given = self._end - kept, kept
@@ -202,6 +202,10 @@ class Editing:
             for row in self._rows_of_batch(change.row, batch):
                 there = [columns[place] for place in held]
                 yield timed.number, there, replace(change, row=row)
+
+    def _with_cache(self, site: Site) -> bool:
+        """Whether a site holds what earlier calls left in the cache."""
+        return site.kind in KEY_VALUE and is_inside(self._model, site)
 
     def _rows(self, change: Change, batch: int, length: int) -> Tensor:
         """Rows of a call; its tensors must be as long as was reckoned."""

@@ -18,10 +18,9 @@ from layerlens.model.linear import offset
 from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
-from layerlens.run.attention import INSIDE
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
-from layerlens.run.hooks import Reading, install, plain_rows
+from layerlens.run.hooks import Reading, install, is_inside, plain_rows
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -88,7 +87,7 @@ def forward(
     with model.running(gradients=gradients), ExitStack() as stack:
         reading = {
             layer: _attention_reading(model, layer, group, hand_over)
-            for layer, group in _by_attention(sites).items()
+            for layer, group in _by_attention(model, sites).items()
         }
         installed = install(model, changes, plain_rows, gate, stack, reading=reading)
         for tap, group in _by_tap(model, sites).items():
@@ -132,15 +131,15 @@ def model_inputs(
 def _by_tap(model: LensModel, sites: list[Site]) -> dict[Tap, list[Site]]:
     groups: dict[Tap, list[Site]] = {}
     for site in sites:
-        if site.kind not in INSIDE:
+        if not is_inside(model, site):
             groups.setdefault(model.anatomy.tap(site), []).append(site)
     return groups
 
 
-def _by_attention(sites: list[Site]) -> dict[int, list[Site]]:
+def _by_attention(model: LensModel, sites: list[Site]) -> dict[int, list[Site]]:
     groups: dict[int, list[Site]] = {}
     for site in sites:
-        if site.kind in INSIDE:
+        if is_inside(model, site):
             groups.setdefault(site.block, []).append(site)
     return groups
 
@@ -177,6 +176,9 @@ class _Reader:
     def _value(self, site: Site, tensor: Tensor) -> Tensor:
         if site.kind in GLOBAL or site.kind not in HEADS:
             return tensor
+        if self._tap.columns is not None:
+            heads = self._tap.columns.read(tensor)
+            return heads if site.head is None else heads[..., site.head, :]
         block = self._model.anatomy.blocks[site.block]
         z: Tensor = tensor.unflatten(-1, (block.n_heads, -1))
         if site.kind == "result":
@@ -261,8 +263,8 @@ def _attention_reading(
 
     def see(kind: str, tensor: Tensor) -> None:
         for site in sites:
-            if site.kind == kind:
+            if block.watched(site.kind) == kind:
                 axis = 1 if kind in SQUARE else 2
                 hand_over(site, tensor if site.head is None else tensor.select(axis, site.head))
 
-    return Reading(frozenset(site.kind for site in sites), see)
+    return Reading(frozenset(block.watched(site.kind) or "" for site in sites), see)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -14,11 +15,16 @@ from transformers import PreTrainedModel
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
 from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
 from layerlens.model.find import fed_rows, probe_ids, text_config
-from layerlens.model.watch import first_tensor
+from layerlens.model.watch import Watcher, first_tensor
 from layerlens.model.weights import input_device
 from layerlens.run.attention import INSIDE, Watch, watching
 from layerlens.run.gate import Gate
+from layerlens.run.hooks import on_input
+from layerlens.run.rotation import find_before, turns
 from layerlens.run.spy import spy_on
+
+Seen = dict[str, Tensor]
+"""What the attention of one block handed over in a pass, by kind."""
 
 
 def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
@@ -30,36 +36,94 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
     more than once in a pass (differential attention) has no one pattern either.
     """
     ids = probe_ids(fed_rows(hf)).to(input_device(hf))
-    by_interface = _shapes(hf, anatomy, ids, interface=True)
-    by_spy: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
+    by_interface = _watch(hf, anatomy, ids, ["interface"] * anatomy.n_layers)
+    by_spy: list[Seen] = [{} for _ in anatomy.blocks]
     if not all(map(_complete, by_interface)):
-        by_spy = _shapes(hf, anatomy, ids, interface=False)
+        by_spy = _watch(hf, anatomy, ids, ["spy"] * anatomy.n_layers)
     blocks = []
-    for block, shapes, spied in zip(anatomy.blocks, by_interface, by_spy, strict=True):
-        if _complete(shapes):
-            blocks.append(_with_heads(block, "interface", shapes))
+    for block, seen, spied in zip(anatomy.blocks, by_interface, by_spy, strict=True):
+        if _complete(seen):
+            blocks.append(_with_heads(block, "interface", seen))
         elif _complete(spied):
             blocks.append(_with_heads(block, "spy", spied))
         else:
             taps = {kind: tap for kind, tap in block.taps.items() if kind != "z"}
             blocks.append(replace(block, taps=taps, out_proj=None))
+    return _with_rotation(hf, replace(anatomy, blocks=tuple(blocks)), ids)
+
+
+def _complete(seen: Seen) -> bool:
+    return seen.keys() >= {"q", "k", "v", "pattern"}
+
+
+def _with_heads(block: BlockAnatomy, how: str, seen: Seen) -> BlockAnatomy:
+    n_heads, n_kv_heads = (seen[kind].shape[2] for kind in "qk")
+    return replace(block, attention=how, n_heads=n_heads, n_kv_heads=n_kv_heads)
+
+
+def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> Anatomy:
+    """Say where q and k are before they are rotated, where they are.
+
+    In one pass every attention is given the same state at all positions: q and k that then differ
+    are rotated.
+    """
+    how = [block.attention for block in anatomy.blocks]
+    equal = _watch(hf, anatomy, ids, how, level=True)
+    if not any(map(_turned, equal)):
+        return anatomy
+    watcher = Watcher()
+    paths = [block.mixer for block in anatomy.blocks if block.attention and block.mixer]
+    inner = [
+        (f"{path}.{name}", module)
+        for path in paths
+        for name, module in hf.get_submodule(path).named_modules()
+        if name
+    ]
+    with watcher.on(inner):
+        scored = _watch(hf, anatomy, ids, how)
+    calls = watcher.take()
+    blocks = []
+    for block, level, seen in zip(anatomy.blocks, equal, scored, strict=True):
+        if block.mixer is not None and any(
+            kind in level and turns(level[kind][0]) for kind in "qk"
+        ):
+            within = [call for call in calls if call.path.startswith(block.mixer + ".")]
+            found = {kind: find_before(within, seen[kind][0]) for kind in "qk"}
+            taps = {kind: tap for kind, tap in found.items() if tap is not None}
+            block = replace(block, rotary=True, taps={**block.taps, **taps})
+        blocks.append(block)
     return replace(anatomy, blocks=tuple(blocks))
 
 
-def _complete(shapes: dict[str, torch.Size]) -> bool:
-    return shapes.keys() >= {"q", "k", "v", "pattern"}
+def _turned(level: Seen) -> bool:
+    """Whether the q or k of equal states differ."""
+    return any(kind in level and turns(level[kind][0]) for kind in "qk")
 
 
-def _with_heads(block: BlockAnatomy, how: str, shapes: dict[str, torch.Size]) -> BlockAnatomy:
-    return replace(block, attention=how, n_heads=shapes["q"][2], n_kv_heads=shapes["k"][2])
+def _watch(
+    hf: PreTrainedModel,
+    anatomy: Anatomy,
+    ids: Tensor,
+    how: Sequence[str | None],
+    *,
+    level: bool = False,
+) -> list[Seen]:
+    """What each block's attention handed over in one small pass.
 
+    Parameters
+    ----------
+    how
+        For each block, ``"interface"``, ``"spy"`` or None.
+    level
+        Give every attention the state of the first position at all positions.
 
-def _shapes(
-    hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor, *, interface: bool
-) -> list[dict[str, torch.Size]]:
-    """Shapes of what each block's attention handed over in one small pass."""
-    plain = first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))
-    seen: list[dict[str, torch.Size]] = [{} for _ in anatomy.blocks]
+    Returns
+    -------
+    list of dict
+        Empty where an attention was called more than once, and everywhere if watching changed
+        what the model gave.
+    """
+    seen: list[Seen] = [{} for _ in anatomy.blocks]
     calls = Counter[int]()
     n_heads = getattr(text_config(hf), "num_attention_heads", 1)
     length = ids.shape[-1]
@@ -68,19 +132,27 @@ def _shapes(
         square = kind not in ("pattern", "attn_scores") or tensor.shape[-2:] == (length, length)
         calls[layer] += kind == "q"
         if tensor.dim() == 4 and square:
-            seen[layer][kind] = tensor.shape
+            seen[layer][kind] = tensor.clone()
 
     with ExitStack() as stack:
-        for layer, block in enumerate(anatomy.blocks):
-            if block.mixer is None:
+        for layer, (block, way) in enumerate(zip(anatomy.blocks, how, strict=True)):
+            if block.mixer is None or way is None:
                 continue
+            module = hf.get_submodule(block.mixer)
+            if level:
+                stack.callback(on_input(module, Gate(), _leveled).remove)
             watch = Watch(INSIDE, partial(see, layer))
-            if interface:
-                stack.enter_context(watching(hf.get_submodule(block.mixer), watch))
+            if way == "interface":
+                stack.enter_context(watching(module, watch))
             else:
-                module = hf.get_submodule(block.mixer)
                 spy_on(module, watch, n_heads, Gate(), stack)
-        watched = hf(**{TOKEN_IDS: ids}, **ONE_PASS)
-    if not torch.equal(first_tensor(watched), plain):
+        watched = first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))
+    if not level and not torch.equal(watched, first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))):
         return [{} for _ in anatomy.blocks]
-    return [shapes if calls[layer] == 1 else {} for layer, shapes in enumerate(seen)]
+    return [found if calls[layer] == 1 else {} for layer, found in enumerate(seen)]
+
+
+def _leveled(state: Tensor) -> Tensor:
+    """The first position's state at all positions, ``[batch, position, width]`` or folded."""
+    first = state[:1] if state.dim() == 2 else state[:, :1]
+    return first.expand_as(state).clone()

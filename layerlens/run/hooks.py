@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from layerlens.errors import SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
-from layerlens.model.sites import HEADS, Site
+from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.watch import first_tensor, stream_argument, swapped, with_tensor
-from layerlens.run.attention import INSIDE, Watch, watching
+from layerlens.run.attention import Watch, watching
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
 from layerlens.run.spy import spy_on
@@ -116,7 +116,7 @@ def install(
     for tap_or_layer, group in _places(model, changes):
         if isinstance(tap_or_layer, Tap):
             _change_tap(model, tap_or_layer, group, writer, gate, stack)
-        elif group[0].site.kind in INSIDE:
+        elif is_inside(model, group[0].site):
             inside[tap_or_layer] = group
         else:
             mids[tap_or_layer] = group
@@ -137,8 +137,9 @@ def _places(model: LensModel, changes: Iterable[Change]) -> list[tuple[Tap | int
         site = change.site
         if site.kind == "result":
             raise SiteError(f"{site} cannot be edited: edit z or attn_out of the layer instead.")
-        tap = None if site.kind in INSIDE else model.anatomy.tap(site)
-        if site.kind in INSIDE:
+        inside = is_inside(model, site)
+        tap = None if inside else model.anatomy.tap(site)
+        if inside:
             require_attention(model, site)
             groups.setdefault(("inside", site.block), []).append(change)
         elif site.kind == "resid_mid" and model.anatomy.blocks[site.block].mid_norm is None:
@@ -148,12 +149,19 @@ def _places(model: LensModel, changes: Iterable[Change]) -> list[tuple[Tap | int
     return [(place, group) for (_, place), group in groups.items()]
 
 
+def is_inside(model: LensModel, site: Site) -> bool:
+    """Whether a site is given to the attention function, or made in it."""
+    return (
+        site.kind not in GLOBAL and model.anatomy.blocks[site.block].watched(site.kind) is not None
+    )
+
+
 def require_attention(model: LensModel, site: Site) -> None:
     """Raise a ``SiteError`` where a site inside the attention cannot be changed."""
     block = model.anatomy.blocks[site.block]
     if block.attention is None:
         model.anatomy.tap(site)  # raises, and says why
-    if block.attention == "spy" and site.kind in ("q", "k"):
+    if block.attention == "spy" and site.kind in block.scored:
         raise SiteError(
             f"{site} cannot be edited: attention of this family is code of its own, in which only "
             "v, attn_scores, pattern and z can be changed."
@@ -185,6 +193,10 @@ class _Writer:
         batch, length = self.installed.shape(tensor)
         new = twin(tensor)
         value = new if tap.scale == 1 else new * tap.scale
+        if tap.columns is not None:
+            part = tap.columns.read(value).clone()
+            self.apply(part, changes, batch, length)
+            return tap.columns.write(value, part)
         heads = changes[0].site.kind in HEADS
         self.apply(value.unflatten(-1, (n_heads, -1)) if heads else value, changes, batch, length)
         return new if tap.scale == 1 else value / tap.scale
@@ -329,7 +341,7 @@ def attention_watch(
     """A watch that changes what passes inside one attention, and hands over what is read."""
     by_kind: dict[str, list[Change]] = {}
     for change in changes:
-        by_kind.setdefault(change.site.kind, []).append(change)
+        by_kind.setdefault(change.site.kind.removeprefix("rot_"), []).append(change)
 
     def alter(kind: str, tensor: Tensor) -> Tensor:
         new = twin(tensor)

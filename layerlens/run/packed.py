@@ -22,12 +22,12 @@ from torch import Tensor
 
 from layerlens.errors import MemoryLimitError
 from layerlens.model.sites import HEADS, Site
-from layerlens.run.attention import INSIDE, watching
+from layerlens.run.attention import watching
 from layerlens.run.base import Base
 from layerlens.run.cell import Cell, OnCells
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
-from layerlens.run.hooks import Installed, install
+from layerlens.run.hooks import Installed, install, is_inside
 from layerlens.run.packed_attention import (
     KeysKnown,
     KeysOnly,
@@ -197,7 +197,7 @@ class _Wave:
 
     def _run_last_rows(self, layer: int, stacks: Sequence[Stack]) -> None:
         """Take the last row of some cells through the last block."""
-        left, known = Left(self._base, layer), KeysOnly()
+        left, known = Left(self._base, self._keys(layer)), KeysOnly()
         mixer = self._model.hf.get_submodule(self._model.anatomy.blocks[layer].mixer or "")
         with watching(mixer, known), suppress(KeysKnown):
             self._call(layer, stacks)
@@ -210,6 +210,10 @@ class _Wave:
             stack.position = last
             stack.states = after[begin : begin + len(stack.cells), None]
             begin += len(stack.cells)
+
+    def _keys(self, layer: int) -> Site:
+        """The keys of a block that its scores are made of."""
+        return Site(self._model.anatomy.blocks[layer].scored[1], layer)
 
     def _inside(self, layer: int) -> list[Change]:
         """The changes inside a block."""
@@ -265,8 +269,9 @@ class _Wave:
         offsets = self._offsets(stacks)
         mine = [change for change in self._inside(layer) if change.row in offsets]
         square = [change for change in mine if change.site.kind in SQUARE]
-        vectors = [change for change in mine if change.site.kind in ("q", "k", "v")]
-        others = [change for change in mine if change.site.kind not in INSIDE]
+        others = [change for change in mine if not is_inside(self._model, change.site)]
+        given = [change for change in mine if is_inside(self._model, change.site)]
+        vectors = [change for change in given if change.site.kind not in SQUARE]
         merged = _merged(others, offsets)
         rows = {id(change): found for change, found in merged}
         changes = [change for change, _ in merged]
@@ -278,7 +283,8 @@ class _Wave:
         block = self._model.anatomy.blocks[layer]
         if block.mixer is not None:
             edited = _merged(vectors, offsets)
-            handler = PackedAttention(Left(self._base, layer), stacks, edited, square)
+            left = Left(self._base, self._keys(layer))
+            handler = PackedAttention(left, stacks, edited, square)
             stack.enter_context(watching(self._model.hf.get_submodule(block.mixer), handler))
         return installed
 

@@ -37,12 +37,18 @@ class Stack:
 
 
 class Left:
-    """What the rows of a block see of the unedited run."""
+    """What the rows of a block see of the unedited run.
 
-    def __init__(self, base: Base, layer: int) -> None:
+    Parameters
+    ----------
+    keys
+        The site of the keys as the scores are made of them: after rotation, if there is any.
+    """
+
+    def __init__(self, base: Base, keys: Site) -> None:
         self.length = base.length
-        self._keys = base.trace[Site("k", layer)].transpose(1, 2)
-        self._values = base.trace[Site("v", layer)].transpose(1, 2)
+        self._keys = base.trace[keys].transpose(1, 2)
+        self._values = base.trace[Site("v", keys.layer)].transpose(1, 2)
 
     def complete(self, stack: Stack, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values ``[cell, head, position, width]``: the base's, then each cell's own."""
@@ -67,7 +73,8 @@ class PackedAttention:
     Parameters
     ----------
     vectors
-        Changes of q, k and v, with the packed rows that they are made at.
+        Changes of q, k and v as the attention is given them, with the packed rows that they are
+        made at.
     square
         Changes of scores and patterns.
     """
@@ -113,7 +120,11 @@ class PackedAttention:
         return torch.cat(outputs, dim=1), None
 
     def _edited(self, kind: str, tensor: Tensor) -> Tensor:
-        mine = [(change, rows) for change, rows in self._vectors if change.site.kind == kind]
+        mine = [
+            (change, rows)
+            for change, rows in self._vectors
+            if change.site.kind.removeprefix("rot_") == kind
+        ]
         if not mine:
             return tensor
         tensor = tensor.clone()

@@ -9,10 +9,9 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from layerlens.errors import SiteError
-from layerlens.model.sites import HEADS, Site, expand
-from layerlens.run.attention import INSIDE
+from layerlens.model.sites import HEADS, KEY_VALUE, Site, expand
 from layerlens.run.forward import forward
-from layerlens.run.hooks import require_attention
+from layerlens.run.hooks import is_inside, require_attention
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -35,7 +34,7 @@ def editable_sites(model: LensModel, kind: str, layers: Sequence[int] | None) ->
         )
     sites = expand([Site(kind, layer) for layer in layers or (None,)], model.n_layers)
     for site in sites:
-        if site.kind in INSIDE:
+        if is_inside(model, site):
             require_attention(model, site)
         else:
             model.anatomy.tap(site)
@@ -48,7 +47,7 @@ def require_heads(model: LensModel, site: Site, heads: Iterable[int]) -> None:
         return
     block = model.anatomy.blocks[site.layer or 0]
     kind, count = ("key-value heads", block.n_kv_heads)
-    if site.kind not in ("k", "v"):
+    if site.kind not in KEY_VALUE:
         kind, count = "query heads", block.n_heads
     for head in heads:
         if not 0 <= head < count:

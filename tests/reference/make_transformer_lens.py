@@ -19,6 +19,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPT = "The capital of France is"
 TOP_K = 5
+VECTORS = ((0, 0), (7, 2))
+"""Layers and heads (of keys and values, too) whose vectors at the last position are kept."""
+NAMES = {
+    "q": "hook_q",
+    "k": "hook_k",
+    "v": "hook_v",
+    "rot_q": "hook_rot_q",
+    "rot_k": "hook_rot_k",
+    "z": "hook_z",
+}
+"""Short name here -> what it is called there."""
 
 
 def main(folder: str) -> None:
@@ -40,6 +51,14 @@ def main(folder: str) -> None:
             f"{layer}.{head}": cache[f"blocks.{layer}.attn.hook_pattern"][0, head, -1].tolist()
             for layer, head in ((0, 0), (7, 3), (29, 8))
         }
+        vectors = {
+            f"{short}.{layer}.{head}": [
+                round(value, 5)
+                for value in cache[f"blocks.{layer}.attn.{name}"][0, -1].view(-1, 64)[head].tolist()
+            ]
+            for short, name in NAMES.items()
+            for layer, head in VECTORS
+        }
     result = {
         "made_by": f"transformer_lens {transformer_lens.__version__}"
         if hasattr(transformer_lens, "__version__")
@@ -48,6 +67,7 @@ def main(folder: str) -> None:
         "ids": ids[0].tolist(),
         "rows": rows,
         "patterns": patterns,
+        "vectors": vectors,
     }
     target = Path(__file__).with_name("transformer_lens.json")
     target.write_text(json.dumps(result, indent=1) + "\n")

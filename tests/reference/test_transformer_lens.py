@@ -41,3 +41,13 @@ def test_patterns(model: ll.LensModel) -> None:
         torch.testing.assert_close(
             trace[f"pattern.{name}"][0, 0], torch.tensor(expected), atol=1e-5, rtol=1e-4
         )
+
+
+def test_vectors_of_heads_have_the_names_that_they_have_there(model: ll.LensModel) -> None:
+    for name, expected in STORED["vectors"].items():
+        trace = ll.record(model, STORED["prompt"], name, positions=-1)
+        kind, layer, _ = name.split(".")
+        assert str(trace.sites[0]).startswith(f"blocks.{layer}.attn.hook_{kind}")
+        torch.testing.assert_close(
+            trace[name][0, 0], torch.tensor(expected), atol=1e-4, rtol=1e-4, msg=name
+        )

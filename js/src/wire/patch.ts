@@ -14,7 +14,7 @@ export const POSITION_SITES = [
   "attn_out",
   "mlp_out",
 ] as const;
-export const HEAD_SITES = ["z", "q", "k", "v"] as const;
+export const HEAD_SITES = ["z", "q", "k", "v", "rot_q", "rot_k"] as const;
 export const METRICS = ["logit_diff", "logit", "probability", "logprob", "kl", "rank"] as const;
 
 export type Axis = "position" | "head";

@@ -22,6 +22,7 @@ from layerlens.analyses.patching.gradient_effects import (
 )
 from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.patching.pair_runs import PatchRuns
+from layerlens.analyses.patching.softmax_effects import QUERY_KEY
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
@@ -163,7 +164,7 @@ def attribution_patch(
     runs = PatchRuns(job, model, grid, pairs, positions, [Site("embed")] if steps else [])
     texts = len(clean.ids)
     runs.measure(metric, one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong"))
-    how = "qk_fix" if qk_fix and grid.kind in ("q", "k") and not steps else "plain"
+    how = "qk_fix" if qk_fix and grid.kind in QUERY_KEY and not steps else "plain"
     how = "grad_drop" if grad_drop else "path" if steps else how
     _AttributionPatch(job, runs, how, steps).run(method, verify, memory_limit)
 

@@ -12,7 +12,17 @@ from layerlens.run.base import Base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 
-LAST_ROW_ONLY = ("resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z", "q", "pattern")
+LAST_ROW_ONLY = (
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    "mlp_post",
+    "z",
+    "q",
+    "rot_q",
+    "pattern",
+)
 """Sites whose values in the last block reach the answer at the last position alone."""
 
 

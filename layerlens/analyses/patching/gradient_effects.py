@@ -22,7 +22,7 @@ from layerlens.run.gradients import gradients
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
-IN_THE_BLOCK = ("attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post")
+IN_THE_BLOCK = ("attn_out", "mlp_out", "z", "q", "k", "v", "rot_q", "rot_k", "pattern", "mlp_post")
 """Sites whose effect is gone where what their block writes is held."""
 
 

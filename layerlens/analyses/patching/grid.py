@@ -13,7 +13,7 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.errors import InputError
 from layerlens.model.integers import wholes
-from layerlens.model.sites import HEADS, Site, parse_site
+from layerlens.model.sites import HEADS, KEY_VALUE, Site, parse_site
 from layerlens.run.cell import Cell
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.where import editable_sites, row_shapes
@@ -33,6 +33,8 @@ KINDS = (
     "q",
     "k",
     "v",
+    "rot_q",
+    "rot_k",
     "pattern",
     "mlp_post",
 )
@@ -46,7 +48,6 @@ AXES = {
 }
 """What the cells of a grid are told apart by, to its axes."""
 
-KEY_VALUE = ("k", "v")
 EMBED_LAYER = -1
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from layerlens.analyses.answers.answer_metric import Metric, make_metric
 from layerlens.analyses.contract.contract import Job
-from layerlens.analyses.patching.grid import KEY_VALUE, Part, PatchGrid
+from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.errors import InputError
-from layerlens.model.sites import Site
+from layerlens.model.sites import KEY_VALUE, Site
 from layerlens.run.base import Base
 from layerlens.run.together import record_bases
 

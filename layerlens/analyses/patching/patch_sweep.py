@@ -112,7 +112,8 @@ def patch_sweep(
         run's own answer, and the corrupted run's.
     site
         ``embed``, ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out``,
-        ``z``, ``q``, ``k``, ``v``, ``pattern`` or ``mlp_post``.
+        ``z``, ``q``, ``k``, ``v``, ``pattern`` or ``mlp_post``; in rotary families ``rot_q`` and
+        ``rot_k`` too, which are ``q`` and ``k`` after the rotation.
     by
         ``position``: layer by position, all heads together; ``head``: layer by head, all
         positions together (the default of sites with heads; key-value heads for k and v);

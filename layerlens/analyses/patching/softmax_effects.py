@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 
+QUERY_KEY = ("q", "k", "rot_q", "rot_k")
+"""Kinds of sites whose effects go through a softmax."""
+
+
 def query_key_effects(
     model: LensModel,
     grid: PatchGrid,
@@ -55,13 +59,14 @@ def query_key_effects(
         scores, pattern = (Site(kind, site.layer) for kind in ("attn_scores", "pattern"))
         gradient = gradients[pattern]
         old, new = before[pattern].to(gradient), after[pattern].to(gradient)
-        if site.kind == "q" or "position" not in grid.axes:
+        query = site.kind in ("q", "rot_q")
+        if query or "position" not in grid.axes:
             moved = ((new - old) * gradient).sum(-1)
-            effect = moved if site.kind == "q" else _at_first(moved, positions)
+            effect = moved if query else _at_first(moved, positions)
         else:
             rise = _rise(before[scores].to(gradient), after[scores].to(gradient))
             effect = _column_effects(old, rise, gradient)
-        if site.kind == "k":
+        if not query:
             effect = effect.unflatten(1, (grid.n_heads(site.block), -1)).sum(-1)
         effects[site] = effect
     return effects

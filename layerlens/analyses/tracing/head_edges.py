@@ -25,6 +25,7 @@ from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
     from layerlens.analyses.texts.text_pair import Pair
+    from layerlens.model.anatomy import BlockAnatomy
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -80,8 +81,13 @@ def parse_receivers(model: LensModel, receiver: Any) -> list[Site]:
                 "alone, because a run has only one end."
             )
         layer, head = _head(model, place[:2], "receiver", kv=place[2] != "q")
-        sites.append(Site(place[2], layer, head))
+        sites.append(Site(_given(model.anatomy.blocks[layer], place[2]), layer, head))
     return sites
+
+
+def _given(block: BlockAnatomy, kind: str) -> str:
+    """The site of a head's q, k or v: before rotation, where it is known there."""
+    return f"rot_{kind}" if block.watched(f"rot_{kind}") and kind not in block.taps else kind
 
 
 def _head(model: LensModel, place: Any, role: str, *, kv: bool = False) -> Sender:

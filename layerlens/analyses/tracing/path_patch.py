@@ -16,6 +16,7 @@ from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
 from layerlens.analyses.tracing.head_edges import Edges, Sender, parse_receivers, parse_senders
 from layerlens.errors import InputError
+from layerlens.model.sites import KEY_VALUE
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def path_patch(
         )
     layers = sorted({layer for layer, _ in senders})
     _declare(job, model, layers, len(pairs))
-    if any(site.kind != "q" for site in receivers) and model.n_kv_heads < model.n_heads:
+    if any(site.kind in KEY_VALUE for site in receivers) and model.n_kv_heads < model.n_heads:
         job.remark("Heads of k and v are key-value heads, each shared by several query heads.")
     answers, wrongs = one_each(answer, len(pairs), "answer"), one_each(wrong, len(pairs), "wrong")
     found = []

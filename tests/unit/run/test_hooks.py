@@ -39,8 +39,14 @@ def run(
 
 
 def editable(model: LensModel) -> list[Site]:
-    spied = {layer for layer, b in enumerate(model.anatomy.blocks) if b.attention == "spy"}
-    return [s for s in model.anatomy.available() if not (s.kind in "qk" and s.layer in spied)]
+    """All sites but what the scores are made of where the family's own code makes them."""
+    spied = {
+        Site(kind, layer)
+        for layer, block in enumerate(model.anatomy.blocks)
+        if block.attention == "spy"
+        for kind in block.scored
+    }
+    return [site for site in model.anatomy.available() if site not in spied]
 
 
 def off(found: Tensor, expected: Tensor) -> float:

@@ -78,12 +78,13 @@ def test_heads_have_the_shapes_of_transformer_lens(llama: LensModel) -> None:
 
 
 def test_scores_become_the_pattern(model: LensModel) -> None:
-    trace = ll.record(model, IDS, ["attn_scores.2", "pattern.2", "q.2", "k.2"])
+    query, key = model.anatomy.blocks[2].scored
+    trace = ll.record(model, IDS, ["attn_scores.2", "pattern.2", f"{query}.2", f"{key}.2"])
     scores = trace["attn_scores", 2]
     assert torch.isinf(scores[0, 0]).sum() == 15  # everything ahead is masked
     torch.testing.assert_close(scores.softmax(-1), trace["pattern", 2])
-    k = trace["k", 2].repeat_interleave(4 // trace["k", 2].shape[2], dim=2)
-    product = torch.einsum("bqhd,bkhd->bhqk", trace["q", 2], k) / 8**0.5
+    k = trace[key, 2].repeat_interleave(4 // trace[key, 2].shape[2], dim=2)
+    product = torch.einsum("bqhd,bkhd->bhqk", trace[query, 2], k) / 8**0.5
     seen = ~torch.isinf(scores)
     torch.testing.assert_close(product[seen], scores[seen])
 

@@ -93,7 +93,9 @@ const SITE_TITLES: Record<string, string> = {
   attn_out: "What the attention of a block adds",
   mlp_out: "What the MLP of a block adds",
   z: "The output of each attention head, before the output projection",
-  q: "The query of each head, after the rotary embedding",
-  k: "The key of each key-value head, after the rotary embedding",
+  q: "The query of each head, before the rotary embedding",
+  k: "The key of each key-value head, before the rotary embedding",
+  rot_q: "The query of each head, after the rotary embedding",
+  rot_k: "The key of each key-value head, after the rotary embedding",
   v: "The value of each key-value head",
 };
