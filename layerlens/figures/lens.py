@@ -93,7 +93,8 @@ def lens_figure(
     chosen = data.isel(point=rows, position=columns)
     colors = palette(theme)
     shown = quantity(chosen, color, tracked)
-    table = Table(*shown.values.shape, transposed)
+    points_shown, positions_shown = shown.values.shape
+    table = Table(points_shown, positions_shown, transposed)
     marks = marks_of(data, rows, columns, pins, selected, colors)
     layout = layout_of(table.shape, cell_width)
     notes = [

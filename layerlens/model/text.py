@@ -238,12 +238,11 @@ def _with_bos(
 
 def _unknown(tokenizer: Any, vocabulary: Vocabulary, text: str, ids: list[int]) -> list[str]:
     """Remark on words that are not in the vocabulary; refuse a text of nothing else."""
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    count = ids.count(unknown) if unknown is not None else 0
-    if not count or vocabulary.string(unknown) in text:
+    unknown: int | None = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or unknown not in ids or vocabulary.string(unknown) in text:
         return []
     first = _first_unknown(tokenizer, text, unknown)
-    fed = vocabulary.string(unknown)
+    fed, count = vocabulary.string(unknown), ids.count(unknown)
     form = f"; the model knows {vocabulary.form}" if vocabulary.form else ""
     if count == len(ids):
         raise InputError(f"Nothing of {text!r} is in the vocabulary, all would be {fed}{form}.")
