@@ -30,14 +30,14 @@ class HeadColumns:
     def index(self, device: torch.device) -> Tensor:
         """``[head, width]`` numbers of the columns."""
         first = torch.tensor(self.starts, device=device)
-        columns: Tensor = first[:, None] + torch.arange(self.width, device=device)
-        return columns
+        return first[:, None] + torch.arange(self.width, device=device)
 
     def read(self, tensor: Tensor) -> Tensor:
         """``[..., head, width]`` of ``[..., columns]``; what all columns are is no copy."""
         own = tuple(range(0, tensor.shape[-1], self.width))
         if self.starts == own and own[-1] + self.width == tensor.shape[-1]:
-            return tensor.unflatten(-1, (-1, self.width))
+            whole: Tensor = tensor.unflatten(-1, (-1, self.width))
+            return whole
         return tensor[..., self.index(tensor.device)]
 
     def write(self, tensor: Tensor, heads: Tensor) -> Tensor:
