@@ -18,6 +18,24 @@ const out = join(here, "..", "layerlens");
 const watch = process.argv.includes("--watch");
 const LIMIT = 150 * 1024; // bytes of the module of one view
 
+/** What uPlot can draw and no view does: left out of every bundle. */
+const UNUSED = ["stepped", "bars", "spline"];
+
+const lean = {
+  name: "lean-uplot",
+  setup(build) {
+    build.onLoad({ filter: /uPlot\.esm\.js$/ }, async ({ path }) => {
+      let contents = await readFile(path, "utf8");
+      for (const kind of UNUSED) {
+        const line = new RegExp(`^.*\\bpaths\\.${kind}\\s*=.*$`, "m");
+        if (!line.test(contents)) throw new Error(`uPlot sets no paths.${kind} any more.`);
+        contents = contents.replace(line, "");
+      }
+      return { contents };
+    });
+  },
+};
+
 const shared = {
   absWorkingDir: here,
   bundle: true,
@@ -30,6 +48,7 @@ const shared = {
   charset: "utf8",
   loader: { ".svg": "dataurl" },
   logLevel: "warning",
+  plugins: [lean],
   define: {
     "process.env.NODE_ENV": watch ? '"development"' : '"production"',
     // Without this a UMD dependency registers itself with a notebook's require.js.

@@ -1,3 +1,4 @@
+import { start } from "./host/start";
 import { mount } from "./mount";
 import type { OpenView } from "./views/open";
 import type { AfmModel } from "./wire/types";
@@ -15,6 +16,8 @@ interface Hook {
  * same model, so a lone view is taken without comparing.
  */
 export function widgetOf(open: (model: AfmModel) => OpenView) {
+  // In a page that a view without a kernel wrote, this module is the host too.
+  if (globalThis.document?.documentElement.dataset.layerlens) void start(document, open);
   return () => {
     const views = new Map<AfmModel, OpenView>();
 

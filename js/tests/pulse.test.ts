@@ -1,7 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { holdsPage, pageOf } from "../src/views/common/page";
+import { FrozenModel } from "../src/wire/frozen";
 import { LENS } from "../src/wire/lens";
 import { Session } from "../src/wire/session";
-import { FakeModel, makeMeta, makeRow } from "./fixtures";
+import { FakeModel, makeMeta, makeRow, pack } from "./fixtures";
 import { shown, stubBrowser } from "./page";
 
 /** A model whose host can say that the connection has changed, and whose connection can close. */
@@ -102,6 +104,49 @@ describe("a view whose kernel is gone", () => {
     expect(el.querySelector<HTMLButtonElement>(".ll-primary")?.disabled).toBe(true);
     expect(el.querySelector("[role=grid]")).not.toBeNull();
     expect(el.querySelector(".ll-progress")).toBeNull();
+  });
+
+  it("still makes its page, from the picture and the module that the browser holds", async () => {
+    const title = "a < b & </title>";
+    const rows = [0, 1, 2].map((row) => makeRow(row));
+    const model = new Host({ live: true, title, snapshot: pack(makeMeta(), rows) });
+    const session = new Session(model, LENS);
+    expect(holdsPage(session)).toBe(false); // not yet read, and no module
+    model.state._esm = "export default '<script></script>'";
+    model.state._css = "b::after { content: '</style>' }";
+    await vi.waitFor(() => expect(holdsPage(session)).toBe(true));
+
+    const page = new DOMParser().parseFromString(pageOf(session, title), "text/html");
+    expect(page.title).toBe(title);
+    expect(page.querySelectorAll("script")).toHaveLength(2);
+    expect(page.querySelector("script[type=module]")?.textContent).toContain("\\x3c/script>'");
+    expect(page.querySelectorAll("style")[1]?.textContent).toContain("\\3c /style>' }");
+    const text = page.getElementById("layerlens-data")?.textContent ?? "";
+    const { traits, packed } = JSON.parse(text);
+    expect(traits).toMatchObject({ live: false, title });
+    const snapshot = Uint8Array.from(atob(packed), (sign) => sign.charCodeAt(0));
+    const again = new Session(new FrozenModel({ ...traits, snapshot }), LENS);
+    await vi.waitFor(() => expect(again.store.value?.complete).toBe(true));
+    expect(again.store.value?.arrays).toEqual(session.store.value?.arrays);
+  });
+
+  it("offers the page and nothing else that needs a kernel", async () => {
+    const rows = [0, 1, 2].map((row) => makeRow(row));
+    const model = new Host({
+      live: true,
+      snapshot: pack(makeMeta(), rows),
+      _esm: "1",
+      meta: makeMeta(),
+    });
+    const { el } = await shown(model);
+    await vi.waitFor(() => expect(el.querySelector("[role=grid]")).not.toBeNull());
+    model.closed = true;
+    model.connectionChanged();
+    const offered = () =>
+      [...el.querySelectorAll<HTMLButtonElement>("[aria-label=Export] button")]
+        .filter((button) => !button.disabled)
+        .map((button) => button.textContent);
+    await vi.waitFor(() => expect(offered()).toEqual(["HTML"]));
   });
 });
 

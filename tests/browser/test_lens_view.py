@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import notebook
-from driver import EVERYWHERE, Server, evaluate, open_notebook, run_all, save
-from playwright.sync_api import Locator, Page, expect
+from driver import EVERYWHERE, Server, evaluate, open_notebook, run_all, save, visit
+from playwright.sync_api import Browser, Locator, Page, expect
 
 LOAD = "import layerlens as ll\nmodel = ll.load()"
 SHOW = 'view = ll.LensView(model, "The capital of France is")\nview'
@@ -177,7 +177,9 @@ def restart(page: Page) -> None:
     )
 
 
-def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
+def test_kernel_restart_under_the_view(
+    view: Locator, page: Page, tmp_path: Path, chrome: Browser
+) -> None:
     restart(page)
     expect(view.get_by_role("alert")).to_contain_text("restarted", timeout=20_000)
     expect(view.get_by_role("button", name="Run")).to_be_disabled()
@@ -186,6 +188,19 @@ def test_kernel_restart_under_the_view(view: Locator, page: Page) -> None:
     slider.focus()
     page.keyboard.press("Home")
     expect(top_answer(view)).not_to_contain_text("Paris")
+    page.keyboard.press("End")
+
+    # the page is made here, without the kernel
+    expect(view.get_by_role("button", name="PNG")).to_be_disabled()
+    with page.expect_download(timeout=20_000) as download:
+        view.get_by_role("button", name="HTML").click()
+    download.value.save_as(tmp_path / "held.html")
+    with visit(chrome, offline=True) as opened:
+        opened.page.goto((tmp_path / "held.html").as_uri())
+        twin = opened.page.locator(".ll-view")
+        expect(top_answer(twin)).to_contain_text("Paris")
+        expect(twin.get_by_role("button", name="Run")).to_be_disabled()
+        assert opened.errors == []
 
 
 def test_a_saved_notebook_shows_the_picture_without_its_kernel(

@@ -66,6 +66,11 @@ export class Session<T extends CommonTraits = CommonTraits, M extends CommonMeta
     this.pulse.expect();
   }
 
+  /** What the host holds under a name that is no setting of the view, as text. */
+  held(name: string): string {
+    return String(this.model.get(name) ?? "");
+  }
+
   send(content: unknown): void {
     if (this.live.peek()) this.#post(content);
   }

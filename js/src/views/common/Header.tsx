@@ -1,7 +1,8 @@
 import { useSignal } from "@preact/signals";
 import type { ThemeChoice } from "../../wire/types";
 import { CopyCode } from "./Copy";
-import { download, FORMATS, type Format } from "./exports";
+import { download, FORMATS, type Format, save } from "./exports";
+import { holdsPage, pageOf } from "./page";
 import { useRoot } from "./Shell";
 import type { BaseState } from "./state";
 
@@ -32,7 +33,7 @@ export function Header({ state, name }: Props) {
         label="Copy as Python"
         missing="Nothing has been run yet."
       />
-      <Exports state={state} />
+      <Exports state={state} title={title} />
       <select
         aria-label="Theme"
         title="Theme"
@@ -59,18 +60,21 @@ export function Header({ state, name }: Props) {
   );
 }
 
-function Exports({ state }: { state: BaseState }) {
+function Exports({ state, title }: { state: BaseState; title: string }) {
   const root = useRoot();
   const busy = useSignal<Format | null>(null);
   const { session } = state;
   const live = session.live.value;
+  // The page of a view whose kernel is gone is made here; an exported page is one already.
+  const held = !live && session.traits.live.value && holdsPage(session);
   const take = async (format: Format) => {
     if (!root.current) return;
     busy.value = format;
     session.fault.value = "";
     try {
       const dark = state.palette.peek().name === "dark";
-      await download(session, format, dark, root.current);
+      if (live) await download(session, format, dark, root.current);
+      else save(pageOf(session, title), "layerlens.html", "text/html", root.current);
     } catch (error) {
       session.fault.value = `The ${format.toUpperCase()} file could not be made. ${(error as Error).message}`;
     }
@@ -82,10 +86,12 @@ function Exports({ state }: { state: BaseState }) {
         <button
           type="button"
           key={format}
-          disabled={!live || !state.meta.value || busy.value !== null}
+          disabled={
+            !(live || (held && format === "html")) || !state.meta.value || busy.value !== null
+          }
           aria-busy={busy.value === format}
           title={
-            live
+            live || (held && format === "html")
               ? format === "csv"
                 ? "Save all numbers of the picture as CSV"
                 : `Save the picture as it is set here as ${format.toUpperCase()}`

@@ -15,7 +15,12 @@ export async function download(
   const { name, mime } = result as { name: string; mime: string };
   const bytes = buffers[0];
   if (!bytes) throw new Error("The kernel sent an empty file.");
-  const url = URL.createObjectURL(new Blob([toBytes(bytes) as BlobPart], { type: mime }));
+  save(toBytes(bytes) as BlobPart, name, mime, near);
+}
+
+/** Hand a file to the browser as a download. */
+export function save(content: BlobPart, name: string, mime: string, near: HTMLElement): void {
+  const url = URL.createObjectURL(new Blob([content], { type: mime }));
   const link = near.ownerDocument.createElement("a");
   link.href = url;
   link.download = name;
