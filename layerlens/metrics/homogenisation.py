@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from layerlens.metrics.base import Arrays, LayerMetric, ModelShape, Output
 from layerlens.metrics.batch import GROUPS, Batch, accumulate
+from layerlens.metrics.bootstrap import DRAWS, ends, resamples
 from layerlens.metrics.layer import Layer
-from layerlens.metrics.means import DRAWS
 from layerlens.metrics.registry import register
 from layerlens.metrics.textmeans import TextMeans, TextState, unit
 
@@ -114,8 +114,8 @@ class Anisotropy(LayerMetric):
             draws = self._draws(n)
             means = self._means(draws, self._crossed(draws))
             low, high = _ends(means)
-        for ending, ends in (("low", low), ("high", high)):
-            found |= {f"{name}_{ending}": e for name, e in self._shown(ends).items()}
+        for ending, end in (("low", low), ("high", high)):
+            found |= {f"{name}_{ending}": e for name, e in self._shown(end).items()}
         return found
 
     def _shown(self, means: np.ndarray) -> Arrays:
@@ -125,7 +125,7 @@ class Anisotropy(LayerMetric):
         """How often each group is drawn: [DRAWS, GROUPS]."""
         used = self.arrays["tokens"].any(1)
         draws = np.zeros((DRAWS, GROUPS))
-        draws[:, used] = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+        draws[:, used] = resamples(n)
         return draws
 
     def _crossed(self, draws: np.ndarray) -> np.ndarray:
@@ -159,11 +159,10 @@ def _counted(pairs: np.ndarray) -> np.ndarray:
     return np.where(pairs > 0, pairs, np.nan)
 
 
-def _ends(means: np.ndarray) -> Any:
+def _ends(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % interval over draws ``[3, draws, point]``; NaN where fewer than two have any."""
-    low, high = np.full((2, means.shape[0], means.shape[2]), np.nan)
-    known = np.isfinite(means).sum(1) > 1
-    if known.any():
-        cells = means.transpose(0, 2, 1)[known]
-        low[known], high[known] = np.nanpercentile(cells, [2.5, 97.5], axis=1)
-    return low, high
+    cells = means.transpose(1, 0, 2)
+    shape = cells.shape[1:]
+    flat = cells.reshape(len(cells), -1)
+    low, high = ends(flat, np.isfinite(flat).sum(0) > 1)
+    return low.reshape(shape), high.reshape(shape)

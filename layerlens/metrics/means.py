@@ -12,10 +12,8 @@ from torch import Tensor
 
 from layerlens.metrics.base import Arrays, LayerMetric, ModelShape
 from layerlens.metrics.batch import GROUPS, Batch, accumulate
+from layerlens.metrics.bootstrap import DRAWS, ends, resamples
 from layerlens.metrics.layer import Layer
-
-DRAWS = 1000
-"""Resamples of the bootstrap."""
 
 MOST_NUMBERS = 4_000_000
 """Numbers of resampled totals held at once."""
@@ -49,7 +47,7 @@ def bootstrap(statistic: Statistic, arrays: Arrays, seed: int = 0) -> tuple[np.n
     low, high = np.full((2, counts.shape[1]), np.nan)
     if n < 2:
         return low.reshape(shape), high.reshape(shape)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(float)
+    draws = resamples(n, seed)
     flat = {name: array.reshape(GROUPS, -1)[used] for name, array in arrays.items()}
     step = max(1, MOST_NUMBERS // (DRAWS * len(flat)))
     for start in range(0, counts.shape[1], step):
@@ -57,9 +55,7 @@ def bootstrap(statistic: Statistic, arrays: Arrays, seed: int = 0) -> tuple[np.n
         with np.errstate(divide="ignore", invalid="ignore"):
             found = statistic({name: draws @ array[:, cells] for name, array in flat.items()})
         several = (counts[used, cells] > 0).sum(0) > 1
-        if several.any():
-            ends = np.nanpercentile(found[:, several], [2.5, 97.5], axis=0)
-            low[cells][several], high[cells][several] = ends
+        low[cells], high[cells] = ends(found, several)
     return low.reshape(shape), high.reshape(shape)
 
 

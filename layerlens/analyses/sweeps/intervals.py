@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-DRAWS = 1000
-"""Resamples of the bootstrap."""
+from layerlens.metrics.bootstrap import ends, resamples
 
 
 def mean_interval(
@@ -42,19 +41,11 @@ def mean_interval(
     base = np.ones(len(flat)) if over is None else np.asarray(over, dtype=np.float64)
     filled = np.where(known, flat, 0.0)
     weights = known * base[:, None]
-    draws = np.random.default_rng(seed).multinomial(
-        len(flat), np.full(len(flat), 1 / len(flat)), size=DRAWS
-    )
+    draws = resamples(len(flat), seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = filled.sum(0) / weights.sum(0)
         resampled = (draws @ filled) / (draws @ weights)
     resampled[~np.isfinite(resampled)] = np.nan
-    tail = 50 * (1 - level)
-    low, high = np.full((2, flat.shape[1]), np.nan)
-    several = known.sum(0) > 1
-    if several.any():
-        low[several], high[several] = np.nanpercentile(
-            resampled[:, several], [tail, 100 - tail], axis=0
-        )
+    low, high = ends(resampled, known.sum(0) > 1, level)
     mean[~np.isfinite(mean)] = np.nan
     return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
