@@ -273,6 +273,17 @@ def evaluate(page: Page, code: str) -> str:
     return page.evaluate(_EVALUATE, code).strip()
 
 
+def kernel_prints(page: Page, code: str, expected: str) -> None:
+    """Wait until the kernel prints this: what is done on the page arrives a moment later."""
+    found = ""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if (found := evaluate(page, code)) == expected:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{code} gave {found!r} instead of {expected!r}")
+
+
 def save(page: Page) -> None:
     """Save the notebook."""
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import notebook
-from driver import EVERYWHERE, Server, evaluate, open_notebook, run_all, save, visit
+from driver import EVERYWHERE, Server, evaluate, kernel_prints, open_notebook, run_all, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
 
 LOAD = "import layerlens as ll\nmodel = ll.load()"
@@ -68,7 +67,7 @@ def test_a_lens_from_open_to_reload(
     shoot("3-pinned-and-open")
     page.keyboard.press("Escape")
     expect(popup).to_have_count(0)
-    assert json.loads(evaluate(page, "import json; print(json.dumps(view.pins))"))
+    kernel_prints(page, "print(len(view.pins))", "1")
 
     # edit the prompt in place
     prompt = view.locator("textarea")
@@ -77,9 +76,8 @@ def test_a_lens_from_open_to_reload(
     expect(top_answer(view)).not_to_contain_text("Paris", timeout=30_000)
     finished(view)
     expect(view.locator(".ll-fed")).to_contain_text("Italy")
-    assert evaluate(page, "print(view.text, '|', view.wait().data.sizes['position'])") == (
-        "The capital of Italy is | 5"
-    )
+    found = "print(view.text, '|', view.wait().data.sizes['position'])"
+    kernel_prints(page, found, "The capital of Italy is | 5")
     shoot("4-edited")
 
     # the page comes back as it was
@@ -107,7 +105,7 @@ def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[s
     view.get_by_role("button", name="Transpose").click()
     view.get_by_role("button", name="Entropy").click()
     shoot("3-transposed")
-    assert evaluate(page, "print(view.transposed, view.color)") == "True entropy"
+    kernel_prints(page, "print(view.transposed, view.color)", "True entropy")
 
 
 def test_search_for_a_token(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:

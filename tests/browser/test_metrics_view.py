@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import SHOTS, notebook
-from driver import EVERYWHERE, Server, evaluate, open_notebook, run_all, save, visit
+from driver import EVERYWHERE, Server, evaluate, kernel_prints, open_notebook, run_all, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
 
 LOAD = "import layerlens as ll\nmodel = ll.load()"
@@ -32,15 +32,6 @@ def finished(view: Locator) -> None:
     expect(view.locator(".ll-checks > summary")).to_contain_text("checks passed", timeout=90_000)
 
 
-def kernel_has(page: Page, code: str, expected: str) -> None:
-    """Wait until the kernel prints this: what is typed arrives a moment later."""
-    for _ in range(40):
-        if (found := evaluate(page, code)) == expected:
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(f"{code} gave {found!r} instead of {expected!r}")
-
-
 @EVERYWHERE
 def test_layers_from_open_to_reload(
     view: Locator, page: Page, shoot: Callable[[str], None]
@@ -50,19 +41,19 @@ def test_layers_from_open_to_reload(
     panels = view.get_by_label("Curves by layer.")
     panels.focus()
     page.keyboard.press("End")
-    kernel_has(page, "print(view.layer)", "29")
+    kernel_prints(page, "print(view.layer)", "29")
     page.keyboard.press("Home")
-    kernel_has(page, "print(view.layer)", "0")
+    kernel_prints(page, "print(view.layer)", "0")
 
     # a press in one chart selects the layer there, and all of them read it out
     chart = view.locator(".ll-panel .u-over").first
     width = chart.evaluate("area => area.clientWidth")
     chart.click(position={"x": width - 3, "y": 20})
-    kernel_has(page, "print(view.layer)", "29")
+    kernel_prints(page, "print(view.layer)", "29")
     expect(view.get_by_label("Cosine", exact=True).locator(".ll-num").first).not_to_be_empty()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    kernel_has(page, "print(view.layer)", "27")
+    kernel_prints(page, "print(view.layer)", "27")
     assert page.locator(".jp-Notebook .jp-Cell").count() == 2  # the notebook ate no key
 
     # another metric, by the keyboard alone
@@ -73,7 +64,7 @@ def test_layers_from_open_to_reload(
     expect(view.locator(".ll-details")).to_contain_text("formula")
     shoot("2-picking")
     page.keyboard.press("Enter")
-    kernel_has(page, "print('cka' in view.metrics)", "True")
+    kernel_prints(page, "print('cka' in view.wait().data)", "True")
     page.keyboard.press("Escape")
     finished(view)
     grid = view.get_by_role("grid").last
@@ -85,7 +76,7 @@ def test_layers_from_open_to_reload(
     page.reload(wait_until="domcontentloaded")
     finished(view)
     expect(view.get_by_role("button", name="Metrics (")).to_be_visible()
-    kernel_has(page, "print(view.layer)", "27")
+    kernel_prints(page, "print(view.layer)", "27")
     shoot("4-reloaded")
 
 
@@ -102,8 +93,8 @@ def test_all_views_follow_one_layer_and_position(
     slider.focus()
     for _ in range(6):
         page.keyboard.press("ArrowLeft")
-    kernel_has(page, "print(everything.metrics.layer)", "27")
-    kernel_has(page, "print(everything.lens.layer, everything.patching.layer)", "27 27")
+    kernel_prints(page, "print(everything.metrics.layer)", "27")
+    kernel_prints(page, "print(everything.lens.layer, everything.patching.layer)", "27 27")
     shoot("2-followed")
 
 

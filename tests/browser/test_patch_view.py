@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
 from conftest import SHOTS, notebook
-from driver import EVERYWHERE, Server, evaluate, open_notebook, run_all, save, visit
+from driver import EVERYWHERE, Server, evaluate, kernel_prints, open_notebook, run_all, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
 
 LOAD = "import layerlens as ll\nmodel = ll.load()"
@@ -148,7 +149,7 @@ def test_heads_metrics_and_directions(
     view.get_by_role("button", name="z", exact=True).click()
     finished(view)
     result = "r = view.wait(); print(r.data.recovered.dims, r.data.attrs['method'])"
-    assert evaluate(page, result) == "('layer', 'head') packed"
+    kernel_prints(page, result, "('layer', 'head') packed")
     view.scroll_into_view_if_needed()
     shoot("1-heads")
     view.get_by_role("button", name="Noise", exact=True).click()
@@ -156,7 +157,7 @@ def test_heads_metrics_and_directions(
     expect(view).to_contain_text("corrupted activations into the clean run")
     view.get_by_role("combobox", name="Metric").select_option("probability")
     finished(view)
-    assert evaluate(page, "print(view.wait().data.attrs['metric'])") == "probability"
+    kernel_prints(page, "print(view.wait().data.attrs['metric'])", "probability")
     shoot("2-noise")
 
 
@@ -182,7 +183,9 @@ def test_a_sweep_is_stopped_and_keeps_its_cells(
     view = page.locator(".layerlens .ll-view")
     count = "import numpy as np; print(int(np.isfinite(view.partial.data.metric).sum()))"
     expect(view.get_by_role("progressbar")).to_be_visible(timeout=30_000)
-    page.wait_for_timeout(1500)
+    expect(view.locator(".ll-progress")).to_contain_text(
+        re.compile(r"[1-9]\d* of \d+"), timeout=30_000
+    )
     view.get_by_role("button", name="Cancel").click()
     expect(view).to_contain_text("Cancelled after", timeout=20_000)
     view.scroll_into_view_if_needed()
@@ -209,7 +212,7 @@ def test_prompts_that_are_not_equally_long_and_the_same_one_twice(
     view.get_by_role("button", name="France, position 3 of the clean").click()
     expect(view.locator(".ll-fed")).to_contain_text("Paired by hand", timeout=20_000)
     finished(view)
-    assert evaluate(page, "print(view.wait().data.attrs['options'])").count("[3, 3]") == 1
+    kernel_prints(page, "print(view.wait().data.attrs['options'].count('[3, 3]'))", "1")
     corrupt.fill("The capital of France is")
     corrupt.press("Enter")
     expect(view.get_by_role("alert")).to_contain_text("Both prompts are the same", timeout=20_000)
