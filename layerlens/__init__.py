@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.measuring.head_scores import head_scores
     from layerlens.analyses.measuring.invariance import invariance
     from layerlens.analyses.measuring.layer_metrics import layer_metrics
+    from layerlens.analyses.measuring.spectrum import spectrum
     from layerlens.analyses.measuring.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
@@ -101,6 +102,7 @@ _PLACES = {
     "knockout": "layerlens.analyses.removal.knockout",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "top_texts": "layerlens.analyses.measuring.top_texts",
+    "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_scores": "layerlens.analyses.measuring.head_scores",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
@@ -193,6 +195,7 @@ __all__ = [
     "run_layers",
     "skip_layers",
     "source",
+    "spectrum",
     "steering",
     "texts",
     "top_texts",
