@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
+from layerlens.run.answer_place import answer_place
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 from layerlens.run.gate import Gate
@@ -39,21 +41,39 @@ class Base:
         State after the last block, ``[position, d_model]``.
     changes
         Edits of this run itself, which every cell keeps.
-    logits
-        The model's own at the last position, ``[vocabulary]`` float32; None without a head.
+    asked
+        Position whose prediction is measured; None: where the model answers the text.
     """
 
     tokens: Tokens
     trace: Trace
     calls: list[BlockCall]
     last: Tensor
-    logits: Tensor | None
     changes: tuple[Change, ...] = ()
+    asked: int | None = None
+
+    @cached_property
+    def at(self) -> int:
+        """Position whose prediction is measured, see :func:`answer_place`.
+
+        Raises
+        ------
+        InputError
+            If a model that reads in both directions has no one mask token to answer at.
+        """
+        return answer_place(self.trace.model, self.tokens) if self.asked is None else self.asked
 
     @property
     def final(self) -> Tensor:
-        """State after the last block at the last position, ``[d_model]``."""
-        return self.last[-1]
+        """State after the last block at the position that is measured, ``[d_model]``."""
+        return self.last[self.at]
+
+    @property
+    def logits(self) -> Tensor | None:
+        """The model's own there, ``[vocabulary]`` float32; None without a head."""
+        own = self.trace.logits
+        # Counted from the end, so that it does not matter whether earlier ones were computed.
+        return None if own is None else own[0, self.at - self.length].float()
 
     @property
     def length(self) -> int:
@@ -72,6 +92,7 @@ def record_base(
     tokens: Tokens,
     sites: Iterable[Site] = (),
     changes: Sequence[Change] = (),
+    asked: int | None = None,
 ) -> Base:
     """Run one text once and keep what a sweep needs of it.
 
@@ -83,6 +104,8 @@ def record_base(
         What to keep besides the states before the blocks.
     changes
         Edits of this run itself: the sweep's cells are then compared with the edited run.
+    asked
+        Position whose prediction is measured; None: where the model answers the text.
 
     Raises
     ------
@@ -95,11 +118,16 @@ def record_base(
     trace = Trace(model, tokens, None)
     with ExitStack() as stack:
         calls = watch_calls(model, Gate(), stack)
-        logits = forward(model, tokens, wanted, trace._put, changes=changes)
-    own = None if logits is None else logits[0, -1].float()
-    trace.logits = logits
+        trace.logits = forward(
+            model, tokens, wanted, trace._put, changes=changes, logits=wanted_logits(model)
+        )
     last = Site("resid_post", model.n_layers - 1)
-    return Base(tokens, trace, calls, trace[last][0], own, tuple(changes))
+    return Base(tokens, trace, calls, trace[last][0], tuple(changes), asked)
+
+
+def wanted_logits(model: LensModel) -> Literal["all", "last"]:
+    """Which logits hold a text's answer."""
+    return "all" if model.bidirectional else "last"
 
 
 def base_sites(model: LensModel, sites: Iterable[Site]) -> list[Site]:

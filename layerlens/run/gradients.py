@@ -12,6 +12,7 @@ from torch import Tensor
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
+from layerlens.run.answer_place import answer_place
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.forward import forward
 from layerlens.run.where import row_shapes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 Measure = Callable[[Tensor], Tensor]
-"""From states after the last block at the last position ``[1, d_model]`` to ``[1]``."""
+"""From states after the last block where the text is answered ``[1, d_model]`` to ``[1]``."""
 
 
 def gradients(
@@ -66,7 +67,7 @@ def gradients(
         If the measure has no derivative.
     """
     sites = list(sites)
-    length = tokens.ids.shape[1]
+    length, at = tokens.ids.shape[1], answer_place(model, tokens)
     shapes = _shapes(model, sites, length)
     last = Site("resid_post", model.n_layers - 1)
     values: list[Tensor] = []
@@ -85,7 +86,7 @@ def gradients(
             model,
             fed,
             [last],
-            lambda _, state: values.append(measure(state[:, -1])),
+            lambda _, state: values.append(measure(state[:, at])),
             logits=None,
             changes=(*before, *added, *after),
             gradients=True,

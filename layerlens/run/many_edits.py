@@ -69,7 +69,7 @@ def run_cells(
         The unedited run, from :func:`layerlens.run.base.record_base`.
     on_cells
         Called with the numbers of some cells and their states after the last block at the
-        last position, ``[cell, d_model]``.
+        position that is measured, ``base.at``: ``[cell, d_model]``.
     method
         ``"auto"`` takes the cheapest way that was seen to give the naive numbers.
     memory_limit
@@ -87,12 +87,17 @@ def run_cells(
     Raises
     ------
     InputError
-        For a method of another name.
+        For a method of another name, or ``"packed"`` for a model that reads in both directions.
     SiteError
         If a change meets no value, or its site does not exist here.
     """
     if method not in ("auto", "packed", "restart", "naive"):
         raise InputError(f"method is 'auto', 'packed', 'restart' or 'naive', not {method!r}.")
+    if method == "packed" and model.bidirectional:
+        raise InputError(
+            f"{model.name} reads in both directions, so that an edit changes earlier positions "
+            "too, which a packed run leaves out: use method='auto'."
+        )
     chosen: str = method
     if method == "auto":
         chosen = "naive" if any(cell.layer < 0 for cell in cells) else sweep_method(model)
@@ -142,7 +147,7 @@ def _run_naive(
         states: list[Tensor] = []
 
         def keep(_: Site, value: Tensor, states: list[Tensor] = states) -> None:
-            states.append(value[:, -1].clone())
+            states.append(value[:, base.at].clone())
 
         own = [
             change if len(few) == 1 else replace(change, row=row)
@@ -188,7 +193,7 @@ def _run_restarted(
                 tick()
                 resid = call(resid)
         installed.require_all()
-        on_cells(indices, resid[: len(indices), -1])
+        on_cells(indices, resid[: len(indices), base.at])
 
 
 def _moved(change: Change, layer: int) -> Change:
@@ -235,13 +240,13 @@ def sweep_method(model: LensModel) -> str:
 def _find_method(model: LensModel) -> str:
     ids = probe_ids(model.d_vocab_in, length=6, seed=2)
     tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), (None,), ((),), ((),), True)
-    base = record_base(model, tokens)
+    base = record_base(model, tokens, asked=ids.shape[1] - 1)
     cells = _probe_cells(model, base)
     expected = torch.zeros(len(cells), base.final.shape[-1])
     _collect(model, base, cells, "naive", expected)
     ways: tuple[Method, ...] = ("packed", "restart")
     for method in ways:
-        if method == "packed" and any(b.attention != "interface" for b in model.anatomy.blocks):
+        if method == "packed" and not _packable(model):
             continue
         found = torch.zeros_like(expected)
         try:
@@ -253,6 +258,12 @@ def _find_method(model: LensModel) -> str:
         if error <= limit:
             return method
     return "naive"
+
+
+def _packable(model: LensModel) -> bool:
+    """Whether rows may be left out where no edit was: earlier ones, and those of other cells."""
+    watched = all(block.attention == "interface" for block in model.anatomy.blocks)
+    return watched and not model.bidirectional
 
 
 def _collect(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
-from layerlens.run.base import Base, base_sites, record_base
+from layerlens.run.base import Base, base_sites, record_base, wanted_logits
 from layerlens.run.forward import forward
 from layerlens.run.gate import Gate
 from layerlens.run.record import Trace
@@ -79,7 +79,7 @@ def _together(model: LensModel, texts: Sequence[Tokens], sites: Sequence[Site]) 
 
     with ExitStack() as stack:
         calls = watch_calls(model, Gate(), stack, split)
-        logits = forward(model, tokens, wanted, trace._put)
+        logits = forward(model, tokens, wanted, trace._put, logits=wanted_logits(model))
     return [_base(trace, text, row, own[row], logits) for row, text in enumerate(texts)]
 
 
@@ -91,9 +91,8 @@ def _base(
     for site in trace.sites:
         alone._put(site, trace[site][row : row + 1])
     alone.logits = None if logits is None else logits[row : row + 1]
-    final = None if logits is None else logits[row, -1].float()
     last = Site("resid_post", trace.model.n_layers - 1)
-    return Base(text, alone, calls, alone[last][0], final)
+    return Base(text, alone, calls, alone[last][0])
 
 
 def _joined(texts: Sequence[Tokens]) -> Tokens:

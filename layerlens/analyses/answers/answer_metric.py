@@ -30,7 +30,7 @@ METRICS = {
 
 
 class Metric:
-    """How well runs answer, from their states after the last block at the last position.
+    """How well runs answer, from their states after the last block where the text is answered.
 
     Made by :func:`make_metric`.
 
@@ -83,7 +83,7 @@ class Metric:
         Parameters
         ----------
         final
-            ``[n, d_model]``, states after the last block at the last position.
+            ``[n, d_model]``, states after the last block, of the position that is measured.
 
         Returns
         -------
@@ -165,7 +165,8 @@ def make_metric(
         distribution from the run's), ``rank`` (1 = best), or a function from logits
         ``[n, vocabulary]`` float32 to ``[n]``, larger for a better answer.
     final
-        ``[d_model]``, the reference (clean) run's state after the last block, last position.
+        ``[d_model]``, the reference (clean) run's state after the last block, see
+        :func:`layerlens.run.answer_place.answer_place` for where.
     other
         The same of the run that it is compared with.
     answer

@@ -16,7 +16,7 @@ BUFFER_BYTES = 64_000_000
 
 
 class Ends(NamedTuple):
-    """What runs predict at the last position; ``[row]`` each.
+    """What runs predict where the text is answered; ``[row]`` each.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def distances(
 
 
 def ends(model: LensModel, clean: Tensor, rows: Tensor, answer: int | None) -> Ends:
-    """Compare predictions at the last position.
+    """Compare predictions where the text is answered.
 
     Parameters
     ----------

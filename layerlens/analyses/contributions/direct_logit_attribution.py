@@ -197,7 +197,7 @@ class _Run:
         arrays = split.explain(targets, center=self.center)
         self._emit(where, {**arrays, "target_id": torch.tensor(targets)})
         layers = {site.block for site in self.sites}
-        for layer in range(self.model.n_layers if layers else 0):
+        for layer in range(self.model.n_layers):
             self.job.tick()
             found = split.units(layer, self.unit) if layer in layers else {}
             self._emit({**where, "layer": layer}, {**self._nothing(), **found})

@@ -19,6 +19,8 @@ from layerlens.analyses.depth.sequence_search import (
     random_paths,
 )
 from layerlens.errors import InputError
+from layerlens.run.answer_place import answer_place
+from layerlens.run.base import wanted_logits
 from layerlens.run.replay import capture_calls, replay
 from layerlens.run.sequences import PathStates
 
@@ -107,7 +109,8 @@ def chain_of_layers(
     A path is a sequence of layers, the root the model's own. An action leaves out 1 to 4
     neighbouring steps, or runs them 1 to 4 more times; paths longer than twice the model's are
     not made, and none is run twice. The reward is 1 where the answer is the most probable next
-    token. A child is chosen by ``Q/v + c sqrt(ln V / v) - penalty * length / layers``.
+    token (in a masked model: what stands at the mask). A child is chosen by ``Q/v + c sqrt(ln V /
+    v) - penalty * length / layers``.
 
     Parameters
     ----------
@@ -167,9 +170,10 @@ class _Chain:
             if not layer:
                 first.append(state)
 
-        self.calls, logits = capture_calls(model, tokens, see, logits="last")
+        self.at = answer_place(model, tokens)
+        self.calls, logits = capture_calls(model, tokens, see, logits=wanted_logits(model))
         assert logits is not None  # the model has a head: the contract asked
-        self.first, self.own = first[0], logits[0, -1].float()
+        self.first, self.own = first[0], logits[0, self.at - tokens.ids.shape[1]].float()
         self.answer = int(self.own.argmax()) if answer is None else answer
         self.root: Path = tuple(range(model.n_layers))
         self.tried: dict[Path, tuple[bool, float]] = {}
@@ -213,7 +217,7 @@ class _Chain:
 
     def _evaluate(self, path: Path) -> tuple[bool, float]:
         """Whether the answer comes out on top, and its probability."""
-        final = self.states.after(path)[0, -1]
+        final = self.states.after(path)[0, self.at]
         return self._judge(self.model.unembed(final))
 
     def _judge(self, logits: Tensor) -> tuple[bool, float]:
@@ -336,8 +340,8 @@ class _Chain:
         what = "probability of the answer along all layers, against the model's own output"
         self.job.check("root is the model", off, limit, what)
         best = self._best()
-        again = self.model.unembed(replay(self.model, self.calls, self.first, best)[0, -1])
-        off = abs(self._judge(again)[1] - self.tried[best][1])
+        again = replay(self.model, self.calls, self.first, best)[0, self.at]
+        off = abs(self._judge(self.model.unembed(again))[1] - self.tried[best][1])
         what = "probability of the answer along the best path, run again from the first block on"
         self.job.check("best path again", off, limit, what)
         longer = max(0, len(best) - len(self.root)) if self.tried[self.root][0] else 0

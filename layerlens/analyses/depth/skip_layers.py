@@ -137,8 +137,9 @@ def skip_layers(
     Notes
     -----
     Several texts are pooled into one answer. ``joint_*`` exist for pairs and ranges. ``kl`` is
-    that of the undisturbed prediction at the last position from the disturbed one; it, the
-    probability and ``answer_on_top`` are means over texts and cuts.
+    that of the undisturbed prediction at the last position (a masked model's: at the mask token)
+    from the disturbed one; it, the probability and ``answer_on_top`` are means over texts and
+    cuts.
 
     Raises
     ------

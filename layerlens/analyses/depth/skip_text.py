@@ -25,6 +25,7 @@ from layerlens.analyses.depth.layer_subsets import (
 )
 from layerlens.analyses.depth.windows import summed
 from layerlens.errors import MemoryLimitError
+from layerlens.run.answer_place import answer_place
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -167,7 +168,8 @@ class SkipRun:
         finals = torch.stack([row.final for row in rows])
         measured = list(window.measured)
         off = distances(self.model, clean.final, finals, measured, self.job.tick)
-        end = ends(self.model, clean.final[-1], finals[:, -1], text.answer)
+        at = answer_place(self.model, text.tokens)
+        end = ends(self.model, clean.final[at], finals[:, at], text.answer)
         for row, distance, last in zip(rows, off, _unzipped(end), strict=True):
             self._identities(row, window)
             found[row.skipped].changes.append(row.change)

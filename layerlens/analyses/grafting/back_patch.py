@@ -85,7 +85,8 @@ def back_patch(
         Position that the state is taken from: an index, or the text of a token (of a span: its
         last token); for several texts also a list.
     target
-        Position where it is put, likewise. None: the same position; with ``into``, its last one.
+        Position where it is put, likewise. None: the same position; with ``into``, its last one
+        (a masked model's: at its mask token).
     answer
         The hoped-for next token, a string or an id; for several texts also a list. None: what
         the model answers by itself.
@@ -93,7 +94,7 @@ def back_patch(
         As in the metric ``logit_diff``.
     metric
         See :func:`layerlens.analyses.answers.answer_metric.make_metric`; of the last position's
-        prediction.
+        prediction, in a masked model of the mask token's.
     layers
         Blocks that states are taken from and put at; None for all.
     pairs

@@ -149,7 +149,7 @@ class BackPatch:
     def _target(self, base: Base, taken: int, target: Any) -> int:
         """Where the state is put."""
         if target is None:
-            return taken if self.into is None else base.length - 1
+            return taken if self.into is None else base.at
         return self.model.positions(base.tokens, target)[-1]
 
     def _leave_out(self, answers: Answers) -> None:

@@ -76,7 +76,7 @@ def cross_model_patch(
         this model's runner-up.
     metric
         See :func:`layerlens.analyses.answers.answer_metric.make_metric`; of the last position's
-        prediction.
+        prediction, in a masked model of the mask token's.
     positions
         Where states are replaced: an index, a slice, a list, the text of a span. None: everywhere.
     layers

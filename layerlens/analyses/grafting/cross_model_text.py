@@ -16,7 +16,7 @@ from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
-from layerlens.run.base import Base, record_base
+from layerlens.run.base import Base, record_base, wanted_logits
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
@@ -94,7 +94,7 @@ class CrossModel:
         """Patch one text at every layer."""
         tokens = row_of(self.tokens, row)
         base = record_base(self.model, tokens)
-        states, logits = self._others(tokens)
+        states, logits = self._others(tokens, base.at)
         measure = self._measure(metric, base, logits, asked)
         theirs = float(measure.of_logits(logits.unsqueeze(0))[0])
         if row == 0:
@@ -109,7 +109,7 @@ class CrossModel:
         self._emit_base(row, sweep, states, places, theirs)
         sweep.run()
         sweep.verify(verify if row == 0 else 0)
-        self._compare_head(sweep, states, places, tokens.ids.shape[1])
+        self._compare_head(sweep, states, places)
         self.own.append(sweep.base_value)
         self.theirs.append(theirs)
         self.values.append(sweep.values)
@@ -159,8 +159,8 @@ class CrossModel:
         """Where everything of one text goes."""
         return {} if self.tokens.single else {"batch": row}
 
-    def _others(self, tokens: Tokens) -> tuple[dict[int, Tensor], Tensor]:
-        """The other model's states after each block [position, d_model], and its last logits."""
+    def _others(self, tokens: Tokens, at: int) -> tuple[dict[int, Tensor], Tensor]:
+        """The other model's states after each block [position, d_model], and its logits there."""
         states: dict[int, Tensor] = {}
         last = self.other.n_layers - 1
 
@@ -169,10 +169,10 @@ class CrossModel:
             states[site.block] = value[0].clone()
 
         sites = [Site("resid_post", layer) for layer in sorted({*self.layers, last})]
-        logits = forward(self.other, tokens, sites, keep, logits="last")
+        logits = forward(self.other, tokens, sites, keep, logits=wanted_logits(self.model))
         if logits is None:
             raise InputError(f"{self.other.name} has no language-model head to compare with.")
-        return states, logits[0, -1].float()
+        return states, logits[0, at - tokens.ids.shape[1]].float()
 
     def _wrong(self, base: Base, logits: Tensor, answer: Any) -> int | None:
         """The other model's answer, where it is another one."""
@@ -212,14 +212,13 @@ class CrossModel:
         shown = {name: np.array(one, dtype=VARIABLES[name].dtype) for name, one in arrays.items()}
         self.job.emit(self._lead(row), shown)
 
-    def _compare_head(
-        self, sweep: Sweep, states: dict[int, Tensor], places: list[int], length: int
-    ) -> None:
+    def _compare_head(self, sweep: Sweep, states: dict[int, Tensor], places: list[int]) -> None:
         """After the last block there is only this model's head left."""
         last = self.model.n_layers - 1
-        if self.layers[-1] != last or length - 1 not in places:
+        at = sweep.base.at
+        if self.layers[-1] != last or at not in places:
             return
-        state = states[last][-1:].to(sweep.base.final)
+        state = states[last][at : at + 1].to(sweep.base.final)
         error = abs(float(sweep.metric(state)[0]) - float(sweep.values[-1]))
         before = self.head or (0.0, 0.0)
         self.head = (max(before[0], error), max(before[1], sweep.tolerance))

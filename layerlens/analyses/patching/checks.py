@@ -23,7 +23,7 @@ LAST_ROW_ONLY = (
     "rot_q",
     "pattern",
 )
-"""Sites whose values in the last block reach the answer at the last position alone."""
+"""Sites whose values in the last block reach an answer at their own position alone."""
 
 
 def shared_prefix(sweep: Sweep, pair: Pair, runs: tuple[Base, Base]) -> int:
@@ -85,26 +85,26 @@ def check(
         error = abs(sweep.values[tests["whole"]] - other)
         what = f"a run whose states before block {layer} are all the other's, against the other"
         job.check("patching everything gives the other run", error, sweep.tolerance, what)
-    _last_row(sweep, pair, grid, other)
+    _last_row(sweep, pair, grid, source, other)
 
 
-def _last_row(sweep: Sweep, pair: Pair, grid: PatchGrid, other: float) -> None:
-    """In the last block only the last position can reach the answer."""
+def _last_row(sweep: Sweep, pair: Pair, grid: PatchGrid, source: Base, other: float) -> None:
+    """In the last block only the position that is measured can reach the answer."""
     last = sweep.model.n_layers - 1
     alone = grid.window == 1 and grid.kind in LAST_ROW_ONLY and grid.layers[-1] == last
     if grid.by != "position" or not alone:
         return
-    row, end = len(grid.layers) - 1, sweep.base.length - 1
+    row, end = len(grid.layers) - 1, sweep.base.at
     errors = []
     for place, cell, value in sweep.finished():
         if place["layer"] != row:
             continue
         if cell.position != end:
             errors.append(abs(value - sweep.base_value))
-        elif grid.kind == "resid_post" and pair.partner[end] == pair.source.ids.shape[1] - 1:
+        elif grid.kind == "resid_post" and pair.partner[end] == source.at:
             errors.append(abs(value - other))
     if errors:
-        what = "in the last block only the last position matters" + (
+        what = "in the last block only the position that is measured matters" + (
             ", and all of it" if grid.kind == "resid_post" else ""
         )
         sweep.job.check("last row", float(np.max(errors)), sweep.tolerance, what)

@@ -15,6 +15,8 @@ from layerlens.analyses.patching.pair_runs import recovered
 from layerlens.analyses.texts.text_pair import Pair, make_pair
 from layerlens.errors import InputError
 from layerlens.model.sites import HEADS, Site
+from layerlens.run.answer_place import answer_place
+from layerlens.run.base import wanted_logits
 from layerlens.run.edits import Edit, edit
 from layerlens.run.record import run
 from layerlens.run.values import source
@@ -54,7 +56,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run answers at its last position.
+    """How a run answers.
 
     Attributes
     ----------
@@ -139,11 +141,14 @@ class Bench:
         self.before: Outcome = self._outcome(*runs[1 if direction == "denoise" else 0])
 
     def _run(self, tokens: Tokens, edits: Sequence[Edit]) -> tuple[Tensor, Tensor]:
-        """State after the last block, and logits, both of the last position."""
+        """State after the last block, and logits, both where the text is answered."""
+        at = answer_place(self.model, tokens)
+        wanted = wanted_logits(self.model)
         with self.model.running():
-            trace = run(self.model, tokens, edits, sites=[self._last], logits="last")
-            final = trace[self._last][0, -1]
-            logits = self.model.unembed(final) if trace.logits is None else trace.logits[0, -1]
+            trace = run(self.model, tokens, edits, sites=[self._last], logits=wanted)
+            final = trace[self._last][0, at]
+            own = trace.logits
+            logits = self.model.unembed(final) if own is None else own[0, at - tokens.ids.shape[1]]
         return final, logits
 
     def _outcome(self, final: Tensor, logits: Tensor) -> Outcome:

@@ -83,7 +83,7 @@ def count_work(
     view="curves",
     variables=VARIABLES,
     work=count_work,
-    needs=("head",),
+    needs=("head", "causal"),
 )
 def knockout(
     job: Job,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import InputError
 from layerlens.model.integers import is_whole
+from layerlens.run.answer_place import answer_place
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -72,7 +73,7 @@ def subject_positions(model: LensModel, tokens: Tokens, subject: Any) -> tuple[i
     Parameters
     ----------
     subject
-        The text of a span, positions, or None for everything but the last token.
+        The text of a span, positions, or None for everything but the token that is answered at.
 
     Raises
     ------
@@ -80,7 +81,11 @@ def subject_positions(model: LensModel, tokens: Tokens, subject: Any) -> tuple[i
         If it is not in the text, or leaves nothing.
     """
     length = tokens.ids.shape[1]
-    found = range(length - 1) if subject is None else model.positions(tokens, subject)
+    if subject is None:
+        answered = answer_place(model, tokens)
+        found = [place for place in range(length) if place != answered]
+    else:
+        found = model.positions(tokens, subject)
     if not found:
         raise InputError(
             "The text is one token long, so there is no subject before its end: name one with "

@@ -107,7 +107,7 @@ def causal_trace(
     subject
         Where noise is added: the text of a span, or positions; for several texts, a list of spans
         or of lists with one each, or a tuple of positions that are the same in every text. None:
-        everything but the last token.
+        everything but the last token (but the mask token, where the model answers at one).
     kind
         What is restored: ``resid_post``, ``mlp_out`` or ``attn_out``.
     window

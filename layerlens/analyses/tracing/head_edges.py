@@ -205,9 +205,9 @@ class Edges:
     def _straight(self, sender: Sender, own: bool) -> Cell:
         """The third run, for the logits: its end is what is measured.
 
-        Heads are held, so nothing moves between positions: only the last one counts.
+        Heads are held, so nothing moves between positions: only the one that is measured counts.
         """
-        last = self.length - 1
+        last = self.base.at
         layer, head = sender
         partner = dict(self.positions).get(last)
         value = self.base.trace[Site("z", layer)][0, last, head]
@@ -264,7 +264,7 @@ class Edges:
                 for site in self.receivers
             ]
             self._pass(changes, (last,), found)
-        return found[last][0, -1]
+        return found[last][0, self.base.at]
 
     def _pass(
         self, changes: Sequence[Change], sites: Sequence[Site], found: dict[Site, Tensor]

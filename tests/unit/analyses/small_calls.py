@@ -7,15 +7,18 @@ from typing import Any
 from layerlens.analyses.contract import registry
 from layerlens.model.lensmodel import LensModel
 
-ONE, OTHER = [5, 9, 5, 3, 7, 1], [5, 9, 5, 4, 7, 1]
-LIST = [ONE, OTHER, [4, 8, 6, 1, 2, 3]]
+ONE, OTHER = [5, 9, 1, 3, 7, 5], [5, 9, 1, 4, 7, 5]
+LIST = [ONE, OTHER, [4, 8, 1, 6, 2, 3]]
+"""Each with one token 1, which is the mask of `tests.unit.analyses.masked`."""
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "attribution_patch": ((ONE, OTHER), {"steps": 8}),
+    "causal_trace": ((ONE,), {"subject": [3]}),
     "checkpoint_difference": ((), {"other": None}),
     "compare_models": ((LIST,), {"other": None}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "head_scores": ((), {"length": 8}),
     "invariance": ((LIST,), {"augment": "tokens"}),
-    "knockout": ((ONE,), {"sources": [1]}),
+    "knockout": ((ONE,), {"sources": {"first": [1]}}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
