@@ -1,6 +1,7 @@
 import { deflateSync } from "node:zlib";
+import type { ArrayInfo } from "../src/wire/arrays";
 import type { LensMeta } from "../src/wire/lens";
-import type { ArrayInfo, CatalogueEntry, MetricsMeta } from "../src/wire/metrics";
+import type { CatalogueEntry, MetricsMeta } from "../src/wire/metrics";
 import type { PatchMeta } from "../src/wire/patch";
 import type { AfmModel, ArrayHeader, CommonMeta, FrameHeader } from "../src/wire/types";
 

@@ -1,34 +1,61 @@
+import { signal } from "@preact/signals";
 import { describe, expect, it } from "vitest";
 import { layerTicks } from "../src/marks/axes";
 import { paletteOf } from "../src/theme/palette";
 import { rangeScale } from "../src/theme/scale";
+import { ArraysData, entryName } from "../src/views/arrays/data";
+import { GridData } from "../src/views/arrays/grid";
+import { panelsOf as grouped } from "../src/views/arrays/grouping";
+import { isCurve, isGrid } from "../src/views/arrays/kinds";
+import { axisOf } from "../src/views/arrays/lines";
 import { axesName, found, toggled } from "../src/views/metrics/catalogue";
-import { entryName, MetricsData } from "../src/views/metrics/data";
-import { GridData, isGrid } from "../src/views/metrics/grid";
-import { panelsOf } from "../src/views/metrics/grouping";
-import { axisOf } from "../src/views/metrics/lines";
-import { METRICS } from "../src/wire/metrics";
+import { MetricsState } from "../src/views/metrics/state";
+import { METRICS, type MetricsMeta } from "../src/wire/metrics";
+import { Session } from "../src/wire/session";
 import { RunStore } from "../src/wire/store";
-import { CATALOGUE, makeArray, makeBlocks, makeMetrics, makeMetricsMeta } from "./fixtures";
+import {
+  CATALOGUE,
+  FakeModel,
+  makeArray,
+  makeBlocks,
+  makeMetrics,
+  makeMetricsMeta,
+} from "./fixtures";
 
 function filled(over = {}) {
   const store = new RunStore(makeMetricsMeta(over), METRICS);
   const { header, buffers } = makeMetrics();
   store.apply(header, buffers);
-  return new MetricsData(store);
+  return new ArraysData(store);
+}
+
+const panelsOf = (meta: MetricsMeta) => grouped(meta, meta.arrays.filter(isCurve));
+
+/** The state of a view that has received everything. */
+function stateOf(traits: Record<string, unknown> = {}, over: Partial<MetricsMeta> = {}) {
+  const model = new FakeModel({
+    view: "metrics",
+    live: true,
+    meta: makeMetricsMeta(over),
+    ...traits,
+  });
+  const state = new MetricsState(new Session(model, METRICS), signal(false));
+  const { header, buffers } = makeMetrics();
+  model.message({ kind: "frame", ...header }, buffers);
+  return { state, model };
 }
 
 describe("the numbers of a run", () => {
   it("are found by layer; a state belongs to the block that made it", () => {
     const data = filled();
     const norm = data.array("residual_norm") ?? makeArray("");
-    expect(data.atLayer(norm, -1, null)).toBe(10);
-    expect(data.atLayer(norm, 2, null)).toBe(40);
-    expect(data.atLayer(norm, 3, null)).toBeNaN();
+    expect(data.atPlace(norm, -1, null)).toBe(10);
+    expect(data.atPlace(norm, 2, null)).toBe(40);
+    expect(data.atPlace(norm, 3, null)).toBeNaN();
     const ratio = data.array("attn_ratio") ?? makeArray("");
-    expect(data.atLayer(ratio, -1, null)).toBeNaN();
-    expect(data.intervalAtLayer(ratio, 1, null)?.high).toBeCloseTo(0.25);
-    expect(data.intervalAtLayer(norm, 1, null)).toBeNull();
+    expect(data.atPlace(ratio, -1, null)).toBeNaN();
+    expect(data.intervalAtPlace(ratio, 1, null)?.high).toBeCloseTo(0.25);
+    expect(data.intervalAtPlace(norm, 1, null)).toBeNull();
   });
 
   it("share one axis, which begins at the embedding where there are states", () => {
@@ -40,14 +67,14 @@ describe("the numbers of a run", () => {
 
   it("come layer by layer, and again with each text", () => {
     const store = new RunStore(makeMetricsMeta(), METRICS);
-    const data = new MetricsData(store);
+    const data = new ArraysData(store);
     const first = makeBlocks(1, [["mlp_ratio", ["layer"], [0], [1], [5]]]);
     store.apply(first.header, first.buffers);
     const line = data.array("mlp_ratio") ?? makeArray("");
-    expect([0, 1].map((layer) => data.atLayer(line, layer, null))).toEqual([5, Number.NaN]);
+    expect([0, 1].map((layer) => data.atPlace(line, layer, null))).toEqual([5, Number.NaN]);
     const second = makeBlocks(2, [["mlp_ratio", ["layer"], [0], [2], [6, 7]]]);
     store.apply(second.header, second.buffers);
-    expect([0, 1].map((layer) => data.atLayer(line, layer, null))).toEqual([6, 7]);
+    expect([0, 1].map((layer) => data.atPlace(line, layer, null))).toEqual([6, 7]);
     expect(data.extent("mlp_ratio")).toEqual({ low: 6, high: 7 });
     expect(data.extent("cka")).toBeNull();
   });
@@ -174,16 +201,24 @@ describe("the list of metrics", () => {
 
 describe("grids", () => {
   it("find the cell of a layer; in a matrix with itself until a column is gone to", () => {
+    const { state } = stateOf({ focus: "cka" });
+    const { layer, focus } = state.session.traits;
+    expect(state.cell()).toBeNull();
+    layer.value = 1;
+    expect(state.cell()).toEqual({ point: 2, position: 2 });
+    state.go({ point_other: 0 });
+    expect(state.cell()).toEqual({ point: 2, position: 0 });
+    layer.value = 7;
+    expect(state.cell()).toBeNull();
+    focus.value = "induction";
+    layer.value = 2;
+    expect(state.cell()).toEqual({ point: 2, position: -1 });
+    state.go({ layer: 2, head: 1 });
+    expect(state.cell()).toEqual({ point: 2, position: 1 });
     const data = filled();
     const cka = new GridData(data, data.array("cka") ?? makeArray(""));
-    expect(cka.cellOf(1, -1, -1)).toEqual({ point: 2, position: 2 });
-    expect(cka.cellOf(1, -1, 0)).toEqual({ point: 2, position: 0 });
-    expect(cka.cellOf(-1, -1, 0)).toBeNull();
-    expect(cka.cellOf(7, -1, 0)).toBeNull();
     expect(cka.cellName(2, 0)).toBe("after 1 and embed");
     const heads = new GridData(data, data.array("induction") ?? makeArray(""));
-    expect(heads.cellOf(2, 1, -1)).toEqual({ point: 2, position: 1 });
-    expect(heads.cellOf(2, -1, -1)).toEqual({ point: 2, position: -1 });
     expect(heads.source().text(0.9)).toBe("0.90");
     expect(heads.cellName(2, 1)).toBe("layer 2, head 1");
   });
@@ -202,15 +237,14 @@ describe("grids", () => {
       ["scores", ["layer", "bin", "k"], [0, 0, 0], [3, 2, 2], values],
     ]);
     store.apply(header, buffers);
-    const data = new MetricsData(store);
+    const data = new ArraysData(store);
     expect(isGrid(array)).toBe(true);
     expect(isGrid({ ...array, dims: ["layer", "bin"] })).toBe(false);
     expect(isGrid({ ...array, dtype: "token" })).toBe(false);
-    const second = new GridData(data, array, 1);
+    const second = new GridData(data, array, { entry: 1 });
     expect([second.value(0, 0), second.value(2, 1)]).toEqual([1, 11]);
     expect(new GridData(data, array).value(2, 1)).toBe(10);
     expect(second.cellName(2, 1)).toBe("layer 2, bin 1");
-    expect(second.cellOf(2, -1, 1)).toEqual({ point: 2, position: 1 });
   });
 
   it("are coloured to round ends: from zero, from far above it, or both ways", () => {

@@ -5,6 +5,8 @@ import { placeTicks, type ValueAxis } from "./axes";
 export interface ChartLine {
   style: LineStyle;
   values: readonly (number | null)[];
+  /** Whether its places are things of their own, which no line joins. */
+  dots?: boolean | undefined;
   /** The ends of the interval around each value. */
   band?: { low: readonly (number | null)[]; high: readonly (number | null)[] } | undefined;
 }
@@ -218,15 +220,15 @@ export class Chart {
 }
 
 /** A line, and after it the ends of its interval, which are not drawn themselves. */
-function seriesOf({ style, band }: ChartLine, count: number): uPlot.Series[] {
+function seriesOf({ style, band, dots }: ChartLine, count: number): uPlot.Series[] {
   const { color, dash } = style;
   const line: uPlot.Series = {
     stroke: color,
-    width: 2,
+    width: dots ? 0 : 2,
     dash,
     spanGaps: false,
     points: {
-      show: (plot) => plot.bbox.width / devicePixelRatio >= POINTS_FROM * count,
+      show: (plot) => dots || plot.bbox.width / devicePixelRatio >= POINTS_FROM * count,
       size: 5,
       fill: color,
       stroke: color,
@@ -296,6 +298,6 @@ function dataOf({ places, lines, axis }: ChartInput): uPlot.AlignedData {
 
 /** Everything that a chart cannot take in without being made anew. */
 function keyOf({ places, lines, axis, palette, font, height }: ChartInput): string {
-  const styles = lines.map(({ style, band }) => [style.color, style.dash, band !== undefined]);
+  const styles = lines.map(({ style, band, dots }) => [style.color, style.dash, !band, dots]);
   return JSON.stringify([places, styles, axis.key, palette.name, font, height]);
 }

@@ -39,11 +39,16 @@ export interface CommonMeta {
   /** What must run before the code: the import, and the loading of the models. */
   setup: string;
   checks: Check[];
+  /** What is seen, and how it is read, in one line. */
+  lead?: string;
+  /** What the words of art in the view mean. */
+  terms?: Record<string, string>;
   /** The question that the picture answers, as the fields showed it. */
   asked?: { inputs: Record<string, string | string[]>; options: Record<string, unknown> };
 }
 
-export type RunState = "idle" | "queued" | "running" | "done" | "cancelled" | "error";
+/** "waiting": a run that takes long has not begun; its cost is the message. */
+export type RunState = "idle" | "waiting" | "queued" | "running" | "done" | "cancelled" | "error";
 
 export interface Status {
   state: RunState;

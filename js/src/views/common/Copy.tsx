@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { copyText, runnable } from "./exports";
-import { useRoot } from "./Shell";
+import { useRoot } from "./root";
 
 interface Props {
   /** The call; what it needs is copied with it, so that it runs as it is. */

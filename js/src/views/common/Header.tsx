@@ -3,7 +3,7 @@ import type { ThemeChoice } from "../../wire/types";
 import { CopyCode } from "./Copy";
 import { download, FORMATS, type Format, save } from "./exports";
 import { holdsPage, pageOf } from "./page";
-import { useRoot } from "./Shell";
+import { useRoot } from "./root";
 import type { BaseState } from "./state";
 
 interface Props {

@@ -4,7 +4,7 @@ import { useId, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import type { Cell } from "../../marks/windowing";
 import { around } from "./around";
 import type { CanvasGrid, GridElements } from "./canvasgrid";
-import { useRoot } from "./Shell";
+import { useRoot } from "./root";
 
 interface Props {
   /** Makes what draws the grid; to be the same function while the grid is the same. */

@@ -1,15 +1,9 @@
 import type { ComponentChildren } from "preact";
-import { createContext } from "preact";
-import { useContext, useLayoutEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { applyPalette } from "../../theme/palette";
+import { Root } from "./root";
 import type { BaseState } from "./state";
-
-const Root = createContext<{ readonly current: HTMLElement | null }>({ current: null });
-
-/** The element of the whole view; only to be used after the first drawing. */
-export function useRoot() {
-  return useContext(Root);
-}
+import { Definition } from "./Term";
 
 interface Props {
   state: BaseState;
@@ -40,6 +34,7 @@ export function Shell({ state, label, onPress, onKeyDown, children }: Props) {
       <Root.Provider value={root}>
         <Lost state={state} />
         {children}
+        <Definition state={state} />
       </Root.Provider>
     </section>
   );

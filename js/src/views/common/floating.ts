@@ -1,9 +1,15 @@
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { clamp } from "../../marks/windowing";
-import type { Anchor } from "./canvasgrid";
 
-/** A box beside a cell that stays inside the view. */
-export function useFloating(at: Anchor | null) {
+/** The lower left corner of what a box stands beside, from the view's top left, and its height. */
+export interface Beside {
+  x: number;
+  y: number;
+  height: number;
+}
+
+/** A box beside something that stays inside the view. */
+export function useFloating(at: Beside | null) {
   const box = useRef<HTMLDivElement>(null);
   useLayoutEffect(() => {
     const element = box.current;

@@ -12,6 +12,8 @@ export class BaseState<T extends CommonTraits = CommonTraits, M extends CommonMe
   readonly meta: ReadonlySignal<M | null>;
   readonly help = signal(false);
   readonly announced = signal("");
+  /** The term whose meaning is shown, and where it stands in the view. */
+  readonly defined = signal<{ term: string; x: number; y: number; height: number } | null>(null);
   /** Whether a field holds what has not been asked yet. */
   readonly drafting = signal(false);
   /** Whether the picture answers another question than the one that is asked. */
@@ -29,11 +31,21 @@ export class BaseState<T extends CommonTraits = CommonTraits, M extends CommonMe
     this.meta = computed(() => session.store.value?.meta ?? null);
     this.outdated = computed(() => {
       const asked = this.meta.value?.asked;
-      const now = traits as unknown as Record<string, ReadonlySignal<unknown>>;
       return Object.entries({ ...asked?.inputs, ...asked?.options }).some(
-        ([name, value]) => JSON.stringify(now[name]?.value) !== JSON.stringify(value),
+        ([name, value]) => JSON.stringify(this.asking(name)) !== JSON.stringify(value),
       );
     });
+  }
+
+  /** A part of the question as the view's settings put it now. */
+  protected asking(name: string): unknown {
+    const now = this.session.traits as unknown as Record<string, ReadonlySignal<unknown>>;
+    return now[name]?.value;
+  }
+
+  /** What the words of art in this view mean. */
+  terms(): Readonly<Record<string, string>> {
+    return this.meta.value?.terms ?? {};
   }
 
   /** The texts that the picture is about. */

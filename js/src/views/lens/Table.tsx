@@ -5,7 +5,7 @@ import { plain, tokenName } from "../../marks/text";
 import { cellAt, columnCount, type GridShape, placeOf, rowCount } from "../../marks/windowing";
 import { around } from "../common/around";
 import { percent } from "../common/format";
-import { useRoot } from "../common/Shell";
+import { useRoot } from "../common/root";
 import { TableController } from "./controller";
 import { pointLabel } from "./data";
 import type { ViewState } from "./state";

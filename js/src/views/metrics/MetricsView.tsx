@@ -1,13 +1,13 @@
+import { Grids } from "../arrays/Grids";
+import { Panels } from "../arrays/Panels";
+import { Reader } from "../arrays/Reader";
+import { Singles } from "../arrays/Singles";
 import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
 import { Picture, Shell, Waiting } from "../common/Shell";
-import { Grids } from "./Grids";
 import { GESTURES, HELP_NOTE } from "./gestures";
-import { Panels } from "./Panels";
 import { Picker } from "./Picker";
-import { Reader } from "./Reader";
-import { Singles } from "./Singles";
 import type { MetricsState } from "./state";
 import { Texts } from "./Texts";
 import { Toolbar } from "./Toolbar";
@@ -25,9 +25,11 @@ export function MetricsView({ state }: { state: MetricsState }) {
       {data ? (
         <Picture state={state}>
           <Panels state={state} data={data} />
-          <Grids state={state} data={data} />
+          <Grids state={state} />
           <Singles state={state} data={data} />
-          <Reader state={state} data={data} />
+          <div class="ll-offscreen">
+            <Reader state={state} data={data} />
+          </div>
         </Picture>
       ) : (
         <Waiting state={state} />

@@ -4,9 +4,9 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { clamp } from "../../marks/windowing";
 import type { CatalogueEntry } from "../../wire/metrics";
-import { useRoot } from "../common/Shell";
+import { unitName } from "../arrays/data";
+import { useRoot } from "../common/root";
 import { axesName, found } from "./catalogue";
-import { unitName } from "./data";
 import type { MetricsState } from "./state";
 
 const NO_KERNEL = "Measuring something else needs a running kernel; this page has none.";

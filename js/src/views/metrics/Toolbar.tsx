@@ -1,8 +1,8 @@
 import { lineStyle } from "../../theme/palette";
+import { layerName } from "../arrays/data";
 import { LayerSlider } from "../common/LayerSlider";
 import { Swatch } from "../common/Swatch";
 import { Switch } from "../common/Switch";
-import { layerName } from "./data";
 import type { MetricsState } from "./state";
 
 /** Which metrics, on which scale, and the layer that is read out. */

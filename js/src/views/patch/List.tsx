@@ -3,7 +3,7 @@ import { TokenText } from "../../marks/TokenText";
 import type { Edit, PatchRun } from "../../wire/patch";
 import { copyText, runnable } from "../common/exports";
 import { percent } from "../common/format";
-import { useRoot } from "../common/Shell";
+import { useRoot } from "../common/root";
 import { describe, inForce, keyOf, toggled, without } from "./edits";
 import { inUnits } from "./Numbers";
 import type { PatchState } from "./state";

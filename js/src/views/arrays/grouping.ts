@@ -1,6 +1,6 @@
 import { plain } from "../../marks/text";
-import type { ArrayInfo, MetricsMeta } from "../../wire/metrics";
-import { entryName } from "./data";
+import type { ArrayInfo, ArraysMeta } from "../../wire/arrays";
+import { alongOf, eachOf, entryName, isLayers } from "./data";
 
 /** One curve of a panel. */
 export interface PanelLine {
@@ -19,7 +19,11 @@ export interface Panel {
   units: string;
   /** What it says, from its first metric. */
   question: string;
+  /** The axis that the curves run along; "" for layers, which all charts share. */
+  dim: string;
   lines: PanelLine[];
+  /** The panel that this one is a part of, whose other curves have charts of their own. */
+  whole?: Panel;
 }
 
 /** Metrics of a block's parts, by the beginning of their names; each part keeps its colour. */
@@ -49,19 +53,23 @@ function nameOf({ name, metric, other }: ArrayInfo): Name {
 /** The largest values lie far above the means, so they have an axis to themselves. */
 function keyOf(array: ArrayInfo): string {
   const { stem, rest } = nameOf(array);
-  const apart = array.kind === "lines" ? array.name.replace(/^other\./, "") : "";
-  return [array.units, stem, rest === "max" ? rest : "", apart].join("|");
+  const apart = eachOf(array) ? array.name.replace(/^other\./, "") : "";
+  return [array.units, stem, rest === "max" ? rest : "", apart, ownAxis(array)].join("|");
 }
 
-export function drawn({ kind, dtype }: ArrayInfo): boolean {
-  return (kind === "curve" || kind === "lines") && dtype === "float";
+function ownAxis(array: ArrayInfo): string {
+  const along = alongOf(array);
+  return isLayers(along) ? "" : along;
 }
 
-/** The curves of a picture as panels, in the order in which they are first met. */
-export function panelsOf(meta: MetricsMeta): Panel[] {
+/** Curves as panels, in the order in which they are first met; those `apart` in a chart each. */
+export function panelsOf(
+  meta: ArraysMeta,
+  arrays: readonly ArrayInfo[],
+  apart: readonly string[] = [],
+): Panel[] {
   const panels = new Map<string, Panel>();
-  for (const array of meta.arrays) {
-    if (!drawn(array)) continue;
+  for (const array of arrays) {
     const key = keyOf(array);
     const panel = panels.get(key) ?? begun(key, array, meta);
     panels.set(key, panel);
@@ -73,10 +81,23 @@ export function panelsOf(meta: MetricsMeta): Panel[] {
     if (said.has(panel.question)) panel.question = capital(longName(panel.lines[0]?.array));
     else said.add(panel.question);
   }
-  return [...panels.values()];
+  return [...panels.values()].flatMap((panel) =>
+    apart.includes(panel.key) ? eachAlone(panel) : [panel],
+  );
 }
 
-function begun(key: string, array: ArrayInfo, meta: MetricsMeta): Panel {
+function eachAlone(whole: Panel): Panel[] {
+  return whole.lines.map((line, i) => ({
+    ...whole,
+    key: `${whole.key}|${i}`,
+    title: capital(line.label),
+    question: whole.title,
+    lines: [line],
+    whole,
+  }));
+}
+
+function begun(key: string, array: ArrayInfo, meta: ArraysMeta): Panel {
   const { stem, part, rest } = nameOf(array);
   const metric = stem.replaceAll("_", " ");
   // A metric of several outputs is named, not each of them: what they are stands below.
@@ -84,7 +105,8 @@ function begun(key: string, array: ArrayInfo, meta: MetricsMeta): Panel {
   const own = part >= 0 || several ? metric : longName(array);
   const shared = rest ? `${metric}, ${rest}` : own;
   const question = meta.described[array.metric]?.question ?? "";
-  return { key, title: capital(shared), units: array.units, question, lines: [] };
+  const dim = ownAxis(array);
+  return { key, title: capital(shared), units: array.units, question, dim, lines: [] };
 }
 
 function longName(array: ArrayInfo | undefined): string {
@@ -95,10 +117,10 @@ export function capital(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-function linesOf(array: ArrayInfo, meta: MetricsMeta, panel: Panel): PanelLine[] {
+function linesOf(array: ArrayInfo, meta: ArraysMeta, panel: Panel): PanelLine[] {
   const { part, rest } = nameOf(array);
-  if (array.kind === "lines") {
-    const dim = array.dims[1] ?? "";
+  const dim = eachOf(array);
+  if (dim) {
     const axis = meta.axes[dim];
     return (axis?.labels ?? []).map((_, k) => {
       return { array, k, label: entryName(dim, axis, k), color: k };
@@ -122,7 +144,12 @@ function linesOf(array: ArrayInfo, meta: MetricsMeta, panel: Panel): PanelLine[]
   ];
 }
 
+/** The name by which a curve is hidden: its array's, of several with the entry's number. */
+export function lineName({ array, k }: PanelLine): string {
+  return k === null ? array.name : `${array.name}:${k}`;
+}
+
 /** What a curve is called where its model must be told apart. */
-export function fullLabel(line: PanelLine, meta: MetricsMeta): string {
+export function fullLabel(line: PanelLine, meta: ArraysMeta): string {
   return line.array.other ? `${line.label} · ${plain(meta.other?.label ?? "other")}` : line.label;
 }

@@ -1,9 +1,9 @@
 import { freeAxis, logAxis, usualAxis, usualRange, type ValueAxis } from "../../marks/axes";
 import type { ChartLine } from "../../marks/chart";
 import { type LineStyle, lineStyle } from "../../theme/palette";
-import type { MetricsData } from "./data";
+import type { ArraysData } from "./data";
 import type { Panel, PanelLine } from "./grouping";
-import type { MetricsState } from "./state";
+import type { ArraysState } from "./state";
 
 const OTHER_DASH = [7, 4];
 
@@ -17,30 +17,42 @@ export function styleOf(line: PanelLine, panel: Panel, both: boolean): LineStyle
 }
 
 /** The lines of a panel that are drawn, those of the second model among them where it is laid over. */
-export function visibleLines(state: MetricsState, panel: Panel): PanelLine[] {
-  const overlay = state.session.traits.overlay.value;
-  return panel.lines.filter(({ array }) => overlay || !array.other);
+export function visibleLines(state: ArraysState, panel: Panel): PanelLine[] {
+  return panel.lines.filter(({ array }) => state.overlaid() || !array.other);
 }
 
-/** The numbers of a curve at the places of the common axis. */
+/** The places of a panel's axis: layers, or the entries of its own. */
+export function placesOf(state: ArraysState, data: ArraysData, { dim }: Panel): number[] {
+  if (!dim) return state.places.value;
+  return Array.from({ length: data.size(dim) }, (_, i) => i);
+}
+
+/** Whether entries are kinds of things, between which a line would say nothing. */
+export function isNamed(data: ArraysData, dim: string): boolean {
+  const axis = data.meta.axes[dim];
+  return !axis?.tokens && (axis?.labels.some((label) => Number.isNaN(Number(label))) ?? false);
+}
+
+/** The numbers of a curve at the places of its axis. */
 export function chartLine(
-  data: MetricsData,
+  data: ArraysData,
   places: readonly number[],
   line: PanelLine,
   style: LineStyle,
+  dots = false,
 ): ChartLine {
   const { array, k } = line;
-  const values = places.map((place) => data.atLayer(array, place, k));
-  if (!array.interval) return { style, values };
-  const intervals = places.map((place) => data.intervalAtLayer(array, place, k));
+  const values = places.map((place) => data.atPlace(array, place, k));
+  if (!array.interval) return { style, values, dots };
+  const intervals = places.map((place) => data.intervalAtPlace(array, place, k));
   const low = intervals.map((interval) => interval?.low ?? null);
   const high = intervals.map((interval) => interval?.high ?? null);
-  return { style, values, band: { low, high } };
+  return { style, values, dots, band: { low, high } };
 }
 
 /** A logarithm only where every number has one, and where they are of several sizes. */
-export function axisOf(lines: readonly ChartLine[], log: boolean): ValueAxis {
-  let [low, high] = [Number.POSITIVE_INFINITY, 0];
+export function axisOf(lines: readonly ChartLine[], log: boolean, shared = false): ValueAxis {
+  let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   for (const { values } of lines) {
     for (const value of values) {
       if (value === null || Number.isNaN(value)) continue;
@@ -50,5 +62,6 @@ export function axisOf(lines: readonly ChartLine[], log: boolean): ValueAxis {
   }
   if (log && low > 0 && high >= 10 * low) return logAxis(low, high);
   const usual = usualRange(lines.map(({ values }) => values));
-  return usual ? usualAxis(usual) : freeAxis();
+  if (usual) return usualAxis(usual);
+  return shared && low <= high ? usualAxis([low, high]) : freeAxis();
 }

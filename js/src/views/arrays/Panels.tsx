@@ -1,0 +1,237 @@
+import { useMemo } from "preact/hooks";
+import { layerTicks } from "../../marks/axes";
+import { compact } from "../../marks/numbers";
+import { Plot } from "../common/Plot";
+import { Swatch } from "../common/Swatch";
+import { Terms } from "../common/Term";
+import { type ArraysData, layerName, placeName, unitName } from "./data";
+import { fullLabel, lineName, type Panel, type PanelLine } from "./grouping";
+import { axisOf, chartLine, isNamed, placesOf, styleOf, visibleLines } from "./lines";
+import type { ArraysState } from "./state";
+
+const HEIGHT = 150;
+const LARGE = 300;
+/** A tick has room for no more. */
+const LETTERS = 9;
+
+interface Props {
+  state: ArraysState;
+  data: ArraysData;
+}
+
+/** All curves as small charts; those over layers share one axis. */
+export function Panels({ state, data }: Props) {
+  const panels = state.panels.value;
+  if (panels.length === 0) return null;
+  return (
+    <section
+      class="ll-panels"
+      // biome-ignore lint/a11y/noNoninteractiveTabindex: arrow keys move the layer
+      tabIndex={0}
+      aria-label="Curves by layer. Left and right arrow keys select a layer, Home and End the first and last."
+      onKeyDown={(event) => layerKey(state, event)}
+    >
+      {panels.map((panel) => (
+        <One key={panel.key} state={state} data={data} panel={panel} />
+      ))}
+    </section>
+  );
+}
+
+const STEPS: Record<string, number> = {
+  ArrowLeft: -1,
+  ArrowDown: -1,
+  ArrowRight: 1,
+  ArrowUp: 1,
+  Home: Number.NEGATIVE_INFINITY,
+  End: Number.POSITIVE_INFINITY,
+};
+
+function layerKey(state: ArraysState, event: KeyboardEvent): void {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const step = STEPS[event.key];
+  if (step !== undefined) state.step(step);
+  else if (event.key === "?") state.help.value = !state.help.peek();
+  else return;
+  event.preventDefault();
+  event.stopPropagation();
+}
+
+/** What is selected and pointed at along a panel's axis, and how it is changed. */
+function axisState(state: ArraysState, { dim }: Panel) {
+  if (!dim) {
+    return {
+      mark: state.selected(),
+      cross: state.over.value,
+      read: state.read.value,
+      choose: (layer: number) => state.select(layer, "now"),
+      over: (layer: number | null) => {
+        state.over.value = layer;
+      },
+    };
+  }
+  const at = state.at(dim);
+  const mark = at < 0 ? null : at;
+  const { value: pointed } = state.overEntry;
+  const cross = pointed?.dim === dim ? pointed.index : null;
+  return {
+    mark,
+    cross,
+    read: cross ?? mark,
+    choose: (index: number) => state.go({ [dim]: index }),
+    over: (index: number | null) => {
+      state.overEntry.value = index === null ? null : { dim, index };
+    },
+  };
+}
+
+function One({ state, data, panel }: Props & { panel: Panel }) {
+  const version = state.session.version.value;
+  const { focus, scale, hidden } = state.session.traits;
+  const palette = state.palette.value;
+  const both = state.overlaid();
+  const places = useMemo(
+    () => placesOf(state, data, panel),
+    [state, data, panel, state.places.value],
+  );
+  const lines = visibleLines(state, panel);
+  const first = panel.lines[0]?.array.name ?? "";
+  const large = focus.value === first;
+  const input = useMemo(() => {
+    const draw = (line: PanelLine) =>
+      chartLine(data, places, line, styleOf(line, panel, both), isNamed(data, panel.dim));
+    const drawn = lines.filter((line) => state.shown(lineName(line))).map(draw);
+    const together = panel.whole ? visibleLines(state, panel.whole).map(draw) : drawn;
+    return {
+      places,
+      label: panel.dim ? (i: number) => short(data.label(panel.dim, i)) : placeName,
+      ...(panel.dim ? {} : { ticks: (width: number) => layerTicks(places, width) }),
+      lines: drawn,
+      axis: axisOf(together, scale.value === "log", panel.whole !== undefined),
+      palette,
+      height: large ? LARGE : HEIGHT,
+    };
+  }, [data, panel, places, palette, scale.value, hidden.value, both, large, version]);
+  const { mark, cross, choose, over } = axisState(state, panel);
+  return (
+    <section class={large ? "ll-panel ll-large" : "ll-panel"} aria-label={panel.title}>
+      <header>
+        <h3>
+          <Terms state={state} text={panel.title} />
+        </h3>
+        <span class="ll-dim">
+          <Terms state={state} text={unitName(panel.units)} />
+        </span>
+        <span class="ll-grow" />
+        <Apart state={state} panel={panel} />
+        <button
+          type="button"
+          class="ll-icon"
+          aria-pressed={large}
+          aria-label={large ? "Show small again" : `Show ${panel.title} large`}
+          title={large ? "Show small again" : "Show large"}
+          onClick={() => state.toggleFocus(first)}
+        >
+          ⤢
+        </button>
+      </header>
+      <p class="ll-question" title={about(panel, data)}>
+        {panel.question}
+        {panel.dim && <span class="ll-by"> by {data.axisName(panel.dim)}</span>}
+      </p>
+      <Plot input={input} mark={mark} cross={cross} choose={choose} over={over} />
+      <ul class="ll-legend-lines">
+        {lines.map((line) => (
+          <Line key={lineName(line)} state={state} data={data} line={line} panel={panel} />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function short(label: string): string {
+  return label.length > LETTERS ? `${label.slice(0, LETTERS - 1)}…` : label;
+}
+
+/** Draws several curves in a chart each, with one scale, and together again. */
+function Apart({ state, panel }: { state: ArraysState; panel: Panel }) {
+  const whole = panel.whole ?? panel;
+  if (whole.lines.length < 2 || (panel.whole && panel.lines[0] !== whole.lines[0])) return null;
+  const apart = panel.whole !== undefined;
+  return (
+    <button
+      type="button"
+      class="ll-icon"
+      aria-pressed={apart}
+      aria-label={
+        apart ? `Draw ${whole.title} in one chart` : `Draw ${whole.title} in a chart each`
+      }
+      title={apart ? "Draw them in one chart" : "Draw each curve in a chart of its own"}
+      onClick={() => state.toggleApart(whole.key)}
+    >
+      ⊞
+    </button>
+  );
+}
+
+/** Question, formula and source of every metric in a panel. */
+function about(panel: Panel, { meta }: ArraysData): string {
+  const names = [...new Set(panel.lines.map(({ array }) => array.metric))];
+  return names
+    .flatMap((name) => {
+      const entry = meta.described[name];
+      if (!entry) return [];
+      const { question, formula, source } = entry;
+      return [[`${name}: ${question}`, formula, source].filter(Boolean).join("\n")];
+    })
+    .join("\n\n");
+}
+
+interface LineProps extends Props {
+  line: PanelLine;
+  panel: Panel;
+}
+
+/** A curve's name, its value where it is read out, and a press that hides it. */
+function Line({ state, data, line, panel }: LineProps) {
+  state.session.version.value;
+  const { array, k } = line;
+  const { read } = axisState(state, panel);
+  const value = read === null ? Number.NaN : data.atPlace(array, read, k);
+  const interval = read === null ? null : data.intervalAtPlace(array, read, k);
+  const own = lineName(line);
+  const shown = state.shown(own);
+  const name = fullLabel(line, data.meta);
+  // What the heading says already is not said twice.
+  const alone = panel.lines.length === 1 && name.toLowerCase() === panel.title.toLowerCase();
+  return (
+    <li>
+      {alone ? (
+        <span class="ll-dim">{read === null ? "" : placeWords(data, panel, read)}</span>
+      ) : (
+        <button
+          type="button"
+          aria-pressed={shown}
+          title={`${shown ? "Hide" : "Show"} ${array.name}: ${array.long_name}. Twice: only this one, or all.`}
+          onClick={() => state.toggleLine(own)}
+          onDblClick={() => state.soloLine(own, panel.lines.map(lineName))}
+        >
+          <Swatch style={styleOf(line, panel, state.overlaid())} />
+          <span class="ll-line-name">{name}</span>
+        </button>
+      )}
+      <span class="ll-num">
+        {read === null ? "" : compact(value)}
+        {interval && (
+          <span class="ll-dim" title="95 % interval over texts">
+            {` [${compact(interval.low, 3)}, ${compact(interval.high, 3)}]`}
+          </span>
+        )}
+      </span>
+    </li>
+  );
+}
+
+function placeWords(data: ArraysData, { dim }: Panel, place: number): string {
+  return dim ? `${data.axisName(dim)} ${data.label(dim, place)}` : layerName(place);
+}
