@@ -117,7 +117,7 @@ class AttentionEntropy(OverQueries):
     def value(self, intervals: bool = True) -> Arrays:
         """Entropies, plain and normalised."""
         share = {"sum": self.arrays["share"], "count": self.arrays["share_count"]}
-        return super().value(intervals) | _mean(f"{self.name}_normalised", share, intervals)
+        return super().value(intervals) | mean_of(f"{self.name}_normalised", share, intervals)
 
 
 @register
@@ -168,7 +168,7 @@ class SinkMass(OverQueries):
     def value(self, intervals: bool = True) -> Arrays:
         """The mass of each head, and the share of sink heads of each layer."""
         rate = {"sum": self.arrays["sinks"], "count": self.arrays["looks"]}
-        return super().value(intervals) | _mean(f"{self.name}_rate", rate, intervals)
+        return super().value(intervals) | mean_of(f"{self.name}_rate", rate, intervals)
 
 
 class Detector(OverQueries):
@@ -290,7 +290,7 @@ def _within(pattern: Tensor, chosen: Tensor) -> Tensor:
     return (pattern.flatten(1) * flat).sum(-1, dtype=torch.float64)
 
 
-def _mean(name: str, sums: Arrays, intervals: bool) -> Arrays:
+def mean_of(name: str, sums: Arrays, intervals: bool) -> Arrays:
     """A mean by the name of its output, with its interval."""
     found: dict[str, np.ndarray] = {name: ratio({key: array.sum(0) for key, array in sums.items()})}
     if intervals:

@@ -74,6 +74,8 @@ class Layer:
         Of the block, from 0.
     batch
         The texts of the pass.
+    special
+        Ids of the tokenizer's special tokens.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Layer:
     ) -> None:
         self.number = number
         self.batch = batch
+        self.special = model.vocabulary.special
         self._block = model.anatomy.blocks[number]
         self._raw = raw
         self._parts = parts

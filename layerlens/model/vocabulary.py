@@ -57,6 +57,11 @@ class Vocabulary:
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         return {index: token.content for index, token in added.items()}
 
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Numbers of the tokenizer's special tokens: BOS, EOS, separators, padding."""
+        return frozenset(map(int, getattr(self.tokenizer, "all_special_ids", ())))
+
     def token_bytes(self, index: int) -> bytes:
         """UTF-8 bytes (perhaps only part of a character) of one vocabulary entry."""
         if self.tokenizer is None:

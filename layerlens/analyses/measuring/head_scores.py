@@ -92,7 +92,7 @@ def repeated_tokens(model: LensModel, length: int, sequences: int, seed: int) ->
         When the vocabulary or the context is too small.
     """
     tokenizer = model.vocabulary.tokenizer
-    special = set(getattr(tokenizer, "all_special_ids", ()))
+    special = model.vocabulary.special
     named = len(tokenizer) if tokenizer is not None else model.d_vocab_in
     ids = torch.tensor([i for i in range(min(model.d_vocab_in, named)) if i not in special])
     if not 2 <= length <= len(ids):

@@ -1,0 +1,119 @@
+"""How far heads look, and at how many keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.metrics.attention_several import (
+    CONTROL,
+    HEADS,
+    LAYERS,
+    Measured,
+    SeveralMeans,
+    even,
+    queries,
+    visible,
+)
+from layerlens.metrics.base import ModelShape, Output
+from layerlens.metrics.layer import Layer
+from layerlens.metrics.registry import register
+
+_ROUNDING = 1e-6  # of a sum of float32 that reaches the mass exactly
+
+
+@register
+class AttentionDistance(SeveralMeans):
+    """How many tokens away a head looks, on average.
+
+    In families with a learnt sink that is no token, rows sum to less than one, and distances are
+    of what is left.
+    """
+
+    name = "attention_distance"
+    question = "How far away does a head look?"
+    formula = (
+        "mean over queries t of sum_j a_tj |t - j| / sum_j a_tj; _chance: with the same attention "
+        "for every key that can be seen; _relative: over that, query by query"
+    )
+    units = "tokens"
+    source = (
+        "Dosovitskiy et al. (2020), An Image is Worth 16x16 Words, arXiv 2010.11929 (mean "
+        "attention distance)"
+    )
+    outputs: ClassVar[Mapping[str, Output]] = {
+        "attention_distance": Output(HEADS, units, "distance of what a head looks at"),
+        "attention_distance_relative": Output(
+            HEADS, "1", "distance, over that of attention that is the same for every key"
+        ),
+        "attention_distance_chance": Output(LAYERS, units, f"distance {CONTROL}", interval=False),
+    }
+
+    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
+        """Distances of a text's queries, plain and over those of even attention."""
+        place = queries(layer.batch, pattern)
+        apart = (place[:, None] - torch.arange(pattern.shape[2], device=place.device)).abs()
+        far = (pattern * apart).sum(-1) / pattern.sum(-1)
+        control = (even(visible(pattern)) * apart).sum(-1)
+        some = control > 0  # a query that sees itself alone has no distance to choose
+        relative = far[:, some] / control[some]
+        return {
+            "attention_distance": (far.double().sum(-1), far.shape[1]),
+            "attention_distance_relative": (relative.double().sum(-1), relative.shape[1]),
+            "attention_distance_chance": (control.double().sum(), len(control)),
+        }
+
+
+@register
+class AttentionSupport(SeveralMeans):
+    """How many keys hold most of what a head looks at.
+
+    Parameters
+    ----------
+    mass
+        Share of a query's attention that the keys have to hold together.
+    """
+
+    name = "attention_support"
+    question = "At how many tokens does a head look?"
+    formula = (
+        "mean over queries of the least number of keys that hold the mass (0.9) together; _chance: "
+        "with the same attention for every key that can be seen"
+    )
+    units = "tokens"
+    source = "Ramsauer et al. (2020), Hopfield Networks is All You Need, arXiv 2008.02217"
+    outputs: ClassVar[Mapping[str, Output]] = {
+        "attention_support": Output(HEADS, units, "keys that hold most of the attention"),
+        "attention_support_share": Output(
+            HEADS, "1", "keys that hold most of the attention, of those that can be seen"
+        ),
+        "attention_support_chance": Output(
+            LAYERS, units, f"keys that hold most of it {CONTROL}", interval=False
+        ),
+    }
+
+    def __init__(self, shape: ModelShape, *, mass: float = 0.9) -> None:
+        if not 0 < mass <= 1:
+            raise InputError(f"mass is {mass}; expected a share above 0, up to 1.")
+        super().__init__(shape, mass=float(mass))
+
+    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
+        """Numbers of keys of a text's queries."""
+        seen = visible(pattern)
+        number, control = self._support(pattern), self._support(even(seen))
+        return {
+            "attention_support": (number.sum(-1), number.shape[1]),
+            "attention_support_share": ((number / seen.sum(-1)).sum(-1), number.shape[1]),
+            "attention_support_chance": (control.sum(), len(control)),
+        }
+
+    def _support(self, pattern: Tensor) -> Tensor:
+        """Keys that hold the mass: [..., query] float64."""
+        held = pattern.double().sort(-1, descending=True).values.cumsum(-1)
+        enough = self.options["mass"] * held[..., -1:] - _ROUNDING
+        below: Tensor = held < enough
+        return below.sum(-1).double() + 1
