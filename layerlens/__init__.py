@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerlens.analyses.attention.patterns import attention
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
@@ -101,6 +102,7 @@ _PLACES = {
     "causal_trace": "layerlens.analyses.tracing.causal_trace",
     "knockout": "layerlens.analyses.removal.knockout",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
+    "attention": "layerlens.analyses.attention.patterns",
     "top_texts": "layerlens.analyses.measuring.top_texts",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_scores": "layerlens.analyses.measuring.head_scores",
@@ -161,6 +163,7 @@ __all__ = [
     "Trace",
     "ablate_sweep",
     "analyses",
+    "attention",
     "attribution_patch",
     "back_patch",
     "best_run",

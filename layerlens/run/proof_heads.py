@@ -74,6 +74,12 @@ def through(model: LensModel, path: str, value: Tensor, tap: Tap) -> Tensor:
     """
     with model.running():
         out: Tensor = model.hf.get_submodule(path)(value)
+    return behind(model, out, tap)
+
+
+def behind(model: LensModel, out: Tensor, tap: Tap) -> Tensor:
+    """Say what a projection's output becomes where the sublayer's output is read."""
+    with model.running():
         if is_norm(norm := model.hf.get_submodule(tap.module)):
             out = norm(out)
     return out if tap.scale == 1 else out * tap.scale
@@ -143,7 +149,7 @@ def _attention_outputs(model: LensModel, tokens: Tokens, layers: Layers) -> dict
     return given
 
 
-def _sinks(model: LensModel, layer: int) -> bool:
+def has_sinks(model: LensModel, layer: int) -> bool:
     """Whether part of each row of the pattern falls on a sink that is no position."""
     mixer = model.hf.get_submodule(model.anatomy.blocks[layer].mixer or "")
     return any("sink" in name for name, _ in mixer.named_parameters())
@@ -154,7 +160,7 @@ def _prove_rows(model: LensModel, layers: Layers, proof: Proof) -> None:
     worst, sinks = 0.0, False
     for layer, got in layers.items():
         over = got["pattern"].float().sum(-1) - 1
-        if _sinks(model, layer):
+        if has_sinks(model, layer):
             over, sinks = over.clamp(min=0), True
         worst = max(worst, over.abs().max().item())
     what = "the pattern's rows sum to 1" + (", or less where there are sinks" if sinks else "")
@@ -184,7 +190,7 @@ def _prove_pattern(model: LensModel, tokens: Tokens, layers: Layers, proof: Proo
     worst = 0.0
     for layer, got in watched.items():
         ours, theirs = got["pattern"].float(), eager[layer].float()
-        if _sinks(model, layer):  # some families hand out rows without the sink's share
+        if has_sinks(model, layer):  # some families hand out rows without the sink's share
             ours, theirs = (rows / rows.sum(-1, keepdim=True) for rows in (ours, theirs))
         worst = max(worst, error(ours, theirs))
     what = "the pattern equals that of the eager implementation"

@@ -35,7 +35,7 @@ QUESTIONS = [
     {"contract"},
     {"answers", "contributions", "measuring"},
     {"lenses", "sweeps"},
-    {"depth", "grafting", "patching", "removal", "steering"},
+    {"attention", "depth", "grafting", "patching", "removal", "steering"},
     {"tracing"},
 ]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
