@@ -18,20 +18,32 @@ const out = join(here, "..", "layerlens");
 const watch = process.argv.includes("--watch");
 const LIMIT = 150 * 1024; // bytes of the module of one view
 
-/** What uPlot can draw and no view does: left out of every bundle. */
-const UNUSED = ["stepped", "bars", "spline"];
+/**
+ * What uPlot can do and no view wants, left out of every bundle: other kinds of paths, axes of time
+ * with all that writes dates, and joining tables. Each is a line, or the end of one, that is gone.
+ */
+const UNUSED = [
+  ...["stepped", "bars", "spline"].map((kind) => `\\(paths\\.${kind}\\s*=`),
+  "let isTime = ",
+  ...["_tzDate", "_fmtDate", "_timeAxisSplits", "_timeAxisVals", "_timeSeriesVal"].map(
+    (name) => `const ${name}\\s*=`,
+  ),
+  ...["timeIncrsMs", "timeIncrsS"].map((name) => `const \\[ ${name},`),
+  ...["fmtDate", "tzDate", "join"].map((name) => `uPlot\\.${name}\\s*=`),
+];
 
 const lean = {
   name: "lean-uplot",
   setup(build) {
     build.onLoad({ filter: /uPlot\.esm\.js$/ }, async ({ path }) => {
       let contents = await readFile(path, "utf8");
-      for (const kind of UNUSED) {
-        const line = new RegExp(`^.*\\bpaths\\.${kind}\\s*=.*$`, "m");
-        if (!line.test(contents)) throw new Error(`uPlot sets no paths.${kind} any more.`);
+      for (const start of UNUSED) {
+        const line = new RegExp(`^\\s*${start}.*$`, "gm");
+        if (!line.test(contents)) throw new Error(`uPlot has no line ${start} any more.`);
         contents = contents.replace(line, "");
       }
-      return { contents };
+      // Only scales of time ask for what is gone, and there are none.
+      return { contents: contents.replace(/\bisTime\b/g, "false") };
     });
   },
 };
