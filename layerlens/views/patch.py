@@ -286,6 +286,8 @@ class PatchView(LiveView):
             if isinstance(given, int) and self.model is not None:
                 given = self.model.token_named(given)
             options[name] = given
+        if options["metric"] != "logit_diff":  # the field keeps its word for when it is again
+            options["wrong"] = None
         if options["by"] == ("head" if options["site"] in HEADS else "position"):
             options["by"] = None
         if self.model is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract import options as opts
 from layerlens.analyses.contract.calling import TEXT_OPTIONS, Calling, own
+from layerlens.analyses.contract.effects import Effects, When, among, require_effect
 from layerlens.analyses.contract.estimate import Estimate, Work, estimate_work
 from layerlens.analyses.contract.job import Job
 from layerlens.analyses.contract.learning import fitted_of, require_readable_again
@@ -78,6 +79,8 @@ class Analysis:
         Whether it records gradients.
     learns
         Kind of what it learns; "" for one that only measures.
+    effects
+        Options that have an effect only beside certain others, and what they need.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Analysis:
         needs: Sequence[str] = (),
         gradients: bool = False,
         learns: str = "",
+        effects: Effects | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.about = about
@@ -110,6 +114,7 @@ class Analysis:
         self.learns = learns
         self.variables = dict(variables)
         self.options = {**opts.defaults(function), **(TEXT_OPTIONS if inputs else {})}
+        self.effects = _effects(self.options, effects or {})
         self._function = function
         self._work = work
         self._calling = Calling(self.name, self.inputs, self.positional, self.options, corpus)
@@ -159,7 +164,7 @@ class Analysis:
             The text; for an analysis of several, a mapping from each name in ``inputs`` to one.
         """
         self.require(model)
-        full = self._calling.complete(options or {})
+        full = self._completed(options or {})
         given = self._calling.named(text)
         fed = self._calling.fed(model, given, full)
         if self.learns:
@@ -203,6 +208,12 @@ class Analysis:
             if lack := ABILITIES[need](model):
                 raise ModelError(f"{self.name} cannot be asked of {model.name}, which {lack}.")
 
+    def _completed(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options over their defaults; one that would have no effect is refused."""
+        full = self._calling.complete(options)
+        require_effect(full, self.options, self.effects, self.name)
+        return full
+
     def work(self, model: LensModel, *texts: Any, **options: Any) -> Work:
         """Count passes, rows through the head and bytes without running anything."""
         return self._counted(model, texts, options)[1]
@@ -217,7 +228,7 @@ class Analysis:
         """What a call would be fed, and its work."""
         self.require(model)
         given, options = self._calling.sort(texts, options)
-        full = self._calling.complete(options)
+        full = self._completed(options)
         fed = self._calling.fed(model, given, full)
         return fed, self._work(model, *fed.values(), **own(full))
 
@@ -290,6 +301,7 @@ def analysis(
     needs: Sequence[str] = (),
     gradients: bool = False,
     learns: str = "",
+    effects: Effects | None = None,
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -332,6 +344,10 @@ def analysis(
     learns
         Kind of what it learns, such as ``"tuned_lens"``. It hands its arrays over with
         ``job.learned``, and a call returns them as a :class:`layerlens.result.fitted.Fitted`.
+    effects
+        Option to what it needs for an effect, where it has not always one:
+        ``{"draws": among("how", "resample")}``. Given without it, it is refused. That ``wrong``
+        is for ``metric="logit_diff"`` need not be said.
     """
     from layerlens.analyses.contract.registry import register
 
@@ -350,10 +366,20 @@ def analysis(
             needs=needs,
             gradients=gradients,
             learns=learns,
+            effects=effects,
         )
         return register(made)
 
     return decorate
+
+
+def _effects(options: Mapping[str, Any], given: Effects) -> Effects:
+    """What options need for an effect, with what holds of every analysis that has them."""
+    if not {"metric", "wrong"} <= options.keys():
+        return given
+    needed = given.get("wrong", ())
+    more = (needed,) if isinstance(needed, When) else needed
+    return {**given, "wrong": (*more, among("metric", "logit_diff"))}
 
 
 def _tokens(fed: Mapping[str, Tokens | Texts]) -> dict[str, Tokens]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import left_out
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contributions.logit_directions import norms_on_stream
 from layerlens.analyses.contributions.split_sublayer import UNIT_SITES, unit_sites
@@ -82,6 +83,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     gradients=True,
+    effects={"center": left_out("wrong")},
 )
 def direct_logit_attribution(
     job: Job,
@@ -117,7 +119,7 @@ def direct_logit_attribution(
         The position whose next token is explained: an index, or the text of a token (of a span:
         its last token).
     center
-        Measure logits from their mean over the vocabulary; without effect on a difference.
+        Measure a logit from the mean over the vocabulary, which a difference is free of.
     stream_norms
         ``"refuse"`` models whose blocks norm the stream itself (post-norm blocks), or
         ``"freeze"`` each such norm too: still an exact sum, but what an early part adds then

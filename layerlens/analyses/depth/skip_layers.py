@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import among
 from layerlens.analyses.depth.layer_subsets import combinations
 from layerlens.analyses.depth.skip_text import SkipRun, SkipText
 from layerlens.analyses.depth.windows import EFFECTS, REDUCTIONS, windows
@@ -81,6 +82,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
+    effects={"cuts": among("effect", "future")},
 )
 def skip_layers(
     job: Job,

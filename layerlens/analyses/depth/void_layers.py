@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import given
 from layerlens.analyses.sweeps.clean_pass import HALF_TOLERANCE, OUTPUT_TOLERANCE
 from layerlens.errors import InputError
 from layerlens.metrics.voids import VoidRule
@@ -62,6 +63,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    effects=dict.fromkeys(("variant", "generate_options"), given("max_new_tokens")),
 )
 def voids(
     job: Job,

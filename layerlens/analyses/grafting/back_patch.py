@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.grafting.back_patch_answers import (
     VARIABLES,
@@ -52,6 +53,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
+    effects={"aliases": given("generate")},
 )
 def back_patch(
     job: Job,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layerlens.analyses.answers.answer_metric import MetricFunction
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import When
 from layerlens.analyses.patching import checks as patch_checks
 from layerlens.analyses.patching import estimate_checks
 from layerlens.analyses.patching.gradient_effects import (
@@ -27,7 +28,7 @@ from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
 from layerlens.errors import InputError
-from layerlens.model.sites import Site
+from layerlens.model.sites import Site, parse_site
 from layerlens.run.base import Base, record_base
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
@@ -63,6 +64,10 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     return Work(pairs * (2 + 3 * runs + verified), pairs * (runs + verified), kept)
 
 
+def _is_query_or_key(site: Any) -> bool:
+    return parse_site(site).kind in QUERY_KEY
+
+
 @analysis(
     name="attribution_patch",
     question="Which activations would matter if they were patched, estimated all at once?",
@@ -76,6 +81,7 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     work=count_work,
     needs=("head", "gradients"),  # recorded by the passes that are derived, not throughout
     inputs=("clean", "corrupt"),
+    effects={"qk_fix": When("site", "for the sites q, k, rot_q and rot_k", _is_query_or_key)},
 )
 def attribution_patch(
     job: Job,

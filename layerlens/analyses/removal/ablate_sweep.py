@@ -10,6 +10,7 @@ import numpy as np
 
 from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.removal.removable_parts import Units
 from layerlens.analyses.removal.replacements import Output, Replacement
@@ -78,6 +79,13 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
+    effects={
+        "reference": among("how", "mean", "resample"),
+        "by_position": among("how", "mean"),
+        "draws": among("how", "resample"),
+        "seed": among("how", "resample"),
+        "neurons": among("unit", "neuron"),
+    },
 )
 def ablate_sweep(
     job: Job,

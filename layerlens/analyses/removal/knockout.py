@@ -12,6 +12,7 @@ import torch
 
 from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import left_out
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.sweeps.layer_windows import window_layers
@@ -84,6 +85,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head", "causal"),
+    effects={"subject": left_out("sources")},
 )
 def knockout(
     job: Job,

@@ -71,8 +71,6 @@ class Units:
     ) -> None:
         if unit not in KINDS:
             raise nearest(unit, list(KINDS), "unit of ablate_sweep:")
-        if neurons is not None and unit != "neuron":
-            raise InputError(f"neurons= goes with unit='neuron', not {unit!r}.")
         self.model, self.unit, self.kind = model, unit, KINDS[unit]
         taps = [model.anatomy.blocks[layer].taps for layer in layers]
         self.layers = [layer for layer, tap in zip(layers, taps, strict=True) if self.kind in tap]

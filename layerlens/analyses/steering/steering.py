@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.steering.steering_text import VARIABLES, Steering
 from layerlens.analyses.texts.one_each import one_each
@@ -54,6 +55,9 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     inputs=("positive", "negative"),
+    effects=dict.fromkeys(
+        ("steer_at", "coefficients", "answer", "wrong", "metric", "neutral"), given("text")
+    ),
 )
 def steering(
     job: Job,

@@ -239,7 +239,7 @@ def test_a_stop_keeps_the_prompt() -> None:
     ("options", "words"),
     [
         ({"alpha": 1.5}, "alpha"),
-        ({"variant": "skip"}, "reference, true_skip"),
+        ({"variant": "skip", "max_new_tokens": 1}, "reference, true_skip"),
         ({"max_new_tokens": -1}, "max_new_tokens"),
         ({"max_new_tokens": 2, "generate_options": {"num_beams": 2}}, "num_beams"),
     ],

@@ -271,9 +271,9 @@ def test_pairs_and_alignments(gpt2: LensModel) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "rank"}, "no gradient"),
-        ({"metric": "kl", "direction": "noise"}, "steps=5"),
-        ({"metric": lambda logits: logits.argmax(-1).float()}, "no derivative"),
+        ({"metric": "rank", "wrong": None}, "no gradient"),
+        ({"metric": "kl", "wrong": None, "direction": "noise"}, "steps=5"),
+        ({"metric": lambda z: z.argmax(-1).float(), "wrong": None}, "no derivative"),
         ({"steps": -1}, "steps is -1"),
         ({"steps": 2, "grad_drop": True}, "0 with grad_drop"),
         ({"verify": "some"}, "'all'"),
@@ -286,8 +286,8 @@ def test_bad_input_is_refused(gpt2: LensModel, options: dict[str, Any], message:
 
 
 def test_kl_from_the_other_run_has_a_gradient(gpt2: LensModel) -> None:
-    assert float(np.abs(attribute(gpt2, metric="kl").data.attribution).max()) > 0
-    noise = attribute(gpt2, metric="kl", direction="noise", steps=3)
+    assert float(np.abs(attribute(gpt2, metric="kl", wrong=None).data.attribution).max()) > 0
+    noise = attribute(gpt2, metric="kl", wrong=None, direction="noise", steps=3)
     assert float(np.abs(noise.data.attribution).max()) > 0
 
 

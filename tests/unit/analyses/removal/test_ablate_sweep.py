@@ -229,7 +229,7 @@ def test_a_stop_keeps_finished_cells() -> None:
         ({"how": "resample", "reference": REFERENCE, "draws": 0}, "draws is 0"),
         ({"unit": "neuron", "neurons": [64]}, "Neuron 64 does not exist"),
         ({"unit": "neuron", "neurons": []}, "neurons is empty"),
-        ({"neurons": [1]}, "neurons= goes with unit='neuron'"),
+        ({"neurons": [1]}, "neurons of ablate_sweep has an effect only with unit='neuron'"),
         ({"layers": [3]}, "Layer 3 does not exist"),
         ({"positions": []}, "names no position"),
     ],
