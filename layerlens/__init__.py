@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         ResultError,
         SiteError,
     )
+    from layerlens.glossary import terms
     from layerlens.index import analyses, metrics
     from layerlens.metrics.best_run import best_run
     from layerlens.model.lensmodel import LensModel
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from layerlens.run.layers import Layers, run_layers
     from layerlens.run.record import Trace, record, run
     from layerlens.run.values import Source, source
-    from layerlens.views import LensView, MetricsView, PatchView
+    from layerlens.views import CurvesView, GridView, LensView, MetricsView, PatchView
     from layerlens.views.explore import explore
 else:
     # Callable packages: their names have to be their own from the start.
@@ -117,6 +118,9 @@ _PLACES = {
     "Result": "layerlens.result",
     "open": "layerlens.result:open_saved",
     "Fitted": "layerlens.result.fitted",
+    "CurvesView": "layerlens.views",
+    "GridView": "layerlens.views",
+    "terms": "layerlens.glossary",
     "LensView": "layerlens.views",
     "MetricsView": "layerlens.views",
     "PatchView": "layerlens.views",
@@ -141,9 +145,11 @@ _PLACES = {
 __all__ = [
     "ActivationError",
     "Cancelled",
+    "CurvesView",
     "Edit",
     "Fitted",
     "Generation",
+    "GridView",
     "InputError",
     "LayerLensError",
     "Layers",
@@ -200,6 +206,7 @@ __all__ = [
     "source",
     "spectrum",
     "steering",
+    "terms",
     "texts",
     "top_texts",
     "voids",

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
-from layerlens.export.pack import frames_of, pack
-from layerlens.export.twins import THEMES, has_view, traits_of
-from layerlens.figures.images import image_bytes
+from layerlens.export.pack import pack
+from layerlens.export.twins import THEMES, frames_for, traits_of
 from layerlens.result.files import checked_path, write_bytes
 from layerlens.result.select import one_text
 
@@ -54,25 +53,6 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 
-_STILL = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{title}</title>
-<style>body {{ font: 14px system-ui, sans-serif; margin: 12px; color: #1a1e24; background: #fff; }}
-td, th {{ padding: 2px 10px 2px 0; text-align: left; }}</style>
-</head>
-<body>
-<img alt="{title}" src="data:image/svg+xml;base64,{picture}">
-<pre>{words}</pre>
-{checks}
-<pre>{code}</pre>
-</body>
-</html>
-"""
-"""A page without a script: the figure, what it is, its checks and the call that makes it."""
-
 
 def write_result(
     result: Result, path: str | os.PathLike[str], *, text: int = 0, theme: str = "auto"
@@ -80,25 +60,9 @@ def write_result(
     """Write the page of one text of a result; return its path."""
     data = one_text(result.data, text)
     title = f"{result.analysis} of {data.attrs.get('model', '')}".strip()
-    if not has_view(result.data):
-        return write_bytes(checked_path(path, ".html", ".htm"), still_bytes(result, text, title))
     traits = traits_of(data, result.checks, theme=theme)
-    packed = pack(traits["meta"], frames_of(data))
+    packed = pack(traits["meta"], frames_for(data))
     return write_html(path, traits, packed, title)
-
-
-def still_bytes(result: Result, text: int, title: str) -> bytes:
-    """Return the content of a page with the figure of a result that no view shows."""
-    picture = base64.b64encode(image_bytes(result.figure(text=text), "svg")).decode("ascii")
-    page = _STILL.format(
-        policy=POLICY,
-        title=html.escape(title),
-        picture=picture,
-        words=html.escape(repr(result)),
-        checks=result.checks._repr_html_(),
-        code=html.escape(result.code),
-    )
-    return page.encode("utf-8", errors="backslashreplace")
 
 
 def write_html(

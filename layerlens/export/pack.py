@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from layerlens.result.layers import answer_names
+
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
@@ -100,6 +102,11 @@ def plain_wire(name: str, dtype: np.dtype[Any] | str) -> Wire:
     return Wire(name, "float32" if np.dtype(dtype).kind == "f" else "int32", none=-1)
 
 
+def answer_wires(data: xr.Dataset) -> dict[str, Wire]:
+    """Return how the arrays of an answer of any analysis travel, ends of intervals among them."""
+    return {name: plain_wire(name, data[name].dtype) for name in answer_names(data)}
+
+
 def id_dtype(d_vocab: int) -> str:
     """Return the narrowest dtype that holds every id of a vocabulary of `d_vocab` rows."""
     return "uint16" if d_vocab <= SMALL_VOCABULARY else "uint32"
@@ -157,7 +164,9 @@ def array_frame(
     return header, buffer
 
 
-def frames_of(data: xr.Dataset, run: int = 1) -> list[Frame]:
+def frames_of(
+    data: xr.Dataset, run: int = 1, wires: Mapping[str, Wire] | None = None
+) -> list[Frame]:
     """Return a whole result as frames.
 
     Parameters
@@ -166,16 +175,18 @@ def frames_of(data: xr.Dataset, run: int = 1) -> list[Frame]:
         The data of a result of one text (no ``batch`` axis).
     run : int
         The run id that the frames carry.
+    wires : mapping, optional
+        Which variables travel, and how; by default those of `wires_of`.
 
     Returns
     -------
     list of (header, buffers)
-        One frame with every variable of `wires_of`; complete, so ``seq`` is 1 and ``last``.
+        One frame with every variable of `wires`; complete, so ``seq`` is 1 and ``last``.
     """
     d_vocab = vocabulary_rows(data)
     arrays: list[ArrayHeader] = []
     buffers: list[bytes] = []
-    for name, wire in wires_of(data).items():
+    for name, wire in (wires_of(data) if wires is None else wires).items():
         if name not in data or (name == "probability" and "logprob" in data):
             continue
         variable = data[name]

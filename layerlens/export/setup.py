@@ -13,14 +13,15 @@ def setup_code(attrs: Mapping[str, Any]) -> str:
     ----------
     attrs : mapping
         Attributes as a result has them: ``code``, ``model``, ``load`` (the call, empty for a model
-        in memory), and of a second model that the code names ``other_model``, ``other_load``.
+        in memory), and of a second model that the code names ``other_model`` (or ``other``) and
+        ``other_load``.
     """
     lines = ["import layerlens as ll", ""]
     lines += _loaded("model", str(attrs.get("load", "")), str(attrs.get("model", "")))
-    if "(other, " in str(attrs.get("code", "")):
-        lines += _loaded(
-            "other", str(attrs.get("other_load", "")), str(attrs.get("other_model", ""))
-        )
+    code = str(attrs.get("code", ""))
+    if "(other, " in code or "other=other" in code:
+        name = str(attrs.get("other_model", attrs.get("other", "")))
+        lines += _loaded("other", str(attrs.get("other_load", "")), name)
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
 from layerlens.export.meta import meta_of
+from layerlens.export.pack import Frame, answer_wires, frames_of
 from layerlens.export.patch_meta import GRIDS, SITES, patch_meta_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def traits_of(data: xr.Dataset, checks: Checks, *, theme: str = "auto") -> dict[
     """
     if theme not in THEMES:
         raise ResultError(f"There is no theme '{theme}'; choose {', '.join(THEMES)}.")
-    view = str(data.attrs.get("view", "lens"))
+    view = view_for(data)
     if view not in TWINS:
         raise ResultError(f"No view shows '{view}' results; there are {', '.join(TWINS)}.")
     own = TWINS[view](data, checks)
@@ -113,17 +114,55 @@ def metrics_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     }
 
 
+def answer_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the views of an answer of any analysis have."""
+    from layerlens.export.answer_meta import answer_meta_of, fields_of
+
+    inputs = fields_of(data)
+    return {
+        "analysis_name": str(data.attrs.get("analysis", "")),
+        "inputs": inputs,
+        "input_names": list(inputs),
+        "options": {},
+        "estimate": {},
+        "layer": -1,
+        "position": -1,
+        "head": -1,
+        "hidden": [],
+        "focus": "",
+        "scale": "linear",
+        "entry": 0,
+        "means": False,
+        "lead_open": True,
+        "cell_width": 0,
+        "meta": answer_meta_of(data, checks),
+    }
+
+
 TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "lens": lens_traits,
     "metrics": metrics_traits,
     "patch": patch_traits,
+    "grid": answer_traits,
+    "curves": answer_traits,
+    "panels": answer_traits,
 }
 """View -> the function that returns its own traits."""
 
 
-def has_view(data: xr.Dataset) -> bool:
-    """Whether a view shows these data; a sweep over three axes, say, has only a figure."""
+def view_for(data: xr.Dataset) -> str:
+    """Return the name of the view that shows these data: that of the analysis, else a grid.
+
+    The patch bench shows two axes; a sweep over three is a grid with a slider.
+    """
     view = str(data.attrs.get("view", "lens"))
-    if view == "patch":
-        return data.attrs.get("site") in SITES and data["recovered"].dims[-2:] in GRIDS
-    return view in TWINS
+    if view != "patch":
+        return view
+    bench = data.attrs.get("site") in SITES and data["recovered"].dims[-2:] in GRIDS
+    return "patch" if bench else "grid"
+
+
+def frames_for(data: xr.Dataset) -> list[Frame]:
+    """Return the arrays of a result of one text as its view gets them."""
+    wires = answer_wires(data) if TWINS.get(view_for(data)) is answer_traits else None
+    return frames_of(data, wires=wires)

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 WORDS = (
     *("analysis", "code", "cost", "created", "dtype", "model", "model_type"),
-    *("question", "source", "text", "view"),
+    *("lead", "opens", "question", "source", "text", "view"),
 )
 NUMBERS = ("complete", "d_vocab", "n_layers", "passes", "seconds")
 OBJECTS = ("missing", "options", "versions", "vocab")
-LISTS = ("inputs", "metrics", "notes", "variables")
+LISTS = ("doses", "inputs", "metrics", "notes", "several", "variables")
 OF_A_TEXT = ("ids", "tokens", "continues")
 """What an analysis of several texts keeps of each, as lists."""
 
@@ -42,6 +42,7 @@ def require_sound(data: xr.Dataset) -> None:
     _require(attrs, "vocab", _is_vocabulary, "a JSON object from token ids to texts")
     _require(attrs, "inputs", _is_names, "a JSON list of names")
     _require(attrs, "variables", _is_names, "a JSON list of names")
+    _require(attrs, "several", _is_names, "a JSON list of names")
     _require(attrs, "metrics", _is_names, "a JSON list of names")
     _require(attrs, "checks", _is_checks, "a JSON list of checks")
     for name in _plain(attrs.get("inputs", "[]")):

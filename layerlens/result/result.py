@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import LayerLensError
@@ -54,6 +54,9 @@ class Result:
         and the fourth as well, so that they survive in files.
     fitted
         What an analysis that learns has learned; None for others, and after `open`.
+    given
+        Texts by name and options as they were given, so that the question can be asked again;
+        None after `open`.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Result:
         self.model = model
         self.data = data.assign_attrs(analysis=analysis, checks=self.checks.to_json(), code=code)
         self.fitted: Fitted | None = None
+        self.given: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
         self._shown: Any = None
 
     def to_pandas(self, of: str | None = None) -> pd.DataFrame:
@@ -176,10 +180,7 @@ class Result:
         return write_bytes(target, content.encode("utf-8", errors="backslashreplace"))
 
     def widget(self, *, text: int = 0) -> Any:
-        """Return the view of this result: live while the model is there, else frozen.
-
-        A result that no widget shows comes as its figure.
-        """
+        """Return the view of this result: live while the model is there, else frozen."""
         from layerlens.views import view_of
 
         return view_of(self, text=text)

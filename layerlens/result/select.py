@@ -55,6 +55,8 @@ def _of_one(attrs: Mapping[str, Any], text: int) -> dict[str, Any]:
         if isinstance(attrs.get(name), str):
             entry = json.loads(attrs[name])[text]
             found[name] = entry if isinstance(entry, str | int | float) else json.dumps(entry)
+    if "several" in attrs:
+        found |= {"several": "[]", "text": str(json.loads(attrs["text"])[text])}
     return found
 
 

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerlens.export.twins import has_view
+from layerlens.errors import ResultError
+from layerlens.export.twins import view_for
+from layerlens.views.answer import CurvesView, GridView
 from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
-from layerlens.views.still import Still
 
 if TYPE_CHECKING:
     from layerlens.result import Result
     from layerlens.views.live import LiveView
 
-__all__ = ["LensView", "MetricsView", "PatchView", "view_of"]
+__all__ = ["CurvesView", "GridView", "LensView", "MetricsView", "PatchView", "view_of"]
 
 VIEWS: dict[str, type[LiveView]] = {
+    "curves": CurvesView,
+    "grid": GridView,
     "lens": LensView,
     "metrics": MetricsView,
+    "panels": CurvesView,
     "patch": PatchView,
 }
 
 
-def view_of(result: Result, *, text: int = 0) -> LiveView | Still:
+def view_of(result: Result, *, text: int = 0) -> LiveView:
     """Return the view of a result: live while its model is there, else frozen.
 
-    A result that no widget shows comes as its figure.
+    Raises
+    ------
+    ResultError
+        No view has the name that its analysis gives.
     """
-    if not has_view(result.data):
-        return Still(result, text)
-    return VIEWS[result.view].from_result(result, text=text)
+    name = view_for(result.data)
+    if name not in VIEWS:
+        raise ResultError(f"No view shows '{name}' results; there are {', '.join(VIEWS)}.")
+    return VIEWS[name].from_result(result, text=text)

@@ -9,12 +9,15 @@ from typing import Any
 
 from layerlens.errors import LayerLensError
 
+FILES = {"grid": "answer", "curves": "answer"}
+"""View to the name of its script, where that is another one."""
+
 STATIC = Path(__file__).resolve().parent.parent / "static"
 
 
 def script(view: str) -> Any:
     """Return the script of a view; a watched file where ``ANYWIDGET_HMR=1`` asks for hot reload."""
-    return _load(f"{view}.js")
+    return _load(f"{FILES.get(view, view)}.js")
 
 
 def style() -> Any:

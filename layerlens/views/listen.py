@@ -12,6 +12,7 @@ from layerlens.views.frames import Stream
 if TYPE_CHECKING:
     import numpy as np
 
+    from layerlens.analyses.contract.parts import Variable
     from layerlens.model.text import Tokens
     from layerlens.result import Check
     from layerlens.views.live import LiveView
@@ -58,7 +59,10 @@ class RunListener:
         self._notes |= notes
 
     def on_declare(
-        self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
+        self,
+        sizes: Mapping[str, int],
+        coords: Mapping[str, tuple[tuple[str, ...], Any]],
+        variables: Mapping[str, Variable],
     ) -> None:
         """Prepare meta and frames; they replace the last picture with the first finished part."""
         view, model = self._view, self._view.model
@@ -67,10 +71,11 @@ class RunListener:
         self._coords = {name: value for name, (_, value) in coords.items()}
         stream = Stream(
             self._run.number,
-            view.analysis.variables,
+            variables,
             max(model.d_vocab, model.d_vocab_in),
             model.token_string,
             view._send_frame,
+            view._wires(variables),
         )
         stream.declare(sizes, coords)
         self.stream = stream

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from layerlens.errors import Cancelled, InputError
+from layerlens.export.pack import WIRE, Wire
 from layerlens.model.required import require_model
 from layerlens.views.adopt import inputs_of, options_of, shown_of
 from layerlens.views.base import Reply, sentence
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerlens.analyses.contract.contract import About
+    from layerlens.analyses.contract.parts import Variable
     from layerlens.model.lensmodel import LensModel
     from layerlens.result import Result
 
 IDLE = {"state": "idle", "run": 0, "done": 0, "total": 0, "what": "", "message": "", "seconds": 0.0}
 
-ENDED = ("done", "cancelled", "error")
+RESTING = ("waiting", "done", "cancelled", "error")
 
 
 class LiveView(QuestionView):
@@ -263,6 +265,10 @@ class LiveView(QuestionView):
         else:
             self._finished(run, result, listener)
 
+    def _wires(self, variables: Mapping[str, Variable]) -> Mapping[str, Wire]:
+        """Return how the arrays of a run travel; those that are not named stay."""
+        return WIRE
+
     def _listener(self, run: Run, task: Task) -> RunListener:
         return RunListener(self, run, task)
 
@@ -315,7 +321,7 @@ class LiveView(QuestionView):
                 last = self.status if self.status.get("run") == run.number else IDLE
                 common = {"state": state, "run": run.number, "message": ""}
                 self.status = {**last, **common, "seconds": round(run.seconds, 3), **more}
-                if state in ENDED:
+                if state in RESTING:
                     self._renew()
 
         self._say(show)
@@ -389,19 +395,25 @@ class LiveView(QuestionView):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while (run := self._run) is not None:
+            self._agree(run)
             if run.wait(0.05) and run is self._run:
                 return run.outcome()
             if deadline is not None and time.monotonic() >= deadline and not run.ended:
                 raise TimeoutError(f"The run is not finished after {timeout} seconds; it goes on.")
         return self._result
 
+    def _agree(self, run: Run) -> None:
+        """Let a run begin, whatever it takes."""
+        run.agreed = True
+
     def _settle(self) -> None:
-        while (run := self._run) is not None and not run.wait(0.05):
+        while (run := self._run) is not None and not run.paused and not run.wait(0.05):
             pass
 
     async def done(self) -> Result | None:
         """Wait as `wait` does, while the kernel goes on: ``result = await view.done()``."""
         while (run := self._run) is not None:
+            self._agree(run)
             if run.ended and run is self._run:
                 return run.outcome()
             await asyncio.sleep(0.02)

@@ -15,6 +15,7 @@ from layerlens.views.listen import RunListener
 if TYPE_CHECKING:
     import numpy as np
 
+    from layerlens.analyses.contract.parts import Variable
     from layerlens.model.text import Tokens
     from layerlens.views.metrics import MetricsView
     from layerlens.views.one_run import Run
@@ -80,7 +81,10 @@ class MetricsListener(RunListener):
             self.unit = "token"
 
     def on_declare(
-        self, sizes: Mapping[str, int], coords: Mapping[str, tuple[tuple[str, ...], Any]]
+        self,
+        sizes: Mapping[str, int],
+        coords: Mapping[str, tuple[tuple[str, ...], Any]],
+        variables: Mapping[str, Variable],
     ) -> None:
         """Nothing: the view has begun the picture."""
 

@@ -18,7 +18,8 @@ class Run:
     """A question put to a model, and what became of it.
 
     `tokens` (by input) and `resolved` are the texts and the options as the analysis took them;
-    `task_waits` says that the worker has not come to it.
+    `task_waits` says that the worker has not come to it, `paused` that it waits for somebody who
+    has heard what it will take, `agreed` that somebody has.
 
     Parameters
     ----------
@@ -46,6 +47,8 @@ class Run:
         self.tokens: dict[str, Tokens] = {}
         self.resolved = dict(options)
         self.task_waits = True
+        self.paused = False
+        self.agreed = False
         self.result: Result | None = None
         self.error: BaseException | None = None
         self.started = time.monotonic()

@@ -82,12 +82,16 @@ class PictureView(View):
 
     def _show_result(self, result: Result, data: xr.Dataset, meta: Mapping[str, Any]) -> None:
         """Show a result that exists; `data` are those of one text."""
-        frames = frames_of(data, int(meta["run"]))
+        frames = self._frames(data, int(meta["run"]))
         self._stream = Stream.finished(frames, int(meta["run"]))
         self._result, self._shown_meta = result, meta
         self.meta = dict(meta)
         self.snapshot = _small_enough(pack(meta, frames))
         self._follow_meta()
+
+    def _frames(self, data: xr.Dataset, run: int) -> list[Frame]:
+        """Return the arrays of a result as they travel."""
+        return frames_of(data, run)
 
     def _keep(self, meta: Mapping[str, Any], stream: Stream) -> None:
         """Show the end of a run and keep its picture for the notebook file."""
@@ -203,8 +207,9 @@ class PictureView(View):
         from layerlens.result.select import one_text
 
         try:
-            data = one_text(shown.data, self._index)
-            return image_bytes(quick(shown.view, data, **self._figure_options()), "png", dpi=96)
+            data, options = one_text(shown.data, self._index), self._figure_options()
+            kind = options.pop("kind", shown.view)
+            return image_bytes(quick(kind, data, **options), "png", dpi=96)
         except LayerLensError:  # the text stands in for a figure that cannot be drawn
             return b""
 

@@ -18,6 +18,7 @@ PACKAGE = Path(layerlens.__file__).parent
 #: are the stated exceptions: conveniences of an object that lead on to a later room.
 ROOMS = [
     "errors",
+    "glossary",
     "model",
     "run",
     "metrics",

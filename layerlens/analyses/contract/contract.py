@@ -12,11 +12,12 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract import options as opts
+from layerlens.analyses.contract.about import About, Dose
 from layerlens.analyses.contract.calling import TEXT_OPTIONS, Calling, own
+from layerlens.analyses.contract.cells import Opener
 from layerlens.analyses.contract.effects import Effects, When, among, require_effect
 from layerlens.analyses.contract.estimate import Estimate, Work, estimate_work
 from layerlens.analyses.contract.job import Job
@@ -36,22 +37,7 @@ if TYPE_CHECKING:
     from layerlens.result import Result
     from layerlens.result.fitted import Fitted
 
-__all__ = ["Analysis", "Job", "Variable", "Work", "analysis"]
-
-
-@dataclass(frozen=True)
-class About:
-    """What the table of analyses says of one."""
-
-    name: str
-    question: str
-    source: str
-    cost: str
-    view: str
-
-    def shown(self) -> dict[str, str]:
-        """As attributes of a result."""
-        return {name: getattr(self, name) for name in ("question", "source", "cost", "view")}
+__all__ = ["About", "Analysis", "Dose", "Job", "Variable", "Work", "analysis"]
 
 
 class Analysis:
@@ -81,6 +67,8 @@ class Analysis:
         Kind of what it learns; "" for one that only measures.
     effects
         Options that have an effect only beside certain others, and what they need.
+    opens
+        What a cell of its answer opens; None for nothing.
     """
 
     def __init__(
@@ -99,6 +87,7 @@ class Analysis:
         gradients: bool = False,
         learns: str = "",
         effects: Effects | None = None,
+        opens: Opener | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.about = about
@@ -112,6 +101,7 @@ class Analysis:
         self.needs = (*needs, *(("gradients",) if gradients else ()))
         self.gradients = gradients
         self.learns = learns
+        self.opens = opens
         self.variables = dict(variables)
         self.options = {**opts.defaults(function), **(TEXT_OPTIONS if inputs else {})}
         self.effects = _effects(self.options, effects or {})
@@ -214,6 +204,12 @@ class Analysis:
         require_effect(full, self.options, self.effects, self.name)
         return full
 
+    def asked(
+        self, texts: Sequence[Any], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Texts by name and options of a call, however they were given; see `Analysis.__call__`."""
+        return self._calling.sort(texts, options)
+
     def work(self, model: LensModel, *texts: Any, **options: Any) -> Work:
         """Count passes, rows through the head and bytes without running anything."""
         return self._counted(model, texts, options)[1]
@@ -259,6 +255,7 @@ class Analysis:
         )
         data = job.parts.dataset({**attrs, **self.about.shown(), **job.notes})
         result = Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
+        result.given = given, {n: v for n, v in options.items() if v is not self.options[n]}
         if self.learns:
             result.fitted = fitted_of(
                 self.learns, job, model, tokens, options=options, code=code, ended=ended
@@ -302,6 +299,9 @@ def analysis(
     gradients: bool = False,
     learns: str = "",
     effects: Effects | None = None,
+    lead: str = "",
+    opens: Opener | None = None,
+    doses: Sequence[Dose] = (),
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -348,14 +348,20 @@ def analysis(
         Option to what it needs for an effect, where it has not always one:
         ``{"draws": among("how", "resample")}``. Given without it, it is refused. That ``wrong``
         is for ``metric="logit_diff"`` need not be said.
+    lead
+        One sentence that stands above its picture: what is seen, and how to read it.
+    opens
+        What a cell of its answer opens in a view, see `layerlens.analyses.contract.cells`.
+    doses
+        Numbers that its view has a slider for.
     """
     from layerlens.analyses.contract.registry import register
 
     def decorate(function: Callable[..., None]) -> Analysis:
-        about = About(name, question, source, cost, view)
+        told = (name, question, source, cost, view, lead, opens is not None, tuple(doses))
         made = (Fitting if learns else Analysis)(
             function,
-            about,
+            About(*told),
             variables,
             work,
             inputs,
@@ -367,6 +373,7 @@ def analysis(
             gradients=gradients,
             learns=learns,
             effects=effects,
+            opens=opens,
         )
         return register(made)
 

@@ -59,12 +59,15 @@ class Estimate:
         Peak memory above the model's own.
     how
         How ``seconds`` was found.
+    tokens
+        Tokens of a pass.
     """
 
     passes: float
     seconds: float
     bytes: int
     how: str
+    tokens: int = 0
 
     def __str__(self) -> str:
         return (
@@ -87,7 +90,7 @@ def estimate_work(model: LensModel, fed: Mapping[str, Tokens | Texts], work: Wor
     passes = 2.0 * _in_blocks(model) * tokens * work.passes + 2.0 * head * work.head_rows
     operations = passes + work.operations
     how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {how}"
-    return Estimate(work.passes, operations / speed, work.bytes, how)
+    return Estimate(work.passes, operations / speed, work.bytes, how, tokens)
 
 
 def _tokens_in(fed: Mapping[str, Tokens | Texts]) -> int:

@@ -180,7 +180,7 @@ class Job:
         names = self._variables if only is None else only
         variables = {name: self._variables[name] for name in names}
         self.parts = Parts(variables, sizes, coords, batched=self.batched)
-        self._listener.on_declare(dict(sizes), dict(coords))
+        self._listener.on_declare(dict(sizes), dict(coords), dict(self.parts.variables))
 
     def label(self, coords: Coords) -> None:
         """Put in coordinates that were not known before, such as tokens that were written."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 if TYPE_CHECKING:
     import numpy as np
 
+    from layerlens.analyses.contract.parts import Variable
     from layerlens.model.text import Tokens
     from layerlens.result import Check
 
@@ -31,8 +32,9 @@ class Listener(Protocol):
         self,
         sizes: Mapping[str, int],
         coords: Mapping[str, tuple[tuple[str, ...], Any]],
+        variables: Mapping[str, Variable],
     ) -> None:
-        """Axis lengths and coordinates are known; parts will follow."""
+        """Axis lengths, coordinates and arrays are known; parts will follow."""
 
     def on_emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
         """Hear of a finished part; the arrays are not used again by who sent them."""
@@ -60,6 +62,7 @@ class Silent:
         self,
         sizes: Mapping[str, int],
         coords: Mapping[str, tuple[tuple[str, ...], Any]],
+        variables: Mapping[str, Variable],
     ) -> None:
         """Ignore."""
 

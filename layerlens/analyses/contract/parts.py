@@ -40,6 +40,8 @@ class Variable:
     source, formula
         Where the method comes from and its definition, where the variables of one analysis
         differ in them.
+    signed
+        Whether its numbers lie on both sides of 0, which then is the middle of their colours.
     """
 
     dims: tuple[str, ...]
@@ -51,6 +53,7 @@ class Variable:
     summary: bool = False
     source: str = ""
     formula: str = ""
+    signed: bool = False
 
     @property
     def fill(self) -> float:
@@ -160,6 +163,7 @@ class Parts:
                     about[detail] = words
             if np.dtype(variable.dtype).kind in "iu":
                 about["missing"] = variable.missing
+            about |= {name: 1 for name in ("is_token", "signed") if getattr(variable, name)}
             data[name] = (self.dims[name], self.arrays[name], about)
         coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}
         with any_string():

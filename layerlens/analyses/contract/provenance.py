@@ -73,6 +73,23 @@ def attributes(
         "missing": json.dumps(missing),
         "vocab": vocab(model, plain_tokens.values(), parts),
         **({} if list(tokens) == ["text"] else named_texts(plain_tokens)),
+        **several(plain_tokens),
+        **other_models(options),
+    }
+
+
+def several(tokens: Mapping[str, Tokens]) -> dict[str, str]:
+    """Attribute that names the inputs under which several texts were given; none without any."""
+    names = [name for name, given in tokens.items() if not given.single]
+    return {"several": json.dumps(names)} if names else {}
+
+
+def other_models(options: Mapping[str, Any]) -> dict[str, str]:
+    """Attributes that say how the models among the options are loaded: ``<option>_load``."""
+    return {
+        f"{name}_load": value.load_code
+        for name, value in options.items()
+        if isinstance(getattr(value, "load_code", None), str)
     }
 
 

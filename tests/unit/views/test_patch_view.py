@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layerlens.views.still import Still
 
 import layerlens as ll
 from layerlens.errors import Cancelled, InputError, LayerLensError
 from layerlens.export.pack import unpack
 from layerlens.model.lensmodel import LensModel
 from layerlens.views import PatchView, view_of
-from layerlens.views.still import Still
 
 from .fakes import until
 from .tiny import CLEAN, CORRUPT, N_LAYERS, Pace, answer, ask, grid, patch, tiny_llama

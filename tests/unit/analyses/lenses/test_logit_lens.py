@@ -216,7 +216,7 @@ class Recorder(Silent):
         self.steps: list[tuple[int, int, str]] = []
         self.stop_at = stop_at
 
-    def on_declare(self, sizes: Any, coords: Any) -> None:
+    def on_declare(self, sizes: Any, coords: Any, variables: Any) -> None:
         self.sizes = dict(sizes)
 
     def on_emit(self, where: Any, arrays: Any) -> None:

@@ -1,0 +1,91 @@
+"""What one cell of an answer opens in a view: tables of numbers, and texts with marked tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerlens.errors import InputError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One cell of an answer.
+
+    Parameters
+    ----------
+    array
+        The variable that it is of.
+    labels
+        Name of each of its axes to the label there: ``{"layer": 3, "head": 1}``.
+    value
+        The number in it.
+    """
+
+    array: str
+    labels: Mapping[str, Any]
+    value: float
+
+    def need(self, axis: str) -> Any:
+        """The label along an axis.
+
+        Raises
+        ------
+        InputError
+            The cell has no such axis, so it opens nothing.
+        """
+        if axis not in self.labels:
+            raise InputError(f"A cell of {self.array} has no {axis}: open one of another array.")
+        return self.labels[axis]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{axis} {label}" for axis, label in self.labels.items())
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of words and numbers under their headings."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | int | float | None]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is shown of a cell.
+
+    Parameters
+    ----------
+    title
+        What it is of.
+    code
+        Python that computes the same.
+    tables
+        Numbers.
+    texts
+        Each a list of (token, how strongly it is marked, from 0 to 1).
+    """
+
+    title: str
+    code: str = ""
+    tables: Sequence[Table] = ()
+    texts: Sequence[Sequence[tuple[str, float]]] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it travels to a front end."""
+        return {
+            "title": self.title,
+            "code": self.code,
+            "tables": [
+                {"head": [*t.head], "rows": [[*row] for row in t.rows]} for t in self.tables
+            ],
+            "texts": [
+                {"tokens": [{"text": text, "mark": float(mark)} for text, mark in tokens]}
+                for tokens in self.texts
+            ],
+        }
+
+
+Opener = Callable[..., Opened]
+"""``(job, model, tokens, place, *, options)``, as the analysis, with the cell after the texts."""
