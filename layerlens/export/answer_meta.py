@@ -17,7 +17,8 @@ from layerlens.export.patch_meta import tokens_of
 from layerlens.export.setup import setup_code
 from layerlens.glossary import terms_in
 from layerlens.result.checks import Check, Checks
-from layerlens.result.layers import MOST_LINES, OTHER, Array, answer_names, ends_of
+from layerlens.result.layers import MOST_LINES, OTHER, Array, ends_of
+from layerlens.result.select import answer_names
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from layerlens.result.layers import answer_names
+from layerlens.result.select import answer_names
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -63,8 +63,8 @@ def grid_figure(
         By default what is recovered in a patching sweep, else the first one; its mean over texts
         where there is one.
     at : mapping, optional
-        Where to cut axes before the last two: ``{"head": 3}``. By default where the largest number
-        is; a line under the grid says which.
+        Where to cut axes, so that two are left: ``{"head": 3}``. By default those before the last
+        two where the largest number is; a line under the grid says which.
     limit : float, optional
         The value of the strongest colour. By default 1 for a recovered fraction, where a small
         triangle marks what lies beyond, else the largest absolute value.

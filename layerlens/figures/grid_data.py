@@ -48,7 +48,7 @@ def grid_of(
         variable = _recovered(data)
     name = main_variable(data, 2, variable)
     array = data[name]
-    axes = str(array.dims[-2]), str(array.dims[-1])
+    axes = _axes(array, at)
     if axes[1] == "layer":  # layers go upwards, whatever the order
         axes = axes[1], axes[0]
     if limit is not None and not limit > 0:
@@ -76,6 +76,14 @@ def grid_of(
         bounded=fraction or limit is not None,
     )
     return grid, "; ".join(word for word in said if word)
+
+
+def _axes(array: xr.DataArray, at: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return the last two axes that are not cut."""
+    dims = [str(dim) for dim in array.dims]
+    whole = [dim for dim in dims if dim not in (at or {})]
+    kept = whole if len(whole) > 1 else dims
+    return kept[-2], kept[-1]
 
 
 def _with_values(data: xr.Dataset, shown: xr.DataArray) -> tuple[list[int], list[int], list[str]]:

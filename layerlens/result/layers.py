@@ -58,16 +58,6 @@ def variables_in(data: xr.Dataset) -> list[str]:
     return [name for name in every if f"{name}_mean" not in every]
 
 
-def answer_names(data: xr.Dataset) -> list[str]:
-    """Return the names of all arrays of numbers of an answer, ends of intervals among them.
-
-    Those of one text come with their means over texts, where there are some.
-    """
-    named = json.loads(data.attrs.get("variables", "[]"))
-    every = [str(name) for name in data.data_vars if data[name].dtype.kind in "fiub"]
-    return [str(name) for name in named if name in every] or every
-
-
 def ends_of(data: xr.Dataset, name: str) -> tuple[str, str] | None:
     """Return the names of the two ends of an array's interval, if it has one."""
     for stem in (name, name.removesuffix("_mean")):

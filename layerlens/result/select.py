@@ -70,3 +70,13 @@ def real_positions(data: xr.Dataset) -> np.ndarray | None:
     ids = data["input_id"].values
     real: np.ndarray = ids >= 0
     return None if real.all() else real
+
+
+def answer_names(data: xr.Dataset) -> list[str]:
+    """Return the names of all arrays of numbers of an answer, ends of intervals among them.
+
+    Those of one text come with their means over texts, where there are some.
+    """
+    named = json.loads(data.attrs.get("variables", "[]"))
+    every = [str(name) for name in data.data_vars if data[name].dtype.kind in "fiub"]
+    return [str(name) for name in named if name in every] or every

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerlens.analyses.contract.listeners import Listener, Where
-from layerlens.analyses.contract.parts import Coords, Parts, Variable
+from layerlens.analyses.contract.listeners import Listener
+from layerlens.analyses.contract.parts import Coords, Parts, Variable, Where
 from layerlens.analyses.contract.split import Split, split_texts
 from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled, InputError

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 if TYPE_CHECKING:
     import numpy as np
 
-    from layerlens.analyses.contract.parts import Variable
+    from layerlens.analyses.contract.parts import Variable, Where
     from layerlens.model.text import Tokens
     from layerlens.result import Check
-
-Where = Mapping[str, "int | slice"]
-"""Axis name to index or slice; axes that are not named are whole."""
 
 BAR_DELAY_SECONDS = 1.0
 

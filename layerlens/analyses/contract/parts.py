@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from layerlens.analyses.contract.listeners import Where
 from layerlens.result.strings import any_string
+
+Where = Mapping[str, "int | slice"]
+"""Axis name to index or slice; axes that are not named are whole."""
 
 Coords = Mapping[str, tuple[tuple[str, ...], Any]]
 

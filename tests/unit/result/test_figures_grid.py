@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from layerlens.figures import draw
 from layerlens.figures.grid import short_number
 from layerlens.figures.images import image_bytes
 from layerlens.figures.palette import palette
-from layerlens.result import Result
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -262,23 +260,6 @@ def test_rows_and_columns_without_any_value_are_left_out_where_all_is_done() -> 
     assert "head: the 1 of 6 that have" in " ".join(texts(figure, "note"))
     going_on = draw("grid", xr.Dataset({"share": array}, attrs={"complete": 0}))
     assert going_on.axes[0].collections[0].get_array().shape == (4, 6)
-
-
-@pytest.mark.parametrize("view", ["grid", "curves"])
-def test_a_result_without_a_widget_shows_its_figure(view: str) -> None:
-    result = Result("something", sweep(view=view))
-    bundle, _ = result._repr_mimebundle_()
-    assert bundle.keys() == {"text/plain", "image/png"}
-    assert "no widget" not in bundle["text/plain"]
-    assert repr(result.widget()) == repr(result)
-
-
-def test_a_result_without_a_view_has_a_page_with_its_figure(tmp_path: Path) -> None:
-    result = Result("something", sweep(view="grid", model="</title><script>alert(1)</script>"))
-    page = result.html(tmp_path / "a.html").read_text()
-    assert "<script" not in page
-    assert "data:image/svg+xml;base64," in page
-    assert "something" in page
 
 
 def test_the_same_figure_is_the_same_bytes() -> None:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from layerlens.views.still import Still
 
 import layerlens as ll
 from layerlens.errors import Cancelled, InputError, LayerLensError
 from layerlens.export.pack import unpack
 from layerlens.model.lensmodel import LensModel
-from layerlens.views import PatchView, view_of
+from layerlens.views import GridView, PatchView, view_of
 
 from .fakes import until
 from .tiny import CLEAN, CORRUPT, N_LAYERS, Pace, answer, ask, grid, patch, tiny_llama
@@ -439,15 +438,15 @@ def test_one_pair_of_several(model: LensModel) -> None:
     assert view._picture() is not None
 
 
-def test_a_sweep_with_more_axes_is_a_picture(model: LensModel) -> None:
+def test_a_sweep_with_more_axes_is_a_grid_with_a_slider(model: LensModel) -> None:
     result = ll.patch_sweep(model, CLEAN, CORRUPT, site="z", by="head_position")
-    still = result.widget()
-    assert isinstance(still, Still)
-    bundle = still._repr_mimebundle_()
-    assert bundle.keys() == {"text/plain", "image/png"}
-    shown_bundle, _ = result._repr_mimebundle_()
-    assert shown_bundle.keys() == {"text/plain", "image/png"}
-    assert "no widget" not in shown_bundle["text/plain"]
+    view = result.widget()
+    assert isinstance(view, GridView)
+    drawn = {array["name"]: array for array in view.meta["arrays"]}["recovered"]
+    assert (drawn["down"], drawn["across"], drawn["third"]) == ("layer", "head", "position")
+    view.entry = 2
+    assert view._figure_options()["at"] == {"position": 2}
+    assert len(view._picture()) > 1000
 
 
 def test_files_and_the_frozen_page(
