@@ -30,6 +30,9 @@ _LAYERS = frozenset(
 )
 """Axes whose whole numbers are layers."""
 
+_POSITIONS = frozenset({"position", "query", "key"})
+"""Axes along which tokens of a text lie."""
+
 _STATE = re.compile(r"(\d+)_\w+")
 
 
@@ -209,10 +212,9 @@ def role_of(data: xr.Dataset, dim: str) -> str:
     own = dim.removeprefix(OTHER)
     if own in _LAYERS and (own.startswith("point") or _whole(data, dim)):
         return "layer"
-    for role in ("head", "position"):
-        if own == role or own.startswith(f"{role}_"):
-            return role
-    return ""
+    if own in _POSITIONS:
+        return "position"
+    return "head" if own == "head" else ""
 
 
 def _whole(data: xr.Dataset, dim: str) -> bool:

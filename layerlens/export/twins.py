@@ -25,13 +25,11 @@ def traits_of(data: xr.Dataset, checks: Checks, *, theme: str = "auto") -> dict[
     Raises
     ------
     ResultError
-        There is no such theme, or no view of such results.
+        There is no such theme.
     """
     if theme not in THEMES:
         raise ResultError(f"There is no theme '{theme}'; choose {', '.join(THEMES)}.")
     view = view_for(data)
-    if view not in TWINS:
-        raise ResultError(f"No view shows '{view}' results; there are {', '.join(TWINS)}.")
     own = TWINS[view](data, checks)
     status = {
         "state": "done",
@@ -153,11 +151,12 @@ TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
 def view_for(data: xr.Dataset) -> str:
     """Return the name of the view that shows these data: that of the analysis, else a grid.
 
-    The patch bench shows two axes; a sweep over three is a grid with a slider.
+    A grid is for what has no view of its own. The patch bench shows two axes; a sweep over three
+    is a grid with a slider.
     """
     view = str(data.attrs.get("view", "lens"))
     if view != "patch":
-        return view
+        return view if view in TWINS else "grid"
     bench = data.attrs.get("site") in SITES and data["recovered"].dims[-2:] in GRIDS
     return "patch" if bench else "grid"
 

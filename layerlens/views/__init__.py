@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerlens.errors import ResultError
 from layerlens.export.twins import view_for
 from layerlens.views.answer import CurvesView, GridView
 from layerlens.views.lens import LensView
@@ -28,14 +27,5 @@ VIEWS: dict[str, type[LiveView]] = {
 
 
 def view_of(result: Result, *, text: int = 0) -> LiveView:
-    """Return the view of a result: live while its model is there, else frozen.
-
-    Raises
-    ------
-    ResultError
-        No view has the name that its analysis gives.
-    """
-    name = view_for(result.data)
-    if name not in VIEWS:
-        raise ResultError(f"No view shows '{name}' results; there are {', '.join(VIEWS)}.")
-    return VIEWS[name].from_result(result, text=text)
+    """Return the view of a result: live while its model is there, else frozen."""
+    return VIEWS[view_for(result.data)].from_result(result, text=text)
