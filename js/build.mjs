@@ -19,17 +19,27 @@ const watch = process.argv.includes("--watch");
 const LIMIT = 150 * 1024; // bytes of the module of one view
 
 /**
- * What uPlot can do and no view wants, left out of every bundle: other kinds of paths, axes of time
- * with all that writes dates, and joining tables. Each is a line, or the end of one, that is gone.
+ * Lines of uPlot that are left out of every bundle, by their beginnings: other kinds of paths, axes of
+ * time with all that writes dates, joining tables, the legend.
  */
 const UNUSED = [
   ...["stepped", "bars", "spline"].map((kind) => `\\(paths\\.${kind}\\s*=`),
   "let isTime = ",
+  "const showLegend = ",
   ...["_tzDate", "_fmtDate", "_timeAxisSplits", "_timeAxisVals", "_timeSeriesVal"].map(
     (name) => `const ${name}\\s*=`,
   ),
   ...["timeIncrsMs", "timeIncrsS"].map((name) => `const \\[ ${name},`),
   ...["fmtDate", "tzDate", "join"].map((name) => `uPlot\\.${name}\\s*=`),
+];
+
+/** What uPlot asks of its options, and what the answer always is here. */
+const SETTLED = [
+  [/\bisTime\b/g, "false"],
+  [/\bshowLegend\b/g, "false"],
+  [/\bmode == 1\b/g, "true"], // places that all lines share; 2 would be scattered points
+  [/\bmode == 2\b/g, "false"],
+  [/\b(?:sc\.)?distr == (?:4|100)\b/g, "false"], // scales by asinh, or by a function of one's own
 ];
 
 const lean = {
@@ -42,8 +52,8 @@ const lean = {
         if (!line.test(contents)) throw new Error(`uPlot has no line ${start} any more.`);
         contents = contents.replace(line, "");
       }
-      // Only scales of time ask for what is gone, and there are none.
-      return { contents: contents.replace(/\bisTime\b/g, "false") };
+      for (const [asked, answer] of SETTLED) contents = contents.replace(asked, answer);
+      return { contents };
     });
   },
 };

@@ -158,10 +158,7 @@ export function rangeScale(
   unit: string,
 ): ColorScale {
   if (low < -FAINT * Math.max(high, 0)) {
-    const end = roundUp(Math.max(-low, high));
-    const colors = rampColors([palette.negative, palette.bg, palette.positive]);
-    const ticks = [-1, -0.5, 0, 0.5, 1].map((t) => ({ at: (t + 1) / 2, label: compact(t * end) }));
-    return new ColorScale(label, unit, -end, end, false, colors, ticks);
+    return centredScale(palette, low, high, 0, label, unit);
   }
   const most = high > 0 ? high : 1;
   const step = roundStep(low > 0.5 * most && low < most ? most - low : most);
@@ -169,6 +166,23 @@ export function rangeScale(
   const to = Math.max(from + step, Math.ceil(most / step - ROUNDED) * step);
   const colors = tableColors(viridis);
   return new ColorScale(label, unit, from, to, false, colors, linearTicks(to, from));
+}
+
+/** The scale of numbers that lie on both sides of a centre, to a round end as far on each. */
+export function centredScale(
+  palette: Palette,
+  low: number,
+  high: number,
+  centre: number,
+  label: string,
+  unit: string,
+): ColorScale {
+  const reach = roundUp(Math.max(centre - low, high - centre) || 1);
+  const colors = rampColors([palette.negative, palette.bg, palette.positive]);
+  const ticks = [-1, -0.5, 0, 0.5, 1].map((t) => {
+    return { at: (t + 1) / 2, label: compact(centre + t * reach) };
+  });
+  return new ColorScale(label, unit, centre - reach, centre + reach, false, colors, ticks);
 }
 
 function roundUp(value: number): number {

@@ -1,12 +1,16 @@
 import type { AfmModel } from "../wire/types";
+import { openAnswer } from "./answer/open";
 import { openLens } from "./lens/open";
 import { openMetrics } from "./metrics/open";
 import type { OpenView } from "./open";
 import { openPatch } from "./patch/open";
 
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
+  curves: openAnswer,
+  grid: openAnswer,
   lens: openLens,
   metrics: openMetrics,
+  panels: openAnswer,
   patch: openPatch,
 };
 

@@ -12,9 +12,11 @@ export interface Described {
 export interface AxisInfo {
   size: number;
   labels: string[];
-  /** The layer (-1: the embedding), head or position of each entry; null on any other axis. */
+  /** The layer (-1: the embedding), head or position of each entry, or its own whole number. */
   numbers: number[] | null;
   long_name: string;
+  /** What entries are, so that linked views can follow; absent: the axis's name says it. */
+  role?: "layer" | "head" | "position" | "";
   /** The input whose tokens the entries are; empty or absent where they are none. */
   tokens?: string;
 }
@@ -22,6 +24,7 @@ export interface AxisInfo {
 export type ArrayKind =
   | "curve"
   | "lines"
+  | "grid"
   | "heads"
   | "matrix"
   | "clusters"
@@ -41,6 +44,15 @@ export interface ArrayInfo {
   interval: boolean;
   kind: ArrayKind;
   other: boolean;
+  /** The axes that it is drawn over; absent: as its axes say. Of lines, `down` has one each. */
+  down?: string;
+  across?: string;
+  third?: string;
+  /** The arrays of the interval's ends; absent: `<name>_low` and `<name>_high`. */
+  low?: string;
+  high?: string;
+  /** The integer that stands for no value; absent: all below zero. */
+  missing?: number | null;
 }
 
 export interface OtherModel {

@@ -20,11 +20,6 @@ export class NdArray {
     this.data = float ? new Float32Array(size).fill(Number.NaN) : new Int32Array(size).fill(-1);
   }
 
-  /** Whether its numbers are integers. */
-  get whole(): boolean {
-    return this.data instanceof Int32Array;
-  }
-
   /** Copy a block into place; `start` and `shape` have one entry an axis. */
   write(start: readonly number[], shape: readonly number[], values: Numbers): void {
     this.#check(start, shape);

@@ -9,7 +9,7 @@ import { Switch } from "../common/Switch";
 import { Terms } from "../common/Term";
 import { Tip } from "../common/Tip";
 import { ArrayGrid } from "./controller";
-import { entryName, isLayers } from "./data";
+import { entryName } from "./data";
 import type { GridData } from "./grid";
 import { capital } from "./grouping";
 import type { ArraysState } from "./state";
@@ -73,8 +73,8 @@ const PLURAL: Record<string, string> = { head: "heads", layer: "layers", positio
 function kindOf(grid: GridData): string {
   if (grid.square) return "layer by layer";
   const many = (dim: string) => {
-    const name = grid.data.axisName(dim);
-    return PLURAL[isLayers(dim) ? "layer" : name] ?? name;
+    const name = dim === grid.down ? grid.downName : grid.data.axisName(dim);
+    return PLURAL[name] ?? name;
   };
   return `${many(grid.down)} upwards, ${many(grid.across)} across`;
 }

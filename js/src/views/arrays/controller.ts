@@ -12,7 +12,6 @@ import {
 } from "../../marks/windowing";
 import { CanvasGrid, fittingWidth, type GridElements, ROW_HEIGHT } from "../common/canvasgrid";
 import { moveKey } from "../common/movekeys";
-import { isLayers } from "./data";
 import type { GridData } from "./grid";
 import type { ArraysState } from "./state";
 
@@ -87,7 +86,8 @@ export class ArrayGrid extends CanvasGrid {
     const grid = state.grid.peek();
     if (!grid) return;
     const over = state.over.peek();
-    const row = over === null || !isLayers(grid.down) ? -1 : grid.data.index(grid.down, over);
+    const row =
+      over === null || !grid.data.isDepth(grid.down) ? -1 : grid.data.index(grid.down, over);
     const groups = grid.data.meta.clusters[grid.array.name] ?? [];
     this.#painter.draw({
       ...surface,
@@ -114,8 +114,7 @@ export class ArrayGrid extends CanvasGrid {
     if (cell?.point === old?.point && cell?.position === old?.position) return;
     const grid = this.state.grid.peek();
     hover.value = cell && this.anchor(cell);
-    const layer = cell && grid && isLayers(grid.down) && cell.point < grid.size.rows;
-    over.value = layer ? grid.data.number(grid.down, cell.point) : null;
+    over.value = cell && grid ? grid.layerOf(cell.point) : null;
   }
 
   protected override scrolled(): void {
@@ -173,7 +172,9 @@ export class ArrayGrid extends CanvasGrid {
 function rowHeadWidth(grid: GridData): number {
   const { labels = [] } = grid.data.meta.axes[grid.down] ?? {};
   const letters = Math.max(grid.downName.length + 1, ...labels.map((label) => label.length));
-  return isLayers(grid.down) ? HEAD_WIDTH : clamp(16 + LETTER * letters, HEAD_WIDTH, MOST_HEAD);
+  return grid.data.isDepth(grid.down)
+    ? HEAD_WIDTH
+    : clamp(16 + LETTER * letters, HEAD_WIDTH, MOST_HEAD);
 }
 
 function columnHeadHeight(grid: GridData, cellWidth: number): number {

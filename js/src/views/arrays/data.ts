@@ -9,31 +9,54 @@ export interface Interval {
 /** A number that is not there yet, or never comes. */
 const NONE = Number.NaN;
 
-/** Axes whose entries are layers, of this model or of another one; states count as their block. */
-export function isLayers(dim: string): boolean {
-  return /^(other\.)?(layer|point)$/.test(dim);
+/** What the entries of an axis are; of metrics the axis's own name says it. */
+export function roleOf(dim: string, axis: AxisInfo | undefined): string {
+  if (axis?.role !== undefined) return axis.role;
+  const own = dim.replace(/^other\./, "");
+  if (own === "head") return "head";
+  return /^(layer|point)(_other)?$/.test(own) ? "layer" : "";
+}
+
+/** Whether an axis runs through the layers, one entry for each. */
+export function isDepth(dim: string, { axes }: ArraysMeta): boolean {
+  const numbers = axes[dim]?.numbers ?? [];
+  const rising = numbers.every((number, i) => i === 0 || number > (numbers[i - 1] as number));
+  return roleOf(dim, axes[dim]) === "layer" && rising;
 }
 
 /** The axis that the curves of an array run along. */
-export function alongOf({ dims }: ArrayInfo): string {
-  return dims.find(isLayers) ?? dims[0] ?? "";
+export function alongOf({ dims, kind, across }: ArrayInfo, meta: ArraysMeta): string {
+  if (across && kind !== "grid") return across;
+  return dims.find((dim) => isDepth(dim, meta)) ?? dims[0] ?? "";
 }
 
 /** The axis of which each entry has a curve; "" where there is one curve. */
-export function eachOf(array: ArrayInfo): string {
-  return array.dims.find((dim) => dim !== alongOf(array)) ?? "";
+export function eachOf(array: ArrayInfo, meta: ArraysMeta): string {
+  const along = alongOf(array, meta);
+  return array.dims.find((dim) => dim !== along) ?? "";
 }
 
 /** One run's numbers, asked by entries of their axes, or by layer. */
 export class ArraysData<M extends ArraysMeta = ArraysMeta> {
   readonly meta: M;
+  readonly #arrays: ReadonlyMap<string, ArrayInfo>;
 
   constructor(readonly store: RunStore<M>) {
     this.meta = store.meta;
+    this.#arrays = new Map(this.meta.arrays.map((array) => [array.name, array]));
   }
 
   array(name: string): ArrayInfo | undefined {
-    return this.meta.arrays.find((array) => array.name === name);
+    return this.#arrays.get(name);
+  }
+
+  /** "layer", "head", "position" or nothing that views share. */
+  role(dim: string): string {
+    return roleOf(dim, this.meta.axes[dim]);
+  }
+
+  isDepth(dim: string): boolean {
+    return isDepth(dim, this.meta);
   }
 
   size(dim: string): number {
@@ -64,18 +87,23 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
     return number >= 0 && number < size ? number : -1;
   }
 
-  /** A number; below zero, integers say that there is none. */
   at(name: string, ...index: number[]): number {
-    const array = this.store.arrays.get(name);
-    const value = array?.at(...index) ?? NONE;
-    return Number.isFinite(value) && !(value < 0 && array?.whole) ? value : NONE;
+    const value = this.store.arrays.get(name)?.at(...index) ?? NONE;
+    return this.#is(name, value) ? value : NONE;
+  }
+
+  /** Whether a number is one, and not what stands for none. */
+  #is(name: string, value: number): boolean {
+    if (!Number.isFinite(value)) return false;
+    const { dtype = "float", missing = null } = this.#arrays.get(name) ?? {};
+    if (dtype === "float") return true;
+    return missing === null ? value >= 0 : value !== missing;
   }
 
   interval(name: string, ...index: number[]): Interval | null {
-    // The interval of a mean over texts goes by the name of what the mean is of.
-    const stem = this.store.arrays.has(`${name}_low`) ? name : name.replace(/_mean$/, "");
-    const low = this.at(`${stem}_low`, ...index);
-    const high = this.at(`${stem}_high`, ...index);
+    const own = this.#arrays.get(name);
+    const low = this.at(own?.low || `${name}_low`, ...index);
+    const high = this.at(own?.high || `${name}_high`, ...index);
     return Number.isNaN(low) || Number.isNaN(high) ? null : { low, high };
   }
 
@@ -92,8 +120,8 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
 
   /** Places of an axis of layers are layers, those of any other its entries. */
   #find(array: ArrayInfo, place: number, k: number | null): number[] | null {
-    const along = alongOf(array);
-    const index = isLayers(along) ? this.index(along, place) : place;
+    const along = alongOf(array, this.meta);
+    const index = this.isDepth(along) ? this.index(along, place) : place;
     if (index < 0 || index >= this.size(along)) return null;
     if (k === null) return [index];
     return array.dims[0] === along ? [index, k] : [k, index];
@@ -102,7 +130,9 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
   /** Every layer that a curve of these arrays has a place for, in order; one axis for all charts. */
   places(arrays: readonly ArrayInfo[]): number[] {
     let [first, last] = [0, 0];
-    for (const dim of arrays.map(alongOf).filter(isLayers)) {
+    for (const array of arrays) {
+      const dim = alongOf(array, this.meta);
+      if (!this.isDepth(dim)) continue;
       first = Math.min(first, this.number(dim, 0));
       last = Math.max(last, this.number(dim, this.size(dim) - 1));
     }
@@ -116,9 +146,8 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
   /** The ends of the numbers of an array that have come; null before any has. */
   extent(name: string): Interval | null {
     let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
-    const array = this.store.arrays.get(name);
-    for (const value of array?.data ?? []) {
-      if (!Number.isFinite(value) || (value < 0 && array?.whole)) continue;
+    for (const value of this.store.arrays.get(name)?.data ?? []) {
+      if (!this.#is(name, value)) continue;
       if (value < low) low = value;
       if (value > high) high = value;
     }

@@ -2,7 +2,7 @@ import type { HeatHead, HeatSource } from "../../marks/heattypes";
 import { compact } from "../../marks/numbers";
 import { plain } from "../../marks/text";
 import type { ArrayInfo } from "../../wire/arrays";
-import { type ArraysData, isLayers } from "./data";
+import type { ArraysData } from "./data";
 
 /** What of an array with more than two axes is drawn, and what besides. */
 export interface Cut {
@@ -32,10 +32,14 @@ export class GridData {
     { third, entry = 0, means = false }: Cut = {},
   ) {
     const { dims } = array;
-    const shown = dims.length === 3 && third ? dims.filter((dim) => dim !== third) : dims;
-    const first = shown.find(isLayers) ?? shown[0] ?? "";
-    this.down = first;
-    this.across = shown.find((dim) => dim !== first) ?? "";
+    const shown = third && third !== array.third ? dims.filter((dim) => dim !== third) : [];
+    if (array.down && array.across && shown.length === 0) {
+      [this.down, this.across] = [array.down, array.across];
+    } else {
+      const free = shown.length > 0 ? shown : dims;
+      this.down = free.find((dim) => data.isDepth(dim)) ?? free[0] ?? "";
+      this.across = free.find((dim) => dim !== this.down) ?? "";
+    }
     this.rest = dims.filter((dim) => dim !== this.down && dim !== this.across);
     this.means = means;
     this.#place = unravel(
@@ -65,6 +69,17 @@ export class GridData {
   get worded(): boolean {
     const { labels = [] } = this.data.meta.axes[this.across] ?? {};
     return !this.square && labels.some((label) => label.length > 4);
+  }
+
+  /** The layer of a row; null where rows are none, and for their means. */
+  layerOf(point: number): number | null {
+    const { data, down, size } = this;
+    return data.isDepth(down) && point < size.rows ? data.number(down, point) : null;
+  }
+
+  /** The row of a layer; -1 for none. */
+  rowOf(layer: number): number {
+    return this.data.isDepth(this.down) ? this.data.index(this.down, layer) : -1;
   }
 
   /** Where the number of a cell is found. */
@@ -130,7 +145,7 @@ export class GridData {
   #name(dim: string, index: number): string {
     const label = this.data.label(dim, index);
     if (this.data.meta.axes[dim]?.tokens) return label === "" ? "⋯" : plain(label);
-    return isLayers(dim) || this.square ? stateName(label) : label;
+    return this.data.role(dim) === "layer" ? stateName(label) : label;
   }
 
   cellName(point: number, position: number): string {
@@ -145,7 +160,8 @@ export class GridData {
   }
 
   get downName(): string {
-    return isLayers(this.down) ? "layer" : this.data.axisName(this.down);
+    const name = this.data.axisName(this.down);
+    return name === "state" || this.down === "point" ? "layer" : name;
   }
 
   source(): HeatSource {

@@ -1,6 +1,6 @@
 import { plain } from "../../marks/text";
 import type { ArrayInfo, ArraysMeta } from "../../wire/arrays";
-import { alongOf, eachOf, entryName, isLayers } from "./data";
+import { alongOf, eachOf, entryName, isDepth } from "./data";
 
 /** One curve of a panel. */
 export interface PanelLine {
@@ -51,15 +51,15 @@ function nameOf({ name, metric, other }: ArrayInfo): Name {
 }
 
 /** The largest values lie far above the means, so they have an axis to themselves. */
-function keyOf(array: ArrayInfo): string {
+function keyOf(array: ArrayInfo, meta: ArraysMeta): string {
   const { stem, rest } = nameOf(array);
-  const apart = eachOf(array) ? array.name.replace(/^other\./, "") : "";
-  return [array.units, stem, rest === "max" ? rest : "", apart, ownAxis(array)].join("|");
+  const apart = eachOf(array, meta) ? array.name.replace(/^other\./, "") : "";
+  return [array.units, stem, rest === "max" ? rest : "", apart, ownAxis(array, meta)].join("|");
 }
 
-function ownAxis(array: ArrayInfo): string {
-  const along = alongOf(array);
-  return isLayers(along) ? "" : along;
+function ownAxis(array: ArrayInfo, meta: ArraysMeta): string {
+  const along = alongOf(array, meta);
+  return isDepth(along, meta) ? "" : along;
 }
 
 /** Curves as panels, in the order in which they are first met; those `apart` in a chart each. */
@@ -70,7 +70,7 @@ export function panelsOf(
 ): Panel[] {
   const panels = new Map<string, Panel>();
   for (const array of arrays) {
-    const key = keyOf(array);
+    const key = keyOf(array, meta);
     const panel = panels.get(key) ?? begun(key, array, meta);
     panels.set(key, panel);
     panel.lines.push(...linesOf(array, meta, panel));
@@ -105,7 +105,7 @@ function begun(key: string, array: ArrayInfo, meta: ArraysMeta): Panel {
   const own = part >= 0 || several ? metric : longName(array);
   const shared = rest ? `${metric}, ${rest}` : own;
   const question = meta.described[array.metric]?.question ?? "";
-  const dim = ownAxis(array);
+  const dim = ownAxis(array, meta);
   return { key, title: capital(shared), units: array.units, question, dim, lines: [] };
 }
 
@@ -119,7 +119,7 @@ export function capital(text: string): string {
 
 function linesOf(array: ArrayInfo, meta: ArraysMeta, panel: Panel): PanelLine[] {
   const { part, rest } = nameOf(array);
-  const dim = eachOf(array);
+  const dim = eachOf(array, meta);
   if (dim) {
     const axis = meta.axes[dim];
     return (axis?.labels ?? []).map((_, k) => {

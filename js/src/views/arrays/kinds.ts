@@ -1,10 +1,10 @@
 import type { ArrayInfo } from "../../wire/arrays";
-import { isLayers } from "./data";
+import { roleOf } from "./data";
 
 /** Whether a measure is drawn as cells: a matrix, heads, or one entry at a time of a third axis. */
 export function isGrid({ kind, dims, dtype }: ArrayInfo): boolean {
   if (kind === "matrix" || kind === "heads") return true;
-  return dtype === "float" && dims.length === 3 && isLayers(dims[0] ?? "");
+  return dtype === "float" && dims.length === 3 && roleOf(dims[0] ?? "", undefined) === "layer";
 }
 
 /** Whether a measure is drawn as curves: over layers, or over an axis of its own. */

@@ -5,7 +5,7 @@ import type { ArrayInfo, ArraysMeta, ArraysTraits } from "../../wire/arrays";
 import type { Session } from "../../wire/session";
 import type { Anchor } from "../common/canvasgrid";
 import { BaseState } from "../common/state";
-import { ArraysData, isLayers, unitName } from "./data";
+import { ArraysData, unitName } from "./data";
 import { GridData } from "./grid";
 import { type Panel, panelsOf } from "./grouping";
 
@@ -45,7 +45,7 @@ export class ArraysState<
   readonly entries: Signal<Entries> = signal({});
   /** Panels whose curves are drawn in a chart each. */
   readonly apart: Signal<readonly string[]> = signal([]);
-  /** The axis of which the grid shows one entry, where it has three; "" for the last. */
+  /** The axis of which the grid shows one entry, where it has three; "" for the array's own. */
   readonly third = signal("");
   /** Which entry that is. */
   readonly entry: ReadonlySignal<number>;
@@ -79,7 +79,7 @@ export class ArraysState<
       const array = grids.find(({ name }) => name === traits.focus.value) ?? grids[0];
       if (!data || !array) return null;
       session.version.value;
-      const third = array.dims.includes(this.third.value) ? this.third.value : array.dims[2];
+      const third = array.dims.includes(this.third.value) ? this.third.value : array.third;
       const cut = { third, means: this.means() };
       const { rest } = new GridData(data, array, cut);
       const count = rest.reduce((product, dim) => product * data.size(dim), 1);
@@ -123,16 +123,27 @@ export class ArraysState<
   /** Show what a cell is made of, where the view can. */
   open(_array: ArrayInfo, _index: readonly number[]): void {}
 
+  /** The trait that holds what is selected along an axis; "" where no other view has the axis. */
+  #shared(dim: string): "layer" | "head" | "position" | "" {
+    const { value: data } = this.data;
+    const role = data?.role(dim) ?? "";
+    const grid = this.grid.value;
+    // Of two axes of layers only one follows: a cell has two of them.
+    const second = grid?.across === dim && data?.role(grid.down) === role;
+    return second ? "" : (role as "layer" | "head" | "position" | "");
+  }
+
   /** The entry of an axis that is selected; -1 for none. */
   at(dim: string): number {
-    const { layer, head, position } = this.session.traits;
     const { value: data } = this.data;
     if (!data) return -1;
-    if (isLayers(dim)) return layer.value < 0 ? -1 : data.index(dim, layer.value);
-    if (/^(other\.)?head$/.test(dim)) return data.index(dim, head.value);
-    if (dim === "position") return data.index(dim, position.value);
-    const entry = this.entries.value[dim] ?? -1;
-    return entry < data.size(dim) ? entry : -1;
+    const own = this.entries.value[dim] ?? -1;
+    const trait = this.#shared(dim);
+    if (!trait) return own < data.size(dim) ? own : -1;
+    const number = this.session.traits[trait].value;
+    if (number < 0) return -1;
+    // Several entries may be of one layer.
+    return data.number(dim, own) === number ? own : data.index(dim, number);
   }
 
   /** The cell of the grid that is selected; a matrix shows a layer with itself until told else. */
@@ -152,12 +163,11 @@ export class ArraysState<
     const own: Record<string, number> = {};
     for (const [dim, index] of Object.entries(places)) {
       if (index < 0 || index >= data.size(dim)) continue;
+      own[dim] = index;
+      const trait = this.#shared(dim);
       const number = data.number(dim, index);
       // The embedding is no layer that other views could follow.
-      if (isLayers(dim)) Object.assign(shared, number < 0 ? {} : { layer: number });
-      else if (/^(other\.)?head$/.test(dim)) shared.head = number;
-      else if (dim === "position") shared.position = number;
-      else own[dim] = index;
+      if (trait && number >= 0) shared[trait] = number;
     }
     if (Object.keys(own).length > 0) this.entries.value = { ...this.entries.value, ...own };
     if (Object.keys(shared).length > 0) this.session.write(shared as Partial<T>, when);

@@ -5,6 +5,8 @@ import { useEffect } from "preact/hooks";
 const PACE = 220;
 
 interface Props {
+  /** What is gone through: "Layer". */
+  label?: string;
   at: number;
   last: number;
   /** What is at `at`, as it is written and read out. */
@@ -12,8 +14,9 @@ interface Props {
   go: (at: number) => void;
 }
 
-/** A slider through the layers, with a button that plays it. */
-export function LayerSlider({ at, last, name, go }: Props) {
+/** A slider through the layers, or through what else has steps, with a button that plays it. */
+export function LayerSlider({ label = "Layer", at, last, name, go }: Props) {
+  const many = label === "Layer" ? "the layers" : label;
   const playing = useSignal(false);
   const still = reducedMotion();
   useEffect(() => {
@@ -34,9 +37,9 @@ export function LayerSlider({ at, last, name, go }: Props) {
       <button
         type="button"
         class="ll-icon ll-play"
-        aria-label={still ? "Next layer" : playing.value ? "Pause" : "Play through the layers"}
+        aria-label={still ? `Next: ${label}` : playing.value ? "Pause" : `Play through ${many}`}
         title={
-          still ? "Next layer (your system asks for reduced motion)" : "Play through the layers"
+          still ? `Next: ${label} (your system asks for reduced motion)` : `Play through ${many}`
         }
         onClick={press}
       >
@@ -48,7 +51,7 @@ export function LayerSlider({ at, last, name, go }: Props) {
         max={last}
         step={1}
         value={at}
-        aria-label="Layer"
+        aria-label={label}
         aria-valuetext={name}
         onInput={(event) => go(Number(event.currentTarget.value))}
       />

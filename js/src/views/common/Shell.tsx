@@ -89,7 +89,8 @@ const MOST_SHOWN = 70;
 /** What stands in the place of the picture until there is one. */
 export function Waiting({ state }: { state: BaseState }) {
   const { live, traits } = state.session;
-  if (traits.status.value.state === "error") return null;
+  // What keeps the picture away is said beside the prompt.
+  if (/error|waiting/.test(traits.status.value.state)) return null;
   return (
     <p class="ll-waiting" role="status">
       {live.value

@@ -1,0 +1,104 @@
+import { compact } from "../../marks/numbers";
+import { TokenText } from "../../marks/TokenText";
+import type { CellPanel } from "../../wire/answer";
+import { CopyCode } from "../common/Copy";
+import { Terms } from "../common/Term";
+import type { AnswerState } from "./state";
+
+/** What the selected cell is made of: tables, and texts with marked tokens. */
+export function Cell({ state }: { state: AnswerState }) {
+  const opened = state.opened.value;
+  if (!opened) return null;
+  return (
+    <section class="ll-cell" aria-label="The cell" aria-busy={opened.state === "asked"}>
+      <div class="ll-float-head">
+        <h4>{opened.state === "shown" ? opened.panel.title : "Cell"}</h4>
+        <button
+          type="button"
+          class="ll-icon"
+          aria-label="Close"
+          title="Close (Escape)"
+          onClick={() => state.close()}
+        >
+          ✕
+        </button>
+      </div>
+      {opened.state === "asked" && (
+        <p class="ll-note" role="status">
+          Asking the model…
+        </p>
+      )}
+      {opened.state === "failed" && (
+        <p class="ll-error" role="alert">
+          {opened.problem}
+        </p>
+      )}
+      {opened.state === "shown" && <Inside state={state} panel={opened.panel} />}
+    </section>
+  );
+}
+
+function Inside({ state, panel }: { state: AnswerState; panel: CellPanel }) {
+  const { code, tables, texts } = panel;
+  return (
+    <>
+      {tables.map((table, i) => (
+        // The place is the identity: nothing of a panel changes while it is open.
+        <Table key={i} state={state} table={table} />
+      ))}
+      {texts.map(({ tokens }, i) => (
+        <p key={i} class="ll-marked" dir="auto">
+          {tokens.map(({ text, mark }, at) => (
+            <span
+              key={at}
+              style={{ "--ll-mark": `${Math.round(100 * Math.min(1, Math.max(0, mark)))}%` }}
+              class={mark > 0 ? "ll-lit" : undefined}
+              title={mark > 0 ? compact(mark, 3) : undefined}
+            >
+              <TokenText text={text} />
+            </span>
+          ))}
+        </p>
+      ))}
+      {code && (
+        <CopyCode
+          code={code}
+          setup={state.meta.value?.setup ?? ""}
+          label="Copy as Python"
+          missing="Nothing to copy."
+        />
+      )}
+    </>
+  );
+}
+
+function Table({ state, table }: { state: AnswerState; table: CellPanel["tables"][number] }) {
+  return (
+    <table>
+      <thead>
+        <tr>
+          {table.head.map((name, i) => (
+            <th scope="col" key={i}>
+              <Terms state={state} text={name} />
+            </th>
+          ))}
+        </tr>
+      </thead>
+      <tbody>
+        {table.rows.map((row, i) => (
+          <tr key={i}>
+            {row.map((value, k) => (
+              <td key={k} class={typeof value === "string" ? undefined : "ll-num"}>
+                {typeof value === "string" ? (
+                  <TokenText text={value} />
+                ) : (
+                  compact(value ?? Number.NaN)
+                )}
+              </td>
+            ))}
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}

@@ -1,0 +1,135 @@
+import { useSignal, useSignalEffect } from "@preact/signals";
+import { Outcome, Progress } from "../common/Footer";
+import { PictureOf } from "../common/Shell";
+import { Terms } from "../common/Term";
+import type { AnswerState } from "./state";
+
+const NO_KERNEL = "Running it again needs a kernel; this page has none.";
+const MOST_LINES = 5;
+
+/** The texts that are asked about, by their names, edited in place; and what a run would cost. */
+export function Texts({ state }: { state: AnswerState }) {
+  const { session } = state;
+  const { inputs, input_names, linked } = session.traits;
+  const drafts = useSignal<Record<string, string>>(inputs.peek());
+  useSignalEffect(() => {
+    drafts.value = inputs.value;
+  });
+  useSignalEffect(() => {
+    state.drafting.value = JSON.stringify(drafts.value) !== JSON.stringify(inputs.value);
+  });
+  const live = session.live.value;
+  const names = input_names.value.length > 0 ? input_names.value : Object.keys(inputs.value);
+  const fields = names.length > 0 && !linked.value;
+  const run = () => state.run(drafts.peek());
+  return (
+    <div class="ll-prompt">
+      {fields && <Question state={state} />}
+      <div class="ll-prompt-line">
+        {fields && (
+          <div class="ll-texts">
+            {names.map((name) => (
+              <Text
+                key={name}
+                name={name}
+                alone={names.length === 1}
+                text={drafts.value[name] ?? ""}
+                live={live}
+                write={(text) => {
+                  drafts.value = { ...drafts.peek(), [name]: text };
+                }}
+                run={run}
+              />
+            ))}
+          </div>
+        )}
+        {!fields && <Question state={state} />}
+        <button
+          type="button"
+          class="ll-primary"
+          disabled={!live}
+          title={live ? (names.length > 0 ? "Run (Enter)" : "Run again") : NO_KERNEL}
+          onClick={run}
+        >
+          Run
+        </button>
+      </div>
+      <Cost state={state} />
+      <Outcome state={state} />
+      <div class="ll-fed">
+        <PictureOf state={state} />
+        <Notes state={state} />
+        <Progress state={state} />
+      </div>
+    </div>
+  );
+}
+
+function Question({ state }: { state: AnswerState }) {
+  return (
+    <p class="ll-asked">
+      <Terms state={state} text={state.meta.value?.question ?? ""} />
+    </p>
+  );
+}
+
+interface TextProps {
+  name: string;
+  alone: boolean;
+  text: string;
+  live: boolean;
+  write: (text: string) => void;
+  run: () => void;
+}
+
+function Text({ name, alone, text, live, write, run }: TextProps) {
+  const words = name.replaceAll("_", " ");
+  return (
+    <label class={alone ? "ll-field ll-alone" : "ll-field"}>
+      {!alone && <span>{words}</span>}
+      <textarea
+        rows={Math.min(MOST_LINES, text.split("\n").length)}
+        dir="auto"
+        aria-label={`${words}. Enter runs it, Shift and Enter starts a new line.`}
+        spellcheck={false}
+        readOnly={!live}
+        title={live ? undefined : NO_KERNEL}
+        value={text}
+        onInput={(event) => write(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
+          event.preventDefault();
+          run();
+        }}
+      />
+    </label>
+  );
+}
+
+/** What a run would take that has not begun, and the button that begins it. */
+function Cost({ state }: { state: AnswerState }) {
+  const { session } = state;
+  const { state: now, message } = session.traits.status.value;
+  if (now !== "waiting" || !session.live.value) return null;
+  return (
+    <div class="ll-cost" role="status">
+      <span>{message}</span>
+      <button type="button" class="ll-primary" onClick={() => session.run({})}>
+        Run it
+      </button>
+    </div>
+  );
+}
+
+function Notes({ state }: { state: AnswerState }) {
+  state.session.version.value;
+  return (
+    <>
+      {state.meta.value?.notes.map((note) => (
+        <span class="ll-note" key={note}>
+          {note}
+        </span>
+      ))}
+    </>
+  );
+}

@@ -1,0 +1,57 @@
+import type { AnswerMeta } from "../../wire/answer";
+import type { ArrayInfo } from "../../wire/arrays";
+import { alongOf, eachOf } from "../arrays/data";
+import type { Division } from "../arrays/state";
+
+/** More curves than this in one chart cannot be told apart. */
+const MOST_CURVES = 12;
+/** A table of one entry with more rows than this is read in the grid instead. */
+const MOST_ROWS = 24;
+
+/**
+ * What is drawn how: cells for what has two long axes or three, curves for the rest. In the view of
+ * grids everything over the axes of the first grid is one too, however short they are.
+ */
+export function divisionOf(view: string): Division<AnswerMeta> {
+  const grids = view === "grid";
+  return {
+    grid: (array, meta) => drawable(array) && isGrid(array, meta, grids),
+    curve: (array, meta) => drawable(array) && array.dims.length > 0 && !isGrid(array, meta, grids),
+    table: tableOf,
+  };
+}
+
+function drawable({ dtype, kind }: ArrayInfo): boolean {
+  return dtype !== "token" && kind !== "clusters";
+}
+
+function isGrid(array: ArrayInfo, meta: AnswerMeta, grids: boolean): boolean {
+  const { dims, kind } = array;
+  if (dims.length < 2) return false;
+  if (dims.length > 2 || kind === "matrix" || kind === "heads") return true;
+  const curves = meta.axes[eachOf(array, meta)]?.size ?? 0;
+  if (curves > MOST_CURVES || !isOrdered(alongOf(array, meta), meta)) return true;
+  return grids && mainOf(meta) === dims.join();
+}
+
+/** The axes of what a view of grids is about: the first array of numbers that has two or more. */
+function mainOf(meta: AnswerMeta): string {
+  const main = meta.arrays.find((array) => drawable(array) && array.dims.length > 1);
+  return main?.dims.join() ?? "";
+}
+
+/** Whether an axis has an order that a curve can follow: layers, or entries that are numbers. */
+function isOrdered(dim: string, { axes }: AnswerMeta): boolean {
+  const { labels = [], role = "" } = axes[dim] ?? {};
+  return role !== "" || labels.every((label) => !Number.isNaN(Number(label)));
+}
+
+/** Tokens are read in tables, beside all that is said of the same entries. */
+function tableOf(array: ArrayInfo, { arrays, axes }: AnswerMeta): string {
+  const { dims } = array;
+  const key = dims.join();
+  const last = axes[dims.at(-1) ?? ""];
+  if (dims.length < 1 || dims.length > 2 || !last || last.tokens) return "";
+  if (dims.length === 2 && last.size > MOST_ROWS) return "";
+  return arrays.some((other) => other.dtype === "token" && other.dims.join() === key) ? key : "";
+}
