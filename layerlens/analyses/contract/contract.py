@@ -90,6 +90,7 @@ class Analysis:
         opens: Opener | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
+        self.__doc__ = opts.described(function.__doc__ or "", about.name)
         self.about = about
         self.name = about.name
         self.place = f"{function.__module__}.{function.__qualname__}"

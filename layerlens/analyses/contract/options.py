@@ -1,14 +1,86 @@
-"""Options of an analysis: their names are checked, and a call can be written down again."""
+"""Options of an analysis: checked by name, described, and written down as a call again."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
+
+TEXTS = {
+    "answer": """
+        Token whose prediction is measured, as a string or an id; for several texts also a list.
+        None: what the model answers by itself.
+        """,
+    "batch_size": """
+        Texts in one pass; None for as many as keep it below 2,048 tokens.
+        """,
+    "memory_limit": """
+        Bytes of working memory above the model's own.
+        """,
+    "method": """
+        How edited runs are computed: ``"packed"`` (all that is edited goes through each block
+        together), ``"restart"`` (each from the block that is edited on), ``"naive"`` (whole
+        passes), or ``"auto"``: the cheapest that was seen to give the naive numbers.
+        """,
+    "metric": """
+        What is measured where the text is answered: ``logit_diff`` (answer minus wrong),
+        ``logit``, ``probability``, ``logprob``, ``kl`` (of the reference run's prediction from
+        the run's, nats), ``rank`` (1 = best), or a function from logits ``[n, vocabulary]``
+        float32 to ``[n]``.
+        """,
+    "skip_first": """
+        Leave out the first token of each text (or so many) from the means.
+        """,
+    "verify": """
+        How many of the edited runs are made again by whole passes and compared; 0 for none.
+        """,
+    "wrong": """
+        For ``metric="logit_diff"``: the token that the answer is compared with, likewise. None:
+        the answer of the run that this one is compared with, if there is one and it is another,
+        else the runner-up.
+        """,
+}
+"""What options that many analyses have are; a docstring that only names one is given its text."""
+
+
+def described(documentation: str, name: str) -> str:
+    r"""A docstring in which every option has its text.
+
+    Parameters
+    ----------
+    documentation
+        Of an analysis; parameters without a text are given that of ``TEXTS``.
+    name
+        Of the analysis.
+
+    Raises
+    ------
+    RuntimeError
+        If an option has no text there either.
+
+    Examples
+    --------
+    >>> documentation = "\n".join(["What?", "", "Parameters", "-" * 10, "batch_size"])
+    >>> described(documentation, "made").splitlines()[-1]
+    '    Texts in one pass; None for as many as keep it below 2,048 tokens.'
+    """
+    lines = [*inspect.cleandoc(documentation).split("\n"), ""]
+    found: list[str] = []
+    inside = False
+    for line, after in pairwise(lines):
+        if after and not after.strip("-"):  # a section begins
+            inside = line == "Parameters"
+        found.append(line)
+        if inside and line.isidentifier() and after[:1] != " " and after.strip("-") == after:
+            if line not in TEXTS:
+                raise RuntimeError(f"The option {line} of {name} has no description.")
+            found += [f"    {words}" for words in inspect.cleandoc(TEXTS[line]).split("\n")]
+    return "\n".join(found)
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:

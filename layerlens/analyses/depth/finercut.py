@@ -104,7 +104,6 @@ def finercut(
     skip_first
         Leave out the first token of each text (or so many) from the distance.
     batch_size
-        Texts in one pass; None for as many as keep it below 2,048 tokens.
     verify
         How many of the chosen removals, the last ones first, to compare with passes of the whole
         model.

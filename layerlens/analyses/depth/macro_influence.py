@@ -108,7 +108,6 @@ def macro_influence(
         Leave out the first token of each text (or so many) from the means. The block is left
         out at every token.
     batch_size
-        Texts in one pass; None for as many as keep it below 2,048 tokens.
     verify
         How many blocks of the first batch are left out again in a pass of the whole model.
 

@@ -113,9 +113,7 @@ def quantisation_sensitivity(
     layers
         Which layers; None for all.
     skip_first
-        Leave out the first token of each text (or so many) from the means.
     batch_size
-        Texts in one pass; None for as many as keep it below 2,048 tokens.
     verify
         How many layers of the first batch are run again as a pass of the whole model.
 

@@ -134,7 +134,6 @@ def skip_layers(
     verify
         How many rows to compare with a pass of the whole model with hooks.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----

@@ -93,10 +93,7 @@ def back_patch(
         The hoped-for next token, a string or an id; for several texts also a list. None: what
         the model answers by itself.
     wrong
-        As in the metric ``logit_diff``.
     metric
-        See :func:`layerlens.analyses.answers.answer_metric.make_metric`; of the last position's
-        prediction, in a masked model of the mask token's.
     layers
         Blocks that states are taken from and put at; None for all.
     pairs
@@ -110,9 +107,7 @@ def back_patch(
         Wordings of the answer that count in what is generated, whatever their case: a list, for
         several texts one list each. None: the answer token's own text.
     verify
-        How many cells of the first text are run again in the plainest way.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----

@@ -70,19 +70,13 @@ def cross_model_patch(
     other
         The model that states are taken from: as many blocks of the same width, the same tokens.
     answer
-        Token as a string or an id; for several texts also a list. None: this model's own answer.
     wrong
-        For ``logit_diff``, likewise. None: the other model's answer if it is not the same, else
-        this model's runner-up.
     metric
-        See :func:`layerlens.analyses.answers.answer_metric.make_metric`; of the last position's
-        prediction, in a masked model of the mask token's.
     positions
         Where states are replaced: an index, a slice, a list, the text of a span. None: everywhere.
     layers
         Blocks after which states are replaced; None for all.
     verify
-        How many cells of the first text are run again in the plainest way.
     memory_limit
         Bytes of working memory above the models' own.
 

@@ -87,7 +87,6 @@ def logit_lens(
         What to change while the model runs (``ll.edit``): the lens is then that of the edited
         run, and a point that is edited is decoded after the edit.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----

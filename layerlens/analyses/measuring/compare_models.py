@@ -76,7 +76,6 @@ def compare_models(
     skip_first
         Leave out the first token of each text, or so many.
     batch_size
-        Texts in one pass; None for as many as keep it below 2,048 tokens.
     metric_options
         Options of the metric, such as ``{"sample": 512}``.
 

@@ -185,7 +185,6 @@ def layer_metrics(
         own, hundreds of times that of others, which means would then show. Published numbers
         often include it. Metrics of attention and of massive activations always see it.
     batch_size
-        Texts in one pass; None for as many as keep it below 2,048 tokens.
     metric_options
         Name of a metric to its options, ``{"angular_distance": {"token": "last"}}``.
     batch_tokens

@@ -91,7 +91,6 @@ def top_texts(
         Leave out the first token of each text (or so many), which excites many neurons whatever
         it is.
     batch_size
-        Texts in one pass; None for as many as keep it below 2,048 tokens.
 
     Notes
     -----

@@ -107,9 +107,8 @@ def patch_sweep(
 
     Parameters
     ----------
-    answer, wrong
-        Tokens as strings or ids (for several pairs one for all, or a list). By default the clean
-        run's own answer, and the corrupted run's.
+    answer
+    wrong
     site
         ``embed``, ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out``,
         ``z``, ``q``, ``k``, ``v``, ``pattern`` or ``mlp_post``; in rotary families ``rot_q`` and
@@ -119,8 +118,6 @@ def patch_sweep(
         positions together (the default of sites with heads; key-value heads for k and v);
         ``head_position``; ``neuron`` for ``mlp_post``.
     metric
-        ``logit_diff`` (answer minus wrong), ``logit``, ``probability``, ``logprob``, ``kl``,
-        ``rank``, or a function from logits ``[n, vocabulary]`` to ``[n]``.
     direction
         ``denoise`` puts clean activations into the corrupted run (what is enough to bring the
         answer back), ``noise`` corrupted ones into the clean run (what is needed for it).
@@ -135,11 +132,9 @@ def patch_sweep(
     align
         For texts of unequal length: which positions belong together, as (clean, corrupted).
     method
-        ``packed``, ``restart``, ``naive``, or ``auto``: the cheapest that this model allows.
     verify
         How many cells to run again the naive way, the strongest first.
     memory_limit
-        Bytes for the largest wave of cells.
 
     Notes
     -----

@@ -132,15 +132,12 @@ def ablate_sweep(
         everywhere.
     layers, neurons
         Which; None for all.
-    metric, answer, wrong
-        What is measured, see ``ll.patch_sweep``; the answer is by default the model's own, the
-        wrong one its runner-up.
+    metric
+    answer
+    wrong
     verify
-        How many cells of the first draw to compute again with a whole pass each.
     method
-        How edited runs are computed: ``"auto"``, ``"packed"``, ``"restart"`` or ``"naive"``.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----

@@ -128,14 +128,12 @@ def knockout(
         1``, clipped.
     layers
         Which layers to centre windows on; None for all.
-    metric, answer, wrong
-        What is measured, see ``ll.patch_sweep``; the answer is by default the model's own.
+    metric
+    answer
+    wrong
     verify
-        How many cells to compute again with a whole pass each.
     method
-        How edited runs are computed: ``"auto"``, ``"packed"``, ``"restart"`` or ``"naive"``.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----

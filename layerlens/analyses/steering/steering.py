@@ -110,17 +110,15 @@ def steering(
     relative
         Coefficients are shares of the mean length of the layer's states, so that layers can be
         compared; else multiples of the direction itself.
-    answer, wrong, metric
-        What is measured of the steered text; see
-        :func:`layerlens.analyses.answers.answer_metric.make_metric`.
+    answer
+    wrong
+    metric
     neutral
         The text that shows the side effect: the KL divergence of its steered next-token
         distribution from the unsteered one. None: a plain English sentence (without a tokenizer
         there is none, and ``neutral_kl`` is NaN).
     verify
-        How many steered runs are made again in the plainest way.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----

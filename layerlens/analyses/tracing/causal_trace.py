@@ -121,14 +121,12 @@ def causal_trace(
         Noise samples, drawn from NumPy's ``RandomState(seed)`` anew for each text.
     layers, positions
         Which cells: indices, slices, lists; positions also as the text of a span. None: all.
-    metric, answer, wrong
-        What is measured, see ``ll.patch_sweep``; the answer is by default the model's own.
+    metric
+    answer
+    wrong
     verify
-        How many cells of the first sample to compute again with a whole pass each.
     method
-        How edited runs are computed: ``"auto"``, ``"packed"``, ``"restart"`` or ``"naive"``.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----

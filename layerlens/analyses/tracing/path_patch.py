@@ -111,14 +111,15 @@ def path_patch(
     positions
         Where the sender is changed: an index, a slice, a list or the text of a span; None for
         everywhere.
-    align, metric, answer, wrong
+    align
         As in ``ll.patch_sweep``.
+    metric
+    answer
+    wrong
     verify
         How many of the strongest senders to compute again with four whole passes.
     method
-        How edited runs are computed: ``"auto"``, ``"packed"``, ``"restart"`` or ``"naive"``.
     memory_limit
-        Bytes of working memory above the model's own.
 
     Notes
     -----
