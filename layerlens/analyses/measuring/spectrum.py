@@ -57,7 +57,9 @@ SPECTRA = ("weights", "shuffled")
 NUMBERS = ("alpha", "error", "distance", "xmin", "tail", "poor")
 
 
-def count_work(model: LensModel, *, matrix: str | None, expert: int, bins: int, seed: int) -> Work:
+def count_work(
+    model: LensModel, *, matrix: str | None, expert: int, bins: int | None, seed: int
+) -> Work:
     """Count operations and bytes of one call; runs nothing."""
     shape = _find(model, matrix, expert)[1].shape
     long, short = max(shape), min(shape)
@@ -83,7 +85,7 @@ def spectrum(
     *,
     matrix: str | None = None,
     expert: int = 0,
-    bins: int = 60,
+    bins: int | None = None,
     seed: int = 0,
 ) -> None:
     """Show all eigenvalues of one weight matrix beside what random weights would have.
@@ -101,7 +103,8 @@ def spectrum(
     expert
         Which one, in a mixture of experts.
     bins
-        Points of a curve: bins that are equally wide on a logarithmic scale.
+        Points of a curve: bins that are equally wide on a logarithmic scale. None: as many as the
+        eigenvalues fill well, twice the root of their number.
     seed
         Of the order of the shuffled entries.
 
@@ -126,13 +129,13 @@ def spectrum(
     >>> found.sizes["rank"], found.attrs["shape"]
     (16, '64 x 16')
     """
-    bins, seed = whole(bins, "bins"), whole(seed, "seed")
+    name, weight = _find(model, matrix, expert)
+    bins = round(2 * min(weight.shape) ** 0.5) if bins is None else whole(bins, "bins")
     if bins < 2:
         raise InputError(f"bins is {bins}; expected 2 or more.")
-    name, weight = _find(model, matrix, expert)
     values = known_eigenvalues(model, name, weight)  # under the name that the metrics give it
     job.tick()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole(seed, "seed"))
     order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
     shuffled = eigenvalues(weight.flatten()[order].view(weight.shape))
     job.tick()
