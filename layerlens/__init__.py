@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerlens.analyses.attention.composition import composition
     from layerlens.analyses.attention.patterns import attention
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
@@ -105,6 +106,7 @@ _PLACES = {
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
     "top_texts": "layerlens.analyses.measuring.top_texts",
+    "composition": "layerlens.analyses.attention.composition",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_scores": "layerlens.analyses.measuring.head_scores",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
@@ -177,6 +179,7 @@ __all__ = [
     "chain_of_layers",
     "checkpoint_difference",
     "compare_models",
+    "composition",
     "cross_model_patch",
     "direct_logit_attribution",
     "doctor",

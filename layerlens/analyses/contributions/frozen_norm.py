@@ -133,16 +133,43 @@ def freeze(model: LensModel, path: str, x: Tensor) -> Frozen:
     return found
 
 
-def _norm(model: LensModel, module: nn.Module, x: Tensor) -> FrozenNorm:
-    """Measure a norm: its offset at zero, its gain with large values, its scale at the input."""
-    signs = torch.ones_like(x)
-    signs[1::2] = -1
-    rows = torch.stack([torch.zeros_like(x), signs * PROBE, (signs + 0.5) * PROBE, x])
+def measure_norm(model: LensModel, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Gain and offset of a norm, and whether it takes the mean off, from what it gives.
+
+    Parameters
+    ----------
+    x
+        ``[..., width]``, an input of it; what a norm of heads is given has their axes too.
+
+    Returns
+    -------
+    gain, offset
+        Shaped like ``x``, float64 on the CPU: the offset at zero, the gain with large values.
+    centred
+        Whether the mean is taken off.
+    """
+    signs = _signs(x)
+    rows = torch.stack([torch.zeros_like(x), signs * PROBE, (signs + 0.5) * PROBE])
     with model.running():
-        zero, large, shifted, given = module(rows).cpu().double()
+        zero, large, shifted = module(rows).cpu().double()
     centred = bool((shifted - large).abs().max() <= limit(model, 64) * large.abs().max())
     probe = _centre(signs.cpu().double(), centred)
-    gain = (large - zero) * probe.square().mean().sqrt() / probe
+    gain = (large - zero) * probe.square().mean(-1, keepdim=True).sqrt() / probe
+    return gain, zero, centred
+
+
+def _signs(x: Tensor) -> Tensor:
+    """One and minus one in turn, shaped like an input."""
+    signs = torch.ones_like(x)
+    signs[..., 1::2] = -1
+    return signs
+
+
+def _norm(model: LensModel, module: nn.Module, x: Tensor) -> FrozenNorm:
+    """Measure a norm, and its scale at the input."""
+    gain, zero, centred = measure_norm(model, module, x)
+    with model.running():
+        given = module(x.unsqueeze(0))[0].cpu().double()
     linear = gain * _centre(x.cpu().double(), centred)
     square = (linear @ linear).item()
     inverse = (((given - zero) @ linear).item() / square) if square else 0.0
@@ -150,4 +177,4 @@ def _norm(model: LensModel, module: nn.Module, x: Tensor) -> FrozenNorm:
 
 
 def _centre(x: Tensor, centred: bool) -> Tensor:
-    return x - x.mean() if centred else x
+    return x - x.mean(-1, keepdim=True) if centred else x

@@ -219,8 +219,8 @@ def _middles(edges: np.ndarray) -> np.ndarray:
 
 
 def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    counts: np.ndarray = np.histogram(values, edges)[0]
-    return counts / len(values) / np.diff(edges)
+    counts, _ = np.histogram(values, edges)
+    return np.asarray(counts / len(values) / np.diff(edges))
 
 
 def _law_density(law: PowerLaw, n: int, edges: np.ndarray) -> np.ndarray:
@@ -251,4 +251,4 @@ def _random_share(at: np.ndarray, shape: Any, size: float) -> np.ndarray:
     x = low + half * (1 - np.cos(angle))
     parts = half**2 * np.sin(angle) ** 2 / (2 * np.pi * variance * short * x) * np.pi / steps
     ends = low + half * (1 - np.cos(np.arange(steps + 1) * np.pi / steps))
-    return np.interp(at, ends, np.concatenate([[0.0], parts.cumsum()]))
+    return np.asarray(np.interp(at, ends, np.concatenate([[0.0], parts.cumsum()])))
