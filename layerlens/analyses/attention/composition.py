@@ -138,7 +138,7 @@ def composition(
     if top < 1 or draws < 2:
         raise InputError(f"top is {top} and draws {draws}; expected top from 1 and draws from 2.")
     require_plain_stream(model)
-    maps = HeadMaps(model, model.layers(layers))
+    maps = HeadMaps(job, model, model.layers(layers))
     if len(maps.layers) < 2:
         raise InputError("Composition is between layers: choose at least two that have heads.")
     pairs = _Pairs(job, model, maps, kind)

@@ -27,7 +27,9 @@ from layerlens.model.sums import is_norm
 from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
+    from layerlens.analyses.contract.job import Job
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
 
 ALIKE = 1e-3
 """Relative difference up to which two ways to the same vector agree."""
@@ -131,7 +133,7 @@ class HeadMaps:
         No layer has heads, or q, k or v of one is not one matrix.
     """
 
-    def __init__(self, model: LensModel, layers: Sequence[int]) -> None:
+    def __init__(self, job: Job, model: LensModel, layers: Sequence[int]) -> None:
         self._model = model
         self.layers = [layer for layer in layers if model.anatomy.blocks[layer].n_heads]
         if not self.layers:
@@ -141,7 +143,8 @@ class HeadMaps:
         }
         for layer in self.layers:
             _require_parts(model, layer, self._parts[layer])
-        self._seen = _Seen(model, self._parts)
+        tokens = job.tokens([model.d_vocab_in // 2])
+        self._seen = _Seen(model, tokens, self._parts)
 
     def shape(self, layer: int) -> tuple[int, int, int]:
         """Sizes of q and k, of v, and the width of the stream."""
@@ -188,7 +191,9 @@ class _Seen:
         Layer to the state before it, ``[d_model]``.
     """
 
-    def __init__(self, model: LensModel, parts: Mapping[int, Mapping[str, Projection]]) -> None:
+    def __init__(
+        self, model: LensModel, tokens: Tokens, parts: Mapping[int, Mapping[str, Projection]]
+    ) -> None:
         self.took: dict[int, Tensor] = {}
         self.norms: dict[int, list[tuple[str, Tensor, Tensor]]] = {layer: [] for layer in parts}
         self.gave: dict[tuple[int, str], Tensor] = {}
@@ -209,7 +214,6 @@ class _Seen:
                         hook = self._norm(layer, f"{block.path}.{name}")
                         stack.callback(module.register_forward_hook(hook).remove)
             stack.enter_context(model.running())
-            tokens = model.tokens([model.d_vocab_in // 2])
             forward(model, tokens, wanted, self._see, logits=None)
 
     def _projection(self, layer: int, kind: str, rows: Tensor | None) -> Any:
