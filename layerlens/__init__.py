@@ -66,7 +66,14 @@ if TYPE_CHECKING:
     from layerlens.run.layers import Layers, run_layers
     from layerlens.run.record import Trace, record, run
     from layerlens.run.values import Source, source
-    from layerlens.views import CurvesView, GridView, LensView, MetricsView, PatchView
+    from layerlens.views import (
+        AttentionView,
+        CurvesView,
+        GridView,
+        LensView,
+        MetricsView,
+        PatchView,
+    )
     from layerlens.views.explore import explore
 else:
     # Callable packages: their names have to be their own from the start.
@@ -120,6 +127,7 @@ _PLACES = {
     "Result": "layerlens.result",
     "open": "layerlens.result:open_saved",
     "Fitted": "layerlens.result.fitted",
+    "AttentionView": "layerlens.views",
     "CurvesView": "layerlens.views",
     "GridView": "layerlens.views",
     "terms": "layerlens.glossary",
@@ -146,6 +154,7 @@ _PLACES = {
 
 __all__ = [
     "ActivationError",
+    "AttentionView",
     "Cancelled",
     "CurvesView",
     "Edit",

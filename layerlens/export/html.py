@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
-from layerlens.export.pack import pack
-from layerlens.export.twins import THEMES, frames_for, traits_of
+from layerlens.export.twins import THEMES, packed_of, traits_of
 from layerlens.result.files import checked_path, write_bytes
 from layerlens.result.select import one_text
 
@@ -61,8 +60,7 @@ def write_result(
     data = one_text(result.data, text)
     title = f"{result.analysis} of {data.attrs.get('model', '')}".strip()
     traits = traits_of(data, result.checks, theme=theme)
-    packed = pack(traits["meta"], frames_for(data))
-    return write_html(path, traits, packed, title)
+    return write_html(path, traits, packed_of(data, traits), title)
 
 
 def write_html(

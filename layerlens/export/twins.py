@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
+from layerlens.export.attention_meta import attention_meta_of
+from layerlens.export.attention_slices import slice_of, with_slices
 from layerlens.export.meta import meta_of
-from layerlens.export.pack import Frame, answer_wires, frames_of
+from layerlens.export.pack import Frame, answer_wires, frames_of, pack
 from layerlens.export.patch_meta import GRIDS, SITES, patch_meta_of
 
 if TYPE_CHECKING:
@@ -137,7 +139,32 @@ def answer_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     }
 
 
+def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only attention has."""
+    meta = attention_meta_of(data, checks)
+    return {
+        # Of a result of many texts, each has its own.
+        "text": str(data["text"].values if "text" in data.coords else data.attrs.get("text", "")),
+        "options": {},
+        "layer": meta["layers"][0] if meta["layers"] else -1,
+        "position": -1,
+        "head": -1,
+        "query": -1,
+        "key": -1,
+        "pins": [],
+        "shown": [],
+        "reduce": "one",
+        "mode": "both",
+        "weighting": "pattern",
+        "mask_sinks": False,
+        "part": meta["parts"][0],
+        "cell_width": 0,
+        "meta": meta,
+    }
+
+
 TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
+    "attention": attention_traits,
     "lens": lens_traits,
     "metrics": metrics_traits,
     "patch": patch_traits,
@@ -165,3 +192,11 @@ def frames_for(data: xr.Dataset) -> list[Frame]:
     """Return the arrays of a result of one text as its view gets them."""
     wires = answer_wires(data) if TWINS.get(view_for(data)) is answer_traits else None
     return frames_of(data, wires=wires)
+
+
+def packed_of(data: xr.Dataset, traits: dict[str, Any]) -> bytes:
+    """Return the data of a page, packed: what a live view would have been sent."""
+    meta = traits["meta"]
+    if traits["view"] == "attention":
+        meta = with_slices(meta, lambda key: slice_of(data, key), first=traits["layer"])
+    return pack(meta, frames_for(data))

@@ -43,7 +43,12 @@ def one_text(data: xr.Dataset, text: int = 0) -> xr.Dataset:
         return data
     chosen = data.isel(batch=text).assign_attrs(_of_one(data.attrs, text))
     real = real_positions(chosen)
-    return chosen if real is None else chosen.isel(position=np.flatnonzero(real))
+    if real is None:
+        return chosen
+    along = str(chosen["input_id"].dims[0])
+    # Attention has the tokens along two axes.
+    axes = [along, "key"] if along == "query" else [along]
+    return chosen.isel(dict.fromkeys(axes, np.flatnonzero(real)))
 
 
 def _of_one(attrs: Mapping[str, Any], text: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from layerlens.export.twins import view_for
 from layerlens.views.answer import CurvesView, GridView
+from layerlens.views.attention import AttentionView
 from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
@@ -14,9 +15,18 @@ if TYPE_CHECKING:
     from layerlens.result import Result
     from layerlens.views.live import LiveView
 
-__all__ = ["CurvesView", "GridView", "LensView", "MetricsView", "PatchView", "view_of"]
+__all__ = [
+    "AttentionView",
+    "CurvesView",
+    "GridView",
+    "LensView",
+    "MetricsView",
+    "PatchView",
+    "view_of",
+]
 
 VIEWS: dict[str, type[LiveView]] = {
+    "attention": AttentionView,
     "curves": CurvesView,
     "grid": GridView,
     "lens": LensView,

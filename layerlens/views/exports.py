@@ -61,7 +61,8 @@ def export(view: PictureView, kind: str, *, dark: bool = False) -> tuple[str, st
         figure = result.figure(text=view._index, theme=theme, **view._figure_options())
         return name, MIME[kind], image_bytes(figure, kind)
     if kind == "csv":
-        table = to_pandas(one_text(result.data, view._index)).to_csv(index=False)
+        data = view._table_data(one_text(result.data, view._index))
+        table = to_pandas(data).to_csv(index=False)
         return name, MIME[kind], table.encode("utf-8", errors="backslashreplace")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

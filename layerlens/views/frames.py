@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from layerlens.analyses.contract.parts import Coords, Parts, Variable
 from layerlens.export.pack import WIRE, ArrayHeader, Frame, FrameHeader, Wire, array_frame
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SECONDS_BETWEEN_FRAMES = 0.05
 """At most 20 frames a second; what is finished meanwhile travels in the next one."""
@@ -64,6 +68,9 @@ class Stream:
         stream = cls(run, {}, 0, str, lambda frame: None)
         stream.sent = list(frames)
         return stream
+
+    def hold(self, data: xr.Dataset) -> None:
+        """Learn the data of the finished result, of one text; frames need nothing of it."""
 
     def declare(self, sizes: Mapping[str, int], coords: Coords) -> None:
         """Learn the lengths of the axes."""

@@ -80,6 +80,23 @@ class MetricsKeywords(_Keywords, total=False):
     overlay: bool
 
 
+class AttentionKeywords(_Keywords, total=False):
+    """Keywords of `AttentionView`: options of ``ll.attention``, and how it looks."""
+
+    layers: Any
+    weighting: str | Sequence[str]
+    memory_limit: int
+    head: int
+    query: int
+    key: int
+    pins: Sequence[Mapping[str, int]]
+    shown: Sequence[int]
+    reduce: Literal["one", "mean", "max"]
+    mode: Literal["lines", "matrix", "both"]
+    mask_sinks: bool
+    part: str
+
+
 class ExploreOptions(TypedDict, total=False):
     """Keywords of each view of `explore`."""
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import InputError
-from layerlens.views.frames import Stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.contract.parts import Variable
     from layerlens.model.text import Tokens
     from layerlens.result import Check
+    from layerlens.views.frames import Stream
     from layerlens.views.live import LiveView
     from layerlens.views.one_run import Run
     from layerlens.views.worker import Task
@@ -69,7 +69,7 @@ class RunListener:
         if model is None:
             return
         self._coords = {name: value for name, (_, value) in coords.items()}
-        stream = Stream(
+        stream = view.STREAM(
             self._run.number,
             variables,
             max(model.d_vocab, model.d_vocab_in),

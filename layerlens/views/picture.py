@@ -43,6 +43,8 @@ class PictureView(View):
 
     kept = t.Unicode(help="Class of the picture in the notebook's file.").tag(**READ_ONLY)
 
+    STREAM: type[Stream] = Stream
+
     _result: Result | None = None
     _partial: Result | None = None
     _index = 0
@@ -82,11 +84,12 @@ class PictureView(View):
 
     def _show_result(self, result: Result, data: xr.Dataset, meta: Mapping[str, Any]) -> None:
         """Show a result that exists; `data` are those of one text."""
-        frames = self._frames(data, int(meta["run"]))
-        self._stream = Stream.finished(frames, int(meta["run"]))
+        run = int(meta["run"])
+        self._stream = self.STREAM.finished(self._frames(data, run), run)
+        self._stream.hold(data)
         self._result, self._shown_meta = result, meta
         self.meta = dict(meta)
-        self.snapshot = _small_enough(pack(meta, frames))
+        self.snapshot = _small_enough(self._packed(meta, self._stream))
         self._follow_meta()
 
     def _frames(self, data: xr.Dataset, run: int) -> list[Frame]:
@@ -96,7 +99,7 @@ class PictureView(View):
     def _keep(self, meta: Mapping[str, Any], stream: Stream) -> None:
         """Show the end of a run and keep its picture for the notebook file."""
         self._shown_meta = meta
-        self._post(meta=dict(meta), snapshot=_small_enough(pack(meta, stream.merged())))
+        self._post(meta=dict(meta), snapshot=_small_enough(self._packed(meta, stream)))
 
     def _restore(self, stream: Stream | None, meta: Mapping[str, Any]) -> None:
         """Show the last picture again, after a run that failed on its way."""
@@ -155,7 +158,15 @@ class PictureView(View):
         traits["meta"] = dict(self._shown_meta)
         ended = self.status["state"] not in ("queued", "running")
         traits["status"] = {**self.status, "state": self.status["state"] if ended else "cancelled"}
-        return traits, pack(self._shown_meta, self._stream.merged())
+        return traits, self._packed(self._shown_meta, self._stream, page=True)
+
+    def _packed(self, meta: Mapping[str, Any], stream: Stream, *, page: bool = False) -> bytes:
+        """Return a picture packed, for the notebook's file or for a `page` of its own."""
+        return pack(meta, stream.merged())
+
+    def _table_data(self, data: xr.Dataset) -> xr.Dataset:
+        """Return what a table of the picture is made of."""
+        return data
 
     def _figure_options(self) -> dict[str, Any]:
         """Return the options of the figure that draw what is chosen on screen."""

@@ -14,6 +14,7 @@ from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.model.evidence import limit
 from layerlens.model.sites import Site
+from layerlens.result.attention import OTHER
 from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 _BYTES = 5  # of a cell: its number, and whether it is there
-
-OTHER = "other_"
-"""What the names of the second text's or model's variables, axes and coordinates begin with."""
 
 _SQUARE = ("layer", "head", "query", "key")
 _HEADS = ("layer", "head")

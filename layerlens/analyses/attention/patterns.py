@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from layerlens.analyses.attention.part import KOBAYASHI, OTHER, VARIABLES, Part, kept_bytes
+from layerlens.analyses.attention.part import KOBAYASHI, VARIABLES, Part, kept_bytes
 from layerlens.analyses.attention.roles import ROLES
 from layerlens.analyses.attention.weightings import (
-    WEIGHTINGS,
     chosen_weightings,
     possible,
     require_possible,
@@ -18,6 +17,7 @@ from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.errors import InputError, MemoryLimitError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
+from layerlens.result.attention import OTHER, WEIGHTINGS
 
 if TYPE_CHECKING:
     from layerlens.model.text import Tokens

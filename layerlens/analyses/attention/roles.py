@@ -79,7 +79,7 @@ class Delimiter(OverQueries):
         return mass, mass.new_full((len(mass),), pattern.shape[1])
 
 
-ROLES = {
+ROLES: dict[str, type[OverQueries]] = {
     "previous_token": PreviousToken,
     "induction": Induction,
     "duplicate_token": DuplicateToken,

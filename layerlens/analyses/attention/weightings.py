@@ -13,6 +13,7 @@ from layerlens.errors import ModelError
 from layerlens.model.evidence import error
 from layerlens.model.families import GATED_Z
 from layerlens.model.linear import offset
+from layerlens.result.attention import WEIGHTINGS
 from layerlens.run.forward import head_writes
 from layerlens.run.proof_heads import behind, has_sinks
 
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from layerlens.model.lensmodel import LensModel
-
-WEIGHTINGS = {
-    "pattern": "pattern",
-    "value": "value_weighted",
-    "norm": "norm_weighted",
-    "scores": "scores",
-}
-"""Name of a weighting to the variable that holds it."""
 
 QUERIES_CHECKED = 16
 """Queries of each layer whose parts are added up again in the stream."""
@@ -171,4 +164,5 @@ class Weighing:
 
 def _lengths(vectors: Tensor) -> Tensor:
     """Euclidean lengths of ``[key, head, width]`` as ``[head, 1, key]`` float32."""
-    return vectors.float().norm(dim=-1).T[:, None]
+    lengths: Tensor = vectors.float().norm(dim=-1)
+    return lengths.T[:, None]

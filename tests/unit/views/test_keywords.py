@@ -10,9 +10,15 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 import layerlens as ll
-from layerlens.views.keywords import LensKeywords, MetricsKeywords, PatchKeywords
+from layerlens.views.keywords import (
+    AttentionKeywords,
+    LensKeywords,
+    MetricsKeywords,
+    PatchKeywords,
+)
 
 KEYWORDS: dict[type, Any] = {
+    ll.AttentionView: AttentionKeywords,
     ll.LensView: LensKeywords,
     ll.PatchView: PatchKeywords,
     ll.MetricsView: MetricsKeywords,

@@ -1,0 +1,211 @@
+"""The ``meta`` trait of attention, for live views and frozen pages alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+import numpy as np
+
+from layerlens.export.meta import MetaToken
+from layerlens.export.setup import setup_code
+from layerlens.result.attention import OTHER, ROLES, AttentionData, prefix_of
+from layerlens.result.checks import Check, Checks
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ROLE_ABOVE = dict.fromkeys(ROLES, 0.5) | {"local": 0.9}
+"""A head has a role where its share is larger than this."""
+
+ROLE_RULE = (
+    "A head has a role where more than half of its attention goes there (nine tenths for local), "
+    "over the queries that could look there; the first query does not count."
+)
+
+LEAD = (
+    "Each row is a token that looks, each column a token that is looked at; the stronger the "
+    "colour or the line, the more of what the head reads comes from there."
+)
+
+TERMS = {
+    "head": "One of several attentions of a layer that run side by side, each with weights of its "
+    "own.",
+    "query": "The token that looks: what it reads goes into the stream at its place.",
+    "key": "The token that is looked at.",
+    "value": "What a head takes along from a token that it looks at.",
+    "sink": "A token, mostly the first, that draws attention whatever it is: where a head rests "
+    "that has nothing to read.",
+    "key-value group": "Query heads that share keys and values; each has a pattern of its own.",
+    "pattern": "The attention weights after the softmax; each row sums to 1.",
+    "value-weighted": "The weight times the length of the value that it brings.",
+    "norm-based": "The length of what the head moves from the key into the stream at the query "
+    "(Kobayashi et al. 2020).",
+    "scores": "What the softmax is taken of: how well query and key fit.",
+    "previous_token": "Looks at the token before.",
+    "induction": "Looks at what followed an earlier occurrence of the same token.",
+    "duplicate_token": "Looks at an earlier occurrence of the same token.",
+    "sink_mass": "Looks at the first token.",
+    "local": "Looks at the token itself and the three before it.",
+    "delimiter": "Looks at separators, special tokens and punctuation after the first token.",
+}
+
+
+class MetaRole(TypedDict):
+    """What a head does, with its share."""
+
+    layer: int
+    head: int
+    role: str
+    score: float
+
+
+class MetaPart(TypedDict):
+    """Attention of one kind between two rows of tokens."""
+
+    tokens: list[MetaToken]
+    key_tokens: list[MetaToken]
+    layers: list[int]
+    n_heads: int
+    kv_groups: list[int]
+    special: list[bool]
+
+
+class AttentionMeta(MetaPart):
+    """The ``meta`` trait."""
+
+    run: int
+    model: str
+    model_type: str
+    dtype: str
+    n_layers: int
+    notes: list[str]
+    source: str
+    question: str
+    cost: str
+    code: str
+    setup: str
+    checks: list[dict[str, Any]]
+    parts: list[str]
+    by_part: dict[str, MetaPart]
+    weightings: list[str]
+    weightings_possible: list[str]
+    roles: list[MetaRole]
+    role_rule: str
+    head_names: list[str]
+    other: dict[str, Any] | None
+    lead: str
+    terms: dict[str, str]
+
+
+def attention_meta(
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any],
+    checks: Iterable[Check] = (),
+    run: int = 1,
+    roles: Iterable[MetaRole] = (),
+) -> AttentionMeta:
+    """Build the ``meta`` trait.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes as a result has them.
+    coords : mapping
+        Arrays by coordinate name, as `layerlens.result.attention.AttentionData.coords` gives them.
+    checks : iterable of Check
+        Empty until the run ends.
+    run : int
+        The run that this describes.
+    roles : iterable of MetaRole
+        From `roles_of`; empty until the run ends.
+
+    Returns
+    -------
+    AttentionMeta
+        Plain Python values only; fits into JSON.
+    """
+    parts = [str(part) for part in _json(attrs, "parts", ["self"])]
+    held = {part: _part(coords, prefix_of(index)) for index, part in enumerate(parts)}
+    words = ("model", "model_type", "dtype", "source", "question", "cost", "code")
+    weightings = _json(attrs, "weightings", ["pattern"])
+    meta: dict[str, Any] = {
+        "run": run,
+        **{name: str(attrs.get(name, "")) for name in words},
+        "n_layers": int(attrs.get("n_layers", len(held[parts[0]]["layers"]))),
+        "notes": [str(note) for note in _json(attrs, "notes", [])],
+        "setup": setup_code(attrs),
+        "checks": Checks(checks).records(),
+        **held[parts[0]],
+        "parts": parts,
+        "by_part": held if len(parts) > 1 else {},
+        "weightings": weightings,
+        "weightings_possible": _json(attrs, "weightings_possible", weightings),
+        "roles": list(roles),
+        "role_rule": ROLE_RULE,
+        "head_names": [str(name) for name in _json(attrs, "head_names", [])],
+        "other": _other(attrs, coords),
+        "lead": LEAD,
+        "terms": dict(TERMS),
+    }
+    return cast(AttentionMeta, meta)
+
+
+def attention_meta_of(
+    data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1
+) -> AttentionMeta:
+    """Build the ``meta`` trait from the data of a result of one text (no ``batch`` axis)."""
+    return attention_meta(data.attrs, AttentionData(data).coords(), checks, run, roles_of(data))
+
+
+def roles_of(data: xr.Dataset) -> list[MetaRole]:
+    """Return the roles of all heads of a result of one text, the strongest first."""
+    found = []
+    for role in ROLES:
+        if role not in data.data_vars:
+            continue
+        scores = data[role].transpose("layer", "head").values
+        for index, head in np.argwhere(scores > ROLE_ABOVE[role]):
+            layer = int(data["layer"].values[index])
+            score = round(float(scores[index, head]), 4)
+            found.append(MetaRole(layer=layer, head=int(head), role=role, score=score))
+    return sorted(found, key=lambda one: -one["score"])
+
+
+def _part(coords: Mapping[str, Any], prefix: str) -> MetaPart:
+    def values(name: str) -> list[Any]:
+        return np.asarray(coords[prefix + name]).tolist() if prefix + name in coords else []
+
+    texts, keys = ([str(text) for text in values(name)] for name in ("token", "key_token"))
+    ids = values("input_id") or [-1] * len(texts)
+    cont = values("continues") or [False] * len(texts)
+    # Of one and the same row of tokens queries and keys have the same ids.
+    alike = keys == texts
+    return MetaPart(
+        tokens=_tokens(ids, texts, cont),
+        key_tokens=_tokens(
+            ids if alike else [-1] * len(keys), keys, cont if alike else [False] * len(keys)
+        ),
+        layers=[int(layer) for layer in values("layer")],
+        n_heads=len(values("head")),
+        kv_groups=[int(group) for group in values("kv_group")],
+        special=[bool(one) for one in values("special")] or [False] * len(keys),
+    )
+
+
+def _tokens(ids: list[Any], texts: list[str], cont: list[Any]) -> list[MetaToken]:
+    rows = zip(ids, texts, cont, strict=True)
+    return [MetaToken(id=int(i), text=text, cont=bool(c)) for i, text, c in rows]
+
+
+def _other(attrs: Mapping[str, Any], coords: Mapping[str, Any]) -> dict[str, Any] | None:
+    if "other" not in attrs:
+        return None
+    words = {name: str(attrs.get(f"{OTHER}{name}", "")) for name in ("label", "model", "text")}
+    return {**words, **_part(coords, OTHER)}
+
+
+def _json(attrs: Mapping[str, Any], name: str, default: Any) -> Any:
+    value = attrs.get(name, default)
+    return json.loads(value) if isinstance(value, str) else value

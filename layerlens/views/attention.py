@@ -1,0 +1,314 @@
+"""Attention of every head, live: who looks where, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import numpy as np
+import traitlets as t
+
+from layerlens.analyses.attention.weightings import chosen_weightings
+from layerlens.errors import InputError
+from layerlens.export.attention_meta import attention_meta, attention_meta_of
+from layerlens.export.attention_slices import PAGE_BYTES, Key, all_layers, keys_of, with_slices
+from layerlens.export.pack import pack
+from layerlens.result.attention import WEIGHTINGS, AttentionData
+from layerlens.result.result import Result
+from layerlens.result.select import one_text
+from layerlens.views.attention_stream import AttentionStream
+from layerlens.views.base import Reply
+from layerlens.views.keywords import AttentionKeywords
+from layerlens.views.live import LiveView
+from layerlens.views.one_run import Run
+from layerlens.views.worker import Task, desk
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from layerlens.analyses.contract.contract import About
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.views.frames import Stream
+
+SNAPSHOT_BYTES = 1 << 19
+"""Slices of more bytes than this are not kept in the notebook's file after each run."""
+
+FROZEN_BYTES = 3 << 19
+"""The same of a view without a model, whose page has nobody to ask for more."""
+
+MODES = ("lines", "matrix", "both")
+REDUCTIONS = ("one", "mean", "max")
+
+
+class AttentionView(LiveView):
+    """Attention of every head over one text, live.
+
+    It shows all heads of a layer, and one of them large, as lines from token to token and as a
+    matrix. Layers appear as the forward pass reaches them; a slider goes through them. Beside each
+    head stands what it does in this text: an induction head, a sink, the token before. A second
+    text or a second model can lie beside, and the difference of both.
+
+    Parameters
+    ----------
+    model : LensModel
+        From ``ll.load``.
+    text : str, list of int or chat messages
+        One text.
+    other : str, list of int, chat messages or LensModel, optional
+        A second text for the same model, or a second model, which reads the same text.
+    **keywords
+        Options of `layerlens.attention` (``layers``, ``weighting``, ``memory_limit``) and traits:
+        ``layer``, ``head``, ``query``, ``key``, ``pins`` (dicts with ``position``), ``shown``
+        (heads; none for all), ``reduce``, ``mode``, ``mask_sinks``, ``theme``, ``title``.
+
+    Raises
+    ------
+    TypeError
+        A keyword is none of these; the nearest is named. What is wrong with the text does not
+        raise: it is said in the view, in `status` and by `wait`.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> view = ll.AttentionView(model, "cat dog owl cat dog", layer=1)
+    >>> view.weighting = "norm"
+    >>> view.wait().data["norm_weighted"].dims
+    ('layer', 'head', 'query', 'key')
+    """
+
+    ANALYSIS = "attention"
+    LATEST = frozenset({"exact"})
+    STREAM = AttentionStream
+    PICTURE = (
+        "view", "title", "theme", "text", "options", "layer", "position", "head", "query", "key",
+        "pins", "shown", "reduce", "mode", "weighting", "mask_sinks", "part", "cell_width",
+    )  # fmt: skip
+
+    view = t.Unicode("attention").tag(sync=True)
+    text = t.Unicode("", help="The prompt.").tag(sync=True)
+    layer = t.Int(-1, help="Number of the layer that is looked at; -1: the first.").tag(sync=True)
+    position = t.Int(-1, help="The query, for linking views; -1: none.").tag(sync=True)
+    head = t.Int(-1, help="Head that is shown large; -1: the first shown.").tag(sync=True)
+    query = t.Int(-1, help="Token whose row is looked at; -1: none.").tag(sync=True)
+    key = t.Int(-1, help="Token whose column is looked at; -1: none.").tag(sync=True)
+    pins = t.List(t.Dict(), help="Queries that stay marked: {'position': int}.").tag(sync=True)
+    shown = t.List(t.Int(), help="Heads that are on; none: all.").tag(sync=True)
+    reduce = t.Enum(REDUCTIONS, "one", help="What is large: a head, or all shown.").tag(sync=True)
+    mode = t.Enum(MODES, "both").tag(sync=True)
+    weighting = t.Enum(tuple(WEIGHTINGS), "pattern").tag(sync=True)
+    mask_sinks = t.Bool(False, help="Leave out the first and special tokens.").tag(sync=True)
+    part = t.Unicode("self", help="Which part, where there is more than one.").tag(sync=True)
+    cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as there is room.").tag(sync=True)
+
+    def __init__(
+        self, model: LensModel, text: Any, other: Any = None, **keywords: Unpack[AttentionKeywords]
+    ) -> None:
+        super().__init__(model, {"text": text}, {**keywords, "other": other})
+
+    def _open(
+        self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
+    ) -> None:
+        self._other = keywords.pop("other", None)
+        if (weighting := keywords.pop("weighting", None)) is not None:
+            # The word of the analysis, which computes it; the trait says which one is looked at.
+            names = chosen_weightings(weighting)
+            keywords["options"] = {**keywords.get("options", {}), "weighting": names}
+            keywords["weighting"] = names[-1]
+        super()._open(model, inputs, keywords)
+        self._answers["slice"] = (self._slice, desk())
+        self._answers["exact"] = (self._exact, desk())
+
+    def run(self, text: Any = None, **options: Any) -> Self:
+        """Ask again, or ask something else; returns at once.
+
+        Parameters
+        ----------
+        text : str, list of int or chat messages, optional
+            A new text; by default the present one.
+        **options
+            Options of the analysis to change, ``other`` among them.
+        """
+        if "other" in options:
+            self._other = options.pop("other")
+        return self._again({"text": text}, options)
+
+    @property
+    def other(self) -> Any:
+        """The second text or model; setting it asks again."""
+        return self._other
+
+    @other.setter
+    def other(self, other: Any) -> None:
+        self.run(other=other)
+
+    # The question
+
+    def _question(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        inputs, options = super()._question()
+        return inputs, options if self._other is None else {**options, "other": self._other}
+
+    # A result that exists
+
+    @classmethod
+    def from_result(
+        cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
+    ) -> Self:
+        """Show a result that exists; see `LiveView.from_result`.
+
+        One beside which a second model lies is frozen, unless that is given as ``other=``.
+        """
+        attrs = result.data.attrs
+        if "parts" in attrs or (attrs.get("other") == "model" and keywords.get("other") is None):
+            result = Result(result.analysis, result.data, result.checks, result.code)
+            model = None
+        return super().from_result(result, model, text=text, **keywords)
+
+    @classmethod
+    def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
+        other = options.pop("other", None)
+        return {"other": other} if data.attrs.get("other") == "text" else {}
+
+    # What the picture says
+
+    def _meta_before(
+        self, run: Run, attrs: Mapping[str, Any], coords: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return dict(attention_meta(attrs, coords, (), run.number))
+
+    def _meta_of(
+        self, result: Result, data: xr.Dataset, run: int, about: About | None
+    ) -> dict[str, Any]:
+        known = {} if about is None else about.shown()
+        return dict(attention_meta_of(data.assign_attrs(known), result.checks, run))
+
+    def _meta_after(self, meta: dict[str, Any], result: Result) -> dict[str, Any]:
+        return self._meta_of(result, one_text(result.data), meta["run"], self.analysis.about)
+
+    def _keep_run(self, run: Run, meta: dict[str, Any], stream: Stream) -> None:
+        shown = self._partial if self._partial is not None else self._result
+        if shown is not None:
+            stream.hold(one_text(shown.data))
+        super()._keep_run(run, meta, stream)
+
+    def _packed(self, meta: Mapping[str, Any], stream: Stream, *, page: bool = False) -> bytes:
+        if isinstance(stream, AttentionStream):
+            kept = SNAPSHOT_BYTES if self.model is not None else FROZEN_BYTES
+            most = PAGE_BYTES if page else kept
+            meta = with_slices(meta, stream.get, first=self.layer, most_bytes=most)
+        return pack(meta, stream.merged())
+
+    def _follow_meta(self) -> None:
+        """Keep what is looked at inside the new picture, unless others share it."""
+        meta = self._shown_meta
+        layers = all_layers(meta) if meta else []
+        if layers and self.layer not in layers and not self.linked:
+            self.layer = min(layers, key=lambda layer: (abs(layer - self.layer), layer))
+        parts = meta.get("parts", [self.part])
+        if self.part not in parts:
+            self.part = parts[0]
+        shape = (meta.get("by_part") or {self.part: meta})[self.part]
+        limits = {"head": "n_heads", "query": "tokens", "key": "key_tokens"}
+        for name, held in limits.items():
+            size = shape.get(held, 0)
+            if getattr(self, name) >= (size if isinstance(size, int) else len(size)):
+                setattr(self, name, -1)
+        self.shown = [head for head in self.shown if head < shape.get("n_heads", 0)]
+
+    def _figure_options(self) -> dict[str, Any]:
+        return {
+            **super()._figure_options(),
+            "layer": self.layer if self.layer in self._shown_meta.get("layers", []) else None,
+            "head": self.head if self.head >= 0 else None,
+            "weighting": self.weighting,
+            "part": self.part,
+        }
+
+    def _table_data(self, data: xr.Dataset) -> xr.Dataset:
+        """Return the layer that is looked at, and the head: of all there are millions of rows."""
+        if self.layer in data["layer"].values:
+            data = data.isel(layer=data["layer"].values.tolist().index(self.layer))
+        return data.isel(head=self.head) if self.head >= 0 else data
+
+    # Traits
+
+    @t.validate("layer", "position", "head", "query", "key")
+    def _valid_place(self, proposal: Any) -> int:
+        return max(-1, int(proposal["value"]))
+
+    @t.validate("pins")
+    def _valid_pins(self, proposal: Any) -> list[dict[str, int]]:
+        for pin in proposal["value"]:
+            if not isinstance(pin.get("position"), int) or pin["position"] < 0:
+                raise t.TraitError(f"A pin is {{'position': int}} from 0, not {pin!r}.")
+        return [{"position": pin["position"]} for pin in proposal["value"]]
+
+    @t.observe("query", "position")
+    def _place_changed(self, change: Any) -> None:
+        """The query is the position that other views share."""
+        name = "position" if change["name"] == "query" else "query"
+        setattr(self, name, change["new"])
+
+    @t.observe("weighting")
+    def _weighting_changed(self, change: Any) -> None:
+        """One that was not computed is computed when it is looked at."""
+        asked = chosen_weightings(self.options.get("weighting", ()))
+        if self._ready and self._lane is not None and self.weighting not in asked:
+            self.options = {**self.options, "weighting": ["pattern", self.weighting]}
+
+    # Answers
+
+    def _key(self, params: Mapping[str, Any]) -> tuple[AttentionStream, Key]:
+        """Return what is asked about.
+
+        Raises
+        ------
+        InputError
+            The picture has no such slice.
+        """
+        key = Key(
+            int(params.get("layer", self.layer)),
+            str(params.get("part") or self.part),
+            str(params.get("weighting") or "pattern"),
+            bool(params.get("other")),
+        )
+        stream = self._stream
+        if not isinstance(stream, AttentionStream):
+            raise InputError("not yet: there is no picture; ask again when layers are done.")
+        if key not in keys_of(self._shown_meta, key.layer):
+            beside = " of the other" if key.other else ""
+            raise InputError(
+                f"The picture has no {key.weighting} of layer {key.layer}, part "
+                f"'{key.part}'{beside}; it has layers {all_layers(self._shown_meta)}, parts "
+                f"{self._shown_meta['parts']} and {self._shown_meta['weightings']}."
+            )
+        return stream, key
+
+    def _slice(self, params: dict[str, Any], task: Task) -> Reply:
+        stream, key = self._key(params)
+        found = stream.get(key)
+        if found is None:
+            raise _unfinished(stream, key)
+        return dict(found.header), [found.data]
+
+    def _exact(self, params: dict[str, Any], task: Task) -> Reply:
+        stream, key = self._key(params)
+        if stream.data is None:
+            raise _unfinished(stream, key)
+        held = AttentionData(stream.data)
+        values = held.square(key.layer, key.weighting, key.part, other=key.other)
+        head, query = int(params.get("head", -1)), int(params.get("query", -1))
+        if not (0 <= head < values.shape[0] and 0 <= query < values.shape[1]):
+            raise InputError(
+                f"There is no row of head {head} and query {query}; there are {values.shape[0]} "
+                f"heads and {values.shape[1]} queries, counted from 0."
+            )
+        if np.isnan(values).all():
+            raise _unfinished(stream, key)
+        return {}, [values[head, query].astype("<f4").tobytes()]
+
+
+def _unfinished(stream: AttentionStream, key: Key) -> InputError:
+    if stream.ended and stream.data is not None:
+        return InputError(f"Layer {key.layer} was not computed before the run was stopped.")
+    return InputError(f"not yet: layer {key.layer} is not finished; ask again when more are done.")
