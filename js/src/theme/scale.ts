@@ -21,7 +21,7 @@ export class ColorScale {
     private readonly low: number,
     private readonly high: number,
     private readonly log: boolean,
-    colors: readonly Rgb[],
+    readonly colors: readonly Rgb[],
     readonly ticks: readonly Tick[],
   ) {
     this.fills = colors.map(toCss);
@@ -188,6 +188,18 @@ export function centredScale(
 function roundUp(value: number): number {
   const step = roundStep(value);
   return Math.ceil(value / step - ROUNDED) * step;
+}
+
+/** Weights from 0, the page itself, to the largest one that is drawn. */
+export function weightScale(
+  palette: Palette,
+  most: number,
+  label: string,
+  unit: string,
+): ColorScale {
+  const high = most > 0 ? most : 1;
+  const colors = rampColors([palette.bg, palette.accent]);
+  return new ColorScale(label, unit, 0, high, false, colors, linearTicks(high));
 }
 
 /** From -1 (red) over 0 (the page) to 1 (blue); what lies beyond is drawn like the ends. */

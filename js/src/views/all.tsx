@@ -1,11 +1,13 @@
 import type { AfmModel } from "../wire/types";
 import { openAnswer } from "./answer/open";
+import { openAttention } from "./attention/open";
 import { openLens } from "./lens/open";
 import { openMetrics } from "./metrics/open";
 import type { OpenView } from "./open";
 import { openPatch } from "./patch/open";
 
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
+  attention: openAttention,
   curves: openAnswer,
   grid: openAnswer,
   lens: openLens,

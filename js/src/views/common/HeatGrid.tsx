@@ -13,6 +13,8 @@ interface Props {
   rows: number;
   columns: number;
   selected: Cell | null;
+  /** Rows are counted downwards, as tokens are; layers grow upwards. */
+  down?: boolean;
   rowName: (point: number) => string;
   columnName: (position: number) => string;
   /** What is read out for a cell. */
@@ -59,29 +61,29 @@ export function HeatGrid(props: Props) {
   );
 }
 
-/** The cells around the selected one as elements, for screen readers; layers grow upwards. */
-function Reader({ rows, columns, selected, rowName, columnName, read, prefix }: ReaderProps) {
-  const at = selected ?? { point: rows - 1, position: 0 };
+/** The cells around the selected one as elements, for screen readers, from the top row down. */
+function Reader(props: ReaderProps) {
+  const { rows, columns, selected, down, rowName, columnName, read, prefix } = props;
+  const at = selected ?? { point: down ? 0 : rows - 1, position: 0 };
+  const near = around(at.point, 1, rows);
   return (
     <div class="ll-offscreen">
-      {around(at.point, 1, rows)
-        .reverse()
-        .map((point) => (
-          <div role="row" key={point} aria-rowindex={rows - point}>
-            <span role="rowheader">{rowName(point)}</span>
-            {around(at.position, 2, columns).map((position) => (
-              <span
-                role="gridcell"
-                key={position}
-                id={`${prefix}-${point}-${position}`}
-                aria-colindex={position + 1}
-                aria-selected={point === selected?.point && position === selected.position}
-              >
-                {`${columnName(position)}: ${read(point, position)}`}
-              </span>
-            ))}
-          </div>
-        ))}
+      {(down ? near : near.reverse()).map((point) => (
+        <div role="row" key={point} aria-rowindex={down ? point + 1 : rows - point}>
+          <span role="rowheader">{rowName(point)}</span>
+          {around(at.position, 2, columns).map((position) => (
+            <span
+              role="gridcell"
+              key={position}
+              id={`${prefix}-${point}-${position}`}
+              aria-colindex={position + 1}
+              aria-selected={point === selected?.point && position === selected.position}
+            >
+              {`${columnName(position)}: ${read(point, position)}`}
+            </span>
+          ))}
+        </div>
+      ))}
     </div>
   );
 }

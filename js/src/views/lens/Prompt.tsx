@@ -1,59 +1,17 @@
-import { useSignal, useSignalEffect } from "@preact/signals";
-import { useRef } from "preact/hooks";
+import { useSignal } from "@preact/signals";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { TokenInfo } from "../../wire/types";
 import { Outcome, Progress } from "../common/Footer";
+import { PromptLine } from "../common/PromptLine";
 import { PictureOf } from "../common/Shell";
 import type { ViewState } from "./state";
 
-const NO_KERNEL = "Running a prompt needs a kernel; this page has none.";
-
 /** The prompt, edited in place, and under it the tokens that the model was really fed. */
 export function Prompt({ state }: { state: ViewState }) {
-  const { session } = state;
-  const draft = useSignal(session.traits.text.peek());
-  const area = useRef<HTMLTextAreaElement>(null);
-  useSignalEffect(() => {
-    draft.value = session.traits.text.value;
-  });
-  useSignalEffect(() => {
-    state.drafting.value = draft.value !== session.traits.text.value;
-  });
-  const live = session.live.value;
-  const run = () => session.run({ text: draft.peek(), options: session.traits.options.peek() });
   return (
     <div class="ll-prompt">
-      <div class="ll-prompt-line">
-        <textarea
-          ref={area}
-          rows={Math.min(5, draft.value.split("\n").length)}
-          dir="auto"
-          aria-label="Prompt. Enter runs it, Shift and Enter starts a new line."
-          spellcheck={false}
-          aria-invalid={session.traits.status.value.state === "error"}
-          readOnly={!live}
-          title={live ? undefined : NO_KERNEL}
-          value={draft.value}
-          onInput={(event) => {
-            draft.value = event.currentTarget.value;
-          }}
-          onKeyDown={(event) => {
-            if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
-            event.preventDefault();
-            run();
-          }}
-        />
-        <button
-          type="button"
-          class="ll-primary"
-          disabled={!live}
-          title={live ? "Run this prompt (Enter)" : NO_KERNEL}
-          onClick={run}
-        >
-          Run
-        </button>
-      </div>
+      <PromptLine state={state} />
       <Outcome state={state} />
       <div class="ll-fed">
         <PictureOf state={state} />

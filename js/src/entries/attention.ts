@@ -1,0 +1,4 @@
+import { openAttention } from "../views/attention/open";
+import { widgetOf } from "../widget";
+
+export default widgetOf(openAttention);

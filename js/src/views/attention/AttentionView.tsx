@@ -1,0 +1,82 @@
+import { useLayoutEffect } from "preact/hooks";
+import { Checks, Outcome, Progress } from "../common/Footer";
+import { Header } from "../common/Header";
+import { Help } from "../common/Help";
+import { PromptLine } from "../common/PromptLine";
+import { Picture, PictureOf, Shell, Waiting } from "../common/Shell";
+import { Figure } from "./Figure";
+import { GESTURES, HELP_NOTE } from "./gestures";
+import { Heads } from "./Heads";
+import { PairTip } from "./PairTip";
+import { Side } from "./Side";
+import type { AttentionState } from "./state";
+import { Toolbar } from "./Toolbar";
+
+/** The whole view of attention. */
+export function AttentionView({ state }: { state: AttentionState }) {
+  useLayoutEffect(() => state.attach(), [state]);
+  const data = state.data.value;
+  return (
+    <Shell state={state} label="Attention">
+      <Header state={state} name="Attention" />
+      <Asked state={state} />
+      <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
+      {data ? (
+        <>
+          <Lead state={state} />
+          <Toolbar state={state} data={data} />
+          <Picture state={state}>
+            <Heads state={state} data={data} />
+            <div class="ll-main">
+              <div class="ll-squares">
+                {state.sides().map((shows) => (
+                  <Figure key={shows} state={state} shows={shows} />
+                ))}
+              </div>
+              <Side state={state} data={data} />
+            </div>
+          </Picture>
+        </>
+      ) : (
+        <Waiting state={state} />
+      )}
+      <Checks state={state} last="layer" />
+      <PairTip state={state} />
+    </Shell>
+  );
+}
+
+/** The prompt, and what became of it. A view of weights from elsewhere has none. */
+function Asked({ state }: { state: AttentionState }) {
+  const meta = state.meta.value;
+  state.session.version.value;
+  return (
+    <div class="ll-prompt">
+      <PromptLine state={state} />
+      <Outcome state={state} />
+      <div class="ll-fed">
+        <PictureOf state={state} />
+        {meta && <span class="ll-dim">{meta.tokens.length} tokens</span>}
+        {meta?.notes.map((note) => (
+          <span class="ll-note" key={note}>
+            {note}
+          </span>
+        ))}
+        <Progress state={state} />
+      </div>
+    </div>
+  );
+}
+
+/** What is seen here and how it is read, until it is folded away. */
+function Lead({ state }: { state: AttentionState }) {
+  state.session.version.value;
+  const lead = state.meta.value?.lead;
+  if (!lead) return null;
+  return (
+    <details class="ll-lead" open>
+      <summary>What is this?</summary>
+      <p>{lead}</p>
+    </details>
+  );
+}

@@ -1,0 +1,134 @@
+import { useSignalEffect } from "@preact/signals";
+import { compact } from "../../marks/numbers";
+import { PromptToken } from "../../marks/TokenText";
+import type { TokenInfo } from "../../wire/types";
+import { Bar } from "../common/Bar";
+import { type AttentionData, roleName } from "./data";
+import { askExact, rowOf } from "./exact";
+import type { AttentionState, Shows } from "./state";
+
+interface Props {
+  state: AttentionState;
+  data: AttentionData;
+}
+
+/** Keys that are listed. */
+const LISTED = 10;
+
+/** What the head does in this text, and what one query looks at in it. */
+export function Side({ state, data }: Props) {
+  state.session.version.value;
+  return (
+    <section class="ll-side" aria-label="Head and query">
+      <HeadFacts state={state} data={data} />
+      <Looks state={state} data={data} />
+    </section>
+  );
+}
+
+/** The roles of the head with their scores, and what they mean. */
+function HeadFacts({ state, data }: Props) {
+  const [layer, head] = [state.layer.value, state.head.value];
+  const roles = data.roles(layer, head);
+  const scores = data.scores(state.layerIndex.value, head);
+  return (
+    <div class="ll-head-facts">
+      <h3>
+        Layer {layer}, head {head}
+      </h3>
+      {roles.length > 0 ? (
+        <ul>
+          {roles.map(({ role, score }) => (
+            <li key={role}>
+              <span class="ll-role">{roleName(role)}</span>{" "}
+              <span class="ll-num">{score.toFixed(2)}</span>
+              {data.meta.terms[role] && <p class="ll-note">{data.meta.terms[role]}</p>}
+            </li>
+          ))}
+        </ul>
+      ) : (
+        <p class="ll-note">None of the roles that are looked for.</p>
+      )}
+      {data.meta.role_rule && <p class="ll-note">{data.meta.role_rule}</p>}
+      {scores.length > 0 && (
+        <dl class="ll-numbers">
+          {scores.map(([name, value]) => [
+            <dt key={`${name} name`}>{roleName(name)}</dt>,
+            <dd key={name}>{compact(value, 3)}</dd>,
+          ])}
+        </dl>
+      )}
+    </div>
+  );
+}
+
+/** The keys that the selected query looks at most; of none selected, the last query's. */
+function Looks({ state, data }: Props) {
+  const shows = state.sides().at(-1) as Shows;
+  const other = shows === "second";
+  const queries = data.queries(other);
+  const keys = data.keys(other);
+  const chosen = state.session.traits.query.value;
+  const query = chosen >= 0 && chosen < queries.length ? chosen : queries.length - 1;
+  useSignalEffect(() => {
+    const asked = state.session.traits.query.value;
+    state.squares[shows].value;
+    const timer = setTimeout(() => void askExact(state, shows, asked), 60);
+    return () => clearTimeout(timer);
+  });
+  const row = rowOf(state, shows, query);
+  if (!row) return null;
+  const found = Array.from(row.values, (value, key) => ({ key, value }))
+    .filter(({ value }) => !Number.isNaN(value) && value !== 0)
+    .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
+    .slice(0, LISTED);
+  const most = Math.abs(found[0]?.value ?? 1);
+  return (
+    <div class="ll-looks">
+      <div class="ll-where">
+        <PromptToken token={queries[query]} /> <span class="ll-dim">position {query} looks at</span>
+      </div>
+      <ol class="ll-tops">
+        {found.map(({ key, value }) => (
+          <li key={key}>
+            <Key
+              state={state}
+              query={query}
+              at={key}
+              token={keys[key]}
+              share={Math.abs(value) / most}
+              value={value}
+            />
+          </li>
+        ))}
+      </ol>
+      {!row.exact && <p class="ll-note">To ±0.2 % of the head’s largest weight.</p>}
+    </div>
+  );
+}
+
+interface KeyProps {
+  state: AttentionState;
+  query: number;
+  at: number;
+  token: TokenInfo | undefined;
+  share: number;
+  value: number;
+}
+
+function Key({ state, query, at, token, share, value }: KeyProps) {
+  return (
+    <button
+      type="button"
+      class="ll-top"
+      aria-pressed={state.session.traits.key.value === at}
+      title="Select this pair"
+      onClick={() => state.look({ query, key: at }, "now")}
+    >
+      <span class="ll-rank ll-num">{at}</span>
+      <PromptToken token={token} />
+      <Bar amount={share} color={value < 0 ? "var(--ll-negative)" : "var(--ll-accent)"} />
+      <span class="ll-num">{compact(value, 3)}</span>
+    </button>
+  );
+}

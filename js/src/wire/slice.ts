@@ -1,0 +1,75 @@
+/** The weights of all heads of one layer as they travel: a byte each, scaled by the head's range. */
+
+export interface SliceHeader {
+  /** The largest weight of each head. */
+  max: number[];
+  /** The smallest; absent where weights cannot be below 0. */
+  min?: number[];
+  shape: [heads: number, queries: number, keys: number];
+  /** Whether only the lower triangle travels, row by row. */
+  causal: boolean;
+}
+
+/** A slice inside a snapshot. */
+export interface PackedSlice extends SliceHeader {
+  /** The bytes, base64. */
+  data: string;
+}
+
+export class Slice {
+  readonly heads: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly causal: boolean;
+  /** Bytes of one head. */
+  readonly size: number;
+
+  constructor(
+    private readonly header: SliceHeader,
+    private readonly bytes: Uint8Array,
+  ) {
+    [this.heads, this.queries, this.keys] = header.shape;
+    this.causal = header.causal;
+    this.size = this.causal ? this.start(this.queries) : this.queries * this.keys;
+    const whole = this.heads * this.size;
+    if (bytes.byteLength !== whole) {
+      throw new Error(`A layer's weights have ${bytes.byteLength} bytes; ${whole} were expected.`);
+    }
+  }
+
+  /** How many keys a query can see; the last query sees all. */
+  seen(query: number): number {
+    return this.causal ? query + 1 + this.keys - this.queries : this.keys;
+  }
+
+  /** Where the row of a query begins in the bytes of a head. */
+  start(query: number): number {
+    const before = this.causal ? this.keys - this.queries : this.keys;
+    return query * before + (this.causal ? (query * (query + 1)) / 2 : 0);
+  }
+
+  /** All bytes of one head. */
+  head(head: number): Uint8Array {
+    return this.bytes.subarray(head * this.size, (head + 1) * this.size);
+  }
+
+  /** What byte 0 and byte 255 of a head stand for. */
+  range(head: number): readonly [low: number, high: number] {
+    return [this.header.min?.[head] ?? 0, this.header.max[head] ?? 0];
+  }
+
+  /** One weight, as well as a byte holds it; NaN where a query cannot look. */
+  value(head: number, query: number, key: number): number {
+    if (key >= this.seen(query)) return Number.NaN;
+    const [low, high] = this.range(head);
+    const byte = this.bytes[head * this.size + this.start(query) + key] ?? 0;
+    return low + (byte / 255) * (high - low);
+  }
+}
+
+export function unpackSlice({ data, ...header }: PackedSlice): Slice {
+  return new Slice(
+    header,
+    Uint8Array.from(atob(data), (c) => c.charCodeAt(0)),
+  );
+}
