@@ -18,6 +18,7 @@ export function stubBrowser() {
       rect() {}
     },
   );
+  vi.stubGlobal("ImageData", class {});
   vi.stubGlobal(
     "ResizeObserver",
     class {

@@ -15,40 +15,42 @@ export interface Role {
   score: number;
 }
 
-/** The tokens of one text, and those that stand apart: the beginning of a text, separators. */
-export interface Tokens {
+/** Attention of one kind between two rows of tokens. */
+export interface Part {
   tokens: TokenInfo[];
-  /** Absent where a text looks at itself. */
-  key_tokens?: TokenInfo[];
-  /** For each key. */
-  special?: boolean[];
-}
-
-/** A second text or model beside the first. */
-export interface OtherText extends Tokens {
-  label: string;
-  model: string;
-  text: string;
-}
-
-export interface AttentionMeta extends CommonMeta, Tokens {
+  key_tokens: TokenInfo[];
   /** The layers that were computed. */
   layers: number[];
   n_heads: number;
   /** The group of each head: heads of one group share keys and values. */
   kv_groups: number[];
+  /** For each key: whether it begins the text or parts it. */
+  special: boolean[];
+}
+
+/** A second text or model beside the first. */
+export interface OtherText extends Part {
+  label: string;
+  model: string;
+  text: string;
+}
+
+/** What the first part has stands at the top too. */
+export interface AttentionMeta extends CommonMeta, Part {
   parts: string[];
+  /** Each part, where there are several. */
+  by_part: Record<string, Part>;
   weightings: Weighting[];
   weightings_possible: Weighting[];
+  /** Empty until the run has ended. */
   roles: Role[];
   role_rule: string;
+  /** Names of the heads, where they have any. */
+  head_names: string[];
   other: OtherText | null;
-  lead: string;
-  terms: Record<string, string>;
-  /** In a snapshot: the weights of its layers by `sliceName`. */
+  /** In a snapshot: the weights of its layers by `sliceName`, and what was left out. */
   slices?: Record<string, PackedSlice>;
-  /** Which layers a snapshot leaves out, and why. */
-  slices_note?: string;
+  kept_words?: string;
 }
 
 /** A token whose weights stay shown alone; a query where no side is said. */
@@ -57,13 +59,8 @@ export interface TokenPin {
   side?: Side;
 }
 
-export interface AttentionOptions {
-  weighting?: readonly string[];
-}
-
 export interface AttentionTraits extends CommonTraits {
   text: string;
-  options: AttentionOptions;
   head: number;
   query: number;
   key: number;
@@ -75,6 +72,7 @@ export interface AttentionTraits extends CommonTraits {
   weighting: Weighting;
   mask_sinks: boolean;
   part: string;
+  lead_open: boolean;
 }
 
 /** Which weights: a layer of the first text or of the other one. */
@@ -104,14 +102,16 @@ export const ATTENTION: WireSpec<AttentionTraits, AttentionMeta> = {
     weighting: "pattern",
     mask_sinks: false,
     part: "self",
+    lead_open: true,
     // 0: as wide as there is room for.
     cell_width: 0,
   },
   isMeta: (meta): meta is AttentionMeta =>
     "run" in meta && typeof meta.run === "number" && "kv_groups" in meta && "tokens" in meta,
   axes: ({ layers, n_heads }) => ({ layer: layers.length, head: n_heads }),
-  names: ({ tokens, key_tokens, other }) =>
-    [tokens, key_tokens, other?.tokens, other?.key_tokens]
-      .flatMap((list) => list ?? [])
-      .filter((token) => !token.cont),
+  names: ({ tokens, key_tokens, by_part, other }) =>
+    [{ tokens, key_tokens }, ...Object.values(by_part ?? {}), ...(other ? [other] : [])]
+      .flatMap((part) => [...part.tokens, ...part.key_tokens])
+      // Tokens of weights from elsewhere have no id.
+      .filter((token) => !token.cont && token.id >= 0),
 };

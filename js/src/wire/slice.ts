@@ -8,6 +8,8 @@ export interface SliceHeader {
   shape: [heads: number, queries: number, keys: number];
   /** Whether only the lower triangle travels, row by row. */
   causal: boolean;
+  /** Whether byte 0 stands for nothing at all: a pair that is masked has no score. */
+  blank?: boolean;
 }
 
 /** A slice inside a snapshot. */
@@ -53,17 +55,15 @@ export class Slice {
     return this.bytes.subarray(head * this.size, (head + 1) * this.size);
   }
 
-  /** What byte 0 and byte 255 of a head stand for. */
-  range(head: number): readonly [low: number, high: number] {
-    return [this.header.min?.[head] ?? 0, this.header.max[head] ?? 0];
-  }
-
-  /** One weight, as well as a byte holds it; NaN where a query cannot look. */
-  value(head: number, query: number, key: number): number {
-    if (key >= this.seen(query)) return Number.NaN;
-    const [low, high] = this.range(head);
-    const byte = this.bytes[head * this.size + this.start(query) + key] ?? 0;
-    return low + (byte / 255) * (high - low);
+  /** What each of the 256 bytes stands for in one head; NaN for nothing. */
+  numbers(head: number): Float32Array {
+    const low = this.header.min?.[head] ?? 0;
+    const high = this.header.max[head] ?? 0;
+    const first = this.header.blank ? 1 : 0;
+    const step = (high - low) / (255 - first);
+    const numbers = Float32Array.from({ length: 256 }, (_, byte) => low + step * (byte - first));
+    if (first) numbers[0] = Number.NaN;
+    return numbers;
   }
 }
 

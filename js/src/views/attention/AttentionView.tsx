@@ -2,6 +2,7 @@ import { useLayoutEffect } from "preact/hooks";
 import { Checks, Outcome, Progress } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
+import { Lead } from "../common/Lead";
 import { PromptLine } from "../common/PromptLine";
 import { Picture, PictureOf, Shell, Waiting } from "../common/Shell";
 import { Figure } from "./Figure";
@@ -28,7 +29,7 @@ export function AttentionView({ state }: { state: AttentionState }) {
           <Picture state={state}>
             <Heads state={state} data={data} />
             <div class="ll-main">
-              <div class="ll-squares">
+              <div class="ll-squares" data-mode={state.session.traits.mode.value}>
                 {state.sides().map((shows) => (
                   <Figure key={shows} state={state} shows={shows} />
                 ))}
@@ -65,18 +66,5 @@ function Asked({ state }: { state: AttentionState }) {
         <Progress state={state} />
       </div>
     </div>
-  );
-}
-
-/** What is seen here and how it is read, until it is folded away. */
-function Lead({ state }: { state: AttentionState }) {
-  state.session.version.value;
-  const lead = state.meta.value?.lead;
-  if (!lead) return null;
-  return (
-    <details class="ll-lead" open>
-      <summary>What is this?</summary>
-      <p>{lead}</p>
-    </details>
   );
 }

@@ -36,7 +36,7 @@ export function Figure({ state, shows }: Props) {
 function titleOf(state: AttentionState, shows: Shows): string {
   const meta = state.meta.value;
   const heads = state.large.value;
-  const all = heads.length === meta?.n_heads;
+  const all = heads.length === state.data.value?.first.n_heads;
   const reduce = state.session.traits.reduce.value;
   const several = all ? `all ${heads.length} heads` : `heads ${heads.join(", ")}`;
   const what =
@@ -44,7 +44,7 @@ function titleOf(state: AttentionState, shows: Shows): string {
       ? `head ${heads[0]}`
       : `${reduce === "mean" ? "mean" : "largest"} of ${several}`;
   const whose =
-    !meta?.other || state.sides().length === 0
+    !meta?.other || !state.comparing()
       ? ""
       : { first: "first", second: meta.other.label || "second", difference: "second − first" }[
           shows

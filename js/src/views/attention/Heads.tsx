@@ -35,7 +35,7 @@ export function Heads({ state, data }: Props) {
         class={slice ? "ll-head-list" : "ll-head-list ll-old"}
         aria-busy={!slice}
         aria-label={`Heads of layer ${state.layer.value}. Arrow keys move, Enter shows one, S only this one.`}
-        onKeyDown={(event) => headKey(event, state, data.meta.n_heads, go)}
+        onKeyDown={(event) => headKey(event, state, data.first.n_heads, go)}
       >
         {groups.map((heads, group) => (
           <div class={data.shares ? "ll-head-group" : "ll-head-plain"} key={group}>
@@ -62,7 +62,7 @@ export function Heads({ state, data }: Props) {
 
 function waiting(state: AttentionState): string {
   if (state.session.live.value) return `Layer ${state.layer.value} has not come yet.`;
-  const note = state.meta.value?.slices_note;
+  const note = state.meta.value?.kept_words;
   return note || `Layer ${state.layer.value} was not saved with this page.`;
 }
 
@@ -73,7 +73,7 @@ function Head({ state, data, head }: Props & { head: number }) {
   const several = state.session.traits.reduce.value !== "one";
   const on = several ? state.on.value.includes(head) : chosen;
   const said = roles.map(({ role, score }) => {
-    const means = data.meta.terms[role];
+    const means = state.terms()[role];
     return `${roleName(role)} ${score.toFixed(2)}${means ? `: ${means}` : ""}`;
   });
   const rule = roles.length > 0 ? data.meta.role_rule : "";
@@ -91,7 +91,7 @@ function Head({ state, data, head }: Props & { head: number }) {
     >
       <Small state={state} head={head} />
       <span class="ll-head-name">
-        <span class="ll-num">{head}</span>
+        <span class="ll-num">{data.headName(head)}</span>
         {roles[0] && <span class="ll-role">{roleName(roles[0].role)}</span>}
       </span>
     </button>

@@ -1,4 +1,5 @@
 import { useSignalEffect } from "@preact/signals";
+import { Fragment } from "preact";
 import { compact } from "../../marks/numbers";
 import { PromptToken } from "../../marks/TokenText";
 import type { TokenInfo } from "../../wire/types";
@@ -34,7 +35,7 @@ function HeadFacts({ state, data }: Props) {
   return (
     <div class="ll-head-facts">
       <h3>
-        Layer {layer}, head {head}
+        Layer {layer}, head {data.headName(head)}
       </h3>
       {roles.length > 0 ? (
         <ul>
@@ -42,7 +43,7 @@ function HeadFacts({ state, data }: Props) {
             <li key={role}>
               <span class="ll-role">{roleName(role)}</span>{" "}
               <span class="ll-num">{score.toFixed(2)}</span>
-              {data.meta.terms[role] && <p class="ll-note">{data.meta.terms[role]}</p>}
+              <p class="ll-note">{state.terms()[role]}</p>
             </li>
           ))}
         </ul>
@@ -52,10 +53,12 @@ function HeadFacts({ state, data }: Props) {
       {data.meta.role_rule && <p class="ll-note">{data.meta.role_rule}</p>}
       {scores.length > 0 && (
         <dl class="ll-numbers">
-          {scores.map(([name, value]) => [
-            <dt key={`${name} name`}>{roleName(name)}</dt>,
-            <dd key={name}>{compact(value, 3)}</dd>,
-          ])}
+          {scores.map(([name, value]) => (
+            <Fragment key={name}>
+              <dt>{roleName(name)}</dt>
+              <dd>{compact(value, 3)}</dd>
+            </Fragment>
+          ))}
         </dl>
       )}
     </div>
@@ -97,14 +100,20 @@ function Looks({ state, data }: Props) {
               at={key}
               token={keys[key]}
               share={Math.abs(value) / most}
+              exact={row.exact}
               value={value}
             />
           </li>
         ))}
       </ol>
-      {!row.exact && <p class="ll-note">To ±0.2 % of the head’s largest weight.</p>}
+      <p class="ll-note">{looksNote(found.length, row.exact)}</p>
     </div>
   );
+}
+
+function looksNote(found: number, exact: boolean): string {
+  if (found === 0) return "Nothing that is drawn.";
+  return exact ? "" : "To ±0.2 % of the head’s largest weight.";
 }
 
 interface KeyProps {
@@ -114,9 +123,10 @@ interface KeyProps {
   token: TokenInfo | undefined;
   share: number;
   value: number;
+  exact: boolean;
 }
 
-function Key({ state, query, at, token, share, value }: KeyProps) {
+function Key({ state, query, at, token, share, value, exact }: KeyProps) {
   return (
     <button
       type="button"
@@ -128,7 +138,7 @@ function Key({ state, query, at, token, share, value }: KeyProps) {
       <span class="ll-rank ll-num">{at}</span>
       <PromptToken token={token} />
       <Bar amount={share} color={value < 0 ? "var(--ll-negative)" : "var(--ll-accent)"} />
-      <span class="ll-num">{compact(value, 3)}</span>
+      <span class="ll-num">{compact(value, exact ? 3 : 2)}</span>
     </button>
   );
 }

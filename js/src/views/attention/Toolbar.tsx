@@ -16,7 +16,7 @@ export function Toolbar({ state, data }: Props) {
   state.session.version.value;
   const { session } = state;
   const { traits } = session;
-  const { layers } = data.meta;
+  const { layers } = data.first;
   return (
     <>
       <Parts state={state} data={data} />
@@ -48,11 +48,7 @@ export function Toolbar({ state, data }: Props) {
             label="Weighting"
             value={state.weighting.value}
             choices={weightings(state, data)}
-            choose={(weighting) =>
-              data.meta.weightings.includes(weighting)
-                ? session.write({ weighting })
-                : state.compute(weighting)
-            }
+            choose={(weighting) => state.weigh(weighting)}
           />
         </Group>
         <button
@@ -130,7 +126,7 @@ function Both({ state, data }: Props) {
   const { other } = data.meta;
   if (!other) return null;
   const same =
-    other.tokens.length === data.meta.tokens.length &&
+    other.tokens.length === data.queries(false).length &&
     data.keys(true).length === data.keys(false).length;
   const choices: Choice<Compare>[] = [
     { value: "first", label: "First", title: data.meta.model },

@@ -1,30 +1,25 @@
 import { tokenName } from "../../marks/text";
-import type { AttentionMeta, Role, Tokens, Weighting } from "../../wire/attention";
+import type { AttentionMeta, Part, Role, Weighting } from "../../wire/attention";
 import type { RunStore } from "../../wire/store";
 import type { TokenInfo } from "../../wire/types";
 
-/** One run's tokens, heads and roles. */
+/** One run's tokens, heads and roles, of one part of the model. */
 export class AttentionData {
   readonly meta: AttentionMeta;
+  /** The first text. */
+  readonly first: Part;
 
-  constructor(readonly store: RunStore<AttentionMeta>) {
+  constructor(
+    readonly store: RunStore<AttentionMeta>,
+    part: string,
+  ) {
     this.meta = store.meta;
+    this.first = store.meta.by_part?.[part] ?? store.meta;
   }
 
-  /** The index of a layer; of one that was not computed, the nearest. -1 is the last. */
-  layerIndex(layer: number): number {
-    const { layers } = this.meta;
-    if (layer < 0) return Math.max(0, layers.length - 1);
-    let best = 0;
-    layers.forEach((other, i) => {
-      if (Math.abs(other - layer) < Math.abs((layers[best] ?? 0) - layer)) best = i;
-    });
-    return best;
-  }
-
-  /** The tokens of the first text, or of the other one. */
-  text(other: boolean): Tokens {
-    return (other && this.meta.other) || this.meta;
+  /** The first text or the other one. */
+  text(other: boolean): Part {
+    return (other && this.meta.other) || this.first;
   }
 
   queries(other: boolean): readonly TokenInfo[] {
@@ -32,13 +27,13 @@ export class AttentionData {
   }
 
   keys(other: boolean): readonly TokenInfo[] {
-    return this.text(other).key_tokens ?? this.text(other).tokens;
+    return this.text(other).key_tokens;
   }
 
   /** The keys that attention falls on for want of anything else: the first, and separators. */
   sinks(other: boolean): boolean[] {
     const { special } = this.text(other);
-    return this.keys(other).map((_, key) => key === 0 || (special?.[key] ?? false));
+    return this.keys(other).map((_, key) => key === 0 || (special[key] ?? false));
   }
 
   roles(layer: number, head: number): Role[] {
@@ -60,16 +55,31 @@ export class AttentionData {
   /** Heads by the keys and values that they share. */
   groups(): number[][] {
     const groups = new Map<number, number[]>();
-    this.meta.kv_groups.forEach((group, head) => {
+    this.first.kv_groups.forEach((group, head) => {
       groups.set(group, [...(groups.get(group) ?? []), head]);
     });
     return [...groups.values()];
   }
 
+  /** What a head is called. */
+  headName(head: number): string {
+    return this.meta.head_names?.[head] ?? String(head);
+  }
+
   /** Whether heads share keys and values at all. */
   get shares(): boolean {
-    return new Set(this.meta.kv_groups).size < this.meta.n_heads;
+    return new Set(this.first.kv_groups).size < this.first.n_heads;
   }
+}
+
+/** The index of a layer; of one that was not computed, the nearest. -1 is the last. */
+export function layerIndex(layers: readonly number[], layer: number): number {
+  if (layer < 0) return Math.max(0, layers.length - 1);
+  let best = 0;
+  layers.forEach((other, i) => {
+    if (Math.abs(other - layer) < Math.abs((layers[best] ?? 0) - layer)) best = i;
+  });
+  return best;
 }
 
 /** "3 ␣Paris", as a token is called in lists. */
@@ -82,23 +92,28 @@ export function roleName(role: string): string {
   return role.replace(/_(token|mass)$/, "").replaceAll("_", " ");
 }
 
+/** How weights are measured: the name of the switch, what it is, and what the numbers are called. */
 export const WEIGHTINGS: Readonly<
-  Record<Weighting, { label: string; title: string; unit: string }>
+  Record<Weighting, { label: string; title: string; quantity: string }>
 > = {
-  pattern: { label: "Weights", title: "Attention weights: each row adds up to 1", unit: "weight" },
+  pattern: {
+    label: "Weights",
+    title: "Attention weights: each row adds up to 1",
+    quantity: "Weight",
+  },
   value: {
     label: "× value",
     title: "Weight times the length of the value vector it brings",
-    unit: "weight × ‖v‖",
+    quantity: "Weight × ‖value‖",
   },
   norm: {
     label: "× output",
     title: "Length of what each token really adds to the output: ‖αf(x)‖ (Kobayashi 2020)",
-    unit: "‖αf(x)‖",
+    quantity: "‖αf(x)‖",
   },
   scores: {
     label: "Scores",
     title: "Scores before the softmax, as the model has them",
-    unit: "score",
+    quantity: "Score",
   },
 };

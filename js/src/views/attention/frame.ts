@@ -30,11 +30,18 @@ export class Frame {
       const other = shows === "second";
       return { queries: data?.queries(other) ?? [], keys: data?.keys(other) ?? [] };
     });
-    const name = (token: TokenInfo | undefined) => (token?.cont ? "⋯" : (token?.text ?? ""));
     this.names = {
-      query: (position) => name(this.queries[position]),
-      key: (position) => name(this.keys[position]),
+      query: (position) => this.#drawn(this.queries[position], position, "tokens"),
+      key: (position) => this.#drawn(this.keys[position], position, "key_tokens"),
     };
+  }
+
+  /** A token as it is drawn; in a difference both texts' where they differ. */
+  #drawn(token: TokenInfo | undefined, position: number, side: "tokens" | "key_tokens"): string {
+    const text = token?.cont ? "⋯" : (token?.text ?? "");
+    if (this.shows !== "difference") return text;
+    const other = this.state.meta.peek()?.other?.[side][position]?.text ?? text;
+    return other === text ? text : `${text} ≠ ${other}`;
   }
 
   get queries(): readonly TokenInfo[] {
@@ -79,13 +86,16 @@ export class Frame {
   /** What lines take of the room for both. */
   linesWidth(room: number): number {
     const alone = this.state.session.traits.mode.value === "lines";
-    return clamp(Math.floor(alone ? room : 0.42 * room), LINES_LEAST, LINES_MOST);
+    const own = alone ? this.room(room) : 0.42 * room;
+    return clamp(Math.floor(own), LINES_LEAST, LINES_MOST);
   }
 
   /** What is left for the matrix. */
   room(room: number): number {
     const both = this.state.session.traits.mode.value === "both";
-    return both ? room - this.linesWidth(room) - BETWEEN - 20 : room;
+    if (both) return room - this.linesWidth(room) - BETWEEN - 20;
+    // Two stand side by side, where they are not two each.
+    return this.state.sides().length > 1 ? Math.floor((room - BETWEEN - 20) / 2) : room;
   }
 
   /** What is read out of a token. */

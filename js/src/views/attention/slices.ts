@@ -14,7 +14,7 @@ const KEPT = 96 * 2 ** 20;
 /** Questions under way at once: a slider that is dragged passes layers nobody waits for. */
 const AT_ONCE = 2;
 /** How the kernel says that a layer comes later. */
-const LATER = "Not yet";
+const LATER = /^not yet/i;
 
 /** The weights that have come, layer by layer, and those that are wanted. */
 export class Slices {
@@ -125,7 +125,7 @@ export class Slices {
     } catch (error) {
       if (controller.signal.aborted) return;
       const { message } = error as Error;
-      if (message.startsWith(LATER)) this.#later.add(name);
+      if (LATER.test(message)) this.#later.add(name);
       else this.#problems.set(name, message);
     }
     this.#asked.delete(name);

@@ -14,12 +14,11 @@ export function squareOf(
   const max = reduce === "max";
   heads.forEach((head, nth) => {
     const bytes = slice.head(head);
-    const [from, to] = slice.range(head);
-    const step = (to - from) / 255;
+    const numbers = slice.numbers(head);
     for (let query = 0, at = 0; query < queries; query++) {
-      const seen = slice.seen(query);
-      for (let place = query * keys; place < query * keys + seen; place++, at++) {
-        const value = from + step * (bytes[at] as number);
+      const end = query * keys + slice.seen(query);
+      for (let place = query * keys; place < end; place++, at++) {
+        const value = numbers[bytes[at] as number] as number;
         if (nth === 0) values[place] = value;
         else if (max) values[place] = Math.max(values[place] as number, value);
         else values[place] = (values[place] as number) + value;
@@ -67,11 +66,11 @@ export function massOn(slice: Slice, heads: readonly number[], keys: readonly bo
   let whole = 0;
   for (const head of heads) {
     const bytes = slice.head(head);
-    const [from, to] = slice.range(head);
+    const numbers = slice.numbers(head);
     for (let query = 0, at = 0; query < slice.queries; query++) {
       const seen = slice.seen(query);
       for (let key = 0; key < seen; key++, at++) {
-        const value = from + ((to - from) / 255) * (bytes[at] as number);
+        const value = numbers[bytes[at] as number] as number;
         whole += value;
         if (keys[key]) held += value;
       }

@@ -14,7 +14,7 @@ import type { Slice } from "../../wire/slice";
 import type { Anchor } from "../common/canvasgrid";
 import { BaseState } from "../common/state";
 import { SquareCache } from "./cache";
-import { AttentionData, WEIGHTINGS } from "./data";
+import { AttentionData, layerIndex, WEIGHTINGS } from "./data";
 import { Slices } from "./slices";
 import { differenceOf, massOn } from "./squares";
 
@@ -68,10 +68,10 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
     const { traits } = session;
     this.slices = new Slices(session);
     this.data = computed(() =>
-      session.store.value ? new AttentionData(session.store.value) : null,
+      session.store.value ? new AttentionData(session.store.value, this.part.value) : null,
     );
-    this.layerIndex = computed(() => this.data.value?.layerIndex(traits.layer.value) ?? 0);
-    this.layer = computed(() => this.meta.value?.layers[this.layerIndex.value] ?? 0);
+    this.layerIndex = computed(() => layerIndex(this.#layers(), traits.layer.value));
+    this.layer = computed(() => this.#layers()[this.layerIndex.value] ?? 0);
     this.head = computed(() => clamp(traits.head.value, 0, this.#heads() - 1));
     this.on = computed(() => {
       const all = Array.from({ length: this.#heads() }, (_, head) => head);
@@ -101,7 +101,11 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
   }
 
   #heads(): number {
-    return this.meta.value?.n_heads ?? 1;
+    return this.data.value?.first.n_heads ?? 1;
+  }
+
+  #layers(): readonly number[] {
+    return this.data.value?.first.layers ?? [];
   }
 
   /** Ask for what is shown, and again as the run comes further; until the view is taken away. */
@@ -126,7 +130,7 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
     this.session.live.value;
     const data = this.data.value;
     if (!data) return [];
-    const { layers, other } = data.meta;
+    const { layers } = data.first;
     const at = this.layerIndex.value;
     const out: SliceKey[] = [];
     for (let far = 0; far <= AHEAD; far++) {
@@ -134,14 +138,22 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
         const layer = layers[index];
         if (layer === undefined) continue;
         out.push(this.key(false, layer));
-        if (other && this.compare.value !== "first") out.push(this.key(true, layer));
+        if (this.comparing()) out.push(this.key(true, layer));
       }
     }
     return out;
   }
 
+  /** Whether the second text is drawn at all. */
+  comparing(): boolean {
+    return this.compare.value !== "first" && Boolean(this.meta.value?.other);
+  }
+
+  /** A layer of the first text, or the one of the second that stands for it. */
   key(other: boolean, layer = this.layer.value): SliceKey {
-    return { layer, part: this.part.value, weighting: this.weighting.value, other };
+    const layers = this.data.value?.text(other).layers ?? [];
+    const own = layers[layerIndex(layers, layer)] ?? layer;
+    return { layer: own, part: this.part.value, weighting: this.weighting.value, other };
   }
 
   slice(other: boolean): Slice | null {
@@ -163,34 +175,31 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
   #square(other: boolean): Square | null {
     const slice = this.slice(other);
     if (!slice) return null;
-    return this.#cache.of(
-      slice,
-      this.large.value,
-      this.session.traits.reduce.value,
-      this.left(other),
-    );
+    const heads = this.large.value.filter((head) => head < slice.heads);
+    if (heads.length === 0) return null;
+    return this.#cache.of(slice, heads, this.session.traits.reduce.value, this.left(other));
   }
 
   /** The squares that are drawn large, from left to right. */
   sides(): Shows[] {
-    const compare = this.meta.value?.other ? this.compare.value : "first";
+    const compare = this.comparing() ? this.compare.value : "first";
     return compare === "beside" ? ["first", "second"] : [compare];
   }
 
   /** The colours of a square: both texts share one scale, so that they can be compared. */
   scale(shows: Shows): ColorScale {
-    const { unit } = WEIGHTINGS[this.weighting.value];
+    const { quantity } = WEIGHTINGS[this.weighting.value];
     const palette = this.palette.value;
     if (shows === "difference") {
       const most = this.squares.difference.value?.high ?? 1;
-      return rangeScale(palette, -(most || 1), most || 1, "Second minus first", unit);
+      return rangeScale(palette, -(most || 1), most || 1, `${quantity}, second − first`, "");
     }
     const both = this.sides().length > 1 ? (["first", "second"] as const) : [shows];
     const drawn = both.map((name) => this.squares[name].value).filter((one) => one !== null);
     const low = Math.min(0, ...drawn.map((square) => square.low));
     const high = Math.max(0, ...drawn.map((square) => square.high));
-    if (low < 0) return rangeScale(palette, low, high, "", unit);
-    return weightScale(palette, high, "", unit);
+    if (low < 0) return rangeScale(palette, low, high, quantity, "");
+    return weightScale(palette, high, quantity, "");
   }
 
   /** The tokens that lines are drawn for alone: under the pointer, else pinned. Null for all. */
@@ -220,7 +229,7 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
   }
 
   goLayer(index: number): void {
-    const layer = this.meta.peek()?.layers[index];
+    const layer = this.data.peek()?.first.layers[index];
     if (layer !== undefined) this.session.write({ layer }, "soon");
   }
 
@@ -270,12 +279,10 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
     this.announced.value = alone ? "All heads on." : `Only head ${head}.`;
   }
 
-  /** Compute a weighting that the model can give and this run has not. */
-  compute(weighting: Weighting): void {
-    const { options } = this.session.traits;
-    const known = this.meta.peek()?.weightings ?? [];
-    const asked = { ...options.peek(), weighting: [...new Set([...known, weighting])] };
-    this.session.put({ weighting, options: asked });
+  /** Weigh otherwise; what this run has not computed is a new question to the kernel. */
+  weigh(weighting: Weighting): void {
+    if (this.meta.peek()?.weightings.includes(weighting)) this.session.write({ weighting });
+    else this.session.put({ weighting });
   }
 }
 
