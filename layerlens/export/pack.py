@@ -78,6 +78,7 @@ WIRE: dict[str, Wire] = {
     "target_id": Wire("target_id", "int32", none=-1),
     "metric": Wire("metric", "float32"),
     "recovered": Wire("recovered", "float32"),
+    "estimate": Wire("estimate", "float32"),
 }
 """Variables of a result that travel, by their names in ``Result.data``.
 

@@ -44,6 +44,7 @@ class PatchMeta(TypedDict):
     `column_numbers` say which layers and which positions or heads they are: a sweep may be asked
     for some of them only. `partners` has for each position of the text that is patched (`patched`:
     ``clean`` or ``corrupt``) the position of the other one that belongs to it, None for none.
+    `no_estimate` says why no estimate was drawn first; empty where one was, or none was asked for.
     """
 
     run: int
@@ -70,6 +71,7 @@ class PatchMeta(TypedDict):
     wrong: dict[str, Any] | None
     direction: str
     method: str
+    no_estimate: str
     sites: list[str]
     notes: list[str]
     checks: list[dict[str, Any]]
@@ -139,7 +141,7 @@ def patch_meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1) 
     return patch_meta({"metric_units": units, **data.attrs}, coords, checks, run)
 
 
-_WORDS = ("direction", "method", "code", "source", "question", "cost")
+_WORDS = ("direction", "method", "code", "source", "question", "cost", "no_estimate")
 _NAMES = ("layer", "position", "token", "head")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from layerlens.figures.canvas import (
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _LABEL_CHARACTERS = 14
 _HATCH = "//////"
+_ESTIMATE = r"\\\"
+_PALE = 0.5  # how much of the page covers an estimate
 _NEURONS = 9.6  # the same for neurons, of which each is labelled
 _PAGE = 7.2  # inches of all columns: a wider picture is shrunk to a page until no digit can be read
 SLACK = 1.02
@@ -146,6 +149,11 @@ def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
     style: dict[str, Any] = {"facecolor": colors.missing, "edgecolor": colors.faint, "linewidth": 0}
     for row, column in np.argwhere(~np.isfinite(grid.values)):
         axes.add_patch(Rectangle((column, row), 1, 1, hatch=_HATCH, gid="missing", **style))
+    pale: dict[str, Any] = {"facecolor": (*to_rgb(colors.page), _PALE), "edgecolor": colors.faint}
+    for row, column in np.argwhere(grid.guessed):
+        axes.add_patch(
+            Rectangle((column, row), 1, 1, hatch=_ESTIMATE, linewidth=0, gid="estimate", **pale)
+        )
     if grid.bounded:
         beyond = np.argwhere(np.abs(np.nan_to_num(grid.values)) > grid.limit * SLACK)
         axes.plot(
@@ -159,6 +167,8 @@ def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
 
 def _numbers(axes: Axes, grid: Grid, mesh: QuadMesh, colors: Palette) -> None:
     rgba = np.asarray(mesh.to_rgba(np.ma.masked_invalid(grid.values)))
+    page = np.array([*to_rgb(colors.page), 1.0])
+    rgba[grid.guessed] = _PALE * page + (1 - _PALE) * rgba[grid.guessed]
     finite = grid.values[np.isfinite(grid.values)]
     whole = bool((finite == np.round(finite)).all() and np.abs(finite).max(initial=0) < 1e5)
     for (row, column), value in np.ndenumerate(grid.values):
@@ -166,7 +176,8 @@ def _numbers(axes: Axes, grid: Grid, mesh: QuadMesh, colors: Palette) -> None:
             axes.text(
                 column + 0.5,
                 row + 0.47,
-                f"{value:.0f}" if whole else short_number(float(value)),
+                ("≈" if grid.guessed[row, column] else "")
+                + (f"{value:.0f}" if whole else short_number(float(value))),
                 color=ink_on(tuple(rgba[row, column, :3]), colors),
                 fontsize=FONT,
                 family=list(families()),
@@ -238,6 +249,17 @@ def _label_height(grid: Grid, layout: Layout) -> float:
     return 0.25 + own_title + 0.062 * min(longest, 2 * _LABEL_CHARACTERS)
 
 
+def _of_estimates(data: xr.Dataset, count: int) -> str:
+    """Say which cells are estimates, and how far estimates agree with true values."""
+    are = f"{count} cells are estimates" if count > 1 else "1 cell is an estimate"
+    words = f"{are} by attribution patching, hatched and pale"
+    pearson = float(data.attrs.get("estimate_pearson", np.nan))
+    if not np.isfinite(pearson):
+        return words
+    known = int(data.attrs["estimate_cells"])
+    return f"{words}; on {known} true cells estimates correlate with the truth at {pearson:.2f}"
+
+
 def _extends(grid: Grid) -> str:
     finite = grid.values[np.isfinite(grid.values)]
     over, under = (
@@ -257,6 +279,8 @@ def _notes(data: xr.Dataset, grid: Grid, layout: Layout) -> list[str]:
     if beyond and grid.bounded:
         lie = f"{beyond} cells lie" if beyond > 1 else "1 cell lies"
         notes.append(f"{lie} beyond ±{grid.limit:g}; a triangle marks what does")
+    if grid.guessed.any():
+        notes.append(_of_estimates(data, int(grid.guessed.sum())))
     missing = int((~np.isfinite(grid.values)).sum())
     if missing:
         notes.append(

@@ -38,6 +38,8 @@ class Grid:
     units: str
     limit: float
     bounded: bool
+    guessed: np.ndarray
+    """Where `values` are estimates in the place of true ones (bool)."""
 
 
 def grid_of(
@@ -47,17 +49,19 @@ def grid_of(
     if variable is None and "recovered" in data.data_vars and data.attrs.get("view") == "patch":
         variable = _recovered(data)
     name = main_variable(data, 2, variable)
-    array = data[name]
+    array = _with_estimates(data, name)
     axes = _axes(array, at)
     if axes[1] == "layer":  # layers go upwards, whatever the order
         axes = axes[1], axes[0]
     if limit is not None and not limit > 0:
         raise ResultError(f"limit is {limit}; it is the value of the strongest colour, above 0.")
     shown, where = cut(array, axes, at)
+    guessed = _guessed(data, name, shown)
     kept, left_out = _strongest_neurons(shown, axes[1])
     shown = shown.isel({axes[1]: kept})
     rows, columns, empty = _with_values(data, shown)
     shown, kept = shown.isel({axes[0]: rows, axes[1]: columns}), [kept[i] for i in columns]
+    guessed = guessed[np.ix_(rows, kept)]
     said = f"drawn at {where}" if where else "", left_out, *empty
     values = shown.values.astype(np.float64)
     fraction = name.startswith("recovered")
@@ -74,6 +78,7 @@ def grid_of(
         units=units if (units := str(array.attrs.get("units", "1"))) != "1" else "",
         limit=limit or (1.0 if fraction else float(largest) or 1.0),
         bounded=fraction or limit is not None,
+        guessed=guessed,
     )
     return grid, "; ".join(word for word in said if word)
 
@@ -121,10 +126,27 @@ def _strongest_neurons(shown: xr.DataArray, dim: str) -> tuple[list[int], str]:
     return kept, words
 
 
+def _with_estimates(data: xr.Dataset, name: str) -> xr.DataArray:
+    """Return a variable, with what was estimated first where a sweep was stopped before."""
+    if name != "recovered" or "estimate" not in data:
+        return data[name]
+    return data[name].fillna(data["estimate"]).assign_attrs(data[name].attrs)
+
+
+def _guessed(data: xr.Dataset, name: str, shown: xr.DataArray) -> np.ndarray:
+    """Return where the values of a cut are estimates."""
+    if name != "recovered" or "estimate" not in data:
+        return np.zeros(shown.shape, dtype=bool)
+    where = {dim: shown[dim].item() for dim in data[name].dims if dim not in shown.dims}
+    true = data[name].sel(where).transpose(*shown.dims)
+    return np.asarray(np.isnan(true.values) & np.isfinite(shown.values))
+
+
 def _recovered(data: xr.Dataset) -> str | None:
     """Return the fraction to draw; None where it has no value because both runs answer alike."""
     name = "recovered_mean" if "recovered_mean" in data.data_vars else "recovered"
-    return name if np.isfinite(data[name].values).any() or "metric" not in data else "metric"
+    known = np.isfinite(_with_estimates(data, name).values).any()
+    return name if known or "metric" not in data else "metric"
 
 
 def _columns(data: xr.Dataset, dim: str, *, mean: bool) -> list[list[str]]:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-EACH = ("clean_metric", "corrupt_metric", "answer", "wrong", "answer_token", "wrong_token")
+EACH = (
+    "clean_metric", "corrupt_metric", "answer", "wrong", "answer_token", "wrong_token",
+    "estimate_pearson", "estimate_cells",
+)  # fmt: skip
 """Attributes of patching results that have an entry for each of several pairs."""
 
 

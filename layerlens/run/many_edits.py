@@ -57,11 +57,12 @@ def run_cells(
     memory_limit: int = DEFAULT_LIMIT,
     tick: Callable[[], None] = lambda: None,
     at_once: int = 1,
+    ordered: bool = False,
 ) -> str:
     """Run every cell; finished ones are handed over wave by wave.
 
     A packed run hands over some of the cells that have the fewest blocks to go first, then the
-    others in the order of ``cells``.
+    others in the order of ``cells``; an ordered one the first few cells, then always twice as many.
 
     Parameters
     ----------
@@ -78,6 +79,9 @@ def run_cells(
         Called between blocks; an exception raised in it ends the run.
     at_once
         How many cells of a naive run share a pass, as texts of one batch (fewer of a long text).
+    ordered
+        Whether the first cells are wanted first, at the price of reading the weights a few times
+        more.
 
     Returns
     -------
@@ -105,7 +109,7 @@ def run_cells(
         cells = [_kept(base, cell) for cell in cells]
     with model.running():
         if chosen == "packed":
-            run_packed(model, base, cells, on_cells, memory_limit, tick)
+            run_packed(model, base, cells, on_cells, memory_limit, tick, ordered=ordered)
         elif chosen == "restart":
             _run_restarted(model, base, cells, on_cells, tick)
         else:

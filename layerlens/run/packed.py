@@ -52,11 +52,16 @@ def run_packed(
     on_cells: OnCells,
     memory_limit: int,
     tick: Callable[[], None],
+    *,
+    ordered: bool = False,
 ) -> None:
     """Run cells in waves; see :func:`layerlens.run.many_edits.run_cells`."""
-    early = soonest(model, base, cells)
-    late = sorted(set(range(len(cells))) - set(early))
-    for numbers in (early, late):
+    if ordered:
+        groups = doubling(model, base, cells)
+    else:
+        early = soonest(model, base, cells)
+        groups = [early, sorted(set(range(len(cells))) - set(early))]
+    for numbers in groups:
         for wave in waves(model, base, [cells[number] for number in numbers], memory_limit):
             run = _Wave(model, base, cells, [numbers[index] for index in wave])
             for layer in range(run.start, model.n_layers):
@@ -71,8 +76,7 @@ def soonest(model: LensModel, base: Base, cells: Sequence[Cell]) -> list[int]:
     They are run by themselves first, so that there is something to see; that reads the weights
     of the last blocks once more. Where all cells are soon done, none are.
     """
-    work = [(model.n_layers - cell.layer) * (base.length - cell.position) for cell in cells]
-    one_pass = model.n_layers * base.length
+    work, one_pass = _work(model, base, cells)
     if sum(work) < 4 * one_pass:
         return []
     found, done = [], 0
@@ -82,6 +86,29 @@ def soonest(model: LensModel, base: Base, cells: Sequence[Cell]) -> list[int]:
             break
         found.append(index)
     return sorted(found)
+
+
+def doubling(model: LensModel, base: Base, cells: Sequence[Cell]) -> list[list[int]]:
+    """Numbers of the cells in groups of one pass over the text, then two, four and so on.
+
+    What is left for the last group joins the one before where it is less than that.
+    """
+    work, room = _work(model, base, cells)
+    groups: list[list[int]] = [[]]
+    done, left = 0, sum(work)
+    for index, own in enumerate(work):
+        if done >= room and left >= room:
+            groups.append([])
+            done, room = 0, 2 * room
+        groups[-1].append(index)
+        done, left = done + own, left - own
+    return groups
+
+
+def _work(model: LensModel, base: Base, cells: Sequence[Cell]) -> tuple[list[int], int]:
+    """Rows times blocks of each cell, and of a pass over the text."""
+    work = [(model.n_layers - cell.layer) * (base.length - cell.position) for cell in cells]
+    return work, model.n_layers * base.length
 
 
 def waves(

@@ -52,7 +52,6 @@ def export(view: PictureView, kind: str, *, dark: bool = False) -> tuple[str, st
         return name, MIME[kind], html_bytes(traits, packed, title)
     from layerlens.figures.images import image_bytes
     from layerlens.result.select import one_text
-    from layerlens.result.tidy import to_pandas
 
     result = _shown(view)
     if kind in IMAGES:
@@ -62,7 +61,7 @@ def export(view: PictureView, kind: str, *, dark: bool = False) -> tuple[str, st
         return name, MIME[kind], image_bytes(figure, kind)
     if kind == "csv":
         data = view._table_data(one_text(result.data, view._index))
-        table = to_pandas(data).to_csv(index=False)
+        table = view._table(data).to_csv(index=False)
         return name, MIME[kind], table.encode("utf-8", errors="backslashreplace")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

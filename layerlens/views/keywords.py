@@ -57,6 +57,7 @@ class PatchKeywords(_Keywords, total=False):
     align: Any
     method: str
     verify: int
+    estimate_first: bool
     head: int
     edits: Sequence[Mapping[str, Any]]
     history: Sequence[Mapping[str, Any]]

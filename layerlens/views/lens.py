@@ -17,6 +17,7 @@ from layerlens.views.track import Tracks
 from layerlens.views.worker import Task
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
     from layerlens.analyses.contract.contract import About
@@ -198,6 +199,23 @@ class LensView(LiveView):
             # As wide as on screen, so that what can be read there can be read here.
             "cell_width": width if 0 < columns * width <= WIDEST_INCHES else None,
         }
+
+    def _table(self, data: xr.Dataset) -> pd.DataFrame:
+        """Return the numbers with columns for the selected cell and the tokens pinned to a row.
+
+        ``selected`` is 1 in the row of the cell that is looked at, else 0; ``pins`` has the ids of
+        the tokens that are followed at this position, with a space between.
+        """
+        table = super()._table(data)
+        points, positions = data["point"].values, data["position"].values
+        pins: dict[int, list[str]] = {}
+        for pin in self.pins:
+            if pin["position"] < len(positions):
+                pins.setdefault(int(positions[pin["position"]]), []).append(str(pin["id"]))
+        here = (table["point"] == points[self.row]) & (table["position"] == positions[self.position])
+        table["selected"] = here.astype(int)
+        table["pins"] = [" ".join(pins.get(int(at), [])) for at in table["position"]]
+        return table
 
     # Asking the model
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from layerlens.analyses.contract.parts import Variable
     from layerlens.model.text import Tokens
     from layerlens.result import Check
@@ -28,6 +28,7 @@ class RunListener:
     def __init__(self, view: LiveView, run: Run, task: Task) -> None:
         self.stream: Stream | None = None
         self.done = 0
+        self.emitted: set[str] = set()
         self._meta: dict[str, Any] | None = None
         self._coords: dict[str, Any] = {}
         self._view = view
@@ -94,6 +95,7 @@ class RunListener:
             return
         self._view._show_run(self._run, self.stream, self.meta)
         self.stream.put(where, arrays)
+        self.emitted |= {name for name, array in arrays.items() if not np.isnan(array).all()}
 
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the status line, at most ten times a second."""

@@ -288,14 +288,18 @@ class LiveView(QuestionView):
 
     def _stopped(self, run: Run, stop: Cancelled, listener: RunListener) -> None:
         if run is self._run:
-            if listener.done == 0 and self._last[1] is not None:
-                self._take_back(listener)  # nothing of it is worth more than the last picture
+            if self._last[1] is not None and not self._worth(listener):
+                self._take_back(listener)
             elif listener.stream is not None and listener.stream is self._stream:
                 self._partial = stop.partial  # type: ignore[assignment]
                 listener.stream.finish()
                 self._keep_run(run, listener.meta, listener.stream)
             self._tell(run, "cancelled")
         run.end(error=stop)
+
+    def _worth(self, listener: RunListener) -> bool:
+        """Whether what a stopped run has brought is worth more than the last picture."""
+        return listener.done > 0
 
     def _keep_run(self, run: Run, meta: dict[str, Any], stream: Stream) -> None:
         meta = run.signed(meta)

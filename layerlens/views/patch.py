@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import numpy as np
 import traitlets as t
 
 from layerlens.errors import InputError, SiteError
@@ -13,6 +14,7 @@ from layerlens.export.patch_meta import SITES, patch_meta, patch_meta_of
 from layerlens.model.sites import HEADS
 from layerlens.views.base import Answer, Reply
 from layerlens.views.keywords import PatchKeywords
+from layerlens.views.listen import RunListener
 from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
 from layerlens.views.patch_answers import Benches, code, distribution, entry, lenses
@@ -21,6 +23,7 @@ from layerlens.views.patch_pairing import pairing, without_align
 from layerlens.views.worker import Task
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
     from layerlens.analyses.contract.contract import About
@@ -35,8 +38,10 @@ MAX_HISTORY = 100
 class PatchView(LiveView):
     """Activation patching between two prompts, live.
 
-    The grid fills up cell by cell: how much of the answer comes back when one activation of the
-    run is replaced by the other run's. Patches that are picked in it by hand are run together, and
+    The grid says how much of the answer comes back when one activation of the run is replaced by
+    the other run's. It is first drawn as an estimate (hatched and pale) from a pass and a backward
+    pass; true values take its place, the strongest first, and whoever has seen enough can stop.
+    With ``estimate_first=False``, or where nothing can be estimated, it fills up cell by cell. Patches that are picked in it by hand are run together, and
     the next-token distribution is shown before and after.
 
     Parameters
@@ -135,6 +140,8 @@ class PatchView(LiveView):
     @classmethod
     def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
         resolved = {name: str(data.attrs[name]) for name in ("site", "by")}
+        if options.get("estimate_first") is False:  # the default of the analysis, not of the view
+            del options["estimate_first"]
         return {**super()._asked_of(data, options), **resolved}
 
     def _written(self, name: str, value: Any) -> Any:
@@ -247,6 +254,18 @@ class PatchView(LiveView):
             return None
         return rows.index(layer), columns.index(across)
 
+    def _worth(self, listener: RunListener) -> bool:
+        return super()._worth(listener) or "estimate" in listener.emitted
+
+    def _table(self, data: xr.Dataset) -> pd.DataFrame:
+        """Return the numbers with a column that says which are true and which only estimated."""
+        table = super()._table(data)
+        if "estimate" in table:
+            true, guessed = np.isfinite(table["metric"]), np.isfinite(table["estimate"])
+            shown = np.where(true, "true", np.where(guessed, "estimate", ""))
+            table.insert(table.columns.get_loc("recovered") + 1, "shown", shown)
+        return table
+
     # Traits
 
     @t.validate("layer", "position", "head")
@@ -290,6 +309,7 @@ class PatchView(LiveView):
             options["wrong"] = None
         if options["by"] == ("head" if options["site"] in HEADS else "position"):
             options["by"] = None
+        options.setdefault("estimate_first", True)
         if self.model is not None:
             align = pairing(self.model, run)
             options |= {} if align is None else {"align": align}

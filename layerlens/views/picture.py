@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
+    import pandas as pd
     import xarray as xr
 
     from layerlens.result import Result
@@ -171,6 +172,12 @@ class PictureView(View):
     def _figure_options(self) -> dict[str, Any]:
         """Return the options of the figure that draw what is chosen on screen."""
         return {"title": self.title or None}
+
+    def _table(self, data: xr.Dataset) -> pd.DataFrame:
+        """Return the numbers on screen as a table, with what is chosen there."""
+        from layerlens.result.tidy import to_pandas
+
+        return to_pandas(data)
 
     def _caption(self) -> str:
         """Return what is shown, in a few words, for the name of a file."""

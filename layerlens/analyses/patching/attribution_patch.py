@@ -23,6 +23,7 @@ from layerlens.analyses.patching.gradient_effects import (
 )
 from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.patching.pair_runs import PatchRuns
+from layerlens.analyses.patching.quick_estimate import effects_at, flat
 from layerlens.analyses.patching.softmax_effects import QUERY_KEY
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.one_each import one_each
@@ -178,20 +179,22 @@ def attribution_patch(
 def _check_options(
     metric: Any, direction: str, steps: int, grad_drop: bool, verify: int | str
 ) -> None:
-    if metric == "rank":
+    why = flat(metric, direction)
+    if why and metric == "rank":
+        raise InputError(f"{_capital(why)}: use metric='logit_diff' or 'logprob', or patch_sweep.")
+    if why and not steps:
         raise InputError(
-            "A rank has no gradient: use metric='logit_diff' or 'logprob', or patch_sweep."
-        )
-    if metric == "kl" and direction == "noise" and not steps:
-        raise InputError(
-            "The KL divergence from the clean run is at its minimum in the clean run itself, so "
-            "its gradient there is zero and says nothing: use metric='logit_diff', or steps=5 to "
-            "average the gradient on the way to the other text."
+            f"{_capital(why)}: use metric='logit_diff', or steps=5 to average the gradient on the "
+            "way to the other text."
         )
     if steps < 0 or (steps and grad_drop):
         raise InputError(f"steps is {steps}; expected 0 or more, and 0 with grad_drop.")
     if isinstance(verify, str) and verify != "all":
         raise InputError(f"verify is {verify!r}; expected a number of cells or 'all'.")
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 class _AttributionPatch:
@@ -267,8 +270,8 @@ class _AttributionPatch:
         """Effects by site; several sets of them only where gradients leave out blocks."""
         if self.how == "path":
             return [work.effects(work.along_path(self.steps))]
-        if self.how == "qk_fix" and positions:
-            return [work.query_key(positions)]
+        if self.how == "qk_fix":
+            return [effects_at(work, self.grid, positions)]
         if self.how != "grad_drop":
             return [work.effects(work.gradients(self.grid.sites))]
         model = self.runs.model

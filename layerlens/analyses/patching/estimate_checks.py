@@ -61,7 +61,7 @@ def agreement(job: Job, estimates: np.ndarray, truth: np.ndarray, top: int) -> d
         ``pearson``, ``spearman`` (NaN where undefined), ``overlap`` (share of the truly strongest
         cells that are among the estimate's strongest) and ``verified`` (how many cells).
     """
-    pearson = _correlation(estimates, truth)
+    pearson = correlation(estimates, truth)
     ranks = [np.argsort(np.argsort(values)) for values in (estimates, truth)]
     best = [set(np.argsort(-np.abs(values), kind="stable")[:top]) for values in (estimates, truth)]
     if np.isfinite(pearson):
@@ -69,13 +69,14 @@ def agreement(job: Job, estimates: np.ndarray, truth: np.ndarray, top: int) -> d
         job.check("agrees with patching", 1 - pearson, AGREEMENT, what)
     return {
         "pearson": pearson,
-        "spearman": _correlation(*ranks),
+        "spearman": correlation(*ranks),
         "overlap": len(best[0] & best[1]) / max(top, 1),
         "verified": float(len(truth)),
     }
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation; NaN of fewer than three numbers, or where one side is constant."""
     if len(one) < 3 or np.std(one) < 1e-12 or np.std(other) < 1e-12:
         return float("nan")
     return float(np.corrcoef(one, other)[0, 1])

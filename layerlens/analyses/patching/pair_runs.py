@@ -78,8 +78,14 @@ class PatchRuns:
         self.ends: list[tuple[float, float]] = []
         self.passes = 0.0
 
-    def measure(self, metric: Any, answers: list[Any], wrongs: list[Any]) -> None:
-        """Run both texts of every pair, and say what will be measured."""
+    def measure(
+        self,
+        metric: Any,
+        answers: list[Any],
+        wrongs: list[Any],
+        only: Sequence[str] | None = None,
+    ) -> None:
+        """Run both texts of every pair, and say what will be measured: all variables, or some."""
         for pair, answer, wrong in zip(self.pairs, answers, wrongs, strict=True):
             self.job.tick()
             base, source = record_bases(self.model, (pair.base, pair.source), self._sites)
@@ -98,9 +104,9 @@ class PatchRuns:
             values = [float(made(run.final.unsqueeze(0))[0]) for run in (clean, corrupt)]
             self.ends.append((values[0], values[1]))
             self.passes += 2
-        self._declare()
+        self._declare(only)
 
-    def _declare(self) -> None:
+    def _declare(self, only: Sequence[str] | None) -> None:
         grid, job = self.grid, self.job
         sizes, coords = grid.sizes(), grid.coords()
         if "position" in grid.axes:
@@ -109,7 +115,7 @@ class PatchRuns:
             coords.update(self._token_coords())
         if job.batched:
             sizes["batch"] = len(self.pairs)
-        job.declare(sizes, coords)
+        job.declare(sizes, coords, only)
         first = self.metrics[0]
         for name in set(job.parts.variables if job.parts else ()) & IN_METRIC_UNITS:
             job.describe(name, units=first.units)

@@ -11,14 +11,13 @@ import numpy as np
 from layerlens.analyses.answers.answer_metric import MetricFunction
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.patching import checks as patch_checks
-from layerlens.analyses.patching.gradient_effects import Attribution, part_effect
 from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.patching.pair_runs import PatchRuns, distinct, recovered
+from layerlens.analyses.patching.quick_estimate import Agreement, estimate_cells, show_estimate
 from layerlens.analyses.sweeps.cell_sweep import Show, Sweep
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
-from layerlens.errors import InputError
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method, sweep_method
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ GRID = ("layer", "head?", "position?", "neuron?")
 VARIABLES = {
     "metric": Variable(GRID, "float32", "1", "metric of the patched run"),
     "recovered": Variable(GRID, "float32", "1", "recovered fraction"),
+    "estimate": Variable(GRID, "float32", "1", "recovered fraction, estimated"),
     **{
         f"{name}_{end}": Variable(GRID, "float32", "1", f"{words}, {of}", summary=True)
         for name, words in (("metric", "metric"), ("recovered", "recovered fraction"))
@@ -53,7 +53,7 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
         parts = [p for p in grid.parts(where, where) if max(p.positions) >= pair.shared]
         cells += len(parts)
         length = max(length, pair.base.ids.shape[1])
-        passes += 2 + min(options["verify"], len(parts))
+        passes += 2 + min(options["verify"], len(parts)) + 3 * bool(options["estimate_first"])
         for part in parts:
             depth = 1 - max(part.layer, 0) / model.n_layers
             rows = 1 - max(pair.shared, part.positions[0]) / pair.base.ids.shape[1]
@@ -96,6 +96,7 @@ def patch_sweep(
     align: Align | Sequence[Align | None] | None = None,
     method: Method = "auto",
     verify: int = 2,
+    estimate_first: bool = False,
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
     """Replace one activation at a time by the other run's, and measure the answer.
@@ -134,6 +135,10 @@ def patch_sweep(
     method
     verify
         How many cells to run again the naive way, the strongest first.
+    estimate_first
+        Estimate every cell by attribution patching (a pass and a backward pass) before any is
+        run; then those come first that the estimate finds strongest, and what is finished when
+        the sweep is stopped are the cells that matter most.
     memory_limit
 
     Notes
@@ -144,6 +149,12 @@ def patch_sweep(
     Positions before the first token that differs cannot matter in a causal model; they are not
     run, and have the value of the unpatched run. Where the cells do not fit into one wave, those
     that attribution patching finds strongest come first.
+
+    With ``estimate_first`` there is a variable ``estimate`` beside ``recovered``, in the same
+    units; NaN where a cell needs no run. The attributes ``estimate_pearson`` and
+    ``estimate_cells`` say how well it agrees with how many true values. Where it cannot be made
+    (the metric or the model has no gradient, the cells are windows) it is NaN throughout, and
+    the attribute ``no_estimate`` says why.
 
     Raises
     ------
@@ -171,15 +182,18 @@ def patch_sweep(
     grid = PatchGrid.of(model, {**options, "window": window})
     runs = PatchRuns(job, model, grid, make_pairs(clean, corrupt, align, direction), positions)
     texts = len(clean.ids)
-    runs.measure(metric, one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong"))
-    _PatchSweep(job, runs).run(method, verify, memory_limit)
+    answers, wrongs = one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong")
+    filled = [name for name in VARIABLES if name != "estimate" or estimate_first]
+    runs.measure(metric, answers, wrongs, filled)
+    _PatchSweep(job, runs, estimate_first=estimate_first).run(method, verify, memory_limit)
 
 
 class _PatchSweep:
     """The work of one call."""
 
-    def __init__(self, job: Job, runs: PatchRuns) -> None:
+    def __init__(self, job: Job, runs: PatchRuns, *, estimate_first: bool) -> None:
         self.job, self.runs, self.grid = job, runs, runs.grid
+        self.agreement = Agreement(job) if estimate_first else None
 
     def run(self, method: Method, verify: int, memory_limit: int) -> None:
         """Run the cells of every pair, then sum the pairs up."""
@@ -195,11 +209,15 @@ class _PatchSweep:
                 share=(index, len(self.runs.pairs)),
                 method=method,
                 memory_limit=memory_limit,
+                done=self.agreement and self.agreement.note,
             )
             shared = patch_checks.shared_prefix(sweep, pair, self.runs.runs[index])
-            planned = self._plan(sweep, index, shared)
+            planned, known = self._plan(sweep, index, shared)
             tests = patch_checks.plan(sweep, pair, self.runs.runs[index][1], shared)
-            sweep.run(self._promise(sweep, planned, index))
+            promise = self._promise(sweep, planned, index)
+            for place, value in known:
+                sweep.fill(place, value)
+            sweep.run(promise)
             sweep.verify(verify)
             patch_checks.check(sweep, pair, self.grid, self.runs.runs[index], tests)
             methods.append(sweep.method)
@@ -223,31 +241,31 @@ class _PatchSweep:
 
     def _promise(self, sweep: Sweep, planned: Sequence[Part], index: int) -> list[float] | None:
         """Estimated effects of the cells where they come one after another, else None."""
-        if not sweep.in_waves:
-            self.job.note(order="as in the grid")
+        changes, lack = None, ""
+        if self.agreement or sweep.in_waves:
+            changes, lack = estimate_cells(self.job, self.runs, planned, index)
+        strongest = "strongest first, by attribution patching"
+        self.job.note(order="as in the grid" if changes is None else strongest)
+        if self.agreement:
+            if lack:
+                self.job.note(no_estimate=lack)
+            show_estimate(self.job, self.runs, planned, changes, index)
+            self.agreement.begin(changes)
+        if changes is None:
             return None
-        runs = self.runs
-        base, source = runs.runs[index]
-        metric, tick = runs.metrics[index], self.job.tick
-        work = Attribution(runs.model, self.grid, runs.pairs[index], base, source, metric, tick)
-        try:
-            effects = work.effects(work.gradients(self.grid.sites))
-        except (InputError, RuntimeError):  # a metric or a model without a derivative
-            self.job.note(order="as in the grid")
-            return None
-        self.job.note(order="strongest first, by attribution patching")
-        runs.passes += work.passes
-        found = [part_effect(self.grid, effects, part, part.positions) for part in planned]
-        return found + [0.0] * (len(sweep) - len(found))
+        return [*changes, *[0.0] * (len(sweep) - len(planned))]
 
-    def _plan(self, sweep: Sweep, index: int, shared: int) -> list[Part]:
-        """Add the cells that have to be run, and fill in the others; returns what was added."""
+    def _plan(
+        self, sweep: Sweep, index: int, shared: int
+    ) -> tuple[list[Part], list[tuple[dict[str, int], float]]]:
+        """Add the cells that have to be run; returns them, and the others with their values."""
         added: list[Part] = []
+        known: list[tuple[dict[str, int], float]] = []
         runs, pair = self.runs, self.runs.pairs[index]
         columns = runs.columns(index)
         if "position" in self.grid.axes:
-            for column in set(range(len(runs.axis))) - set(columns):
-                sweep.fill({"position": column}, np.nan)
+            absent = set(range(len(runs.axis))) - set(columns)
+            known += [({"position": column}, np.nan) for column in absent]
         for part in self.grid.parts(runs.where[index], columns):
             live = runs.live(part, index, shared)
             if live:
@@ -255,8 +273,8 @@ class _PatchSweep:
                 sweep.add(self.grid.cell(kept, pair, runs.runs[index][1].trace), part.place)
                 added.append(kept)
             else:
-                sweep.fill(part.place, np.nan if live is None else sweep.base_value)
-        return added
+                known.append((part.place, np.nan if live is None else sweep.base_value))
+        return added, known
 
     def _sum_up(self) -> None:
         """Means over the pairs, and their intervals."""

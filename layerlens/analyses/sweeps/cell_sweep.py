@@ -60,6 +60,8 @@ class Sweep:
     seen
         Called with the numbers of finished cells and their last states ``[n, d_model]``, before
         they are pushed: for what an analysis wants to know beside the metric.
+    done
+        Called with the sweep when some cells are finished, before they are pushed.
 
     Attributes
     ----------
@@ -85,6 +87,7 @@ class Sweep:
         method: Method = "auto",
         memory_limit: int = DEFAULT_LIMIT,
         seen: Callable[[Sequence[int], Tensor], None] | None = None,
+        done: Callable[[Sweep], None] | None = None,
     ) -> None:
         self.job, self.model, self.base, self.metric = job, model, base, metric
         self.base_value = float(metric(base.final.unsqueeze(0))[0])
@@ -94,7 +97,7 @@ class Sweep:
         self._show, self._lead, self._share = show, dict(lead or {}), share
         self._wanted: Method = method
         self._limit = memory_limit
-        self._seen = seen
+        self._seen, self._tell_done = seen, done
         self._cells: list[Cell] = []
         self._places: list[Place | None] = []
         self._done = 0
@@ -166,6 +169,8 @@ class Sweep:
             self.values[numbers] = self.metric(final).cpu().numpy()
             if self._seen is not None:
                 self._seen(numbers, final)
+            if self._tell_done is not None:
+                self._tell_done(self)
             self._push(sorted(numbers))
 
         self.method = run_cells(
@@ -176,6 +181,7 @@ class Sweep:
             method=self._wanted,
             memory_limit=self._limit,
             tick=self.job.tick,
+            ordered=promise is not None,
         )
         self.passes += self._cost()
         broken = int((~np.isfinite(self.values)).sum())

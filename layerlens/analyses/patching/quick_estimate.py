@@ -1,0 +1,118 @@
+"""What attribution patching says of the cells of a sweep before they are run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from layerlens.analyses.contract.contract import Job
+from layerlens.analyses.patching.estimate_checks import correlation
+from layerlens.analyses.patching.gradient_effects import Attribution, part_effect
+from layerlens.analyses.patching.grid import Part, PatchGrid
+from layerlens.analyses.patching.pair_runs import PatchRuns, distinct
+from layerlens.analyses.patching.softmax_effects import QUERY_KEY
+from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.errors import LayerLensError
+from layerlens.model.abilities import ABILITIES
+from layerlens.model.sites import Site
+
+
+def effects_at(work: Attribution, grid: PatchGrid, positions: Sequence[int]) -> dict[Site, Tensor]:
+    """Estimated effects by site; those of queries and keys with the softmax computed anew."""
+    if grid.kind in QUERY_KEY and positions:
+        return work.query_key(positions)
+    return work.effects(work.gradients(grid.sites))
+
+
+def flat(metric: Any, direction: str) -> str:
+    """Why the gradient of a metric says nothing of a patch; "" where it does."""
+    if metric == "rank":
+        return "a rank has no gradient"
+    if metric == "kl" and direction == "noise":
+        return (
+            "the KL divergence from the clean run is at its minimum in the clean run itself, so "
+            "its gradient there is zero and says nothing"
+        )
+    return ""
+
+
+def estimate_cells(
+    job: Job, runs: PatchRuns, planned: Sequence[Part], index: int
+) -> tuple[np.ndarray | None, str]:
+    """Estimate what the cells of one pair change.
+
+    Returns
+    -------
+    changes
+        Of the metric, [planned]; None where there is no estimate.
+    lack
+        Why there is none, in words that go on after a colon; "" where there is one.
+    """
+    lack = _lack(runs, planned, index)
+    if lack:
+        return None, lack
+    base, source = runs.runs[index]
+    grid, metric = runs.grid, runs.metrics[index]
+    work = Attribution(runs.model, grid, runs.pairs[index], base, source, metric, job.tick)
+    positions = sorted({position for part in planned for position in part.positions})
+    try:
+        effects = effects_at(work, grid, positions)
+    except (LayerLensError, RuntimeError) as error:  # a metric or a model without a derivative
+        return None, str(error).splitlines()[0].rstrip(".")
+    runs.passes += work.passes
+    return np.array([part_effect(grid, effects, part, part.positions) for part in planned]), ""
+
+
+def _lack(runs: PatchRuns, planned: Sequence[Part], index: int) -> str:
+    if not planned:
+        return "no cell has to be run"
+    if runs.grid.window > 1:
+        return "a window overwrites in a layer what it changed in the one before"
+    if words := ABILITIES["gradients"](runs.model):
+        return f"{runs.model.name} {words}"
+    return flat(runs.metrics[index].name, runs.pairs[index].direction)
+
+
+def show_estimate(
+    job: Job, runs: PatchRuns, planned: Sequence[Part], changes: np.ndarray | None, index: int
+) -> None:
+    """Push the estimated fractions of one pair; NaN where a cell needs no run, or has none."""
+    assert job.parts is not None
+    axes = runs.grid.axes
+    grid = np.full([job.parts.sizes[axis] for axis in axes], np.nan, dtype=np.float32)
+    clean, corrupt = runs.ends[index]
+    if changes is not None and distinct(clean, corrupt):
+        way = (clean - corrupt) * (1 if runs.pairs[index].direction == "denoise" else -1)
+        for part, change in zip(planned, changes, strict=True):
+            grid[tuple(part.place[axis] for axis in axes)] = change / way
+    job.emit({"batch": index} if job.batched else {}, {"estimate": grid})
+
+
+class Agreement:
+    """How well estimates agree with the true values that are known so far, pair by pair."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._changes = np.empty(0)
+        self._pearson: list[float] = []
+        self._cells: list[int] = []
+
+    def begin(self, changes: np.ndarray | None) -> None:
+        """Go on with the next pair, of which this was estimated."""
+        self._changes = np.empty(0) if changes is None else changes
+        self._pearson.append(float("nan"))
+        self._cells.append(0)
+
+    def note(self, sweep: Sweep) -> None:
+        """Compare with the cells of the pair that are finished, and say so in the result."""
+        truth = sweep.values[: len(self._changes)] - sweep.base_value
+        known = np.isfinite(truth)
+        self._pearson[-1] = correlation(self._changes[known], truth[known])
+        self._cells[-1] = int(known.sum())
+        found = {"estimate_pearson": self._pearson, "estimate_cells": self._cells}
+        batched = self._job.batched
+        self._job.note(**{n: json.dumps(v) if batched else v[0] for n, v in found.items()})
