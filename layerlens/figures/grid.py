@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 _LABEL_CHARACTERS = 14
 _HATCH = "//////"
-_ESTIMATE = r"\\\"
+_ESTIMATE = "\\" * 4  # the other way than what has no value
+_LINES = 0.35  # strength of its lines
 _PALE = 0.5  # how much of the page covers an estimate
 _NEURONS = 9.6  # the same for neurons, of which each is labelled
 _PAGE = 7.2  # inches of all columns: a wider picture is shrunk to a page until no digit can be read
@@ -149,7 +150,9 @@ def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
     style: dict[str, Any] = {"facecolor": colors.missing, "edgecolor": colors.faint, "linewidth": 0}
     for row, column in np.argwhere(~np.isfinite(grid.values)):
         axes.add_patch(Rectangle((column, row), 1, 1, hatch=_HATCH, gid="missing", **style))
-    pale: dict[str, Any] = {"facecolor": (*to_rgb(colors.page), _PALE), "edgecolor": colors.faint}
+    page, faint = np.array(to_rgb(colors.page)), np.array(to_rgb(colors.faint))
+    lines = tuple(_LINES * faint + (1 - _LINES) * page)  # numbers stand on them
+    pale: dict[str, Any] = {"facecolor": (*page, _PALE), "edgecolor": lines}
     for row, column in np.argwhere(grid.guessed):
         axes.add_patch(
             Rectangle((column, row), 1, 1, hatch=_ESTIMATE, linewidth=0, gid="estimate", **pale)

@@ -212,8 +212,8 @@ class LensView(LiveView):
         for pin in self.pins:
             if pin["position"] < len(positions):
                 pins.setdefault(int(positions[pin["position"]]), []).append(str(pin["id"]))
-        here = (table["point"] == points[self.row]) & (table["position"] == positions[self.position])
-        table["selected"] = here.astype(int)
+        row = table["point"] == points[self.row]
+        table["selected"] = (row & (table["position"] == positions[self.position])).astype(int)
         table["pins"] = [" ".join(pins.get(int(at), [])) for at in table["position"]]
         return table
 

@@ -41,8 +41,9 @@ class PatchView(LiveView):
     The grid says how much of the answer comes back when one activation of the run is replaced by
     the other run's. It is first drawn as an estimate (hatched and pale) from a pass and a backward
     pass; true values take its place, the strongest first, and whoever has seen enough can stop.
-    With ``estimate_first=False``, or where nothing can be estimated, it fills up cell by cell. Patches that are picked in it by hand are run together, and
-    the next-token distribution is shown before and after.
+    With ``estimate_first=False``, or where nothing can be estimated, it fills up cell by cell.
+    Patches that are picked in it by hand are run together, and the next-token distribution is
+    shown before and after.
 
     Parameters
     ----------
@@ -258,12 +259,12 @@ class PatchView(LiveView):
         return super()._worth(listener) or "estimate" in listener.emitted
 
     def _table(self, data: xr.Dataset) -> pd.DataFrame:
-        """Return the numbers with a column that says which are true and which only estimated."""
+        """Return the numbers with a column that says what was measured and what only estimated."""
         table = super()._table(data)
         if "estimate" in table:
             true, guessed = np.isfinite(table["metric"]), np.isfinite(table["estimate"])
-            shown = np.where(true, "true", np.where(guessed, "estimate", ""))
-            table.insert(table.columns.get_loc("recovered") + 1, "shown", shown)
+            shown = np.where(true, "measured", np.where(guessed, "estimate", ""))
+            table.insert(list(table.columns).index("recovered") + 1, "shown", shown)
         return table
 
     # Traits

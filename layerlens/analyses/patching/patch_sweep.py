@@ -209,7 +209,7 @@ class _PatchSweep:
                 share=(index, len(self.runs.pairs)),
                 method=method,
                 memory_limit=memory_limit,
-                done=self.agreement and self.agreement.note,
+                done=self.agreement.note if self.agreement else None,
             )
             shared = patch_checks.shared_prefix(sweep, pair, self.runs.runs[index])
             planned, known = self._plan(sweep, index, shared)

@@ -113,6 +113,9 @@ class Agreement:
         known = np.isfinite(truth)
         self._pearson[-1] = correlation(self._changes[known], truth[known])
         self._cells[-1] = int(known.sum())
-        found = {"estimate_pearson": self._pearson, "estimate_cells": self._cells}
+        found: dict[str, list[Any]] = {
+            "estimate_pearson": self._pearson,
+            "estimate_cells": self._cells,
+        }
         batched = self._job.batched
         self._job.note(**{n: json.dumps(v) if batched else v[0] for n, v in found.items()})

@@ -265,3 +265,25 @@ def test_rows_and_columns_without_any_value_are_left_out_where_all_is_done() -> 
 def test_the_same_figure_is_the_same_bytes() -> None:
     first, second = (image_bytes(draw("patch", sweep()), "svg") for _ in range(2))
     assert first == second
+
+
+def test_what_a_stopped_sweep_only_estimated_is_marked() -> None:
+    data = sweep(estimate_pearson=0.875, estimate_cells=28)
+    estimate = data["recovered"] * 0 + 0.5
+    estimate[2, 1] = -0.25
+    estimate[0, 0] = np.nan
+    data["recovered"][3, 2] = np.nan
+    data["recovered"][0, 0] = np.nan
+    data["estimate"] = estimate
+    data["estimate"][3, 2] = 0.75
+    figure = draw("patch", data)
+    places = {(box.get_y(), box.get_x()) for box in marks(figure, "estimate")}
+    assert places == {(2, 1), (3, 2)}
+    assert all(box.get_hatch() for box in marks(figure, "estimate"))
+    assert len(marks(figure, "missing")) == 1  # neither run nor estimated
+    shown = texts(figure, "cell")
+    assert [text for text in shown if "≈" in text] == ["≈−0.25", "≈0.75"]
+    words = " ".join(text.get_text() for text in reversed(figure.texts))  # lines from below
+    assert "2 cells are estimates by attribution patching, hatched and pale" in words
+    assert "on 28 true cells estimates correlate with the truth at 0.88" in words
+    assert not marks(draw("patch", data, variable="metric"), "estimate")

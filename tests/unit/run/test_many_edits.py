@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.many_edits import Method, run_cells, sweep_method
-from layerlens.run.packed import soonest, waves
+from layerlens.run.packed import doubling, soonest, waves
 from layerlens.run.together import record_bases
 
 from .families import METHODS, tiny
@@ -221,6 +222,33 @@ def test_waves_keep_to_the_memory_and_to_the_order() -> None:
     assert error(found, whole) < 1e-6
     with pytest.raises(MemoryLimitError, match="raise memory_limit"):
         run_cells(model, base, cells, keep, method="packed", memory_limit=1_000)
+
+
+def test_ordered_cells_come_in_their_order_first_few_then_twice_as_many() -> None:
+    model = tiny("llama")
+    base = record_base(model, model.tokens(CLEAN))
+    cells = resid_cells(model, base) * 6
+    cells = [cells[i] for i in np.random.default_rng(0).permutation(len(cells))]
+    whole = finals(model, base, cells, "packed")
+    found = torch.zeros_like(whole)
+    seen: list[list[int]] = []
+
+    def keep(indices: Sequence[int], final: Tensor) -> None:
+        seen.append(list(indices))
+        found[list(indices)] = final
+
+    run_cells(model, base, cells, keep, method="packed", ordered=True)
+    assert [sorted(group) for group in seen] == doubling(model, base, cells)
+    assert [i for group in seen for i in sorted(group)] == list(range(len(cells)))
+    assert error(found, whole) < 1e-6
+    work = [
+        sum((model.n_layers - cells[i].layer) * (base.length - cells[i].position) for i in group)
+        for group in seen
+    ]
+    one_pass = model.n_layers * base.length
+    assert len(work) > 3
+    for number, own in enumerate(work[:-1]):
+        assert 2**number * one_pass <= own < (2**number + 1) * one_pass
 
 
 def resid_cells(model: LensModel, clean: Base) -> list[Cell]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import layerlens as ll
@@ -176,3 +178,16 @@ def test_a_long_text_has_a_row_for_each_block_unless_more_is_asked_for() -> None
     }
     assert kinds["short"] == kinds["asked"] == {"embed", "mid", "post", "final"}
     assert kinds["long"] == {"embed", "post", "final"}
+
+
+@pytest.mark.usefixtures("true_lens")
+def test_the_table_of_a_lens_says_what_is_selected_and_pinned() -> None:
+    pins = [{"position": 1, "id": 7}, {"position": -1, "id": 9}, {"position": 1, "id": 3}]
+    view = LensView(tiny_llama(), "w1 w2 w3", pins=pins)
+    view.wait(10)
+    view.row, view.position = 2, 0
+    table = pd.read_csv(io.BytesIO(export(view, "csv")[2]), dtype={"pins": str})
+    here = table[table["selected"] == 1]
+    assert (here["point"].tolist(), here["position"].tolist()) == (["0_post"], [0])
+    for position, ids in enumerate(("", "7 3", "9")):
+        assert set(table["pins"].fillna("")[table["position"] == position]) == {ids}

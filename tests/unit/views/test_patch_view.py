@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import weakref
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +20,8 @@ from layerlens.errors import Cancelled, InputError, LayerLensError
 from layerlens.export.pack import unpack
 from layerlens.model.lensmodel import LensModel
 from layerlens.views import GridView, PatchView, view_of
+from layerlens.views.exports import export
+from layerlens.views.still import Still
 
 from .fakes import until
 from .tiny import CLEAN, CORRUPT, N_LAYERS, Pace, answer, ask, grid, patch, tiny_llama
@@ -396,7 +400,7 @@ def test_a_result_becomes_a_live_view_without_computing(model: LensModel) -> Non
     assert found["metric"]["recovered"] == pytest.approx(
         float(result.data["recovered"][1, 0]), abs=1e-4
     )
-    first = shown(model, answer="w7", wrong="w8", site="z")
+    first = shown(model, answer="w7", wrong="w8", site="z", estimate_first=False)
     same = {name: value for name, value in first.meta.items() if name != "checks"}
     assert {name: view.meta[name] for name in same} == same
     view.site = "v"
@@ -525,7 +529,7 @@ def test_the_same_prompt_twice_is_refused_in_words(model: LensModel) -> None:
 
 
 def test_cancelled_before_the_first_cell_the_last_picture_stays(model: LensModel) -> None:
-    view = show(model, method="naive")
+    view = show(model, method="naive", estimate_first=False)
     result = view.wait(10)
     before = view.meta
     # known cells are shown before any is computed
@@ -538,3 +542,58 @@ def test_cancelled_before_the_first_cell_the_last_picture_stays(model: LensModel
     assert view.result is result
     assert view.partial is None
     assert view.comm.customs("frame")[-1][0]["run"] == 1
+
+
+def test_the_estimate_is_drawn_first_and_true_values_after(model: LensModel, pace: Pace) -> None:
+    pace.seconds = 0.01
+    view = show(model, method="naive")
+    until(lambda: bool(view.comm.updates("meta")), 10)
+    until(lambda: np.isfinite(grid(view, 1, "estimate")).any(), 10)
+    result = view.wait(10)
+    assert result is not None
+    assert np.array_equal(grid(view, 1, "estimate"), result.data["estimate"], equal_nan=True)
+    first = next(c["seq"] for c, _ in view.comm.customs("frame") if _names(c) >= {"estimate"})
+    last = max(c["seq"] for c, _ in view.comm.customs("frame") if _names(c) >= {"recovered"})
+    assert first < last
+    assert view.meta["no_estimate"] == ""
+    again = eval(view.meta["code"], {"ll": ll, "model": model})
+    assert np.array_equal(again.data["estimate"], result.data["estimate"], equal_nan=True)
+    table = pd.read_csv(io.BytesIO(export(view, "csv")[2]))
+    assert (table["shown"] == "measured").all()
+    view.options = {"estimate_first": False}
+    done = view.wait(10)
+    assert done is not None and "estimate" not in done.data
+    adopted = PatchView.from_result(done)
+    assert "estimate_first" not in adopted.options
+    adopted.close()
+
+
+def _names(content: dict[str, Any]) -> set[str]:
+    return {header["name"] for header in content["arrays"]}
+
+
+def test_a_bench_that_is_stopped_keeps_what_is_estimated(model: LensModel, pace: Pace) -> None:
+    view = shown(model, method="naive")
+    pace.seconds = 0.02
+    view.metric = "logprob"
+    until(lambda: view.meta["run"] == 2 and np.isfinite(grid(view, 2, "estimate")).any(), 10)
+    view.cancel()
+    with pytest.raises(Cancelled):
+        view.wait(10)
+    assert (view.meta["run"], view.status["state"]) == (2, "cancelled")
+    assert view.partial is not None
+    table = pd.read_csv(io.BytesIO(export(view, "csv")[2]))
+    only = table["shown"] == "estimate"
+    assert only.any() and (~only).any()
+    assert table["recovered"][only].isna().all() and table["estimate"][only].notna().all()
+    assert table["recovered"][~only].notna().all()
+    assert f"{only.sum()} cells are estimates".encode() in export(view, "svg")[2]
+    _, packed = view._frozen()
+    assert "estimate" in str(unpack(packed))
+
+
+def test_a_bench_says_why_there_is_no_estimate(model: LensModel) -> None:
+    view = shown(model, metric="rank")
+    assert view.meta["no_estimate"] == "a rank has no gradient"
+    first = view.comm.updates("meta")[0]
+    assert first["no_estimate"] == view.meta["no_estimate"]

@@ -16,6 +16,7 @@ from layerlens.analyses.contract.listeners import Silent
 from layerlens.errors import Cancelled, InputError, SiteError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
+from layerlens.result.select import one_text
 
 CLEAN, CORRUPT = [5, 9, 17, 4, 11, 8], [5, 9, 30, 4, 11, 2]
 ANSWER, WRONG = 7, 21
@@ -386,6 +387,112 @@ def test_the_strongest_cells_come_first_where_they_come_in_waves(model: LensMode
 
     counted = ll.patch_sweep(model, CLEAN, CORRUPT, metric=flat, method="naive").data.attrs
     assert counted["order"] == "as in the grid"
+
+
+class _StopAfter(Silent):
+    """Stops after the first cells, or when the estimate has come."""
+
+    def __init__(self, after: str) -> None:
+        self.after, self.stopped = after, False
+        self.cells: list[int] = []
+
+    def on_emit(self, where: Any, arrays: Any) -> None:
+        self.stopped = self.stopped or self.after in arrays
+
+    def on_progress(self, done: int, total: int, what: str) -> None:
+        self.cells.append(done)
+        self.stopped = self.stopped or self.after == "cells"
+
+    def cancelled(self) -> bool:
+        return self.stopped
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "z", "k"])
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_estimate_is_that_of_attribution_patching(
+    model: LensModel, site: str, direction: str
+) -> None:
+    options = {**TOKENS, "site": site, "direction": direction}
+    plain = ll.patch_sweep(model, CLEAN, CORRUPT, **options).data
+    first = ll.patch_sweep(model, CLEAN, CORRUPT, estimate_first=True, **options).data
+    quick = ll.attribution_patch(model, CLEAN, CORRUPT, verify=0, **options).data.recovered.values
+    assert "estimate" not in plain
+    assert first.attrs["order"] == "strongest first, by attribution patching"
+    assert "no_estimate" not in first.attrs
+    np.testing.assert_allclose(first.recovered, plain.recovered, atol=2e-4)
+    estimate, truth = first.estimate.values, first.recovered.values
+    known = np.isfinite(estimate)
+    np.testing.assert_allclose(estimate[known], quick[known], rtol=1e-4, atol=1e-5)
+    assert np.allclose(truth[~known], 0, atol=1e-6)  # the same in both runs, so nobody guesses
+    if site == "resid_pre":
+        assert not known[:, :FIRST].any() and known[1:, FIRST:].all()
+    assert first.attrs["estimate_cells"] == known.sum()
+    expected = np.corrcoef(estimate[known], truth[known])[0, 1]
+    assert first.attrs["estimate_pearson"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["packed", "restart", "naive"])
+def test_whoever_stops_has_the_strongest_cells_and_estimates_of_the_rest(method: str) -> None:
+    model = LensModel.wrap(tiny_model("llama"), None, name="llama", prove=False)
+    texts = {"clean": CLEAN, "corrupt": CORRUPT}
+    options = {**TOKENS, "method": method, "site": "mlp_out", "estimate_first": True}
+    with pytest.raises(Cancelled) as stop:
+        ll.patch_sweep.run(model, texts, options, _StopAfter("estimate"))
+    found = stop.value.partial.data
+    whole = ll.patch_sweep.run(model, texts, options).data
+    np.testing.assert_array_equal(found.estimate, whole.estimate)
+    guessed = np.isfinite(found.estimate.values)
+    assert guessed.any() and np.isnan(found.recovered.values[guessed]).all()
+    heard = _StopAfter("cells")
+    with pytest.raises(Cancelled) as stop:
+        ll.patch_sweep.run(model, texts, options, heard)
+    found = stop.value.partial.data
+    true = guessed & np.isfinite(found.recovered.values)
+    assert 0 < true.sum() < guessed.sum()
+    np.testing.assert_allclose(
+        found.recovered.values[true], whole.recovered.values[true], atol=1e-4
+    )
+    size = np.abs(whole.estimate.values)
+    if method != "restart":  # which goes block by block
+        assert size[true].min() >= size[guessed & ~true].max()
+    assert found.attrs["estimate_cells"] == true.sum()
+
+
+def _signs(logits: Tensor) -> Tensor:
+    return (logits > 0).sum(-1).float()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"metric": "rank"}, "a rank has no gradient"),
+        ({"metric": "kl", "direction": "noise"}, "its gradient there is zero"),
+        ({"metric": _signs}, "This metric has no derivative"),
+        ({"window": 3}, "a window overwrites"),
+        ({"layers": 0, "positions": [0]}, "no cell has to be run"),
+    ],
+)
+def test_where_nothing_can_be_estimated_it_says_why(options: dict[str, Any], words: str) -> None:
+    model = LensModel.wrap(tiny_model("llama"), None, name="llama", prove=False)
+    data = ll.patch_sweep(model, CLEAN, CORRUPT, estimate_first=True, **options).data
+    assert words in data.attrs["no_estimate"]
+    assert np.isnan(data.estimate.values).all()
+    assert data.attrs["order"] == "as in the grid"
+    assert np.isfinite(data.metric.values).all()
+    assert data.attrs["estimate_cells"] == 0
+
+
+def test_each_of_several_pairs_is_estimated() -> None:
+    model = LensModel.wrap(tiny_model("llama"), None, name="llama", prove=False)
+    texts = [[CLEAN, CLEAN[::-1]], [CORRUPT, CORRUPT[::-1]]]
+    both = ll.patch_sweep(model, *texts, estimate_first=True, **TOKENS)
+    for index in range(2):
+        pair = [one[index] for one in texts]
+        alone = ll.patch_sweep(model, *pair, estimate_first=True, **TOKENS).data
+        np.testing.assert_allclose(both.data.estimate[index], alone.estimate, atol=1e-5)
+        one = one_text(both.data, index).attrs
+        for name in ("estimate_pearson", "estimate_cells"):
+            assert one[name] == pytest.approx(alone.attrs[name], abs=1e-5)
 
 
 def _refusals() -> Iterator[tuple[dict[str, Any], type[Exception], str]]:
