@@ -21,7 +21,6 @@ from layerlens.export.pack import unpack
 from layerlens.model.lensmodel import LensModel
 from layerlens.views import GridView, PatchView, view_of
 from layerlens.views.exports import export
-from layerlens.views.still import Still
 
 from .fakes import until
 from .tiny import CLEAN, CORRUPT, N_LAYERS, Pace, answer, ask, grid, patch, tiny_llama
