@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerlens.analyses.attention.composition import composition
     from layerlens.analyses.attention.patterns import attention
+    from layerlens.analyses.attention.token_attribution import token_attribution
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
@@ -116,6 +117,7 @@ _PLACES = {
     "composition": "layerlens.analyses.attention.composition",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_scores": "layerlens.analyses.measuring.head_scores",
+    "token_attribution": "layerlens.analyses.attention.token_attribution",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
     "finercut": "layerlens.analyses.depth.finercut",
@@ -220,6 +222,7 @@ __all__ = [
     "steering",
     "terms",
     "texts",
+    "token_attribution",
     "top_texts",
     "voids",
 ]

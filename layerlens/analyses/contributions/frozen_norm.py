@@ -6,7 +6,7 @@ what was measured is compared with the module's own output.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -63,6 +63,31 @@ class FrozenNorm:
 
 
 @dataclass(frozen=True, eq=False)
+class FrozenNorms:
+    """A norm at several inputs: as `FrozenNorm`, with a scale for each.
+
+    Attributes
+    ----------
+    inverse
+        ``[n]`` float64 on the CPU.
+    """
+
+    gain: Tensor
+    offset: Tensor
+    inverse: Tensor
+    centred: bool
+
+    def at(self, rows: slice) -> FrozenNorms:
+        """The norm at some of the inputs."""
+        return replace(self, inverse=self.inverse[rows])
+
+    def push(self, parts: Tensor) -> Tensor:
+        """``A`` of each input times the parts that it is a sum of, ``[n, ..., width]``."""
+        scale = self.inverse.to(parts).view(-1, *[1] * (parts.dim() - 1))
+        return _centre(parts, self.centred) * self.gain.to(parts) * scale
+
+
+@dataclass(frozen=True, eq=False)
 class Affine:
     """A module that is affine by itself (a projection, the head), reached by autograd.
 
@@ -97,6 +122,11 @@ class Affine:
         # A bias that suppresses a token (-inf) adds nothing along what leaves it out.
         along: Tensor = directions * given.cpu().double()
         return along.where(directions != 0, 0.0).sum(-1)
+
+
+def freeze_rows(model: LensModel, path: str, x: Tensor) -> FrozenNorms:
+    """Hold a norm of a model at several inputs, ``[n, width]``, in its own dtype and place."""
+    return _norms(model, model.hf.get_submodule(path), x)
 
 
 def freeze(model: LensModel, path: str, x: Tensor) -> Frozen:
@@ -166,14 +196,20 @@ def _signs(x: Tensor) -> Tensor:
 
 
 def _norm(model: LensModel, module: nn.Module, x: Tensor) -> FrozenNorm:
-    """Measure a norm, and its scale at the input."""
-    gain, zero, centred = measure_norm(model, module, x)
+    """Measure a norm, and its scale at one input."""
+    held = _norms(model, module, x.unsqueeze(0))
+    return FrozenNorm(held.gain, held.offset, float(held.inverse[0]), held.centred)
+
+
+def _norms(model: LensModel, module: nn.Module, x: Tensor) -> FrozenNorms:
+    """Measure a norm, and its scale at each input."""
+    gain, zero, centred = measure_norm(model, module, x[0])
     with model.running():
-        given = module(x.unsqueeze(0))[0].cpu().double()
+        given = module(x).cpu().double()
     linear = gain * _centre(x.cpu().double(), centred)
-    square = (linear @ linear).item()
-    inverse = (((given - zero) @ linear).item() / square) if square else 0.0
-    return FrozenNorm(gain, zero, inverse, centred)
+    square = torch.linalg.vecdot(linear, linear)
+    along = torch.linalg.vecdot(given - zero, linear)
+    return FrozenNorms(gain, zero, (along / square).where(square > 0, 0.0), centred)
 
 
 def _centre(x: Tensor, centred: bool) -> Tensor:
