@@ -11,8 +11,9 @@ from layerlens.analyses.attention.handed_over import has_vectors, require_vector
 from layerlens.analyses.attention.mixing import MIXINGS
 from layerlens.analyses.attention.through_layers import Step, ThroughLayers
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.contract.listeners import Where
+from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
+from layerlens.analyses.contract.parts import Where
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError, ModelError
@@ -83,6 +84,9 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("attention",),
+    effects={"residual": among("method", "rollout", "flow")},
+    lead="How much of each token is in the target position after each layer, by what the layers "
+    "mix; attribution_chance is what the same method says of attention that is even.",
 )
 def token_attribution(
     job: Job,
@@ -152,11 +156,6 @@ def token_attribution(
 def _check_options(model: LensModel, tokens: Tokens, method: str, residual: float | None) -> None:
     if method not in METHODS:
         raise nearest(str(method), list(METHODS), "Method")
-    if residual is not None and method in MIXINGS:
-        raise InputError(
-            f"residual is for method='rollout' and 'flow': {method} measures what the residual "
-            "connection hands on."
-        )
     if residual is not None and not 0 <= residual <= 1:
         raise InputError(f"residual is {residual}; expected a share from 0 to 1.")
     if method == "flow" and (longest := max(tokens.lengths)) > LONGEST_FLOW:

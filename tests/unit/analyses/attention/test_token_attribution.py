@@ -297,7 +297,9 @@ def test_estimate_runs_nothing(llama: LensModel) -> None:
 def test_what_is_refused(llama: LensModel) -> None:
     with pytest.raises(InputError, match="did you mean 'rollout'"):
         ll.token_attribution(llama, TEXT, method="rolout")
-    with pytest.raises(InputError, match="residual is for method='rollout'"):
+    with pytest.raises(
+        InputError, match="residual of token_attribution has an effect only with method='rollout'"
+    ):
         ll.token_attribution(llama, TEXT, method="alti", residual=0.5)
     with pytest.raises(InputError, match=r"residual is 1\.5"):
         ll.token_attribution(llama, TEXT, residual=1.5)
