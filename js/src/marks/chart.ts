@@ -35,6 +35,8 @@ interface Listener {
 const POINTS_FROM = 18;
 const AXIS_WIDTH = 54;
 const AXIS_HEIGHT = 26;
+/** About half the width of a letter. */
+const LETTER = 3.2;
 
 /** Curves over one axis of places, by uPlot; made anew when more changes than the numbers. */
 export class Chart {
@@ -114,7 +116,8 @@ export class Chart {
     return {
       width: this.#width || Math.max(200, this.host.clientWidth),
       height: input.height,
-      padding: [10, 14, 0, 0],
+      // The last label stands half beside the chart.
+      padding: [10, Math.max(14, LETTER * input.label(last).length), 0, 0],
       legend: { show: false },
       cursor: {
         y: false,

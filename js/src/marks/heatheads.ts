@@ -109,7 +109,9 @@ function upright(
     ctx.fillRect(x + 1, shape.headHeight - 5, shape.cellWidth - 3, 3);
     return;
   }
-  if (!inStep(column, shape.cellWidth, scene.source.first) && ink === palette.fg) return;
+  // Numbers in a row can be counted on; words cannot.
+  const room = /^\d+$/.test(head.upper) ? shape.cellWidth - 4 : shape.cellWidth;
+  if (!inStep(column, room, scene.source.first) && ink === palette.fg) return;
   const font = `${head.differs ? 600 : 400} 11px ${scene.font}`;
   const text = head.differs ? `${head.upper} ≠${head.lower}` : head.upper;
   const fitted = fitters(font).fit(text, shape.headHeight - 14);

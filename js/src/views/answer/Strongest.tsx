@@ -5,7 +5,8 @@ import type { AnswerState } from "./state";
 export function Strongest({ state }: { state: AnswerState }) {
   state.session.version.value;
   const grid = state.grid.value;
-  const cell = grid?.strongest(state.centreOf(grid));
+  // Whole numbers count or name things, and are not strong or weak.
+  const cell = grid?.array.dtype === "float" ? grid.strongest(state.centreOf(grid)) : null;
   if (!grid || !cell) return null;
   const { point, position } = cell;
   const here = state.cell();

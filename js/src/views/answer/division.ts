@@ -5,6 +5,8 @@ import type { Division } from "../arrays/state";
 
 /** More curves than this in one chart cannot be told apart. */
 const MOST_CURVES = 12;
+/** So few things are listed with their numbers instead of drawn. */
+const MOST_LISTED = 8;
 /** A table of one entry with more rows than this is read in the grid instead. */
 const MOST_ROWS = 24;
 
@@ -16,7 +18,11 @@ export function divisionOf(view: string): Division<AnswerMeta> {
   const grids = view === "grid";
   return {
     grid: (array, meta) => drawable(array) && isGrid(array, meta, grids),
-    curve: (array, meta) => drawable(array) && array.dims.length > 0 && !isGrid(array, meta, grids),
+    curve: (array, meta) => {
+      const { length } = array.dims;
+      if (!drawable(array) || length === 0 || isGrid(array, meta, grids)) return false;
+      return length > 1 || !tableOf(array, meta);
+    },
     table: tableOf,
   };
 }
@@ -46,12 +52,15 @@ function isOrdered(dim: string, { axes }: AnswerMeta): boolean {
   return role !== "" || labels.every((label) => !Number.isNaN(Number(label)));
 }
 
-/** Tokens are read in tables, beside all that is said of the same entries. */
-function tableOf(array: ArrayInfo, { arrays, axes }: AnswerMeta): string {
+/** Tokens are read in tables, beside all that is said of the same entries; and so are lists. */
+function tableOf(array: ArrayInfo, meta: AnswerMeta): string {
   const { dims } = array;
+  const { arrays, axes } = meta;
   const key = dims.join();
-  const last = axes[dims.at(-1) ?? ""];
+  const dim = dims.at(-1) ?? "";
+  const last = axes[dim];
   if (dims.length < 1 || dims.length > 2 || !last || last.tokens) return "";
   if (dims.length === 2 && last.size > MOST_ROWS) return "";
+  if (dims.length === 1 && last.size <= MOST_LISTED && !isOrdered(dim, meta)) return key;
   return arrays.some((other) => other.dtype === "token" && other.dims.join() === key) ? key : "";
 }

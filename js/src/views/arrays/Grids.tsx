@@ -163,7 +163,7 @@ function Beside({ state, grid, children }: BesideProps) {
         </>
       )}
       {children}
-      {entry?.question && (
+      {entry?.question && entry.question !== meta.question && (
         <p>
           <Terms state={state} text={entry.question} />
         </p>
@@ -183,7 +183,7 @@ function Beside({ state, grid, children }: BesideProps) {
           </ul>
         </div>
       )}
-      {entry?.source && <p class="ll-note">{entry.source}</p>}
+      {entry?.source && entry.source !== meta.source && <p class="ll-note">{entry.source}</p>}
     </section>
   );
 }

@@ -21,7 +21,10 @@ interface Props {
 
 /** All curves as small charts; those over layers share one axis. */
 export function Panels({ state, data }: Props) {
-  const panels = state.panels.value;
+  state.session.version.value;
+  // What a run that is over has left without any number is not there to be drawn.
+  const some = ({ lines }: Panel) => lines.some(({ array }) => data.extent(array.name));
+  const panels = state.panels.value.filter((panel) => !data.store.complete || some(panel));
   if (panels.length === 0) return null;
   return (
     <section
@@ -137,7 +140,7 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
       </header>
       <p class="ll-question" title={about(panel, data)}>
         {panel.question}
-        {panel.dim && <span class="ll-by"> by {data.axisName(panel.dim)}</span>}
+        {panel.dim && ` by ${data.axisName(panel.dim)}`}
       </p>
       <Plot input={input} mark={mark} cross={cross} choose={choose} over={over} />
       <ul class="ll-legend-lines">

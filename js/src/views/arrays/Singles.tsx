@@ -69,8 +69,12 @@ function Tables({ state, data }: Props) {
 function Table({ state, data, columns }: Props & { columns: readonly ArrayInfo[] }) {
   const [first] = columns;
   const [down, across = down] = first?.dims ?? [];
-  if (!first || !down || !across || columns.every(({ dtype }) => dtype === "float")) return null;
-  const fixed = down === across ? null : state.at(down);
+  if (!first || !down || !across) return null;
+  // What has a line for each entry is drawn already.
+  if (down !== across && columns.every(({ dtype }) => dtype === "float")) return null;
+  const chosen = state.at(down);
+  // A layer is chosen in other views too; of an axis of its own the first entry is as good as any.
+  const fixed = down === across ? null : data.role(down) ? chosen : Math.max(0, chosen);
   if (fixed === -1) return null;
   const name = capital(data.array(first.metric)?.long_name || first.metric.replaceAll("_", " "));
   const of = fixed === null ? "" : `of ${data.axisName(down)} ${data.label(down, fixed)}`;

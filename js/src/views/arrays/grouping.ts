@@ -53,8 +53,20 @@ function nameOf({ name, metric, other }: ArrayInfo): Name {
 /** The largest values lie far above the means, so they have an axis to themselves. */
 function keyOf(array: ArrayInfo, meta: ArraysMeta): string {
   const { stem, rest } = nameOf(array);
+  const twin = twinOf(array, meta);
+  if (twin) return keyOf(twin, meta);
   const apart = eachOf(array, meta) ? array.name.replace(/^other\./, "") : "";
   return [array.units, stem, rest === "max" ? rest : "", apart, ownAxis(array, meta)].join("|");
+}
+
+/** The array that this one is the control of: the same where there is nothing to be found. */
+function twinOf({ name, metric, units, dims }: ArrayInfo, meta: ArraysMeta): ArrayInfo | undefined {
+  const own = name.replace(/^random_|_(chance|shuffled|random|baseline)$/, "");
+  // The controls of a metric are its own outputs, and grouped by its name.
+  if (own === name || metric !== name) return undefined;
+  return meta.arrays.find(
+    (other) => other.name === own && other.units === units && other.dims.join() === dims.join(),
+  );
 }
 
 function ownAxis(array: ArrayInfo, meta: ArraysMeta): string {
@@ -75,11 +87,13 @@ export function panelsOf(
     panels.set(key, panel);
     panel.lines.push(...linesOf(array, meta, panel));
   }
-  const said = new Set<string>();
+  // What the view itself asks stands above it.
+  const said = new Set([meta.question]);
   for (const panel of panels.values()) {
     // One question is asked once; other panels of its metric say what they show instead.
     if (said.has(panel.question)) panel.question = capital(longName(panel.lines[0]?.array));
     else said.add(panel.question);
+    if (panel.question === panel.title) panel.question = "";
   }
   return [...panels.values()].flatMap((panel) =>
     apart.includes(panel.key) ? eachAlone(panel) : [panel],

@@ -29,9 +29,12 @@ export function placesOf(state: ArraysState, data: ArraysData, { dim }: Panel): 
 
 /** Whether entries are kinds of things, between which a line would say nothing. */
 export function isNamed(data: ArraysData, dim: string): boolean {
-  const axis = data.meta.axes[dim];
-  return !axis?.tokens && (axis?.labels.some((label) => Number.isNaN(Number(label))) ?? false);
+  const { labels = [], tokens } = data.meta.axes[dim] ?? {};
+  return !tokens && labels.some((label) => Number.isNaN(Number(label)) && !STATE.test(label));
 }
+
+/** States of the residual stream follow each other. */
+const STATE = /^(embed|final|\d+_(pre|mid|post))$/;
 
 /** The numbers of a curve at the places of its axis. */
 export function chartLine(
