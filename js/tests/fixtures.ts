@@ -1,5 +1,6 @@
 import { deflateSync } from "node:zlib";
-import type { ArrayInfo } from "../src/wire/arrays";
+import type { AnswerMeta } from "../src/wire/answer";
+import type { ArrayInfo, AxisInfo } from "../src/wire/arrays";
 import type { LensMeta } from "../src/wire/lens";
 import type { CatalogueEntry, MetricsMeta } from "../src/wire/metrics";
 import type { PatchMeta } from "../src/wire/patch";
@@ -319,4 +320,88 @@ export function makeMetrics() {
     ],
     true,
   );
+}
+
+function axis(labels: readonly string[], over: Partial<AxisInfo> = {}): AxisInfo {
+  return { size: labels.length, labels: [...labels], numbers: null, long_name: "", ...over };
+}
+
+const count = (size: number) => Array.from({ length: size }, (_, i) => i);
+
+/** Effects by layer and token, the same at two doses, a curve with its control, a list, a number. */
+export function makeAnswerMeta(over: Partial<AnswerMeta> = {}): AnswerMeta {
+  const grid = { down: "layer", across: "position", third: "", kind: "grid" as const };
+  const layered = { numbers: count(3), long_name: "layer", role: "layer" as const };
+  const along = { down: "", across: "step", third: "", dims: ["step"], kind: "profile" as const };
+  const tokens = ["<s>", " Paris", ""].map((text, id) => ({ id, text, cont: text === "" }));
+  return {
+    ...makeMeta(),
+    n_layers: 3,
+    analysis: "some_sweep",
+    question: "Where does the answer come from?",
+    lead: "Each cell is an effect in nats.",
+    terms: { effect: "What a change brings.", nats: "Unit of information." },
+    described: {},
+    clusters: {},
+    other: null,
+    tokens: { text: tokens },
+    axes: {
+      layer: axis(["0", "1", "2"], layered),
+      position: axis(["<s>", " Paris", ""], {
+        numbers: count(3),
+        long_name: "position",
+        role: "position",
+        tokens: "text",
+      }),
+      dose: axis(["-1", "0.5"], { long_name: "dose" }),
+      step: axis(["0", "1", "2", "3"], { numbers: count(4), long_name: "step", role: "" }),
+      part: axis(["all", "none"], { long_name: "part", role: "" }),
+    },
+    arrays: [
+      // The frames may have another order of axes than the picture.
+      makeArray("effect", { dims: ["position", "layer"], units: "nats", ...grid, missing: null }),
+      makeArray("answer", { dims: ["position", "layer"], dtype: "token", ...grid, missing: -1 }),
+      makeArray("dosed", { ...grid, dims: ["layer", "position", "dose"], third: "dose" }),
+      makeArray("found", { ...along, low: "found_lowest", high: "found_highest", interval: true }),
+      makeArray("random_found", { ...along, dtype: "int", missing: -1 }),
+      makeArray("usage", { ...along, across: "part", dims: ["part"] }),
+      makeArray("base", { dims: [], kind: "scalar" }),
+    ],
+    scales: { effect: { kind: "diverging", centre: 0, limit: null, unit: "nats" } },
+    opens: "cell",
+    doses: [
+      { option: "dose", values: [-1, 0.5], dim: "dose", label: "dose" },
+      { option: "window", values: [1, 3, 5], dim: "", label: "window" },
+    ],
+    ...over,
+  };
+}
+
+/** Everything of `makeAnswerMeta`, whole. */
+export function makeAnswer() {
+  const effects = [-0.3, 0.1, 0.2, 0.3, 0.9, Number.NaN, 0.5, 0.6, 0.7];
+  const made = makeBlocks(
+    1,
+    [
+      ["effect", ["position", "layer"], [0, 0], [3, 3], effects],
+      ["dosed", ["layer", "position", "dose"], [0, 0, 0], [3, 3, 2], count(18)],
+      ["found", ["step"], [0], [4], [0.1, 0.2, 0.4, 0.8]],
+      ["found_lowest", ["step"], [0], [4], [0, 0.1, 0.3, 0.7]],
+      ["found_highest", ["step"], [0], [4], [0.2, 0.3, 0.5, 0.9]],
+      ["usage", ["part"], [0], [2], [1, 0.25]],
+      ["base", [], [], [], [2.5]],
+    ],
+    true,
+  );
+  const whole: [string, string[], number[]][] = [
+    ["answer", ["position", "layer"], [7, 7, 8, 8, 8, -1, 7, 7, 7]],
+    ["random_found", ["step"], [-1, 1, 2, 3]],
+  ];
+  for (const [name, dims, values] of whole) {
+    const shape = dims.length === 1 ? [4] : [3, 3];
+    made.header.arrays.push({ name, dims, dtype: "int32", start: dims.map(() => 0), shape });
+    made.buffers.push(new DataView(Int32Array.from(values).buffer));
+  }
+  made.header.vocab = { 7: " Rome", 8: " Paris" };
+  return made;
 }

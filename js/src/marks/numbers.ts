@@ -1,7 +1,7 @@
 /** "0.87" with a true minus, and no sign before a rounded zero. */
-export function written(value: number): string {
-  const text = value.toFixed(2);
-  return text === "-0.00" ? "0.00" : text.replace("-", "−");
+export function written(value: number, digits = 2): string {
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
 }
 
 const UNITS = ["", "k", "M", "G", "T"];

@@ -60,7 +60,8 @@ function tableOf(array: ArrayInfo, meta: AnswerMeta): string {
   const dim = dims.at(-1) ?? "";
   const last = axes[dim];
   if (dims.length < 1 || dims.length > 2 || !last || last.tokens) return "";
-  if (dims.length === 2 && last.size > MOST_ROWS) return "";
+  // What is known of every token or head is read in the cells.
+  if (dims.length === 2 && (last.size > MOST_ROWS || last.role)) return "";
   if (dims.length === 1 && last.size <= MOST_LISTED && !isOrdered(dim, meta)) return key;
   return arrays.some((other) => other.dtype === "token" && other.dims.join() === key) ? key : "";
 }

@@ -79,7 +79,7 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
   override open(array: ArrayInfo, index: readonly number[]): void {
     const { session } = this;
     const method = this.meta.peek()?.opens;
-    if (!method) return;
+    if (!method || !session.live.peek()) return;
     const key = `${method} ${array.name} ${index.join()}`;
     if (key === this.#open.peek() && this.opened.peek()) return;
     this.close();

@@ -1,5 +1,5 @@
 import type { HeatHead, HeatSource } from "../../marks/heattypes";
-import { compact } from "../../marks/numbers";
+import { compact, written } from "../../marks/numbers";
 import { plain } from "../../marks/text";
 import type { ArrayInfo } from "../../wire/arrays";
 import type { ArraysData } from "./data";
@@ -197,7 +197,7 @@ export class GridData {
     const { low, high } = this.data.extent(this.array.name) ?? { low: 0, high: 1 };
     const size = Math.ceil(Math.log10(Math.max(-low, high, 1e-9)));
     if (size > 3 || size < -2) return (value) => compact(value, 2);
-    return (value) => value.toFixed(Math.max(0, 2 - size)).replace("-", "−");
+    return (value) => written(value, Math.max(0, 2 - size));
   }
 }
 
