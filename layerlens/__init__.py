@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerlens.analyses.attention.composition import composition
+    from layerlens.analyses.attention.head_channels import head_channels
     from layerlens.analyses.attention.patterns import attention
     from layerlens.analyses.attention.token_attribution import token_attribution
     from layerlens.analyses.contract.registry import estimate
@@ -115,6 +116,7 @@ _PLACES = {
     "attention": "layerlens.analyses.attention.patterns",
     "top_texts": "layerlens.analyses.measuring.top_texts",
     "composition": "layerlens.analyses.attention.composition",
+    "head_channels": "layerlens.analyses.attention.head_channels",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_scores": "layerlens.analyses.measuring.head_scores",
     "token_attribution": "layerlens.analyses.attention.token_attribution",
@@ -201,6 +203,7 @@ __all__ = [
     "explore",
     "finercut",
     "generate_layers",
+    "head_channels",
     "head_scores",
     "invariance",
     "knockout",

@@ -104,7 +104,9 @@ class Analysis:
         self.learns = learns
         self.opens = opens
         self.variables = dict(variables)
-        self.options = {**opts.defaults(function), **(TEXT_OPTIONS if inputs else {})}
+        own_options = opts.defaults(function)
+        reads_text = bool(inputs) or "text" in own_options
+        self.options = {**own_options, **(TEXT_OPTIONS if reads_text else {})}
         self.effects = _effects(self.options, effects or {})
         self._function = function
         self._work = work
