@@ -11,6 +11,7 @@ from torch import Tensor
 from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.attention.channels import Channels, read_scores, write_scores
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contributions.head_matrices import HeadMaps, HeadMatrices
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.errors import InputError, ModelError
@@ -69,8 +70,7 @@ def count_work(
         return Work(0, 0, size, tokens=0, operations=operations)
     doses = channels * len(list(coefficients))
     passes = 1 + doses + verify
-    fed = int(model.tokens(text).ids.numel())
-    return Work(passes, passes, size + memory_limit, tokens=fed, operations=operations)
+    return Work(passes, passes, size + memory_limit, operations=operations)
 
 
 @analysis(
@@ -86,6 +86,9 @@ def count_work(
     pooled=True,
     positional=("layer", "head"),
     needs=("attention",),
+    effects=dict.fromkeys(
+        ("coefficients", "positions", "answer", "wrong", "metric"), given("text")
+    ),
 )
 def head_channels(
     job: Job,
@@ -182,10 +185,10 @@ def head_channels(
         _sweep(found, text, doses, positions, measure, verify=verify, memory_limit=memory_limit)
 
 
-def _doses(given: Any) -> list[float]:
-    doses = [float(value) for value in np.atleast_1d(np.asarray(given, dtype=float))]
+def _doses(asked: Any) -> list[float]:
+    doses = [float(value) for value in np.atleast_1d(np.asarray(asked, dtype=float))]
     if not doses or not np.isfinite(doses).all() or len(set(doses)) < len(doses):
-        raise InputError(f"coefficients are {given}; expected different numbers, at least one.")
+        raise InputError(f"coefficients are {asked}; expected different numbers, at least one.")
     return doses
 
 

@@ -229,7 +229,10 @@ class Analysis:
         given, options = self._calling.sort(texts, options)
         full = self._completed(options)
         fed = self._calling.fed(model, given, full)
-        return fed, self._work(model, *fed.values(), **own(full))
+        work = self._work(model, *fed.values(), **own(full))
+        if not fed and full.get("text") is not None:  # weights, and a text to see them at work on
+            fed = self._calling.fed(model, {"text": full["text"]}, full)
+        return fed, work
 
     def _result(
         self,
