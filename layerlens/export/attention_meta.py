@@ -10,19 +10,12 @@ import numpy as np
 
 from layerlens.export.meta import MetaToken
 from layerlens.export.setup import setup_code
-from layerlens.result.attention import OTHER, ROLES, AttentionData, prefix_of
+from layerlens.result.attention import OTHER, AttentionData, prefix_of
 from layerlens.result.checks import Check, Checks
+from layerlens.result.roles import ROLE_RULE, Role, roles_of
 
 if TYPE_CHECKING:
     import xarray as xr
-
-ROLE_ABOVE = dict.fromkeys(ROLES, 0.5) | {"local": 0.9}
-"""A head has a role where its share is larger than this."""
-
-ROLE_RULE = (
-    "A head has a role where more than half of its attention goes there (nine tenths for local), "
-    "over the queries that could look there; the first query does not count."
-)
 
 LEAD = (
     "Each row is a token that looks, each column a token that is looked at; the stronger the "
@@ -50,15 +43,6 @@ TERMS = {
     "local": "Looks at the token itself and the three before it.",
     "delimiter": "Looks at separators, special tokens and punctuation after the first token.",
 }
-
-
-class MetaRole(TypedDict):
-    """What a head does, with its share."""
-
-    layer: int
-    head: int
-    role: str
-    score: float
 
 
 class MetaPart(TypedDict):
@@ -91,7 +75,7 @@ class AttentionMeta(MetaPart):
     by_part: dict[str, MetaPart]
     weightings: list[str]
     weightings_possible: list[str]
-    roles: list[MetaRole]
+    roles: list[Role]
     role_rule: str
     head_names: list[str]
     other: dict[str, Any] | None
@@ -104,7 +88,7 @@ def attention_meta(
     coords: Mapping[str, Any],
     checks: Iterable[Check] = (),
     run: int = 1,
-    roles: Iterable[MetaRole] = (),
+    roles: Iterable[Role] = (),
 ) -> AttentionMeta:
     """Build the ``meta`` trait.
 
@@ -118,7 +102,7 @@ def attention_meta(
         Empty until the run ends.
     run : int
         The run that this describes.
-    roles : iterable of MetaRole
+    roles : iterable of Role
         From `roles_of`; empty until the run ends.
 
     Returns
@@ -157,20 +141,6 @@ def attention_meta_of(
 ) -> AttentionMeta:
     """Build the ``meta`` trait from the data of a result of one text (no ``batch`` axis)."""
     return attention_meta(data.attrs, AttentionData(data).coords(), checks, run, roles_of(data))
-
-
-def roles_of(data: xr.Dataset) -> list[MetaRole]:
-    """Return the roles of all heads of a result of one text, the strongest first."""
-    found = []
-    for role in ROLES:
-        if role not in data.data_vars:
-            continue
-        scores = data[role].transpose("layer", "head").values
-        for index, head in np.argwhere(scores > ROLE_ABOVE[role]):
-            layer = int(data["layer"].values[index])
-            score = round(float(scores[index, head]), 4)
-            found.append(MetaRole(layer=layer, head=int(head), role=role, score=score))
-    return sorted(found, key=lambda one: -one["score"])
 
 
 def _part(coords: Mapping[str, Any], prefix: str) -> MetaPart:

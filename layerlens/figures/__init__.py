@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES = {
+    "attention": "layerlens.figures.attention:attention_figure",
     "lens": "layerlens.figures.lens:lens_figure",
     "patch": "layerlens.figures.grid:grid_figure",
     "grid": "layerlens.figures.grid:grid_figure",

@@ -28,9 +28,6 @@ WEIGHTINGS = {
 }
 """Name of a weighting to the variable that holds it."""
 
-ROLES = ("previous_token", "induction", "duplicate_token", "sink_mass", "local", "delimiter")
-"""Variables over layer and head that say what a head does."""
-
 
 def prefix_of(index: int) -> str:
     """Return what the names of a part begin with."""
