@@ -77,6 +77,12 @@ if TYPE_CHECKING:
         PatchView,
     )
     from layerlens.views.explore import explore
+    from layerlens.views.given_attention import (
+        attention_heads,
+        attention_patterns,
+        head_view,
+        model_view,
+    )
 else:
     # Callable packages: their names have to be their own from the start.
     from layerlens import metrics, run
@@ -139,6 +145,10 @@ _PLACES = {
     "MetricsView": "layerlens.views",
     "PatchView": "layerlens.views",
     "explore": "layerlens.views.explore",
+    "attention_heads": "layerlens.views.given_attention",
+    "attention_patterns": "layerlens.views.given_attention",
+    "head_view": "layerlens.views.given_attention",
+    "model_view": "layerlens.views.given_attention",
     "doctor": "layerlens.checkup",
     "texts": "layerlens.corpus.texts",
     "Texts": "layerlens.corpus.texts",
@@ -185,6 +195,8 @@ __all__ = [
     "ablate_sweep",
     "analyses",
     "attention",
+    "attention_heads",
+    "attention_patterns",
     "attribution_patch",
     "back_patch",
     "best_run",
@@ -205,6 +217,7 @@ __all__ = [
     "generate_layers",
     "head_channels",
     "head_scores",
+    "head_view",
     "invariance",
     "knockout",
     "layer_metrics",
@@ -212,6 +225,7 @@ __all__ = [
     "logit_lens",
     "macro_influence",
     "metrics",
+    "model_view",
     "open",
     "patch_sweep",
     "path_patch",

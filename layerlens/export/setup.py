@@ -17,6 +17,8 @@ def setup_code(attrs: Mapping[str, Any]) -> str:
         ``other_load``.
     """
     lines = ["import layerlens as ll", ""]
+    if attrs.get("given"):
+        return "\n".join([*lines, "# Put your attention and tokens in place."]) + "\n"
     lines += _loaded("model", str(attrs.get("load", "")), str(attrs.get("model", "")))
     code = str(attrs.get("code", ""))
     if "(other, " in code or "other=other" in code:

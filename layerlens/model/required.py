@@ -26,6 +26,16 @@ def require_model(model: Any, what: str = "The first argument") -> None:
         how = "write ll.load() for the default one"
     elif hasattr(model, "get_input_embeddings"):
         how = "write ll.load(hf_model, tokenizer) for one that is in memory already"
+    elif _is_square(model[0] if isinstance(model, tuple) and model else model):
+        how = (
+            "give one from ll.load; attention that is there already is shown by "
+            "ll.AttentionView.from_attention"
+        )
     else:
         how = "give one from ll.load"
     raise InputError(f"{what} is a model from ll.load, not {type(model).__name__}: {how}.")
+
+
+def _is_square(given: Any) -> bool:
+    """Whether an array has rows and columns, as attention has."""
+    return int(getattr(given, "ndim", 0)) > 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
@@ -14,6 +14,7 @@ from layerlens.export.attention_meta import attention_meta, attention_meta_of
 from layerlens.export.attention_slices import PAGE_BYTES, Key, all_layers, keys_of, with_slices
 from layerlens.export.pack import pack
 from layerlens.result.attention import WEIGHTINGS, AttentionData
+from layerlens.result.given_attention import given_result, part_of
 from layerlens.result.result import Result
 from layerlens.result.select import one_text
 from layerlens.views.attention_stream import AttentionStream
@@ -163,6 +164,39 @@ class AttentionView(LiveView):
             result = Result(result.analysis, result.data, result.checks, result.code)
             model = None
         return super().from_result(result, model, text=text, **keywords)
+
+    @classmethod
+    def from_attention(
+        cls,
+        attention: Any,
+        tokens: Sequence[str] | None = None,
+        key_tokens: Sequence[str] | None = None,
+        **keywords: Any,
+    ) -> Self:
+        """Show attention that something else computed, without a model.
+
+        `layerlens.head_view`, `layerlens.model_view`, `layerlens.attention_heads` and
+        `layerlens.attention_patterns` do the same by the names and the order of arguments that
+        BertViz and CircuitsVis have.
+
+        Parameters
+        ----------
+        attention : tuple of arrays, or array
+            ``[1, heads, query, key]`` for each layer, as Hugging Face models hand it out; or
+            ``[layers, heads, query, key]``, ``[heads, query, key]``, ``[query, key]``.
+        tokens, key_tokens : sequence of str, optional
+            Those that look, and those that are looked at; by default the same, or numbers.
+        **keywords
+            Traits: ``layer``, ``head``, ``mode``, ``theme``, ...
+
+        Raises
+        ------
+        InputError
+            A shape does not fit; says which and what was expected.
+        """
+        part = part_of(attention, tokens, key_tokens)
+        code = "ll.AttentionView.from_attention(attention, tokens)"
+        return cls.from_result(given_result({"self": part}, code=code), **keywords)
 
     @classmethod
     def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
