@@ -112,6 +112,44 @@ export function makeSweep(columns = 4, dim: "position" | "head" = "position") {
   return { header, buffers: [new DataView(metric.buffer), new DataView(recovered.buffer)] };
 }
 
+/** An estimate of every cell, and the true values of those of the first rows. */
+export function makeEstimate(rows: number, columns = 4): Sent[] {
+  const whole = { dims: ["layer", "position"], start: [0, 0] };
+  const estimate = Float32Array.from({ length: 3 * columns }, (_, i) => 0.05 * i);
+  const truth = estimate.slice(0, rows * columns).map((value) => 2 * value - 0.1);
+  const header = (seq: number, last: boolean, arrays: ArrayHeader[]): FrameHeader => ({
+    run: 1,
+    seq,
+    last,
+    arrays,
+    vocab: {},
+  });
+  const first: ArrayHeader = {
+    name: "estimate",
+    dtype: "float32",
+    ...whole,
+    shape: [3, columns],
+  };
+  const then = ["metric", "recovered"].map(
+    (name): ArrayHeader => ({
+      name,
+      dtype: "float32",
+      ...whole,
+      shape: [rows, columns],
+    }),
+  );
+  const buffer = new DataView(truth.buffer);
+  return [
+    { header: header(1, false, [first]), buffers: [new DataView(estimate.buffer)] },
+    { header: header(2, true, then), buffers: [buffer, buffer] },
+  ];
+}
+
+interface Sent {
+  header: FrameHeader;
+  buffers: DataView[];
+}
+
 export function pack(
   meta: CommonMeta,
   rows: { header: FrameHeader; buffers: DataView[] }[],

@@ -6,6 +6,7 @@ import { chosen } from "../src/views/patch/Changes";
 import { isReached, reachOf } from "../src/views/patch/cone";
 import { PatchData } from "../src/views/patch/data";
 import { type Drag, type DragEvent, IDLE, type Outcome, step } from "../src/views/patch/drag";
+import { said } from "../src/views/patch/Estimates";
 import {
   describe as describeEdit,
   editBetween,
@@ -23,7 +24,7 @@ import { Timeline } from "../src/views/patch/timeline";
 import { LENS } from "../src/wire/lens";
 import { PATCH } from "../src/wire/patch";
 import { RunStore } from "../src/wire/store";
-import { makeMeta, makePatchMeta, makeRow, makeSweep } from "./fixtures";
+import { makeEstimate, makeMeta, makePatchMeta, makeRow, makeSweep } from "./fixtures";
 
 const at = (point: number, position: number): Cell => ({ point, position });
 
@@ -33,6 +34,57 @@ function filled(meta = makePatchMeta()) {
   store.apply(header, buffers);
   return new PatchData(store);
 }
+
+describe("an estimate that is drawn first", () => {
+  function estimated(frames: number, rows = 1, meta = makePatchMeta()) {
+    const store = new RunStore(meta, PATCH);
+    for (const { header, buffers } of makeEstimate(rows).slice(0, frames)) {
+      store.apply(header, buffers);
+    }
+    return new PatchData(store);
+  }
+
+  it("is in the picture as one until the true number comes", () => {
+    const source = estimated(1).source();
+    expect(source.arrived(2, 3)).toBe(true);
+    expect(source.value(2, 3)).toBeCloseTo(0.55);
+    expect(source.guessed?.(2, 3)).toBe(true);
+    const data = estimated(2);
+    expect(data.source().guessed?.(0, 3)).toBe(false);
+    expect(data.source().value(0, 3)).toBeCloseTo(0.2);
+    expect(data.guessed(1, 0)).toBe(true);
+    expect(data.recovered(1, 0)).toBeNaN();
+    expect(data.strongest()).toEqual(at(0, 3)); // of the true ones
+  });
+
+  it("is not asked for where a cell needs no run", () => {
+    const data = filled();
+    expect(data.guessed(0, 0)).toBe(false);
+    expect(data.agreement()).toEqual({ left: 0, compared: 0, pearson: Number.NaN });
+  });
+
+  it("is told with how well it agrees so far", () => {
+    expect(said(estimated(1), true)).toBe(
+      "Hatched, ≈: 12 cells are estimates by attribution patching.",
+    );
+    const agreement = estimated(2).agreement();
+    expect(agreement).toMatchObject({ left: 8, compared: 4 });
+    expect(agreement.pearson).toBeCloseTo(1);
+    expect(said(estimated(2), true)).toBe(
+      "Hatched, ≈: 8 cells are estimates by attribution patching, correlation 1.00 with the true values of 4 cells so far.",
+    );
+    expect(said(estimated(2), false)).not.toContain("so far");
+    expect(said(estimated(2, 3), false)).toBe(
+      "First estimated by attribution patching, correlation 1.00 with the true values of 12 cells.",
+    );
+  });
+
+  it("says why there is none", () => {
+    const meta = { ...makePatchMeta(), no_estimate: "a rank has no gradient" };
+    expect(said(filled(meta), false)).toBe("No estimate first: a rank has no gradient.");
+    expect(said(filled(), false)).toBe("");
+  });
+});
 
 describe("the cone of a change", () => {
   it("reaches later layers from its own position on, and nothing of its own layer", () => {

@@ -1,6 +1,14 @@
 import { signal } from "@preact/signals";
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { FakeModel, makeMeta, makePatchMeta, makeRow, makeSweep, pack } from "./fixtures";
+import {
+  FakeModel,
+  makeEstimate,
+  makeMeta,
+  makePatchMeta,
+  makeRow,
+  makeSweep,
+  pack,
+} from "./fixtures";
 import { shown, stubBrowser } from "./page";
 
 const EVIL = "<img src=x onerror=alert(1)>";
@@ -78,6 +86,20 @@ describe("the patch bench", () => {
     expect(model.get("layer")).toBe(2);
     await vi.waitFor(() => expect(active()?.textContent).toContain("0.40"));
     expect(model.sent.map((m) => m.kind)).toEqual(["ready"]);
+  });
+
+  it("marks in words and in the grid what a stopped sweep only estimated", async () => {
+    const snapshot = pack(makePatchMeta(), makeEstimate(1));
+    const status = { state: "cancelled", run: 1, done: 4, total: 12, what: "cells", message: "" };
+    const model = new FakeModel({ view: "patch", meta: makePatchMeta(), snapshot, status });
+    model.set("layer", 1);
+    model.set("position", 2);
+    const { el } = await shown(model);
+    await vi.waitFor(() => expect(el.textContent).toContain("8 cells are estimates"));
+    const cells = Array.from(el.querySelectorAll("[role=gridcell]"), (cell) => cell.textContent);
+    expect(cells).toContain("␣France|␣Italy: recovered about 0.30, an estimate");
+    expect(cells).toContain("␣France|␣Italy: recovered 0.10");
+    expect(el.querySelector(".ll-numbers")?.textContent).toContain("≈0.30 estimate");
   });
 
   it("runs the patch of a cell with Enter and writes model text as text", async () => {

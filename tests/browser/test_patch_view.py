@@ -192,6 +192,11 @@ def test_a_sweep_is_stopped_and_keeps_its_cells(
     shoot("1-stopped")
     cells = int(evaluate(page, count))
     assert 0 < cells < 30 * 8
+    # the others are estimates, and the picture says so
+    left = "t = view.partial.data; print(int((t.metric.isnull() & t.estimate.notnull()).sum()))"
+    guessed = int(evaluate(page, left))
+    assert cells + guessed == 30 * 8
+    expect(view).to_contain_text(f"{guessed} cells are estimates by attribution patching")
     # and it can be asked again, the quick way
     evaluate(page, "view.run(method='auto')")
     finished(view)

@@ -44,16 +44,28 @@ export class HeatPainter extends Painter {
         ctx.fillStyle = come ? fill : this.pending(scene);
         ctx.fillRect(x, y, shape.cellWidth - gap, shape.rowHeight - gap);
         if (!come) continue;
+        const guessed = source.guessed?.(point, position) ?? false;
+        if (guessed) {
+          ctx.fillStyle = this.#pale(scene);
+          ctx.fillRect(x, y, shape.cellWidth - gap, shape.rowHeight - gap);
+        }
         if (shape.rowHeight < TEXT_HEIGHT || shape.cellWidth < TEXT_WIDTH) continue;
-        const text = index < 0 ? "–" : source.text(value);
+        const text = index < 0 ? "–" : `${guessed ? "≈" : ""}${source.text(value)}`;
         if (fitter.width(text) + 4 > shape.cellWidth) continue;
         if (ctx.font !== font) ctx.font = font;
         const quiet = index < 0 || source.quiet(value);
-        ctx.fillStyle = quiet ? palette.faint : (scale.inks[index] as string);
+        const ink = guessed ? palette.fg : (scale.inks[index] as string);
+        ctx.fillStyle = quiet ? palette.faint : ink;
         ctx.fillText(text, x + (shape.cellWidth - gap) / 2, y + shape.rowHeight / 2);
       }
     }
     ctx.textAlign = "left";
+  }
+
+  /** An estimate is pale and hatched, so that it cannot be taken for a true number. */
+  #pale({ palette, ratio }: HeatScene): CanvasPattern | string {
+    const [fill, line] = [`${palette.bg}80`, `${palette.faint}59`];
+    return this.hatched({ fill, line, falling: true }, ratio) ?? fill;
   }
 
   #drawGroups(scene: HeatScene): void {

@@ -16,6 +16,8 @@ export interface HeatSource {
   arrived(point: number, position: number): boolean;
   /** The number that colours a cell; NaN where there is none. */
   value(point: number, position: number): number;
+  /** Whether that number is an estimate. */
+  guessed?(point: number, position: number): boolean;
   /** How a number is written into its cell. */
   text(value: number): string;
   /** Whether it is as good as nothing, and must not drown the others. */

@@ -1,4 +1,5 @@
 import type { Palette } from "../theme/palette";
+import { type Hatch, makeHatch } from "./hatch";
 import { TextFitter } from "./text";
 import { columnCount, type GridShape, type Range, rowCount, visibleRange } from "./windowing";
 
@@ -23,7 +24,7 @@ const GAP_FROM = 10;
 export class Painter {
   protected readonly ctx: CanvasRenderingContext2D;
   readonly #fitters = new Map<string, TextFitter>();
-  #hatch: { key: string; pattern: CanvasPattern | null } = { key: "", pattern: null };
+  readonly #hatches = new Map<string, CanvasPattern | null>();
 
   constructor(private readonly canvas: HTMLCanvasElement) {
     // Opaque: the browser can then smooth letters as it does on the page.
@@ -89,30 +90,18 @@ export class Painter {
 
   /** What has not come is hatched, so that it cannot be taken for a low number. */
   protected pending({ palette, ratio }: Surface): CanvasPattern | string {
-    const key = `${palette.name}${ratio}`;
-    if (this.#hatch.key !== key) this.#hatch = { key, pattern: this.#makeHatch(palette, ratio) };
-    return this.#hatch.pattern ?? palette.sunken;
+    const hatch = { fill: palette.raised, line: palette.line, falling: false };
+    return this.hatched(hatch, ratio) ?? palette.sunken;
   }
 
-  #makeHatch(palette: Palette, ratio: number): CanvasPattern | null {
-    const size = 8;
-    const tile = this.canvas.ownerDocument.createElement("canvas");
-    tile.width = tile.height = size * ratio;
-    const ctx = tile.getContext("2d");
-    if (!ctx) return null;
-    ctx.scale(ratio, ratio);
-    ctx.fillStyle = palette.raised;
-    ctx.fillRect(0, 0, size, size);
-    ctx.strokeStyle = palette.line;
-    ctx.lineWidth = 1;
-    for (const shift of [-size, 0, size]) {
-      ctx.beginPath();
-      ctx.moveTo(shift, size);
-      ctx.lineTo(shift + size, 0);
-      ctx.stroke();
+  /** A pattern, made once for each look. */
+  protected hatched(hatch: Hatch, ratio: number): CanvasPattern | null {
+    const key = `${JSON.stringify(hatch)}${ratio}`;
+    let pattern = this.#hatches.get(key);
+    if (pattern === undefined) {
+      pattern = makeHatch(this.ctx, hatch, ratio);
+      this.#hatches.set(key, pattern);
     }
-    const pattern = this.ctx.createPattern(tile, "repeat");
-    pattern?.setTransform(new DOMMatrix().scale(1 / ratio));
     return pattern;
   }
 }

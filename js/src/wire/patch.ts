@@ -65,6 +65,8 @@ export interface PatchMeta extends CommonMeta {
   /** The direction in words. */
   direction: string;
   method?: string;
+  /** Why no estimate was drawn first; empty where one was, or none was asked for. */
+  no_estimate?: string;
   /** The sites that can be patched in this model. */
   sites?: string[];
 }

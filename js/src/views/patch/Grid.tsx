@@ -29,6 +29,9 @@ export function Grid({ state, data }: { state: PatchState; data: PatchData }) {
 }
 
 function readOut(data: PatchData, point: number, position: number): string {
+  if (data.guessed(point, position)) {
+    return `recovered about ${written(data.estimate(point, position))}, an estimate`;
+  }
   if (!data.arrived(point, position)) return "not computed yet";
   const value = data.recovered(point, position);
   return Number.isNaN(value) ? "undefined" : `recovered ${written(value)}`;

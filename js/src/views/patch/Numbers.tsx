@@ -41,16 +41,19 @@ interface Props {
   meta: PatchMeta;
   value: number;
   recovered: number;
+  /** The fraction is an estimate of one that was not measured. */
+  guessed?: boolean;
 }
 
 /** What a patch brings: the fraction recovered, and the metric between its two ends. */
-export function Numbers({ meta, value, recovered }: Props) {
+export function Numbers({ meta, value, recovered, guessed }: Props) {
   const { units, clean, corrupt } = meta.metric;
   return (
     <dl class="ll-numbers">
       <dt>recovered</dt>
       <dd>
-        <b>{Number.isNaN(recovered) ? "–" : written(recovered)}</b>
+        <b>{Number.isNaN(recovered) ? "–" : `${guessed ? "≈" : ""}${written(recovered)}`}</b>
+        {guessed && <span class="ll-dim"> estimate</span>}
       </dd>
       <dt title={meta.metric.long_name}>{shortName(meta)}</dt>
       <dd>{inUnits(value, units)}</dd>

@@ -6,6 +6,7 @@ import { Legend } from "../common/Legend";
 import { Picture, Shell, Waiting } from "../common/Shell";
 import { isRedo, isUndo } from "../common/shortcuts";
 import type { PatchData } from "./data";
+import { Estimates } from "./Estimates";
 import { Grid } from "./Grid";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { LensPart } from "./LensPart";
@@ -83,6 +84,7 @@ function Facts({ state, data }: { state: PatchState; data: PatchData }) {
         <p class="ll-dim">
           {metricName(meta)}: corrupted {inUnits(corrupt, units)}, clean {inUnits(clean, units)}
         </p>
+        <Estimates state={state} data={data} />
       </div>
       <Progress state={state} />
       <Legend scale={state.scale.value} />

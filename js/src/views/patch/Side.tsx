@@ -60,7 +60,8 @@ function CellPanel({ state, data }: { state: PatchState; data: PatchData }) {
       <Numbers
         meta={data.meta}
         value={data.metric(point, position)}
-        recovered={data.recovered(point, position)}
+        recovered={data.drawn(point, position)}
+        guessed={data.guessed(point, position)}
       />
       <div class="ll-actions">
         <button

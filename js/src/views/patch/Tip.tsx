@@ -28,9 +28,11 @@ export function PatchTip({ state, data }: { state: PatchState; data: PatchData }
         layer {data.meta.rows[point]} · {data.columnName(position)}
       </span>
       <span class="ll-num">
-        {data.arrived(point, position)
-          ? `recovered ${Number.isNaN(value) ? "–" : written(value)} · ${shortName(data.meta)} ${inUnits(data.metric(point, position), data.meta.metric.units)}`
-          : "not computed yet"}
+        {data.guessed(point, position)
+          ? `recovered ≈${written(data.estimate(point, position))}, an estimate`
+          : data.arrived(point, position)
+            ? `recovered ${Number.isNaN(value) ? "–" : written(value)} · ${shortName(data.meta)} ${inUnits(data.metric(point, position), data.meta.metric.units)}`
+            : "not computed yet"}
       </span>
     </Tip>
   );

@@ -7,6 +7,16 @@ import type { RunStore } from "../../wire/store";
 import type { TokenInfo } from "../../wire/types";
 import type { Row } from "./links";
 
+/** Estimates beside the true values that have come. */
+export interface Agreement {
+  /** Cells that are estimates still. */
+  left: number;
+  /** Cells of which both are known. */
+  compared: number;
+  /** Pearson's; NaN of fewer than three cells, or where one side is constant. */
+  pearson: number;
+}
+
 /** One sweep's numbers, asked by layer and column (a position, or a head). */
 export class PatchData {
   readonly meta: PatchMeta;
@@ -62,6 +72,38 @@ export class PatchData {
 
   arrived(layer: number, column: number): boolean {
     return !Number.isNaN(this.metric(layer, column));
+  }
+
+  /** The fraction as attribution patching estimates it; NaN where a cell needs no run. */
+  estimate(layer: number, column: number): number {
+    return this.#at("estimate", layer, column);
+  }
+
+  /** Whether the estimate stands in for a number that has not come. */
+  guessed(layer: number, column: number): boolean {
+    return !this.arrived(layer, column) && !Number.isNaN(this.estimate(layer, column));
+  }
+
+  /** What is in the picture: the true fraction, or its estimate until that has come. */
+  drawn(layer: number, column: number): number {
+    return this.guessed(layer, column)
+      ? this.estimate(layer, column)
+      : this.recovered(layer, column);
+  }
+
+  /** How many cells are estimates still, and how those that were run compare with theirs. */
+  agreement(): Agreement {
+    const pairs: [number, number][] = [];
+    let left = 0;
+    for (let layer = 0; layer < this.layers; layer++) {
+      for (let column = 0; column < this.columns; column++) {
+        const [guess, truth] = [this.estimate(layer, column), this.recovered(layer, column)];
+        if (Number.isNaN(guess)) continue;
+        if (Number.isNaN(truth)) left++;
+        else pairs.push([guess, truth]);
+      }
+    }
+    return { left, compared: pairs.length, pearson: correlation(pairs) };
   }
 
   #at(name: string, layer: number, column: number): number {
@@ -139,8 +181,9 @@ export class PatchData {
   /** What the canvas asks. */
   source(): HeatSource {
     return {
-      arrived: (point, position) => this.arrived(point, position),
-      value: (point, position) => this.recovered(point, position),
+      arrived: (point, position) => this.arrived(point, position) || this.guessed(point, position),
+      value: (point, position) => this.drawn(point, position),
+      guessed: (point, position) => this.guessed(point, position),
       text: written,
       // Most patches change nothing.
       quiet: (value) => written(value) === "0.00",
@@ -175,4 +218,17 @@ function headText(token: TokenInfo): string {
 
 function tokenText(token: TokenInfo): string {
   return plain(headText(token));
+}
+
+function correlation(pairs: readonly (readonly [number, number])[]): number {
+  const n = pairs.length;
+  const [a, b] = [0, 1].map((side) => pairs.reduce((sum, pair) => sum + (pair[side] ?? 0), 0) / n);
+  let [ab, aa, bb] = [0, 0, 0];
+  for (const [x, y] of pairs) {
+    const [dx, dy] = [x - (a ?? 0), y - (b ?? 0)];
+    ab += dx * dy;
+    aa += dx * dx;
+    bb += dy * dy;
+  }
+  return n < 3 ? Number.NaN : ab / Math.sqrt(aa * bb);
 }
