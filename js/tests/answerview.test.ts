@@ -1,5 +1,4 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { openView } from "../src/views/all";
 import { FakeModel, makeAnswer, makeAnswerMeta, pack } from "./fixtures";
 import { stubBrowser, widget } from "./page";
 
@@ -218,7 +217,9 @@ describe("the view of an answer", () => {
     expect(el.querySelector(".ll-prompt-line .ll-asked")?.textContent).toMatch(/^Where/);
   });
 
-  it("is what a page opens for grids, curves and panels", () => {
+  it("is what a page opens for grids, curves and panels", async () => {
+    // uPlot looks at the browser when it is loaded.
+    const { openView } = await import("../src/views/all");
     for (const view of ["grid", "curves", "panels"]) {
       const opened = openView(new FakeModel({ view, live: false, kept: "ll-kept" }));
       expect([view, opened.kept]).toEqual([view, "ll-kept"]);
