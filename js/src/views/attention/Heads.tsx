@@ -1,11 +1,7 @@
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import { packed } from "../../marks/square";
-import { parseHex } from "../../theme/colors";
-import type { Palette } from "../../theme/palette";
-import { weightScale } from "../../theme/scale";
 import { type AttentionData, roleName } from "./data";
 import { rootKey } from "./keyboard";
-import { type Thumb, thumbOf } from "./squares";
+import type { Thumb } from "./squares";
 import type { AttentionState } from "./state";
 
 interface Props {
@@ -101,21 +97,21 @@ function Head({ state, data, head }: Props & { head: number }) {
 function Small({ state, head }: { state: AttentionState; head: number }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const slice = state.slice(false);
-  const left = state.left(false);
-  const palette = state.palette.value;
-  const thumb = useMemo(() => slice && thumbOf(slice, head, left), [slice, head, left !== null]);
+  const thumb = slice && state.thumbs.of(slice, head, state.left(false));
+  const colors = state.smallColors.value;
   useLayoutEffect(() => {
     // Until the next layer has come, the last one stays, faint.
-    if (thumb && canvas.current) draw(canvas.current, thumb, palette);
-  }, [thumb, palette]);
+    if (thumb && canvas.current) draw(canvas.current, thumb, colors);
+  }, [thumb, colors]);
   return <canvas ref={canvas} />;
 }
 
-function draw(canvas: HTMLCanvasElement, { width, height, bytes }: Thumb, palette: Palette): void {
-  const table = weightScale(palette, 1, "", "").colors.map(packed);
-  const pixels = Uint32Array.from(bytes, (byte) => table[byte] ?? packed(parseHex(palette.bg)));
-  canvas.width = width;
-  canvas.height = height;
+function draw(canvas: HTMLCanvasElement, thumb: Thumb, colors: Uint32Array): void {
+  const { width, height, bytes } = thumb;
+  const pixels = new Uint32Array(bytes.length);
+  for (let i = 0; i < bytes.length; i++) pixels[i] = colors[bytes[i] as number] as number;
+  if (canvas.width !== width) canvas.width = width;
+  if (canvas.height !== height) canvas.height = height;
   const data = new ImageData(new Uint8ClampedArray(pixels.buffer), width, height);
   canvas.getContext("2d")?.putImageData(data, 0, 0);
 }

@@ -1,7 +1,7 @@
 import type { Square } from "../../marks/square";
 import type { Reduce } from "../../wire/attention";
 import type { Slice } from "../../wire/slice";
-import { squareOf } from "./squares";
+import { squareOf, type Thumb, thumbOf } from "./squares";
 
 /** How many squares are kept; one of 512 tokens takes 1 MB, and as much as an image. */
 const KEPT = 32;
@@ -33,5 +33,19 @@ export class SquareCache {
     if (!oldest) return;
     this.#count -= this.#squares.get(oldest)?.size ?? 0;
     this.#squares.delete(oldest);
+  }
+}
+
+/** The small pictures of each slice, which go when it goes. */
+export class ThumbCache {
+  readonly #thumbs = new WeakMap<Slice, Map<string, Thumb>>();
+
+  of(slice: Slice, head: number, left: readonly boolean[] | null): Thumb {
+    const own = this.#thumbs.get(slice) ?? new Map<string, Thumb>();
+    this.#thumbs.set(slice, own);
+    const name = `${head} ${left !== null}`;
+    const thumb = own.get(name) ?? thumbOf(slice, head, left);
+    own.set(name, thumb);
+    return thumb;
   }
 }

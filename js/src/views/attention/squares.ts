@@ -101,8 +101,9 @@ export function thumbOf(slice: Slice, head: number, left: readonly boolean[] | n
     const row = Math.floor((query * height) / queries) * width;
     const seen = slice.seen(query);
     for (let key = 0; key < seen; key++, at++) {
-      if (left?.[key]) continue;
       const byte = all[at] as number;
+      // Most weights are too small for a byte.
+      if (byte === 0 || left?.[key]) continue;
       const place = row + (column[key] as number);
       if (byte > (bytes[place] as number)) bytes[place] = byte;
       if (byte > most) most = byte;

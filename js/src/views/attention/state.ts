@@ -1,5 +1,5 @@
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
-import type { Square } from "../../marks/square";
+import { packed, type Square } from "../../marks/square";
 import { clamp } from "../../marks/windowing";
 import { type ColorScale, rangeScale, weightScale } from "../../theme/scale";
 import type {
@@ -13,7 +13,7 @@ import type { Session } from "../../wire/session";
 import type { Slice } from "../../wire/slice";
 import type { Anchor } from "../common/canvasgrid";
 import { BaseState } from "../common/state";
-import { SquareCache } from "./cache";
+import { SquareCache, ThumbCache } from "./cache";
 import { AttentionData, layerIndex, WEIGHTINGS } from "./data";
 import { Slices } from "./slices";
 import { differenceOf, massOn } from "./squares";
@@ -55,7 +55,11 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
   readonly weighting: ReadonlySignal<Weighting>;
   readonly compare: Signal<Compare> = signal("first");
   readonly squares: Readonly<Record<Shows, ReadonlySignal<Square | null>>>;
+  readonly thumbs = new ThumbCache();
+  /** The pixels of the small pictures, by their bytes. */
+  readonly smallColors: ReadonlySignal<Uint32Array>;
   readonly #cache = new SquareCache();
+  readonly #scales: Readonly<Record<Shows, ReadonlySignal<ColorScale>>>;
   /** Which column of tokens the keyboard is in. */
   readonly side: Signal<Side> = signal("query");
   /** What the pointer is over. */
@@ -98,6 +102,15 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
       return one && other && differenceOf(one, other);
     });
     this.squares = { first, second, difference };
+    this.#scales = {
+      first: computed(() => this.#scale("first")),
+      second: computed(() => this.#scale("second")),
+      difference: computed(() => this.#scale("difference")),
+    };
+    this.smallColors = computed(() => {
+      const { colors } = weightScale(this.palette.value, 1, "", "");
+      return Uint32Array.from(colors, packed);
+    });
   }
 
   #heads(): number {
@@ -186,8 +199,13 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
     return compare === "beside" ? ["first", "second"] : [compare];
   }
 
-  /** The colours of a square: both texts share one scale, so that they can be compared. */
+  /** The colours of a square. */
   scale(shows: Shows): ColorScale {
+    return this.#scales[shows].value;
+  }
+
+  /** Both texts share one scale, so that they can be compared. */
+  #scale(shows: Shows): ColorScale {
     const { quantity } = WEIGHTINGS[this.weighting.value];
     const palette = this.palette.value;
     if (shows === "difference") {
