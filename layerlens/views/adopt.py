@@ -35,13 +35,13 @@ def inputs_of(
         The analysis's names of them.
     model : LensModel, optional
         Where there is one, a text of which it would make other tokens than the result has (one
-        given as ids, say) is returned as token ids.
+        given as ids, say) is returned as token ids, as far as the result holds them.
     """
     add_bos = options_of(data).get("add_bos")
     found: dict[str, Any] = {}
     for name in names:
         written, ids = _written(data, text, name), _ids(data, text, name)
-        exact = model is None or _ids_again(model, written, add_bos) == ids
+        exact = model is None or not ids or _ids_again(model, written, add_bos) == ids
         found[name] = written if exact else ids
     return found
 
@@ -65,7 +65,8 @@ def _ids(data: xr.Dataset, text: int, name: str) -> list[int]:
     if key in data.attrs:
         ids = json.loads(data.attrs[key])
         return [int(i) for i in (ids[text] if "batch" in data.dims else ids)]
-    return [int(i) for i in one_text(data, text)["input_id"].values]
+    chosen = one_text(data, text)
+    return [int(i) for i in chosen["input_id"].values] if "input_id" in chosen.variables else []
 
 
 def _ids_again(model: LensModel, text: str, add_bos: bool | None) -> list[int]:

@@ -242,7 +242,7 @@ def _question_of(
     if result.given is not None and "batch" not in result.data.dims:
         inputs, options = result.given
         return dict(inputs), dict(options)
-    options = options_of(data)
+    options = options_of(data) if result.given is None else dict(result.given[1])
     if "batch" in result.data.dims:  # what was one for each text is the one of this text
         options |= {name: int(data.attrs[name]) for name in ("answer", "wrong")
                     if name in options and name in data.attrs}  # fmt: skip

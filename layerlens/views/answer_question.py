@@ -100,6 +100,9 @@ class AnswerQuestion(QuestionView):
         }
         return self._texts(), {**options, **meant}
 
+    def _asked(self) -> dict[str, Any]:
+        return {"inputs": dict(self.inputs), "options": {}}
+
     @t.validate("inputs")
     def _valid_inputs(self, proposal: Any) -> dict[str, str]:
         fields = dict(proposal["value"])

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import layerlens as ll
 from layerlens.model.lensmodel import LensModel
 from layerlens.views import PatchView
+from layerlens.views.live import LiveView
 
 from .fakes import until
 
@@ -66,13 +67,13 @@ def patch(layer: int, position: int | None, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ask(view: PatchView, method: str, rid: int = 1, **params: Any) -> tuple[Any, list[bytes]]:
+def ask(view: LiveView, method: str, rid: int = 1, **params: Any) -> tuple[Any, list[bytes]]:
     """Send a request and return its reply: the result or the error, and the buffers."""
     view.comm.custom(kind="request", rid=rid, method=method, params=params)
     return answer(view, rid)
 
 
-def answer(view: PatchView, rid: int) -> tuple[Any, list[bytes]]:
+def answer(view: LiveView, rid: int) -> tuple[Any, list[bytes]]:
     """Wait for the reply to a request."""
     found: list[tuple[Any, list[bytes]]] = []
 
