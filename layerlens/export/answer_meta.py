@@ -73,8 +73,6 @@ class AnswerMeta(MetricsMeta):
 
     analysis: str
     view: str
-    lead: str
-    terms: dict[str, str]
     tokens: dict[str, list[MetaToken]]
     scales: dict[str, Scale]
     opens: str
@@ -297,12 +295,14 @@ def _input_along(data: xr.Dataset, dim: str, tokens: Mapping[str, list[MetaToken
 
 
 def _scale(data: xr.Dataset, array: AnswerArray) -> Scale:
-    signed = bool(data[array["name"]].attrs.get("signed"))
+    name = array["name"]
+    own = name.removesuffix("_mean")
+    signed = any(data[each].attrs.get("signed") for each in (name, own) if each in data)
     units = array["units"]
     return Scale(
         kind="diverging" if signed else "sequential",
         centre=0.0 if signed else None,
-        limit=1.0 if array["name"].startswith("recovered") else None,
+        limit=1.0 if name.startswith("recovered") else None,
         unit="" if units == "1" else units,
     )
 

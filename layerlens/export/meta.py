@@ -14,10 +14,18 @@ import numpy as np
 
 from layerlens.export.pack import vocabulary_rows
 from layerlens.export.setup import setup_code
+from layerlens.glossary import terms_in
 from layerlens.result.checks import Check, Checks
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+SAID = (
+    "probability, entropy in nats, rank and KL of a lens at embed, mid and post of each block, "
+    "by the logits of the model's head",
+)
+"""What the lens table shows, in the words of the glossary."""
 
 
 class MetaToken(TypedDict):
@@ -49,6 +57,8 @@ class Meta(TypedDict):
     code: str
     setup: str
     checks: list[dict[str, Any]]
+    lead: str
+    terms: dict[str, str]
 
 
 def meta_from(
@@ -100,6 +110,8 @@ def meta_from(
         code=str(attrs.get("code", "")),
         setup=setup_code(attrs),
         checks=Checks(checks).records(),
+        lead=str(attrs.get("lead", "")),
+        terms=terms_in([*(str(attrs.get(name, "")) for name in ("question", "lead")), *SAID]),
     )
 
 

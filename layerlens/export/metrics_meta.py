@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from layerlens.export.setup import setup_code
+from layerlens.glossary import terms_in
 from layerlens.metrics import registry
 from layerlens.metrics.catalogue import Entry, entry
 from layerlens.result.checks import Check, Checks
@@ -60,6 +61,8 @@ class MetricsMeta(TypedDict):
     arrays: list[Array]
     clusters: dict[str, list[list[int]]]
     other: dict[str, Any] | None
+    lead: str
+    terms: dict[str, str]
 
 
 def metrics_meta_of(
@@ -87,7 +90,7 @@ def metrics_meta_of(
     attrs = data.attrs
     names = metrics_in(data)
     arrays = arrays_of(data)
-    words = ("model", "model_type", "dtype", "source", "question", "cost", "code")
+    words = ("model", "model_type", "dtype", "source", "question", "cost", "code", "lead")
     counts = ("n_layers", "n_heads", "d_vocab", "skip_first")
     meta: dict[str, Any] = {
         "run": run,
@@ -106,7 +109,16 @@ def metrics_meta_of(
         "clusters": _clusters(data, arrays) if ended else {},
         "other": _other(attrs),
     }
+    meta["terms"] = terms_in(_said(meta))
     return cast(MetricsMeta, meta)
+
+
+def _said(meta: Mapping[str, Any]) -> list[str]:
+    """Return every sentence of the picture, in which terms are looked for."""
+    entries = meta["described"].values()
+    described = [entry[key] for entry in entries for key in ("long_name", "formula", "units")]
+    arrays = [array["long_name"] for array in meta["arrays"]]
+    return [meta["question"], meta["lead"], *described, *arrays]
 
 
 def _axes(data: xr.Dataset, arrays: Iterable[Array]) -> dict[str, MetaAxis]:

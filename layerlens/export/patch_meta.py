@@ -11,6 +11,7 @@ import numpy as np
 
 from layerlens.export.meta import MetaToken
 from layerlens.export.setup import setup_code
+from layerlens.glossary import terms_in
 from layerlens.result.checks import Check, Checks
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class PatchMeta(TypedDict):
     source: str
     question: str
     cost: str
+    lead: str
+    terms: dict[str, str]
 
 
 def patch_meta(
@@ -131,7 +134,15 @@ def patch_meta(
         "setup": setup_code(attrs),
         **{name: str(attrs.get(name, "")) for name in _WORDS},
     }
+    meta["terms"] = terms_in(_said(meta))
     return cast(PatchMeta, meta)
+
+
+def _said(meta: Mapping[str, Any]) -> list[str]:
+    """Return every sentence of the picture, in which terms are looked for."""
+    metric = meta["metric"]
+    measured = (metric["name"], metric["long_name"], metric["units"], "recovered")
+    return [meta["question"], meta["lead"], meta["direction"], *measured, *meta["sites"]]
 
 
 def patch_meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1) -> PatchMeta:
@@ -141,7 +152,7 @@ def patch_meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1) 
     return patch_meta({"metric_units": units, **data.attrs}, coords, checks, run)
 
 
-_WORDS = ("direction", "method", "code", "source", "question", "cost", "no_estimate")
+_WORDS = ("direction", "method", "code", "source", "question", "cost", "no_estimate", "lead")
 _NAMES = ("layer", "position", "token", "head")
 
 

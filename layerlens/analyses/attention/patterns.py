@@ -58,6 +58,8 @@ def count_work(
     source="Vaswani et al. (2017), Attention Is All You Need; values and norms: " + KOBAYASHI,
     cost="1 pass a text, half as long again for the patterns",
     view="attention",
+    lead="Each square is one head: a row is a token that looks, a column a token that is "
+    "looked at, and darker is more of its attention.",
     variables=VARIABLES,
     work=count_work,
     needs=("attention",),

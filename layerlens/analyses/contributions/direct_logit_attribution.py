@@ -25,21 +25,34 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 VARIABLES = {
-    "head_contribution": Variable(("layer", "head"), "float32", "logit", "added by the head"),
-    "neuron_contribution": Variable(("layer", "neuron"), "float32", "logit", "added by the neuron"),
+    "head_contribution": Variable(
+        ("layer", "head"), "float32", "logit", "added by the head", signed=True
+    ),
+    "neuron_contribution": Variable(
+        ("layer", "neuron"), "float32", "logit", "added by the neuron", signed=True
+    ),
     "sublayer_contribution": Variable(
-        ("layer", "sublayer"), "float32", "logit", "added by the sublayer"
+        ("layer", "sublayer"), "float32", "logit", "added by the sublayer", signed=True
     ),
     "source_contribution": Variable(
         ("layer", "head", "source"),
         "float32",
         "logit",
         "added by the head from the position",
+        signed=True,
     ),
-    "contribution": Variable(("component",), "float32", "logit", "added by the component"),
-    "accumulated": Variable(("point",), "float32", "logit", "sum of all parts up to the point"),
+    "contribution": Variable(
+        ("component",), "float32", "logit", "added by the component", signed=True
+    ),
+    "accumulated": Variable(
+        ("point",), "float32", "logit", "sum of all parts up to the point", signed=True
+    ),
     "bias_contribution": Variable(
-        ("layer",), "float32", "logit", "added by the biases of the sublayer that was split"
+        ("layer",),
+        "float32",
+        "logit",
+        "added by the biases of the sublayer that was split",
+        signed=True,
     ),
     "target_id": Variable(("target",), "int32", "1", "explained token", is_token=True),
     "logit": Variable(("target",), "float32", "logit", "the model's own logit, soft-cap included"),
@@ -79,6 +92,8 @@ def count_work(
     source="Elhage et al., A mathematical framework for transformer circuits (2021)",
     cost="1 pass a text",
     view="grid",
+    lead="Each number is what one part writes towards the token's logit: blue is for it, red "
+    "against, and all of them add up to the logit.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

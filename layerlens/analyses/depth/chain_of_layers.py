@@ -86,6 +86,9 @@ def count_work(
     "(CoLa, 2025)",
     cost="1 pass, and for each simulation the blocks that no earlier path has run alike",
     view="curves",
+    lead="Paths through the model's own layers, skipped or repeated, that still give the "
+    "answer: the curves say how often each layer is left out or run again, and how short "
+    "a path can be.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

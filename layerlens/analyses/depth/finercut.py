@@ -66,6 +66,8 @@ def count_work(
     "Models (2024)",
     cost="for each sublayer left out 1 pass, and half a pass for each that could be",
     view="grid",
+    lead="Each step leaves out the sublayer that is missed least; the curve says what all of "
+    "them together have cost by then.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

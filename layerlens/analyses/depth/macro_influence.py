@@ -75,6 +75,8 @@ def count_work(
     "(2024); change of the loss: Sun et al., The Curse of Depth in Large Language Models (2025)",
     cost="1 pass, and half a pass for each block that is left out, in every round",
     view="panels",
+    lead="The higher a layer stands, the more the output turns when it is left out; what lies "
+    "near 0 could be spared.",
     variables=VARIABLES,
     work=count_work,
     pooled=True,

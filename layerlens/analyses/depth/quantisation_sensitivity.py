@@ -77,6 +77,8 @@ def count_work(
     "Quantization (2024), measured at the output",
     cost="1 pass, and half a pass for each layer and number of bits",
     view="panels",
+    lead="The higher a layer stands, the more the output suffers when its weights alone are "
+    "rounded to so many bits.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -79,6 +79,8 @@ def count_work(
     source="Csordas, Manning & Potts, Do Language Models Use Their Depth Efficiently? (2025)",
     cost="3 passes a text, and half a pass for each layer left out",
     view="grid",
+    lead="Each row is a layer left out, each column a later one: dark cells change much of "
+    "what they add, so they build on what is gone.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _CELL = ("position", "layer")
 VARIABLES = {
     "void": Variable(_CELL, "int32", "1", "whether the layer is void for the token"),
-    "gain": Variable(_CELL, "float64", "1", "what the layer adds to the norm of the state"),
+    "gain": Variable(
+        _CELL, "float64", "1", "what the layer adds to the norm of the state", signed=True
+    ),
     "threshold": Variable(_CELL, "float64", "1", "what it had to add at least"),
     "void_share": Variable(("phase", "layer"), "float64", "1", "share of tokens it is void for"),
     "usage": Variable(("phase",), "float64", "1", "share of active layers, over layers and tokens"),
@@ -61,6 +63,8 @@ def count_work(
     "Computation)",
     cost="2 passes a text, and a step for each generated token",
     view="grid",
+    lead="A dark cell is a layer that adds next to nothing to the state of that token, while "
+    "it is read or written.",
     variables=VARIABLES,
     work=count_work,
     effects=dict.fromkeys(("variant", "generate_options"), given("max_new_tokens")),

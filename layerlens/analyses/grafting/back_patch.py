@@ -50,6 +50,8 @@ def count_work(
     source="Biran et al., Hopping too late (2024); Ghandeharioun et al., Patchscopes (2024)",
     cost="1 pass and a replay of the later blocks for each pair of blocks",
     view="grid",
+    lead="A cell feeds the state after a late block (row) back over an early one (column): "
+    "blue makes the answer likelier than it was.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -23,8 +23,8 @@ ROWS = 64
 
 _CELL = ("source", "target")
 VARIABLES = {
-    "change": Variable(_CELL, "float32", "1", "change of the metric"),
-    "metric": Variable(_CELL, "float32", "1", "metric with the state put back"),
+    "change": Variable(_CELL, "float32", "1", "change of the metric", signed=True),
+    "metric": Variable(_CELL, "float32", "1", "metric with the state put back", signed=True),
     "rank": Variable(_CELL, "int32", "1", "rank of the answer, 1 = best"),
     "token_id": Variable(_CELL, "int32", "1", "what the model answers", is_token=True),
     "success": Variable(

@@ -40,6 +40,8 @@ def count_work(
     source="Prakash et al., Fine-tuning enhances existing mechanisms (cross-model patching, 2024)",
     cost="1 pass of each model and a replay of the later blocks for each layer",
     view="panels",
+    lead="The state after each layer of this model goes into the other: where the curve rises, "
+    "what makes them differ has come about.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -51,6 +51,8 @@ def count_work(
     source="nostalgebraist, interpreting GPT: the logit lens (2020)",
     cost="1 pass (2 for long texts), plus one product of every row with the head",
     view="lens",
+    lead="Each row is a depth, each column a token: the word in a cell is what the model would "
+    "say next if it stopped there.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -62,6 +62,8 @@ def count_work(model: LensModel, *, other: LensModel | None, spectrum: bool) -> 
     "effective rank",
     cost="no pass, weights only",
     view="grid",
+    lead="A cell is one weight of one layer: the larger its number, the more training has "
+    "changed it.",
     variables=VARIABLES,
     work=count_work,
     inputs=(),

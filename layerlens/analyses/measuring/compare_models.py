@@ -45,6 +45,8 @@ def count_work(model: LensModel, tokens: Tokens, **_: Any) -> Work:
     source="Kornblith et al. (2019) and others, named at each metric",
     cost="1 pass of each model",
     view="grid",
+    lead="A cell compares a depth of this model (rows) with a depth of the other (columns): "
+    "the ridge of high values says which depths do alike.",
     variables=VARIABLES,
     work=count_work,
     pooled=True,

@@ -134,6 +134,7 @@ def count_work(model: LensModel, *, length: int | None, sequences: int, seed: in
     + DETECTOR,
     cost="1 pass over random tokens",
     view="grid",
+    lead="A cell is one head: near 1 it does almost nothing but look where the pattern says.",
     variables=VARIABLES,
     work=count_work,
     inputs=(),

@@ -72,6 +72,8 @@ def count_work(model: LensModel, tokens: Tokens, *, views: int, **_: object) -> 
     source=SKEAN,
     cost="1 pass for each view of each text",
     view="panels",
+    lead="Where a curve is well above its shuffled control, the layer keeps altered copies of "
+    "a text together and different texts apart.",
     variables=VARIABLES,
     work=count_work,
     pooled=True,

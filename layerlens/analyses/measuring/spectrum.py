@@ -73,6 +73,8 @@ def count_work(
     source=f"{MARTIN}; fit: {FIT}; control: {RANDOM}",
     cost="no pass, weights only",
     view="curves",
+    lead="A matrix of random numbers ends where its control ends; what reaches beyond, along a "
+    "straight line in logarithmic axes, is a heavy tail.",
     variables=VARIABLES,
     work=count_work,
     inputs=(),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _CELL = ("neuron", "rank")
 VARIABLES = {
-    "activation": Variable(_CELL, "float64", "activation", "activation of the neuron"),
+    "activation": Variable(_CELL, "float64", "activation", "activation of the neuron", signed=True),
     "text": Variable(_CELL, "int32", "1", "number of the text, from 0"),
     "position": Variable(_CELL, "int32", "1", "position in the text, from 0"),
     "token": Variable(_CELL, "int32", "1", "token there", is_token=True),
@@ -52,6 +52,8 @@ def count_work(
     source=TopActivations.source,
     cost="1 pass",
     view="grid",
+    lead="A row is a neuron, a column its best, second best and further texts: open a cell to "
+    "read the text with the token marked.",
     variables=VARIABLES,
     work=count_work,
     pooled=True,

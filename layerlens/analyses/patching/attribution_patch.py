@@ -49,9 +49,9 @@ METHODS = {
 }
 
 VARIABLES = {
-    "attribution": Variable(GRID, "float32", "1", "estimated change of the metric"),
-    "recovered": Variable(GRID, "float32", "1", "estimated recovered fraction"),
-    "patched": Variable(GRID, "float32", "1", "change of the metric by true patching"),
+    "attribution": Variable(GRID, "float32", "1", "estimated change of the metric", signed=True),
+    "recovered": Variable(GRID, "float32", "1", "estimated recovered fraction", signed=True),
+    "patched": Variable(GRID, "float32", "1", "change of the metric by true patching", signed=True),
 }
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 GRID = ("layer", "head?", "position?", "neuron?")
 VARIABLES = {
-    "metric": Variable(GRID, "float32", "1", "metric of the patched run"),
-    "recovered": Variable(GRID, "float32", "1", "recovered fraction"),
+    "metric": Variable(GRID, "float32", "1", "metric of the patched run", signed=True),
+    "recovered": Variable(GRID, "float32", "1", "recovered fraction", signed=True),
     "estimate": Variable(GRID, "float32", "1", "recovered fraction, estimated"),
     **{
         f"{name}_{end}": Variable(GRID, "float32", "1", f"{words}, {of}", summary=True)

@@ -32,8 +32,10 @@ HOW = ("mean", "zero", "resample")
 
 _GRID = ("layer", "head?", "neuron?")
 VARIABLES = {
-    "effect": Variable(_GRID, "float32", "1", "change of the metric when this part is removed"),
-    "metric": Variable(_GRID, "float32", "1", "metric without this part"),
+    "effect": Variable(
+        _GRID, "float32", "1", "change of the metric when this part is removed", signed=True
+    ),
+    "metric": Variable(_GRID, "float32", "1", "metric without this part", signed=True),
     "standard_error": Variable(_GRID, "float32", "1", "standard error of the effect over draws"),
     **{
         f"effect_{end}": Variable(_GRID, "float32", "1", words, summary=True)

@@ -45,9 +45,9 @@ Groups = Mapping[str, tuple[int, ...]]
 _GRID = ("source", "layer")
 VARIABLES = {
     "percent_change": Variable(
-        _GRID, "float32", "%", "change of the metric, in per cent of its value"
+        _GRID, "float32", "%", "change of the metric, in per cent of its value", signed=True
     ),
-    "change": Variable(_GRID, "float32", "1", "change of the metric"),
+    "change": Variable(_GRID, "float32", "1", "change of the metric", signed=True),
     "metric": Variable(_GRID, "float32", "1", "metric with these edges blocked"),
     **{
         f"percent_change_{end}": Variable(_GRID, "float32", "%", words, summary=True)

@@ -52,6 +52,8 @@ def count_work(
     source="Rimsky et al., Contrastive activation addition (2024); Turner et al., ActAdd (2023)",
     cost="2 passes a pair; with a text, 2 replays for each layer and coefficient",
     view="panels",
+    lead="The curves say how well each layer tells the two conditions apart; with a text, the "
+    "slider says how much of the direction is added, and what that does.",
     variables=VARIABLES,
     work=count_work,
     inputs=("positive", "negative"),

@@ -41,11 +41,15 @@ VARIABLES = {
         name: Variable(("layer",), "float32", units, words)
         for name, (units, words) in _SEPARATION.items()
     },
-    "dose_metric": Variable(_DOSE, "float32", "1", "metric of the steered run"),
-    "dose_change": Variable(_DOSE, "float32", "1", "change of the metric"),
+    "dose_metric": Variable(_DOSE, "float32", "1", "metric of the steered run", signed=True),
+    "dose_change": Variable(_DOSE, "float32", "1", "change of the metric", signed=True),
     "neutral_kl": Variable(_DOSE, "float32", "nats", "KL divergence on the neutral text"),
     "direction": Variable(
-        ("layer", "channel"), "float32", "activation", "mean difference of the conditions"
+        ("layer", "channel"),
+        "float32",
+        "activation",
+        "mean difference of the conditions",
+        signed=True,
     ),
     "mean_norm": Variable(("layer",), "float32", "activation", "mean length of the states"),
     "scale": Variable(("layer",), "float32", "directions", "a coefficient of 1, in directions"),

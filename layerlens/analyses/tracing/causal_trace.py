@@ -33,12 +33,16 @@ WINDOWS = {"resid_post": 1, "mlp_out": 10, "attn_out": 10}
 _GRID = ("layer", "position")
 _GROUP = ("group", "layer")
 VARIABLES = {
-    "indirect_effect": Variable(_GRID, "float32", "1", "indirect effect of restoring this state"),
+    "indirect_effect": Variable(
+        _GRID, "float32", "1", "indirect effect of restoring this state", signed=True
+    ),
     "restored": Variable(_GRID, "float32", "1", "metric with this state restored"),
     "standard_error": Variable(
         _GRID, "float32", "1", "standard error of the indirect effect over noise samples"
     ),
-    "group_effect": Variable(_GROUP, "float32", "1", "indirect effect, mean over a group"),
+    "group_effect": Variable(
+        _GROUP, "float32", "1", "indirect effect, mean over a group", signed=True
+    ),
     **{
         f"group_effect_{end}": Variable(_GROUP, "float32", "1", words, summary=True)
         for end, words in (
@@ -70,6 +74,8 @@ def count_work(
     source="Meng et al., Locating and Editing Factual Associations in GPT (2022)",
     cost="1 pass and 1 a noise sample, plus an edited run for each layer, position and sample",
     view="grid",
+    lead="A cell is the state after a layer at a token, put back into a run whose subject is "
+    "spoilt by noise: the stronger the blue, the more of the answer comes back.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

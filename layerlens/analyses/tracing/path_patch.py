@@ -29,9 +29,15 @@ TOGETHER = 96
 
 _GRID = ("layer", "head")
 VARIABLES = {
-    "recovered": Variable(_GRID, "float32", "1", "share of the difference that this path carries"),
-    "effect": Variable(_GRID, "float32", "1", "change of the metric through this path alone"),
-    "metric": Variable(_GRID, "float32", "1", "metric of the run with the path patched"),
+    "recovered": Variable(
+        _GRID, "float32", "1", "share of the difference that this path carries", signed=True
+    ),
+    "effect": Variable(
+        _GRID, "float32", "1", "change of the metric through this path alone", signed=True
+    ),
+    "metric": Variable(
+        _GRID, "float32", "1", "metric of the run with the path patched", signed=True
+    ),
 }
 
 
