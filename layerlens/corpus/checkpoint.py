@@ -128,6 +128,8 @@ def checked(path: str | os.PathLike[str] | None) -> Path | None:
     """
     if path is None:
         return None
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"checkpoint is {path!r}; expected the name of a file in a folder.")
     found = Path(path).expanduser()
     if found.is_dir() or not found.parent.is_dir():
         raise InputError(f"checkpoint is '{path}'; expected the name of a file in a folder.")

@@ -74,7 +74,14 @@ class MetricSet:
         """
         shape = ModelShape.of(model)
         chosen = registry.named(names)
-        given = dict(options or {})
+        given = {} if options is None else options
+        if not isinstance(given, Mapping) or not all(
+            isinstance(own, Mapping) for own in given.values()
+        ):
+            raise InputError(
+                f"The options of metrics are {given!r}; expected the name of a metric to its "
+                "options, such as {'angular_distance': {'token': 'last'}}."
+            )
         if unknown := [name for name in given if name not in chosen]:
             raise InputError(f"Options were given for {unknown[0]}, which was not asked for.")
         made = []

@@ -111,6 +111,11 @@ def load(
         hf = _in_memory(source, dtype, device)
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = _named_tokenizer(tokenizer, trust_remote_code)
+    elif tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise InputError(
+            f"The tokenizer is an object of type {type(tokenizer).__name__}: give one of "
+            "transformers, or the id or folder of one."
+        )
     require_finite(hf)
     model = LensModel.wrap(hf, tokenizer, name=name, prove=prove)
     model.load_code = code

@@ -133,6 +133,8 @@ def parse_site(name: SiteName) -> Site:
     """
     if isinstance(name, Site):
         return name
+    if not isinstance(name, str | tuple):
+        raise SiteError(f"{name!r} is no site: write it like 'resid_post.7' or ('resid_post', 7).")
     if isinstance(name, tuple):
         if not all(isinstance(part, str) or is_whole(part) for part in name):
             raise SiteError(f"{name} is no site: write it like ('resid_post', 7).")
@@ -172,6 +174,8 @@ def expand(sites: SiteName | Iterable[SiteName], n_layers: int) -> list[Site]:
     """
     if sites != () and isinstance(sites, str | Site | tuple):
         sites = [sites]
+    if not isinstance(sites, Iterable):
+        raise SiteError(f"{sites!r} names no sites: give a name like 'resid_post', or a list.")
     found: dict[Site, None] = {}
     for site in map(parse_site, sites):
         if site.kind in GLOBAL:

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from layerlens.errors import ResultError
 
@@ -30,11 +31,19 @@ _REASONS = {
 
 def checked_path(path: str | os.PathLike[str], *suffixes: str) -> Path:
     """Return `path` as a `Path`, if it ends in one of `suffixes`; raise `ResultError` else."""
-    path = Path(path).expanduser()
+    path = as_path(path)
     if path.suffix.lower() not in suffixes:
         expected = " or ".join(suffixes)
         raise ResultError(f"'{path}' ends in '{path.suffix}'; the name must end in {expected}.")
     return path
+
+
+def as_path(path: Any) -> Path:
+    """Return what names a file as a `Path`; raise `ResultError` for anything else."""
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        kind = type(path).__name__
+        raise ResultError(f"A file is named by a string or a path, not by one of type {kind}.")
+    return Path(path).expanduser()  # type: ignore[arg-type]  # the second test excludes bytes
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -60,7 +69,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return what is in a file; `ResultError` if it cannot be read."""
-    path = Path(path).expanduser()
+    path = as_path(path)
     try:
         return path.read_bytes()
     except FileNotFoundError:

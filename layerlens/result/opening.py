@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerlens.result.files import as_path
 from layerlens.result.result import Result, open_result
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def open_saved(path: str | os.PathLike[str]) -> Result | Fitted:
     >>> ll.open(lens.save("lens.nc")).identical(lens)
     True
     """
-    if Path(path).suffix.lower() != ".safetensors":
+    if as_path(path).suffix.lower() != ".safetensors":
         return open_result(path)
     from layerlens.result.fitted import open_fitted  # needs torch, which a result does not
 

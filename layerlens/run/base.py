@@ -33,8 +33,9 @@ class Base:
     tokens
         One text without padding.
     trace
-        ``resid_pre`` of every layer, ``k`` and ``v`` where the attention interface shows
-        them, and the sites that were asked for.
+        ``resid_pre`` of every layer; where the attention interface shows them, the keys that
+        scores are made of (``rot_k`` in rotary families, else ``k``) and ``v``; and the sites
+        that were asked for.
     calls
         How the model called each block.
     last

@@ -71,6 +71,8 @@ def code_of(edits: Iterable[Edit]) -> str:
 
 def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
     """One edit or several as a tuple; raises ``InputError`` for anything else."""
+    if not isinstance(edits, Edit | Iterable):
+        raise InputError(f"edits is {edits!r}: make each edit with ll.edit(site, op, ...).")
     found = (edits,) if isinstance(edits, Edit) else tuple(edits)
     for each in found:
         if not isinstance(each, Edit):

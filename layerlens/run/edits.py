@@ -163,7 +163,9 @@ def edit(
     ----------
     site
         Any name of a site: ``"z.7.3"`` (layer 7, head 3), ``"resid_post"`` with ``layer=``,
-        ``"blocks.5.hook_mlp_out"``. ``k`` and ``v`` have key-value heads.
+        ``"blocks.5.hook_mlp_out"``. ``q`` and ``k`` are those before the rotary embedding,
+        ``rot_q`` and ``rot_k`` those after it, of which the scores are made; ``k``, ``rot_k`` and
+        ``v`` have key-value heads.
     op
         - ``"set"``, ``"add"``, ``"scale"``: put ``value`` there, add it, multiply with it.
         - ``"zero"``: put zeros there.
@@ -218,8 +220,10 @@ def edit(
     A pattern is taken as it is given: its rows are not made to sum to 1 again, and numbers are
     written only where a query can see the key. Where ``pattern`` or ``attn_scores`` are edited,
     the heads' outputs of that layer are computed as pattern times v, which may differ in rounding
-    from the kernel that the model itself uses. ``k`` and ``v`` of earlier tokens are edited again
-    whenever they are read from a cache, so generating with and without one is the same.
+    from the kernel that the model itself uses. ``k``, ``rot_k`` and ``v`` of earlier tokens are
+    edited again whenever they are read from a cache, so generating with and without one is the
+    same. In families with attention code of their own the queries and keys that the scores are
+    made of can be read and not edited.
 
     Examples
     --------

@@ -108,10 +108,11 @@ def generate(
     options |= generate_kwargs
     hf: Any = model.hf
     with editing(model, found, tokens) as session:
-        raw: Any = hf.generate(
-            **{TOKEN_IDS: tokens.ids.to(model.device), MASK: tokens.mask.long().to(model.device)},
-            **options,
-        )
+        fed = {TOKEN_IDS: tokens.ids.to(model.device), MASK: tokens.mask.long().to(model.device)}
+        try:
+            raw: Any = hf.generate(**fed, **options)
+        except ValueError as error:  # how generate refuses its options
+            raise InputError(f"generate refused what it was given: {error}") from error
     sequences: Tensor = getattr(raw, "sequences", raw)
     ends = _ends(model, options)
     rows = [_until(row, ends) for row in sequences[:, tokens.ids.shape[1] :].tolist()]

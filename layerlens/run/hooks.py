@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerlens.errors import SiteError
+from layerlens.errors import InputError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.watch import first_tensor, stream_argument, swapped, with_tensor
@@ -333,6 +333,21 @@ def _watch_attention(
         spy_on(mixer, watch, block.n_heads, gate, stack)
 
 
+def _require_keys(before: Tensor, after: Tensor, site: Site) -> None:
+    """Raise an ``InputError`` where a query that saw keys is left without any.
+
+    The softmax of a row of equal lowest scores would be uniform over all keys, the future ones
+    included, and of a row of minus infinity it would be NaN.
+    """
+    lowest = torch.finfo(after.dtype).min / 2
+    bare = ~(after > lowest).any(-1)
+    if bool(bare.any()) and bool((bare & (before > lowest).any(-1)).any()):
+        raise InputError(
+            f"An edit of {site.whole} leaves a query no key that it can see: leave it at least one "
+            "(its own, say), else the softmax has nothing to share out."
+        )
+
+
 def attention_watch(
     changes: Sequence[Change],
     apply: Callable[[Tensor, Sequence[Change], int, int], None],
@@ -347,6 +362,8 @@ def attention_watch(
         new = twin(tensor)
         rows = new.transpose(1, 2) if kind in SQUARE else new
         apply(rows, by_kind[kind], rows.shape[0], rows.shape[1])
+        if kind == "attn_scores":
+            _require_keys(tensor, new, by_kind[kind][0].site)
         return new
 
     return Watch(reading.kinds, reading.see, frozenset(by_kind), alter)

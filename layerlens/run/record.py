@@ -194,8 +194,9 @@ def record(
     -------
     Trace
         Tensors in the model's dtype on the model's device: ``[batch, position, d_model]``
-        for the stream, ``[batch, position, head, width]`` for q, k, v, z and ``[batch,
-        head, query, key]`` for scores and pattern.
+        for the stream, ``[batch, position, head, width]`` for q, k (both before the rotary
+        embedding), rot_q, rot_k (after it), v, z and ``[batch, head, query, key]`` for scores
+        and pattern.
 
     Raises
     ------

@@ -134,7 +134,13 @@ class Metric:
 
     def _call(self, logits: Tensor) -> Tensor:
         assert self._function is not None
-        found = self._function(logits)
+        try:
+            found = self._function(logits)
+        except Exception as error:  # whatever a function of one's own may raise
+            raise InputError(
+                f"The metric {self.name} was given logits {tuple(logits.shape)} and raised "
+                f"{type(error).__name__}: {error}."
+            ) from error
         if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InputError(

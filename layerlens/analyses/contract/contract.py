@@ -24,6 +24,7 @@ from layerlens.analyses.contract.job import Job
 from layerlens.analyses.contract.learning import fitted_of, require_readable_again
 from layerlens.analyses.contract.listeners import Bar, Listener, Silent
 from layerlens.analyses.contract.named_tokens import read_tokens
+from layerlens.analyses.contract.option_types import kinds, require_kinds
 from layerlens.analyses.contract.parts import Variable
 from layerlens.analyses.contract.provenance import attributes
 from layerlens.corpus.texts import Texts
@@ -107,6 +108,7 @@ class Analysis:
         own_options = opts.defaults(function)
         reads_text = bool(inputs) or "text" in own_options
         self.options = {**own_options, **(TEXT_OPTIONS if reads_text else {})}
+        self._kinds = kinds(function)
         self.effects = _effects(self.options, effects or {})
         self._function = function
         self._work = work
@@ -202,8 +204,9 @@ class Analysis:
                 raise ModelError(f"{self.name} cannot be asked of {model.name}, which {lack}.")
 
     def _completed(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options over their defaults; one that would have no effect is refused."""
+        """Options over their defaults; one that does not fit or has no effect is refused."""
         full = self._calling.complete(options)
+        require_kinds(full, self._kinds, self.name)
         require_effect(full, self.options, self.effects, self.name)
         return full
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,8 @@ def lens_points(model: LensModel, wanted: str | Sequence[str]) -> list[Point]:
     InputError
         When a word is neither; names the nearest.
     """
+    if not isinstance(wanted, Iterable):
+        raise InputError(f"points is {wanted!r}; expected kinds such as 'post', or labels.")
     names = [wanted] if isinstance(wanted, str) else [str(name) for name in wanted]
     every = _all_points(model)
     known = [*STATES, *COMPONENTS, *(point.label for point in every)]

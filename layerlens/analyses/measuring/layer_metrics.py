@@ -94,6 +94,8 @@ def chosen(model: LensModel, metrics: Asked) -> tuple[list[str], list[str]]:
         When a name is not known; an analysis of its own is named as such.
     """
     if metrics is not None:
+        if not isinstance(metrics, Iterable):
+            raise InputError(f"metrics is {metrics!r}; expected names from ll.metrics().")
         for name in [metrics] if isinstance(metrics, str) else metrics:
             require_metric(name)
         return registry.named(metrics), []

@@ -123,7 +123,8 @@ def attribution_patch(
         runs whose embeddings lie between the two texts (integrated gradients, midpoint rule),
         which sees past flat places; 5 is common.
     qk_fix
-        For sites ``q`` and ``k``: compute the softmax anew with the patched query or key, which
+        For sites ``q`` and ``k`` (before the rotary embedding, where there is one) and ``rot_q``
+        and ``rot_k`` (after it): compute the softmax anew with the patched query or key, which
         mends misses where attention is saturated. Not together with ``steps``.
     grad_drop
         Mean magnitude over gradients that leave out one block each, against effects that cancel;

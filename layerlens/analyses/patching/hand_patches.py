@@ -41,11 +41,13 @@ class Patch:
     Attributes
     ----------
     site
-        Kind of the site, in both runs.
+        Kind of the site, in both runs; ``q`` and ``k`` are before the rotary embedding, ``rot_q``
+        and ``rot_k`` after it.
     to, source
         Where it goes, and where it is taken from.
     head
-        One head of a site that has heads (key-value heads for ``k`` and ``v``); None for all.
+        One head of a site that has heads (key-value heads for ``k``, ``rot_k`` and ``v``); None for
+        all.
     """
 
     site: str

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.steering.steering_text import VARIABLES, Steering
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
+from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
@@ -146,7 +149,7 @@ def steering(
     job.batched = False  # the prompts are one set of data, not several questions
     work = Steering(job, model, _sites(model, site, layers))
     work.require_pairs(positive, negative)
-    doses = [float(c) for c in coefficients]
+    doses = _doses(coefficients)
     work.declare(doses if text is not None else [])
     places = one_each(position, len(positive.ids), "position")
     states = [work.states(tokens, places) for tokens in (positive, negative)]
@@ -157,6 +160,16 @@ def steering(
         work.steer(tokens, doses, metric, answer=answer, wrong=wrong, **options)
         work.disturb(neutral, doses, **options)
     work.finish()
+
+
+def _doses(coefficients: Sequence[float]) -> list[float]:
+    try:
+        doses = [float(c) for c in coefficients]
+    except (TypeError, ValueError):
+        doses = []
+    if not doses or not np.isfinite(doses).all():
+        raise InputError(f"coefficients is {coefficients!r}; expected finite numbers.")
+    return doses
 
 
 def _sites(model: LensModel, kind: str, layers: Sequence[int] | None) -> list[Site]:

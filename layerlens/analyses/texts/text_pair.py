@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import InputError
+from layerlens.model.integers import is_whole
 
 if TYPE_CHECKING:
     from layerlens.model.text import Tokens
@@ -182,13 +183,13 @@ def _links(align: Align, n_clean: int, n_corrupt: int) -> list[tuple[int, int]]:
     """Positions that belong together, counted from the start."""
     links: list[tuple[int, int]] = []
     for link in align:
-        if len(link) != 2:
+        if isinstance(link, str) or not isinstance(link, Sized) or len(link) != 2:
             raise InputError(f"align holds pairs (clean position, corrupted position), not {link}.")
         places = []
         for position, length, name in zip(
             link, (n_clean, n_corrupt), ("clean", "corrupted"), strict=True
         ):
-            if not -length <= position < length:
+            if not is_whole(position) or not -length <= position < length:
                 raise InputError(
                     f"align names position {position} of the {name} text, which has {length} "
                     f"tokens (0 to {length - 1})."

@@ -108,7 +108,8 @@ def path_patch(
         ``(layer, head)``, a list of these, or None for every head that can reach the receiver.
     receiver
         ``"logits"``, ``(layer, head, "q" | "k" | "v")``, or a list of such triples, which then
-        receive together. Heads of k and v are key-value heads.
+        receive together. q and k are what the head's projections give, before the rotary
+        embedding (where there is one); heads of k and v are key-value heads.
     direction
         ``"noise"``: corrupted activations into the clean run (as in both papers); ``"denoise"``:
         clean activations into the corrupted run.

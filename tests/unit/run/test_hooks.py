@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from layerlens.errors import SiteError
+import layerlens as ll
+from layerlens.analyses.patching.hand_patches import Bench, Patch, Place
+from layerlens.errors import InputError, SiteError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
+from layerlens.run.base import record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
+from layerlens.run.many_edits import Method, run_cells
 
 from .families import tiny
 
@@ -171,3 +177,60 @@ def test_what_cannot_be_changed_is_named() -> None:
         run(tiny("llama"), [Change(Site("result", 0), "scale", 0.0)])
     with pytest.raises(SiteError, match="no state between"):
         run(tiny("gpt_neox"), [Change(Site("resid_mid", 0), "scale", 0.0)])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "falcon", "bloom"])
+def test_a_query_that_is_left_no_key_is_refused_by_the_run_itself(family: str) -> None:
+    model = tiny(family)
+    site, words = Site("attn_scores", 1), "attn_scores leaves a query no key"
+    run(model, [Change(site, "block", positions=(3,), keys=(0, 1, 2))])
+    for change in (
+        Change(site, "block", positions=(3,), keys=(0, 1, 2, 3)),
+        Change(Site("attn_scores", 1, 0), "add", -torch.inf, positions=(3,)),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(model, [change])
+    cells = [Cell((Change(site, "block", positions=(3,), keys=(0, 1, 2, 3)),))]
+    base = record_base(model, model.tokens(IDS))
+    for method in METHODS[family]:
+        with pytest.raises(InputError, match=words):
+            run_cells(model, base, cells, lambda *_: None, method=method)
+
+
+METHODS: dict[str, tuple[Method, ...]] = {
+    "llama": ("packed", "restart", "naive"),
+    "gpt_oss": ("packed", "restart", "naive"),
+    "falcon": ("restart", "naive"),
+    "bloom": ("restart", "naive"),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("falcon", "rot_q"), ("falcon", "rot_k"), ("bloom", "q"), ("bloom", "k")]
+)
+def test_what_code_of_its_own_makes_scores_of_is_refused_everywhere(family: str, kind: str) -> None:
+    model, other = tiny(family), [*IDS[:3], 64, *IDS[4:]]
+    words = "attention of this family is code of its own"
+    here = Place(1, 3)
+    bench = Bench(model, model.tokens(IDS), model.tokens(other))
+    edit = ll.edit(f"{kind}.1", "scale", 2.0)
+
+    def edited() -> None:
+        with model.edited(edit):
+            model.hf(torch.tensor([IDS]))
+
+    calls: list[Callable[[], Any]] = [
+        lambda: ll.run(model, IDS, edit),
+        lambda: model.generate(IDS, max_new_tokens=2, edits=edit),
+        edited,
+        lambda: ll.logit_lens(model, IDS, edits=edit),
+        lambda: ll.patch_sweep(model, IDS, other, site=kind),
+        lambda: ll.attribution_patch(model, IDS, other, site=kind),
+        lambda: bench.after([Patch(kind, here, here)]),
+        lambda: run(model, [Change(Site(kind, 1), "scale", 2.0)]),
+    ]
+    if kind in "qk":
+        calls.append(lambda: ll.path_patch(model, IDS, other, receiver=(1, 0, kind)))
+    for call in calls:
+        with pytest.raises(SiteError, match=words):
+            call()
