@@ -77,5 +77,5 @@ def test_the_usual_length_lies_within_what_a_toy_was_trained_on() -> None:
     assert "trained" not in result.data.attrs["notes"]
     wrapped = LensModel.wrap(tiny_model("llama"), None, name="tiny", prove=False)
     assert ll.head_scores(wrapped, length=np.int64(9)).data.attrs["fed"] == 18
-    with pytest.raises(InputError, match="length of head_scores is 9.5; expected a whole number"):
+    with pytest.raises(InputError, match=r"length of head_scores is 9\.5; expected a whole number"):
         ll.head_scores(wrapped, length=9.5)
