@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract import options as opts
+from layerlens.corpus.held import held
 from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
 
@@ -34,7 +35,8 @@ class Calling:
     options
         All options and their defaults.
     corpus
-        Whether a text may be many, from ``ll.texts``.
+        Whether texts from ``ll.texts`` are handed on as they are, to be read piece by piece; else
+        all of them are read and held.
     """
 
     name: str
@@ -99,20 +101,15 @@ class Calling:
         Raises
         ------
         InputError
-            When a text does not fit, or is a corpus that the analysis does not read.
+            When a text does not fit, or a corpus is too large to be held at once.
         """
         add_bos = options.get("add_bos")
         found: dict[str, Tokens | Texts] = {}
         for name, text in given.items():
-            if not isinstance(text, Texts):
-                found[name] = model.tokens(text, add_bos=add_bos)
-            elif self.corpus:
+            if isinstance(text, Texts) and self.corpus:
                 found[name] = text.with_bos(add_bos)
             else:
-                raise InputError(
-                    "Only measuring layers reads an ll.texts piece by piece: give a text, or a "
-                    "list of some, list(texts) for all."
-                )
+                found[name] = tokens_of(model, text, add_bos)
         return found
 
     @property
@@ -126,6 +123,13 @@ class Calling:
             kind(name, how, default=self.options[name]) for name, how in (ordered | rest).items()
         ]
         return inspect.Signature([*given, *keywords])
+
+
+def tokens_of(model: LensModel, text: Any, add_bos: bool | None) -> Tokens:
+    """The tokens of a text, of several, or of all texts of a corpus."""
+    if isinstance(text, Texts):
+        text = held(text.with_bos(add_bos), model)
+    return model.tokens(text, add_bos=add_bos)
 
 
 def own(options: Mapping[str, Any]) -> dict[str, Any]:

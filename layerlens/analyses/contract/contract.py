@@ -57,7 +57,7 @@ class Analysis:
     positional
         Options that may stand after the texts without their names.
     corpus
-        Whether the text may be many, from ``ll.texts``.
+        Whether texts from ``ll.texts`` are read piece by piece, whatever their number.
     reads
         Kinds of input that it understands.
     needs
@@ -124,8 +124,8 @@ class Analysis:
             From ``ll.load``.
         *texts
             One for each of ``inputs``, in their order or by name: a string, a list of strings,
-            token ids, chat messages or `Tokens`; of any number, from ``ll.texts``, for analyses
-            that measure a corpus.
+            token ids, chat messages, `Tokens`, or ``ll.texts``; of these any number for analyses
+            that measure a corpus, else as many as can be held at once.
         **options
             See the analysis; ``add_bos`` as in ``model.tokens``.
 
@@ -339,8 +339,9 @@ def analysis(
     positional
         Options that may be given after the texts without their names.
     corpus
-        Takes texts of any number from ``ll.texts``, too: it is given a
-        :class:`layerlens.corpus.texts.Texts` in the place of tokens. It has to be ``pooled``.
+        Takes texts of any number from ``ll.texts``: it is given a
+        :class:`layerlens.corpus.texts.Texts` in the place of tokens, which would hold all. It
+        has to be ``pooled``.
     reads
         Kinds of input that it understands: ``"text"``, ``"images"``, ``"audio"``. A model that
         reads another kind is refused.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerlens.analyses.contract.calling import tokens_of
 from layerlens.analyses.contract.listeners import Listener
 from layerlens.analyses.contract.parts import Coords, Parts, Variable, Where
 from layerlens.analyses.contract.split import Split, split_texts
@@ -76,14 +77,14 @@ class Job:
         Parameters
         ----------
         text
-            In any form that ``model.tokens`` takes.
+            In any form that ``model.tokens`` takes, or ``ll.texts``.
         model
             Another model that is to read it, with its own tokenizer.
         like
             What the text was made from; to text that a chat template made, no BOS is added.
         """
         add_bos = False if self._add_bos is None and like and like.chat else self._add_bos
-        return (model or self._model).tokens(text, add_bos=add_bos)
+        return tokens_of(model or self._model, text, add_bos)
 
     def labels(self, of: str | None = None) -> list[Any]:
         """The label of each text, as ``ll.texts(..., label=)`` has them.
