@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.logit_lens import logit_lens
     from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
     from layerlens.analyses.measuring.compare_models import compare_models
+    from layerlens.analyses.measuring.expert_use import expert_use
     from layerlens.analyses.measuring.head_scores import head_scores
     from layerlens.analyses.measuring.invariance import invariance
     from layerlens.analyses.measuring.layer_metrics import layer_metrics
@@ -124,6 +125,7 @@ _PLACES = {
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
     "spectrum": "layerlens.analyses.measuring.spectrum",
+    "expert_use": "layerlens.analyses.measuring.expert_use",
     "head_scores": "layerlens.analyses.measuring.head_scores",
     "token_attribution": "layerlens.analyses.attention.token_attribution",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
@@ -212,6 +214,7 @@ __all__ = [
     "edits_from_json",
     "edits_to_json",
     "estimate",
+    "expert_use",
     "explore",
     "finercut",
     "generate_layers",

@@ -49,10 +49,22 @@ def _gradients(model: LensModel) -> str:
     return "has weights that are not in memory, so no gradient is known: load it without offloading"
 
 
+def _experts(model: LensModel) -> str:
+    for block in model.anatomy.blocks:
+        for module in model.hf.get_submodule(block.path).modules():
+            stacked = any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
+            if getattr(module, "num_experts", 0) or (
+                stacked and not hasattr(module, "kernel_size")
+            ):
+                return ""
+    return "has no experts: give a mixture of experts"
+
+
 ABILITIES: dict[str, Callable[[LensModel], str]] = {
     "head": _head,
     "causal": _causal,
     "attention": _attention,
     "gradients": _gradients,
+    "experts": _experts,
 }
 """By name, why a model lacks it, in words that go on after the model's name; "" if it does not."""

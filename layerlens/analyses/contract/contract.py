@@ -346,8 +346,8 @@ def analysis(
         Kinds of input that it understands: ``"text"``, ``"images"``, ``"audio"``. A model that
         reads another kind is refused.
     needs
-        What a model has to have: ``"head"``, ``"causal"``, ``"attention"``, ``"gradients"``; one
-        that lacks it is refused in one sentence before anything runs.
+        What a model has to have: ``"head"``, ``"causal"``, ``"attention"``, ``"gradients"``,
+        ``"experts"``; one that lacks it is refused in one sentence before anything runs.
     gradients
         Whether the whole of it runs with gradients recorded. Passes by ``forward`` still record
         none unless they are asked to.

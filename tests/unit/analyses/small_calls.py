@@ -25,6 +25,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 """What analyses need beyond one text, or one for each of their inputs."""
 
 
+NAMES = [name for name in registry.names() if "experts" not in registry.get(name).needs]
+"""Analyses that a model without experts can be asked, as far as it has the rest."""
+
+
 def arguments(name: str, model: LensModel) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A small call of each analysis."""
     inputs = registry.get(name).inputs

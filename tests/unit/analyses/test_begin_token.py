@@ -16,6 +16,8 @@ import layerlens as ll
 from layerlens.analyses.contract import registry
 from layerlens.model.lensmodel import LensModel
 
+from .small_calls import NAMES
+
 BOS, WORDS, SIZE = 7, range(10, 19), 60
 """Texts are of these words; what looks at a model with made-up ids uses others too."""
 ONE, OTHER, THIRD = "w10 w11 w12 w10 w13", "w10 w14 w12 w10 w13", "w15 w11 w12 w16 w13"
@@ -36,7 +38,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
 """Calls that read texts of their options too."""
-READ_TEXTS = [name for name in registry.names() if registry.get(name).inputs]
+READ_TEXTS = [name for name in NAMES if registry.get(name).inputs]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from layerlens.model.lensmodel import LensModel
 
 from ..conftest import build
 from ..masked import bert
-from ..small_calls import ONE, OTHER, arguments
+from ..small_calls import NAMES, ONE, OTHER, arguments
 
 AT = ONE.index(1)
 
@@ -37,7 +37,7 @@ def own_logits(model: LensModel, ids: list[int], at: int = AT) -> torch.Tensor:
         return model.hf(torch.tensor([ids])).logits[0, at].float()
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_an_analysis_answers_with_all_checks_or_refuses_before_anything_runs(
     either: LensModel, name: str
 ) -> None:

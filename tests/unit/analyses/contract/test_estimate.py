@@ -14,13 +14,13 @@ from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.estimate import Work, estimate_work
 from layerlens.model.lensmodel import LensModel
 
-from ..small_calls import arguments
+from ..small_calls import NAMES, arguments
 
 EXACT = ("logit_lens", "layer_metrics", "head_scores", "checkpoint_difference", "top_texts")
 """Those whose passes follow from the call alone."""
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_every_analysis_can_be_estimated(name: str, gpt2: LensModel) -> None:
     texts, options = arguments(name, gpt2)
     found = ll.estimate(name, gpt2, *texts, **options)

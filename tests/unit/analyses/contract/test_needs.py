@@ -15,7 +15,7 @@ from layerlens.errors import InputError, ModelError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.lensmodel import LensModel
 
-from ..small_calls import arguments
+from ..small_calls import NAMES, arguments
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def headless() -> LensModel:
     return LensModel.wrap(GPT2Model(config).eval(), None, name="headless", prove=False)
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_without_a_head_an_analysis_runs_or_says_that_it_needs_one(
     headless: LensModel, name: str
 ) -> None:
