@@ -1,0 +1,122 @@
+"""Any analysis as grids and curves in JupyterLab and Notebook 7."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import SHOTS, notebook
+from driver import EVERYWHERE, Server, evaluate, kernel_prints, open_notebook, run_all, save, visit
+from playwright.sync_api import Browser, Locator, Page, expect
+
+LOAD = "import layerlens as ll\nmodel = ll.load()"
+HEADS = """view = ll.GridView(model, "ablate_sweep", "The capital of France is", how="zero")
+view"""
+EDGES = """sources = {"France": "France", "capital": "capital"}
+edges = ll.CurvesView(model, ll.knockout, "The capital of France is", sources=sources)
+edges"""
+LONG = """slow = ll.GridView(model, "skip_layers", "The capital of France is " * 60)
+slow"""
+
+
+@pytest.fixture
+def views(server: Server, page: Page) -> Locator:
+    """A notebook that shows a grid and curves of the default model, both finished."""
+    (server.folder / "answers.ipynb").write_text(notebook(LOAD, HEADS, EDGES))
+    open_notebook(page, server, "answers.ipynb")
+    run_all(page)
+    found = page.locator(".layerlens .ll-view")
+    finished(found.nth(0))
+    finished(found.nth(1))
+    return found
+
+
+def finished(view: Locator) -> None:
+    expect(view.locator(".ll-checks > summary")).to_contain_text("checks passed", timeout=90_000)
+
+
+@EVERYWHERE
+def test_grid_and_curves_from_open_to_reload(
+    views: Locator, page: Page, shoot: Callable[[str], None]
+) -> None:
+    heads, edges = views.nth(0), views.nth(1)
+    heads.scroll_into_view_if_needed()
+    shoot("1-grid")
+    grid = heads.get_by_role("grid")
+    grid.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp"):  # the first one begins at the first cell
+        page.keyboard.press(key)
+    kernel_prints(page, "print(view.layer, view.head)", "1 1")
+    heads.get_by_role("button", name="Means", exact=True).click()
+    kernel_prints(page, "print(view.means)", "True")
+    grid.hover(position={"x": 120, "y": 80})
+    expect(heads.get_by_role("tooltip")).to_contain_text("layer")
+    shoot("2-cell")
+
+    # a word of art says what it means
+    heads.locator(".ll-term").first.hover()
+    expect(heads.locator(".ll-definition")).to_be_visible()
+
+    # the strongest cell is one press away, and another text one Enter
+    heads.get_by_title("Select this cell").click()
+    kernel_prints(
+        page,
+        "e = abs(view.result.data['effect']); print((view.layer, view.head) == "
+        "tuple(int(i) for i in divmod(int(e.values.argmax()), e.sizes['head'])))",
+        "True",
+    )
+    heads.get_by_role("textbox").fill("The capital of Italy is")
+    page.keyboard.press("Enter")
+    kernel_prints(page, "print(view.wait().data.attrs['text'])", "The capital of Italy is")
+
+    edges.scroll_into_view_if_needed()
+    panel = edges.locator(".ll-panel").first
+    panel.get_by_role("button", name="source capital").click()
+    kernel_prints(page, "print(edges.hidden)", "['percent_change:1']")
+    edges.get_by_label("Curves by layer.").focus()
+    page.keyboard.press("End")
+    kernel_prints(page, "print(edges.layer)", "29")
+    expect(panel.locator("li .ll-num").first).not_to_be_empty()
+    shoot("3-curves")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 3  # the notebook ate no key
+
+    # the page comes back as it was
+    save(page)
+    page.reload(wait_until="domcontentloaded")
+    finished(views.nth(0))
+    expect(views.nth(0).get_by_role("textbox")).to_have_value("The capital of Italy is")
+    kernel_prints(page, "print(edges.layer)", "29")
+    shoot("4-reloaded")
+
+
+def test_what_takes_long_waits_and_is_stopped(
+    server: Server, page: Page, shoot: Callable[[str], None]
+) -> None:
+    (server.folder / "slow.ipynb").write_text(notebook(LOAD, LONG))
+    open_notebook(page, server, "slow.ipynb")
+    run_all(page)
+    slow = page.locator(".layerlens .ll-view")
+    slow.get_by_role("button", name="Run it").wait_for()
+    shoot("1-waiting")
+    kernel_prints(page, "print(slow.status['state'])", "waiting")
+    slow.get_by_role("button", name="Run it").click()
+    expect(slow.locator(".ll-progress .ll-num")).to_contain_text("of", timeout=60_000)
+    shoot("2-running")
+    slow.get_by_role("button", name="Cancel").click()
+    kernel_prints(page, "print(slow.status['state'])", "cancelled")
+    expect(slow.locator(".ll-status")).to_contain_text("ancelled")
+
+
+def test_frozen_answers_without_kernel_or_network(
+    views: Locator, page: Page, chrome: Browser, server: Server
+) -> None:
+    evaluate(page, "view.html('heads.html'); edges.html('edges.html')")
+    with visit(chrome, offline=True) as opened:
+        for name in ("heads", "edges"):
+            opened.page.goto((server.folder / f"{name}.html").as_uri())
+            finished(opened.page.locator(".ll-view"))
+            opened.page.screenshot(path=SHOTS / f"frozen-{name}.png", full_page=True)
+        opened.page.get_by_label("Curves by layer.").focus()
+        opened.page.keyboard.press("Home")
+        expect(opened.page.locator(".ll-panel li .ll-num").first).not_to_be_empty()
+        assert opened.errors == []
