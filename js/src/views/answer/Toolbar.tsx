@@ -48,8 +48,11 @@ function Options({ options }: { options: Record<string, unknown> }) {
 /** A value as Python writes it. */
 function written(value: unknown): string {
   if (typeof value === "boolean") return value ? "True" : "False";
+  if (value === null) return "None";
   if (Array.isArray(value)) return `[${value.map(written).join(", ")}]`;
-  return JSON.stringify(value);
+  if (typeof value !== "object") return JSON.stringify(value);
+  const pairs = Object.entries(value).map(([name, one]) => `"${name}": ${written(one)}`);
+  return `{${pairs.join(", ")}}`;
 }
 
 /** A slider for each thing that is dosed. */

@@ -207,12 +207,13 @@ function Companions({ grid, index }: { grid: GridData; index: readonly number[] 
   );
 }
 
-/** Arrays of one measure over the same axes. */
+/** Arrays over the same axes that have any value. */
 function companionsOf({ data, array }: GridData): ArrayInfo[] {
   const dims = array.dims.join();
-  return data.meta.arrays.filter(
-    (other) => other.name !== array.name && other.dims.join() === dims,
-  );
+  return data.meta.arrays.filter((other) => {
+    const same = other.name !== array.name && other.dims.join() === dims;
+    return same && data.extent(other.name) !== null;
+  });
 }
 
 function written(grid: GridData, point: number, position: number): string {

@@ -86,17 +86,21 @@ export function PictureOf({ state }: { state: BaseState }) {
 
 const MOST_SHOWN = 70;
 
+const LIVE: Readonly<Record<string, string>> = {
+  cancelled: "Nothing was computed; press Run to begin anew.",
+  running: "The first numbers are on their way…",
+};
+
 /** What stands in the place of the picture until there is one. */
 export function Waiting({ state }: { state: BaseState }) {
   const { live, traits } = state.session;
+  const now = traits.status.value.state;
   // What keeps the picture away is said beside the prompt.
-  if (/error|waiting/.test(traits.status.value.state)) return null;
+  if (now === "error" || now === "waiting") return null;
   return (
     <p class="ll-waiting" role="status">
       {live.value
-        ? traits.status.value.state === "cancelled"
-          ? "Nothing was computed; press Run to begin anew."
-          : "Waiting for the kernel…"
+        ? (LIVE[now] ?? "Waiting for the kernel…")
         : "Nothing was saved with this page; run the cell to compute it."}
     </p>
   );
