@@ -105,7 +105,8 @@ def decode(piece: Slice) -> np.ndarray:
         found[:, np.setdiff1d(np.arange(queries * keys), _triangle(queries))] = 0
     if blank:
         found[whole == 0] = -np.inf
-    return found.reshape(heads, queries, keys).astype(np.float32)
+    values: np.ndarray = found.reshape(heads, queries, keys).astype(np.float32)
+    return values
 
 
 def _looks_back(values: np.ndarray, seen: np.ndarray, *, blank: bool) -> bool:

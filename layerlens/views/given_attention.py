@@ -16,6 +16,7 @@ from layerlens.result.given_attention import (
     sentence_parts,
 )
 from layerlens.views.attention import AttentionView
+from layerlens.views.exports import export
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -311,10 +312,10 @@ def _show(
     view = AttentionView.from_result(result, **traits)
     if html_action == "view":
         return view
-    from IPython.display import HTML
-
-    from layerlens.views.exports import export
+    from IPython import display
 
     page = export(view, "html")[2].decode("utf-8")
     view.close()
-    return HTML(page)
+    as_html: Any = display.HTML  # it has no annotations
+    found: HTML = as_html(page)
+    return found
