@@ -157,6 +157,7 @@ def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "mode": "both",
         "weighting": "pattern",
         "mask_sinks": False,
+        "lead_open": True,
         "part": meta["parts"][0],
         "cell_width": 0,
         "meta": meta,

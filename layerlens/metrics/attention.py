@@ -233,7 +233,7 @@ class Detector(OverQueries):
     def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
         """Attention to the wanted keys, and to all that count."""
         wanted, counted = self._found[batch][row]
-        return _within(pattern, wanted), _within(pattern, counted)
+        return within(pattern, wanted), within(pattern, counted)
 
 
 @register
@@ -284,10 +284,11 @@ class Induction(Detector):
         return found
 
 
-def _within(pattern: Tensor, chosen: Tensor) -> Tensor:
+def within(pattern: Tensor, chosen: Tensor) -> Tensor:
     """Sum [head] float64 of a pattern [head, query, key] over chosen [query, key]."""
-    flat = chosen.to(pattern.device, pattern.dtype).flatten()
-    return (pattern.flatten(1) * flat).sum(-1, dtype=torch.float64)
+    # Within a row, which sums to 1, float32 is enough; over rows it is not.
+    rows = (pattern * chosen.to(pattern.device, pattern.dtype)).sum(-1)
+    return rows.sum(-1, dtype=torch.float64)
 
 
 def mean_of(name: str, sums: Arrays, intervals: bool) -> Arrays:

@@ -59,8 +59,8 @@ class AttentionView(LiveView):
         A second text for the same model, or a second model, which reads the same text.
     **keywords
         Options of `layerlens.attention` (``layers``, ``weighting``, ``memory_limit``) and traits:
-        ``layer``, ``head``, ``query``, ``key``, ``pins`` (dicts with ``position``), ``shown``
-        (heads; none for all), ``reduce``, ``mode``, ``mask_sinks``, ``theme``, ``title``.
+        ``layer``, ``head``, ``query``, ``key``, ``pins`` (dicts with ``position`` and ``side``),
+        ``shown`` (heads; none for all), ``reduce``, ``mode``, ``mask_sinks``, ``theme``, ``title``.
 
     Raises
     ------
@@ -79,11 +79,11 @@ class AttentionView(LiveView):
     """
 
     ANALYSIS = "attention"
-    LATEST = frozenset({"exact"})
     STREAM = AttentionStream
     PICTURE = (
         "view", "title", "theme", "text", "options", "layer", "position", "head", "query", "key",
-        "pins", "shown", "reduce", "mode", "weighting", "mask_sinks", "part", "cell_width",
+        "pins", "shown", "reduce", "mode", "weighting", "mask_sinks", "part", "lead_open",
+        "cell_width",
     )  # fmt: skip
 
     view = t.Unicode("attention").tag(sync=True)
@@ -93,12 +93,15 @@ class AttentionView(LiveView):
     head = t.Int(-1, help="Head that is shown large; -1: the first shown.").tag(sync=True)
     query = t.Int(-1, help="Token whose row is looked at; -1: none.").tag(sync=True)
     key = t.Int(-1, help="Token whose column is looked at; -1: none.").tag(sync=True)
-    pins = t.List(t.Dict(), help="Queries that stay marked: {'position': int}.").tag(sync=True)
+    pins = t.List(t.Dict(), help="Tokens that stay marked: 'position', 'side'.").tag(sync=True)
     shown = t.List(t.Int(), help="Heads that are on; none: all.").tag(sync=True)
     reduce = t.Enum(REDUCTIONS, "one", help="What is large: a head, or all shown.").tag(sync=True)
     mode = t.Enum(MODES, "both").tag(sync=True)
     weighting = t.Enum(tuple(WEIGHTINGS), "pattern").tag(sync=True)
     mask_sinks = t.Bool(False, help="Leave out the first and special tokens.").tag(sync=True)
+    lead_open = t.Bool(True, help="Whether the line that says how to read it is open.").tag(
+        sync=True
+    )
     part = t.Unicode("self", help="Which part, where there is more than one.").tag(sync=True)
     cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as there is room.").tag(sync=True)
 
@@ -272,10 +275,7 @@ class AttentionView(LiveView):
 
     @t.validate("pins")
     def _valid_pins(self, proposal: Any) -> list[dict[str, int]]:
-        for pin in proposal["value"]:
-            if not isinstance(pin.get("position"), int) or pin["position"] < 0:
-                raise t.TraitError(f"A pin is {{'position': int}} from 0, not {pin!r}.")
-        return [{"position": pin["position"]} for pin in proposal["value"]]
+        return [_pin(pin) for pin in proposal["value"]]
 
     @t.observe("query", "position")
     def _place_changed(self, change: Any) -> None:
@@ -340,6 +340,16 @@ class AttentionView(LiveView):
         if np.isnan(values).all():
             raise _unfinished(stream, key)
         return {}, [values[head, query].astype("<f4").tobytes()]
+
+
+def _pin(pin: Any) -> dict[str, Any]:
+    position, side = pin.get("position"), pin.get("side", "query")
+    if not isinstance(position, int) or position < 0 or side not in ("query", "key"):
+        raise t.TraitError(
+            "A pin is {'position': int, 'side': 'query' or 'key'} with a position from 0, not "
+            f"{pin!r}."
+        )
+    return {"position": position, "side": side}
 
 
 def _unfinished(stream: AttentionStream, key: Key) -> InputError:

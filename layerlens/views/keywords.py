@@ -90,11 +90,12 @@ class AttentionKeywords(_Keywords, total=False):
     head: int
     query: int
     key: int
-    pins: Sequence[Mapping[str, int]]
+    pins: Sequence[Mapping[str, Any]]
     shown: Sequence[int]
     reduce: Literal["one", "mean", "max"]
     mode: Literal["lines", "matrix", "both"]
     mask_sinks: bool
+    lead_open: bool
     part: str
 
 

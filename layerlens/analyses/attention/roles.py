@@ -15,6 +15,7 @@ from layerlens.metrics.attention import (
     OverQueries,
     PreviousToken,
     SinkMass,
+    within,
 )
 from layerlens.metrics.base import ModelShape
 from layerlens.metrics.batch import Batch
@@ -45,10 +46,9 @@ class Local(OverQueries):
         queries, keys = pattern.shape[1:]
         query = torch.arange(keys - queries, keys)[:, None]
         back = query - torch.arange(keys)
-        near = ((back >= 0) & (back <= NEAR) & (query > NEAR)).to(pattern)
-        count = int((query > NEAR).sum())
-        sums = (pattern * near).sum((-2, -1), dtype=torch.float64)
-        return sums, sums.new_full((len(sums),), count)
+        near = (back >= 0) & (back <= NEAR) & (query > NEAR)
+        sums = within(pattern, near)
+        return sums, sums.new_full((len(sums),), int((query > NEAR).sum()))
 
 
 class Delimiter(OverQueries):
@@ -74,8 +74,7 @@ class Delimiter(OverQueries):
 
     def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
         """Mass on the delimiters."""
-        keys = self._delimiters.to(pattern.device, pattern.dtype)
-        mass = (pattern * keys).sum((-2, -1), dtype=torch.float64)
+        mass = within(pattern, self._delimiters.expand(pattern.shape[1:]))
         return mass, mass.new_full((len(mass),), pattern.shape[1])
 
 

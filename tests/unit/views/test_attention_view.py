@@ -265,10 +265,17 @@ def test_exports(model: LensModel, tmp_path: Path) -> None:
     assert ll.open(path).identical(view.result)
 
 
-def test_only_the_newest_row_is_answered(model: LensModel) -> None:
+def test_rows_that_are_asked_for_at_once_are_all_answered(model: LensModel) -> None:
     view = shown(model)
     for rid in (1, 2):
         params = {"layer": 0, "head": 0, "query": rid}
         view.comm.custom(kind="request", rid=rid, method="exact", params=params)
-    _, buffers = answer(view, 2)
-    assert len(np.frombuffer(buffers[0], "<f4")) == 5
+    rows = [np.frombuffer(answer(view, rid)[1][0], "<f4") for rid in (1, 2)]
+    assert np.array_equal(rows, view.result.data["pattern"].values[0, 0, 1:3])
+
+
+def test_pins_have_a_side(model: LensModel) -> None:
+    view = shown(model, pins=[{"position": 1}, {"position": 2, "side": "key"}])
+    assert view.pins == [{"position": 1, "side": "query"}, {"position": 2, "side": "key"}]
+    with pytest.raises(traitlets.TraitError, match="A pin is"):
+        view.pins = [{"position": 2, "side": "above"}]
