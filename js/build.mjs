@@ -39,6 +39,9 @@ const SETTLED = [
   [/\bshowLegend\b/g, "false"],
   [/\bmode == 1\b/g, "true"], // places that all lines share; 2 would be scattered points
   [/\bmode == 2\b/g, "false"],
+  [/\b(?:scaleX|sx)\.ori == 0\b/g, "true"], // places lie from left to right
+  [/\bscaleX\.ori == 1\b/g, "false"],
+  [/\bselect\.show && dragging\b/g, "false"], // nothing is selected by dragging
   [/\b(?:sc\.)?distr == (?:4|100)\b/g, "false"], // scales by asinh, or by a function of one's own
 ];
 

@@ -107,3 +107,26 @@ describe("a grid wider than its room", () => {
     await vi.waitFor(() => expect(narrow?.style.width).toBe(`${76 + 4 * 72}px`));
   });
 });
+
+describe("a button whose label is a word of art", () => {
+  beforeEach(() => {
+    stubBrowser();
+    document.body.replaceChildren();
+  });
+
+  it("says what it means and what it does, and only where that is known", async () => {
+    const meta = makeMeta({ terms: { KL: "A divergence." }, lead: "Rows are layers." });
+    const { el } = await shown(new FakeModel({ view: "lens", live: true, meta }));
+    await vi.waitFor(() => expect(el.querySelector(".ll-toolbar")).not.toBeNull());
+    expect(el.querySelector(".ll-lead")?.textContent).toBe("Rows are layers.");
+    const button = (label: string) =>
+      Array.from(el.querySelectorAll("button")).find((one) => one.textContent === label);
+    button("KL")?.focus();
+    await vi.waitFor(() => expect(el.querySelector("[role=tooltip]")).not.toBeNull());
+    const said = el.querySelector("[role=tooltip]")?.textContent;
+    expect(said).toBe("KL A divergence.Divergence of the row from the final row, in nats");
+    expect([button("KL")?.title, button("Rank")?.title.slice(0, 4)]).toEqual(["", "Rank"]);
+    button("KL")?.blur();
+    await vi.waitFor(() => expect(el.querySelector("[role=tooltip]")).toBeNull());
+  });
+});

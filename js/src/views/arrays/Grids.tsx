@@ -89,7 +89,7 @@ function Chooser({ state, chosen }: { state: ArraysState; chosen: string }) {
     title: long_name,
   }));
   if (grids.length <= MOST_BUTTONS) {
-    return <Switch label="Grid" value={chosen} choices={choices} choose={choose} />;
+    return <Switch state={state} label="Grid" value={chosen} choices={choices} choose={choose} />;
   }
   return (
     <select

@@ -1,3 +1,6 @@
+import type { BaseState } from "./state";
+import { useExplain } from "./Term";
+
 export interface Choice<V> {
   value: V;
   label: string;
@@ -7,6 +10,8 @@ export interface Choice<V> {
 }
 
 interface Props<V> {
+  /** The view whose terms the labels may be; they say what they mean. */
+  state?: BaseState;
   label: string;
   choices: readonly Choice<V>[];
   value: V;
@@ -14,21 +19,44 @@ interface Props<V> {
 }
 
 /** One of a few, as buttons side by side. */
-export function Switch<V extends string | boolean>({ label, choices, value, choose }: Props<V>) {
+export function Switch<V extends string | boolean>(props: Props<V>) {
+  const { state, label, choices, value, choose } = props;
   return (
     <fieldset class="ll-switch" aria-label={label}>
       {choices.map((choice) => (
-        <button
-          type="button"
+        <Press
           key={String(choice.value)}
-          aria-pressed={choice.value === value}
-          disabled={choice.missing !== undefined}
-          title={choice.missing ?? choice.title}
-          onClick={() => choose(choice.value)}
-        >
-          {choice.label}
-        </button>
+          state={state}
+          choice={choice}
+          pressed={choice.value === value}
+          press={() => choose(choice.value)}
+        />
       ))}
     </fieldset>
+  );
+}
+
+interface PressProps<V> {
+  state: BaseState | undefined;
+  choice: Choice<V>;
+  pressed: boolean;
+  press: () => void;
+}
+
+function Press<V>({ state, choice, pressed, press }: PressProps<V>) {
+  const { label, title, missing } = choice;
+  const said = useExplain(state)(label, missing ?? title);
+  return (
+    <button
+      type="button"
+      aria-pressed={pressed}
+      disabled={missing !== undefined}
+      // What explains the label says this too.
+      title={said.onFocus ? undefined : (missing ?? title)}
+      onClick={press}
+      {...said}
+    >
+      {label}
+    </button>
   );
 }

@@ -1,4 +1,3 @@
-import { useId } from "preact/hooks";
 import { useFloating } from "./floating";
 import { useRoot } from "./root";
 import type { BaseState } from "./state";
@@ -25,44 +24,67 @@ export function Terms({ state, text }: Props) {
 }
 
 function Term({ state, term, text }: Props & { term: string }) {
-  const root = useRoot();
-  const show = (event: { currentTarget: HTMLElement }) => {
-    if (!root.current) return;
-    const inner = event.currentTarget.getBoundingClientRect();
-    const outer = root.current.getBoundingClientRect();
-    const [x, y] = [inner.left - outer.left, inner.bottom - outer.top];
-    state.defined.value = { term, x, y, height: inner.height };
-  };
-  const hide = () => {
-    state.defined.value = null;
-  };
+  const explain = useExplain(state);
   return (
-    <dfn
-      class="ll-term"
-      // biome-ignore lint/a11y/noNoninteractiveTabindex: the keyboard reaches the definition too
-      tabIndex={0}
-      aria-description={state.terms()[term]}
-      onPointerEnter={show}
-      onPointerLeave={hide}
-      onFocus={show}
-      onBlur={hide}
-    >
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: the keyboard reaches the definition too
+    <dfn class="ll-term" tabIndex={0} {...explain(term)}>
       {text}
     </dfn>
   );
 }
 
+interface Explained {
+  "aria-description"?: string | undefined;
+  onPointerEnter?: (event: Shown) => void;
+  onPointerLeave?: () => void;
+  onFocus?: (event: Shown) => void;
+  onBlur?: () => void;
+}
+
+interface Shown {
+  currentTarget: HTMLElement;
+}
+
+/** What makes an element show what a term means; nothing where no one says it. */
+export function useExplain(
+  state: BaseState | undefined,
+): (name: string, note?: string) => Explained {
+  const root = useRoot();
+  const terms = state?.terms() ?? {};
+  return (name, note = "") => {
+    const term = termOf(name, Object.keys(terms));
+    if (!state || !term) return {};
+    const show = ({ currentTarget }: Shown) => {
+      if (!root.current) return;
+      const inner = currentTarget.getBoundingClientRect();
+      const outer = root.current.getBoundingClientRect();
+      const [x, y] = [inner.left - outer.left, inner.bottom - outer.top];
+      state.defined.value = { term, note, x, y, height: inner.height };
+    };
+    const hide = () => {
+      state.defined.value = null;
+    };
+    return {
+      "aria-description": terms[term],
+      onPointerEnter: show,
+      onPointerLeave: hide,
+      onFocus: show,
+      onBlur: hide,
+    };
+  };
+}
+
 /** What the term under the pointer means. */
 export function Definition({ state }: { state: BaseState }) {
-  const id = useId();
   const { value: at } = state.defined;
   const box = useFloating(at);
   if (!at) return null;
   return (
-    <div class="ll-float ll-preview ll-definition" id={id} ref={box} role="tooltip">
+    <div class="ll-float ll-preview ll-definition" ref={box} role="tooltip">
       <p>
         <b>{at.term}</b> {state.terms()[at.term]}
       </p>
+      {at.note && <p class="ll-dim">{at.note}</p>}
     </div>
   );
 }

@@ -2,6 +2,13 @@ import { computed, type ReadonlySignal, signal } from "@preact/signals";
 import { type Palette, paletteOf } from "../../theme/palette";
 import type { Session } from "../../wire/session";
 import type { CommonMeta, CommonTraits } from "../../wire/types";
+import type { Beside } from "./floating";
+
+/** A term whose meaning is shown, and what is said of it here, under what it stands. */
+interface Defined extends Beside {
+  term: string;
+  note: string;
+}
 
 /**
  * The state of one view: what is synced lives in the session's traits, what belongs to this screen
@@ -13,7 +20,7 @@ export class BaseState<T extends CommonTraits = CommonTraits, M extends CommonMe
   readonly help = signal(false);
   readonly announced = signal("");
   /** The term whose meaning is shown, and where it stands in the view. */
-  readonly defined = signal<{ term: string; x: number; y: number; height: number } | null>(null);
+  readonly defined = signal<Defined | null>(null);
   /** Whether a field holds what has not been asked yet. */
   readonly drafting = signal(false);
   /** Whether the picture answers another question than the one that is asked. */

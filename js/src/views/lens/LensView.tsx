@@ -1,6 +1,7 @@
 import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
+import { Lead } from "../common/Lead";
 import { Picture, Shell, Waiting } from "../common/Shell";
 import { CellPopup, Preview } from "./Floating";
 import { GESTURES, HELP_NOTE } from "./gestures";
@@ -18,6 +19,7 @@ export function LensView({ state }: { state: ViewState }) {
       <Header state={state} name="Logit lens" />
       <Prompt state={state} />
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
+      <Lead state={state} />
       {state.data.value ? (
         <>
           <Toolbar state={state} />

@@ -26,6 +26,7 @@ export function Toolbar({ state }: { state: ViewState }) {
   return (
     <div class="ll-toolbar" role="toolbar" aria-label="Table">
       <Switch
+        state={state}
         label="Colour by"
         value={traits.color.value}
         choices={MODES.map(({ mode, label, title }) => ({
@@ -92,6 +93,7 @@ function Rows({ state }: { state: ViewState }) {
     <span class="ll-group">
       <span class="ll-dim">Rows</span>
       <Switch
+        state={state}
         label="Rows"
         value={has("_mid") ? "all" : has("_post") ? "blocks" : ""}
         choices={ROWS.map((choice) => ({ ...choice, missing }))}

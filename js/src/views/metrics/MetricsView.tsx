@@ -5,6 +5,7 @@ import { Singles } from "../arrays/Singles";
 import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
+import { Lead } from "../common/Lead";
 import { Picture, Shell, Waiting } from "../common/Shell";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Picker } from "./Picker";
@@ -20,6 +21,7 @@ export function MetricsView({ state }: { state: MetricsState }) {
       <Header state={state} name="Metrics by layer" />
       <Texts state={state} />
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
+      <Lead state={state} />
       <Toolbar state={state} />
       {state.picking.value && <Picker state={state} />}
       {data ? (

@@ -2,6 +2,7 @@ import { useLayoutEffect } from "preact/hooks";
 import { Checks, Outcome, Progress } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
+import { Lead } from "../common/Lead";
 import { Legend } from "../common/Legend";
 import { Picture, Shell, Waiting } from "../common/Shell";
 import { isRedo, isUndo } from "../common/shortcuts";
@@ -29,6 +30,7 @@ export function PatchView({ state }: { state: PatchState }) {
       <Prompts state={state} />
       <Outcome state={state} />
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
+      <Lead state={state} />
       {data ? (
         <>
           <Pairs state={state} data={data} />

@@ -44,6 +44,7 @@ export function Switches({ state }: { state: PatchState }) {
         ))}
       </select>
       <Switch
+        state={state}
         label="Direction"
         value={traits.direction.value}
         choices={DIRECTIONS.map((choice) => ({ ...choice, missing: live ? undefined : NO_KERNEL }))}
@@ -72,6 +73,7 @@ function Sites({ state, by, label, sites }: SitesProps) {
     <span class="ll-group">
       <span class="ll-dim">{label}</span>
       <Switch
+        state={state}
         label={`Site by ${by}`}
         value={traits.by.value === by ? traits.site.value : ""}
         choices={sites.map((site) => ({
