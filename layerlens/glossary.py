@@ -124,6 +124,14 @@ TERMS: dict[str, Term] = {
         "Continuing a pattern seen before: after A B ... A comes B. An induction head attends to "
         "the token after the last time that the present one occurred.",
     ),
+    "key": Term(
+        "A token that is looked at by a head; also the vector that queries are compared with.",
+        ("keys",),
+    ),
+    "key-value group": Term(
+        "Query heads that share keys and values; each has a pattern of its own.",
+        ("key-value groups", "kv_group"),
+    ),
     "knockout": Term(
         "Attention from some positions to others is blocked, so that nothing passes between them.",
         ("blocked", "blocking"),
@@ -156,6 +164,11 @@ TERMS: dict[str, Term] = {
     "MLP": Term("The sublayer of a block that works on each token by itself.", ("mlp", "mlp_out")),
     "nats": Term("The unit of information with natural logarithms: 1 nat is 1.44 bits.", ("nat",)),
     "neuron": Term("One channel inside an MLP, after its activation function.", ("neurons",)),
+    "norm-based": Term(
+        "Attention measured by the length of what a head moves from the key into the stream at the "
+        "query, not by the weight alone.",
+        ("norm_weighted",),
+    ),
     "norm": Term("The length of a vector.", ("norms",)),
     "OV": Term(
         "The circuit of a head that says what is moved: from what is attended to, through the "
@@ -179,7 +192,7 @@ TERMS: dict[str, Term] = {
     "q, k, v": Term(
         "Query, key and value of a head. Where query and key fit, the value is taken along; rot_q "
         "and rot_k are what rotary embeddings make of the first two.",
-        ("q", "v", "query", "rot_q", "rot_k", "q_proj", "k_proj", "v_proj"),
+        ("q", "v", "query", "queries", "rot_q", "rot_k", "q_proj", "k_proj", "v_proj"),
     ),
     "QK": Term(
         "The circuit of a head that says where it looks: query and key matrices together.",
@@ -196,6 +209,15 @@ TERMS: dict[str, Term] = {
         "The vector of a token that runs through all blocks; each reads it and adds to it.",
         ("stream", "state", "states", "residual"),
     ),
+    "score of attention": Term(
+        "How well a query and a key fit, before the softmax makes weights of the scores of a row.",
+        ("scores", "attention score", "attn_scores"),
+    ),
+    "sink": Term(
+        "A token, mostly the first, that draws attention whatever it is: where a head rests that "
+        "has nothing to read.",
+        ("sinks", "sink mass", "attention sink"),
+    ),
     "softmax": Term("What turns logits into probabilities that add up to 1."),
     "standard error": Term(
         "How far a mean over draws may be from what endless draws would give.",
@@ -204,6 +226,9 @@ TERMS: dict[str, Term] = {
     "steering": Term("Adding a direction to the stream while a text runs.", ("steered", "steer")),
     "sublayer": Term("The attention or the MLP of a block.", ("sublayers",)),
     "token": Term("A piece of text that a model reads and writes as one.", ("tokens",)),
+    "value-weighted": Term(
+        "The attention weight times the length of the value that it brings.", ("value_weighted",)
+    ),
     "void layer": Term("A layer that adds next to nothing to the norm of the state.", ("void",)),
     "z": Term(
         "What a head has gathered, before its output matrix: the values weighed by its attention.",

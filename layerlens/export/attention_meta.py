@@ -10,6 +10,7 @@ import numpy as np
 
 from layerlens.export.meta import MetaToken
 from layerlens.export.setup import setup_code
+from layerlens.glossary import terms_in
 from layerlens.result.attention import OTHER, AttentionData, prefix_of
 from layerlens.result.checks import Check, Checks
 from layerlens.result.roles import ROLE_RULE, Role, roles_of
@@ -22,20 +23,10 @@ LEAD = (
     "colour or the line, the more of what the head reads comes from there."
 )
 
-TERMS = {
-    "head": "One of several attentions of a layer that run side by side, each with weights of its "
-    "own.",
-    "query": "The token that looks: what it reads goes into the stream at its place.",
-    "key": "The token that is looked at.",
-    "value": "What a head takes along from a token that it looks at.",
-    "sink": "A token, mostly the first, that draws attention whatever it is: where a head rests "
-    "that has nothing to read.",
-    "key-value group": "Query heads that share keys and values; each has a pattern of its own.",
-    "pattern": "The attention weights after the softmax; each row sums to 1.",
-    "value-weighted": "The weight times the length of the value that it brings.",
-    "norm-based": "The length of what the head moves from the key into the stream at the query "
-    "(Kobayashi et al. 2020).",
-    "scores": "What the softmax is taken of: how well query and key fit.",
+SAID = "head, query, key, pattern, key-value group, sink, value-weighted, norm-based, scores"
+"""What the page says beside the lead."""
+
+ROLE_TERMS = {
     "previous_token": "Looks at the token before.",
     "induction": "Looks at what followed an earlier occurrence of the same token.",
     "duplicate_token": "Looks at an earlier occurrence of the same token.",
@@ -131,7 +122,7 @@ def attention_meta(
         "head_names": [str(name) for name in _json(attrs, "head_names", [])],
         "other": _other(attrs, coords),
         "lead": LEAD,
-        "terms": dict(TERMS),
+        "terms": {**terms_in([LEAD, SAID, str(attrs.get("question", ""))]), **ROLE_TERMS},
     }
     return cast(AttentionMeta, meta)
 

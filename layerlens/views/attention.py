@@ -246,6 +246,8 @@ class AttentionView(LiveView):
             self.part = parts[0]
         shape = (meta.get("by_part") or {self.part: meta})[self.part]
         limits = {"head": "n_heads", "query": "tokens", "key": "key_tokens"}
+        if self.linked:
+            del limits["query"]
         for name, held in limits.items():
             size = shape.get(held, 0)
             if getattr(self, name) >= (size if isinstance(size, int) else len(size)):

@@ -9,7 +9,9 @@ import ipywidgets as w
 import traitlets as t
 
 from layerlens.errors import InputError
+from layerlens.model.abilities import ABILITIES
 from layerlens.model.required import require_model
+from layerlens.views.attention import AttentionView
 from layerlens.views.kept import Kept
 from layerlens.views.keywords import ExploreOptions
 from layerlens.views.lens import LensView
@@ -18,6 +20,7 @@ from layerlens.views.patch import PatchView
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+    from layerlens.views.live import LiveView
 
 End = tuple[w.Widget, str]
 
@@ -26,13 +29,15 @@ BELOW = {"max_height": "480px", "overflow": "auto"}
 
 
 class Explore(w.VBox):  # type: ignore[misc]
-    """Lens, metrics and patching, linked: the lens holds the prompt and the slider of all.
+    """Lens, metrics, attention and patching, linked: the lens holds prompt and slider of all.
 
     Made by `explore`. Each view is an ordinary widget: observe, set and link it.
 
     Attributes
     ----------
     lens, metrics, patching : LensView, MetricsView, PatchView
+    attention : AttentionView or None
+        None where the model has no attention that could be read.
     """
 
     _made: Sequence[Any] = ()
@@ -53,6 +58,9 @@ class Explore(w.VBox):  # type: ignore[misc]
         require_model(model)
         self.lens = LensView(model, text, **given["lens"])
         self.metrics = MetricsView(model, text, **given["metrics"])
+        self.attention: AttentionView | None = None
+        if not ABILITIES["attention"](model):
+            self.attention = AttentionView(model, text, **given["attention"])
         if corrupt is None:
             self.patching = PatchView.idle(model, text, "", **given["patching"])
         else:
@@ -64,9 +72,10 @@ class Explore(w.VBox):  # type: ignore[misc]
         links = [
             *linked(*((view, "layer") for view in self._views)),
             *linked(*((view, "position") for view in self._views)),
-            *linked((self.lens, "text"), (self.metrics, "text"), (self.patching, "clean")),
+            *linked(*((view, self._prompt(view)) for view in self._views)),
         ]
-        below = w.Tab([self.metrics, self.patching], titles=["metrics", "patching"])
+        titles = [name for name in _VIEWS[1:] if getattr(self, name) is not None]
+        below = w.Tab([getattr(self, name) for name in titles], titles=titles)
         self._made = [*links, *self._views, below]
         super().__init__([self.lens, below], layout={"width": "100%"})
         self._keeper = Kept(self._views)
@@ -92,8 +101,13 @@ class Explore(w.VBox):  # type: ignore[misc]
         self.lens.layer = layer
 
     @property
-    def _views(self) -> tuple[LensView, MetricsView, PatchView]:
-        return self.lens, self.metrics, self.patching
+    def _views(self) -> list[LiveView]:
+        return [view for name in _VIEWS if (view := getattr(self, name)) is not None]
+
+    @staticmethod
+    def _prompt(view: LiveView) -> str:
+        """Return the trait of a view that holds the prompt."""
+        return "clean" if isinstance(view, PatchView) else "text"
 
     def _ipython_display_(self) -> None:
         """Show the widgets, and keep a picture of them in the notebook."""
@@ -109,7 +123,7 @@ class Explore(w.VBox):  # type: ignore[misc]
         super().close()
 
 
-_VIEWS = ("lens", "metrics", "patching")
+_VIEWS = ("lens", "metrics", "attention", "patching")
 
 
 def explore(
@@ -132,14 +146,15 @@ def explore(
         A second prompt of as many tokens, for patching. Without it the patch bench waits until
         one is typed.
     options : mapping, optional
-        Keywords for each view: ``{"lens": {...}, "metrics": {...}, "patching": {...}}``.
+        Keywords for each view: ``{"lens": {...}, "metrics": {...}, "attention": {...},
+        "patching": {...}}``.
     theme : {"auto", "light", "dark"}
         Of all views.
 
     Returns
     -------
     Explore
-        A widget with ``lens``, ``metrics`` and ``patching``.
+        A widget with ``lens``, ``metrics``, ``attention`` and ``patching``.
 
     Raises
     ------

@@ -104,6 +104,7 @@ class ExploreOptions(TypedDict, total=False):
 
     lens: LensKeywords
     metrics: MetricsKeywords
+    attention: AttentionKeywords
     patching: PatchKeywords
 
 

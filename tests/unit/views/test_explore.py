@@ -1,4 +1,4 @@
-"""Lens, metrics and patching together: one layer, one position, one prompt, and no echo."""
+"""Lens, metrics, attention and patching together: one layer, position and prompt, no echo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import layerlens as ll
 from layerlens.analyses.contract.registry import get
 from layerlens.errors import InputError
 from layerlens.model.lensmodel import LensModel
-from layerlens.views import LensView, MetricsView, PatchView
+from layerlens.model.tiny import tiny_model
+from layerlens.views import AttentionView, LensView, MetricsView, PatchView
 from layerlens.views.explore import Explore
 
 from .fakes import until
@@ -28,7 +29,7 @@ def model() -> LensModel:
 def both(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Explore]:
     monkeypatch.setattr(LensView, "analysis", get("logit_lens"))
     found = ll.explore(model, CLEAN, CORRUPT)
-    for view in (found.lens, found.metrics, found.patching):
+    for view in (found.lens, found.metrics, found.attention, found.patching):
         view.wait(20)
     until(lambda: found.lens.layer == N_LAYERS and found.lens.row > 0)
     yield found
@@ -36,7 +37,8 @@ def both(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Explore]
 
 
 def layers(both: Explore) -> list[int]:
-    return [both.layer, both.lens.layer, both.metrics.layer, both.patching.layer]
+    views = (both.lens, both.metrics, both.attention, both.patching)
+    return [both.layer, *(view.layer for view in views)]
 
 
 def sent(widget: Widget, name: str) -> list[Any]:
@@ -47,6 +49,9 @@ def test_it_is_made_of_the_views(both: Explore) -> None:
     assert isinstance(both.lens, LensView)
     assert isinstance(both.metrics, MetricsView)
     assert isinstance(both.patching, PatchView)
+    assert isinstance(both.attention, AttentionView)
+    assert both.children[1].titles == ("metrics", "attention", "patching")
+    assert both.attention.result is not None
     assert both.lens.result is not None
     assert both.metrics.result is not None
     assert both.patching.result is not None
@@ -54,20 +59,22 @@ def test_it_is_made_of_the_views(both: Explore) -> None:
     assert isinstance(both.children[1], Tab)
     assert both.lens.linked
     assert both.patching.linked
-    assert layers(both) == [N_LAYERS] * 4
+    assert layers(both) == [N_LAYERS] * 5
 
 
 def test_one_layer_and_one_position_from_python(both: Explore) -> None:
     both.layer = 1
-    assert layers(both) == [1] * 4
+    assert layers(both) == [1] * 5
     both.patching.layer = 3
-    assert layers(both) == [3] * 4
+    assert layers(both) == [3] * 5
     both.lens.row = 0
-    assert layers(both) == [-1] * 4
+    assert layers(both) == [-1] * 5
     both.metrics.layer = N_LAYERS
-    assert layers(both) == [N_LAYERS] * 4
+    assert layers(both) == [N_LAYERS] * 5
     both.patching.position = 2
-    assert both.lens.position == both.metrics.position == 2
+    assert both.lens.position == both.metrics.position == both.attention.query == 2
+    both.attention.query = 1
+    assert both.lens.position == both.patching.position == 1
     assert sent(both.metrics, "layer")[-4:] == [1, 3, -1, N_LAYERS]
 
 
@@ -77,17 +84,18 @@ def test_what_comes_from_the_browser_is_not_sent_back(both: Explore) -> None:
     before = [len(sent(view, "layer")) for view in views]
     for layer in (0, 1, 2, 3):
         both.lens.comm.set(layer=layer)
-        assert layers(both) == [layer] * 4
+        assert layers(both) == [layer] * 5
     assert [len(sent(view, "layer")) for view in views] == before
     # The messages of the others, whom the browser has told the same, change nothing more.
     both.metrics.comm.set(layer=3)
-    assert layers(both) == [3] * 4
+    assert layers(both) == [3] * 5
 
 
 def test_one_prompt(both: Explore) -> None:
     both.text = "w5 w6 w7 w8"
     assert both.lens.text == both.metrics.text == both.patching.clean == "w5 w6 w7 w8"
-    for view in (both.lens, both.metrics, both.patching):
+    assert both.attention.text == "w5 w6 w7 w8"
+    for view in (both.lens, both.metrics, both.attention, both.patching):
         assert view.wait(20) is not None
     assert both.metrics.result.data.attrs["text"] == "w5 w6 w7 w8"
     assert both.patching.result.data.attrs["clean_text"] == "w5 w6 w7 w8"
@@ -104,7 +112,7 @@ def test_a_new_picture_moves_nobody(both: Explore) -> None:
     both.patching.wait(20)
     both.metrics.metrics = ["residual_norm"]
     both.metrics.wait(20)
-    assert layers(both) == [N_LAYERS] * 4
+    assert layers(both) == [N_LAYERS] * 5
 
 
 def test_without_a_second_prompt_patching_waits_for_one(model: LensModel) -> None:
@@ -128,3 +136,11 @@ def test_options_of_each_view_and_bad_input(model: LensModel) -> None:
         ll.explore(model, CLEAN, options={"lense": {}})
     with pytest.raises(InputError, match="as strings"):
         ll.explore(model, [1, 2])  # type: ignore[arg-type]
+
+
+def test_a_model_without_attention_has_no_tab_for_it() -> None:
+    mamba = LensModel.wrap(tiny_model("mamba", 0), None, name="mamba", prove=False)
+    both = Explore(mamba, "1 2 3")
+    assert both.attention is None
+    assert both.children[1].titles == ("metrics", "patching")
+    both.close()
