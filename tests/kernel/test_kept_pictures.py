@@ -78,7 +78,8 @@ def test_a_finished_result_and_all_views_together(kernel: FrontEnd) -> None:
     assert "checks" in outputs[-1]["data"]["text/plain"]
     cell = ended(kernel, "e = ll.explore(model, 'w1 w2'); e", attended=False)
     kept = kernel.shown(cell)[-1]["data"]
-    assert kept["text/html"].count("<img") == 2  # the bench waits for a second prompt
+    assert kept["text/html"].count("<img") == 3  # the bench waits for a second prompt
     assert "LensView" in kept["text/plain"]
     assert "MetricsView" in kept["text/plain"]
+    assert "AttentionView" in kept["text/plain"]
     kernel.run("e.close()")
