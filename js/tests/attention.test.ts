@@ -175,8 +175,8 @@ describe("a run of attention", () => {
     expect(sliceName(key)).toBe("3/self/pattern/1");
   });
 
-  it("finds the layer that was computed, or the nearest; -1 is the last", () => {
-    expect([5, 0, 9, -1].map((layer) => layerIndex([0, 4, 8], layer))).toEqual([1, 0, 2, 2]);
+  it("finds the layer that was computed, or the nearest; -1 is the first", () => {
+    expect([5, 0, 9, -1].map((layer) => layerIndex([0, 4, 8], layer))).toEqual([1, 0, 2, 0]);
   });
 
   it("groups heads by the keys they share", () => {

@@ -200,6 +200,10 @@ describe("the view of attention", () => {
     const { el } = await shown(model);
     await vi.waitFor(() => expect(asked(model, "slice")).toHaveLength(2));
     answer(model, asked(model, "slice")[0] as Asked);
+    await vi.waitFor(() => expect(el.textContent).toContain("position 2 looks at"));
+    await new Promise((done) => setTimeout(done, 100));
+    expect(asked(model, "exact")).toEqual([]); // the run goes on
+    model.message({ kind: "frame", ...END.header }, END.buffers);
     await vi.waitFor(() => expect(asked(model, "exact")).toHaveLength(1));
     const [question] = asked(model, "exact") as [Asked];
     expect(question.params).toEqual({
@@ -227,7 +231,7 @@ describe("the view of attention", () => {
     expect(model.saved.at(-1)).toEqual({ weighting: "value" });
     const { el: still } = await shown(frozen());
     await vi.waitFor(() => expect(button(still, "× value")).toBeDefined());
-    expect(button(still, "× value").title).toContain('weighting=("pattern", "value")');
+    expect(button(still, "× value").title).toContain('weighting="value"');
   });
 
   it("compares with a second text, of its own layers; a difference needs one shape", async () => {

@@ -31,7 +31,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     edits = [{"site": "resid_pre", "layer": 1, "position": 4}]
     bench = ll.PatchView(model, TEXT, [*TEXT[:4], 2, 7, *TEXT[5:]], edits=edits)
     metrics = ll.MetricsView(model, [TEXT, TEXT[2:]], ["attn_norm", "cka", "massive_activations"])
-    found = {"lens": lens, "patch": bench, "metrics": metrics}
+    attention = ll.AttentionView(model, TEXT, TEXT[::-1], pins=[{"position": 3}], query=7, key=2)
+    found = {"lens": lens, "patch": bench, "metrics": metrics, "attention": attention}
     for name, view in found.items():
         view.wait(60)
         view.layer = 1
@@ -46,7 +47,7 @@ def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
         assert opened.errors == []
 
 
-@pytest.mark.parametrize("view", ["lens", "patch", "metrics"])
+@pytest.mark.parametrize("view", ["lens", "patch", "metrics", "attention"])
 def test_nothing_serious_stands_in_anyones_way(
     view: str, page: Page, pages: dict[str, Path]
 ) -> None:

@@ -68,8 +68,8 @@ export class Slice {
 }
 
 export function unpackSlice({ data, ...header }: PackedSlice): Slice {
-  return new Slice(
-    header,
-    Uint8Array.from(atob(data), (c) => c.charCodeAt(0)),
-  );
+  const text = atob(data);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
+  return new Slice(header, bytes);
 }

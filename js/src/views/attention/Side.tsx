@@ -13,6 +13,8 @@ interface Props {
   data: AttentionData;
 }
 
+/** How long a query is looked at before exact numbers are asked for, milliseconds. */
+const REST = 60;
 /** Keys that are listed. */
 const LISTED = 10;
 
@@ -74,9 +76,10 @@ function Looks({ state, data }: Props) {
   const chosen = state.session.traits.query.value;
   const query = chosen >= 0 && chosen < queries.length ? chosen : queries.length - 1;
   useSignalEffect(() => {
-    const asked = state.session.traits.query.value;
+    state.session.version.value;
     state.squares[shows].value;
-    const timer = setTimeout(() => void askExact(state, shows, asked), 60);
+    const asked = state.session.traits.query.value;
+    const timer = setTimeout(() => void askExact(state, shows, asked), REST);
     return () => clearTimeout(timer);
   });
   const row = rowOf(state, shows, query);

@@ -101,7 +101,7 @@ function weightings(state: AttentionState, data: AttentionData): Choice<Weightin
     if (!possible.includes(value)) {
       return { value, label, missing: `${title}. This model does not give it.` };
     }
-    const how = `ll.attention(model, text, weighting=(${[...known, value].map((name) => `"${name}"`).join(", ")}))`;
+    const how = `ll.attention(model, text, weighting="${value}")`;
     if (!live) return { value, label, missing: `${title}. Not computed here; ${how} does.` };
     return { value, label: `${label} …`, title: `${title}. A press computes it: ${how}` };
   });

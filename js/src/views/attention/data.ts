@@ -72,9 +72,8 @@ export class AttentionData {
   }
 }
 
-/** The index of a layer; of one that was not computed, the nearest. -1 is the last. */
+/** The index of a layer; of one that was not computed, the nearest. -1 is the first. */
 export function layerIndex(layers: readonly number[], layer: number): number {
-  if (layer < 0) return Math.max(0, layers.length - 1);
   let best = 0;
   layers.forEach((other, i) => {
     if (Math.abs(other - layer) < Math.abs((layers[best] ?? 0) - layer)) best = i;

@@ -19,9 +19,10 @@ function nameOf(key: SliceKey, head: number, query: number): string {
   return `exact ${sliceName(key)} ${head} ${query}`;
 }
 
-/** Ask for the exact weights of one query, once. */
+/** Ask for the exact weights of one query, once; while a run goes on there are none. */
 export async function askExact(state: AttentionState, shows: Shows, query: number): Promise<void> {
-  if (!state.session.live.peek() || query < 0) return;
+  const { live, store } = state.session;
+  if (!live.peek() || !store.peek()?.complete || query < 0) return;
   const [head] = state.large.peek();
   for (const key of rowsOf(state, shows)) {
     await state.session.ask(nameOf(key, head as number, query), "exact", { ...key, head, query });

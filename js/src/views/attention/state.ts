@@ -76,11 +76,14 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
     );
     this.layerIndex = computed(() => layerIndex(this.#layers(), traits.layer.value));
     this.layer = computed(() => this.#layers()[this.layerIndex.value] ?? 0);
-    this.head = computed(() => clamp(traits.head.value, 0, this.#heads() - 1));
     this.on = computed(() => {
       const all = Array.from({ length: this.#heads() }, (_, head) => head);
       const chosen = all.filter((head) => traits.shown.value.includes(head));
       return chosen.length > 0 ? chosen : all;
+    });
+    this.head = computed(() => {
+      const own = traits.head.value;
+      return own < 0 ? (this.on.value[0] ?? 0) : clamp(own, 0, this.#heads() - 1);
     });
     this.large = computed(() =>
       traits.reduce.value === "one" ? [this.head.value] : this.on.value,
