@@ -112,7 +112,7 @@ describe("the view of attention", () => {
     const { el } = await shown(frozen());
     await vi.waitFor(() => expect(head(el, 2)).not.toBeNull());
     expect(el.querySelectorAll(".ll-head-group")).toHaveLength(2);
-    expect(head(el, 2).getAttribute("aria-label")).toBe("Head 2, previous 0.93");
+    expect(head(el, 2).textContent).toBe("head 2 previous 0.93");
     expect(head(el, 2).title).toContain("Looks at the token before.");
     expect(el.querySelector(".ll-head-facts")?.textContent).toContain("Looks at the token before.");
     expect(el.querySelector(".ll-head-facts dd")?.textContent).toBe("0.93");

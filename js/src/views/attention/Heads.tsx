@@ -38,9 +38,9 @@ export function Heads({ state, data }: Props) {
             {data.shares && (
               <span
                 class="ll-dim"
-                title={`Heads ${heads.join(", ")} share one set of keys and values`}
+                title={`Heads ${heads.join(", ")} share one set of keys and values (a key-value group)`}
               >
-                keys {group}
+                KV {group}
               </span>
             )}
             <div>
@@ -80,15 +80,21 @@ function Head({ state, data, head }: Props & { head: number }) {
       data-head={head}
       tabIndex={chosen ? 0 : -1}
       aria-pressed={on}
-      aria-label={`Head ${head}${roles.length > 0 ? `, ${roles.map(({ role, score }) => `${roleName(role)} ${score.toFixed(2)}`).join(", ")}` : ""}`}
       title={[`Layer ${layer}, head ${head}`, ...said, rule].filter(Boolean).join("\n")}
       onClick={(event) => state.press(head, event.shiftKey)}
       onDblClick={() => state.solo(head)}
     >
       <Small state={state} head={head} />
       <span class="ll-head-name">
-        <span class="ll-num">{data.headName(head)}</span>
-        {roles[0] && <span class="ll-role">{roleName(roles[0].role)}</span>}
+        <span class="ll-num">
+          <span class="ll-offscreen">head </span>
+          {data.headName(head)}
+        </span>{" "}
+        {roles[0] && (
+          <span class="ll-role">
+            {roleName(roles[0].role)} {roles[0].score.toFixed(2)}
+          </span>
+        )}
       </span>
     </button>
   );

@@ -1,7 +1,8 @@
-import { useSignalEffect } from "@preact/signals";
 import { Fragment } from "preact";
+import { useEffect } from "preact/hooks";
 import { compact } from "../../marks/numbers";
 import { PromptToken } from "../../marks/TokenText";
+import { sliceName } from "../../wire/attention";
 import type { TokenInfo } from "../../wire/types";
 import { Bar } from "../common/Bar";
 import { type AttentionData, roleName } from "./data";
@@ -75,13 +76,14 @@ function Looks({ state, data }: Props) {
   const keys = data.keys(other);
   const chosen = state.session.traits.query.value;
   const query = chosen >= 0 && chosen < queries.length ? chosen : queries.length - 1;
-  useSignalEffect(() => {
-    state.session.version.value;
-    state.squares[shows].value;
-    const asked = state.session.traits.query.value;
-    const timer = setTimeout(() => void askExact(state, shows, asked), REST);
+  const complete = data.store.complete;
+  const key = sliceName(state.key(other));
+  const [head] = state.large.value;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another head or layer is another row
+  useEffect(() => {
+    const timer = setTimeout(() => void askExact(state, shows, query), REST);
     return () => clearTimeout(timer);
-  });
+  }, [state, shows, query, complete, key, head]);
   const row = rowOf(state, shows, query);
   if (!row) return null;
   const found = Array.from(row.values, (value, key) => ({ key, value }))
