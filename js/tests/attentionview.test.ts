@@ -118,6 +118,15 @@ describe("the view of attention", () => {
     expect(el.querySelector(".ll-head-facts dd")?.textContent).toBe("0.93");
   });
 
+  it("shows roles that come with the end of the run", async () => {
+    const model = running({}, makeAttentionMeta({ roles: [] }));
+    const { el } = await shown(model);
+    expect(head(el, 2).textContent).toBe("head 2 ");
+    model.push("meta", makeAttentionMeta());
+    await vi.waitFor(() => expect(head(el, 2).textContent).toBe("head 2 previous 0.93"));
+    expect(el.querySelector(".ll-head-facts")?.textContent).toContain("Looks at the token before.");
+  });
+
   it("shows the head that is pressed; together, heads go on and off, and one can be alone", async () => {
     const model = frozen();
     const { el } = await shown(model);

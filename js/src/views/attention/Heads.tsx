@@ -63,6 +63,8 @@ function waiting(state: AttentionState): string {
 }
 
 function Head({ state, data, head }: Props & { head: number }) {
+  // Roles come once the run is over.
+  state.session.version.value;
   const layer = state.layer.value;
   const roles = data.roles(layer, head);
   const chosen = state.head.value === head;

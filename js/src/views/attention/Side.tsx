@@ -32,6 +32,7 @@ export function Side({ state, data }: Props) {
 
 /** The roles of the head with their scores, and what they mean. */
 function HeadFacts({ state, data }: Props) {
+  state.session.version.value;
   const [layer, head] = [state.layer.value, state.head.value];
   const roles = data.roles(layer, head);
   const scores = data.scores(state.layerIndex.value, head);
@@ -70,6 +71,7 @@ function HeadFacts({ state, data }: Props) {
 
 /** The keys that the selected query looks at most; of none selected, the last query's. */
 function Looks({ state, data }: Props) {
+  state.session.version.value;
   const shows = state.sides().at(-1) as Shows;
   const other = shows === "second";
   const queries = data.queries(other);
@@ -79,7 +81,6 @@ function Looks({ state, data }: Props) {
   const complete = data.store.complete;
   const key = sliceName(state.key(other));
   const [head] = state.large.value;
-  // biome-ignore lint/correctness/useExhaustiveDependencies: another head or layer is another row
   useEffect(() => {
     const timer = setTimeout(() => void askExact(state, shows, query), REST);
     return () => clearTimeout(timer);
