@@ -14,10 +14,12 @@ from layerlens.export.answer_meta import answer_meta_of, fields_of
 from layerlens.export.pack import Frame, Wire, answer_wires, frames_of, plain_wire
 from layerlens.result.select import one_text
 from layerlens.views.adopt import inputs_of, options_of
+from layerlens.views.answer_cell import opened_cell
 from layerlens.views.answer_figure import figure_options
 from layerlens.views.answer_listen import AnswerListener
 from layerlens.views.answer_memory import Answers
 from layerlens.views.answer_question import AnswerQuestion
+from layerlens.views.base import Reply
 from layerlens.views.estimated import EstimatedView
 from layerlens.views.frames import Stream
 from layerlens.views.one_run import Run
@@ -41,6 +43,8 @@ class AnswerView(AnswerQuestion, EstimatedView):
         "layer", "position", "head", "focus", "hidden", "scale", "entry", "means", "lead_open",
         "cell_width",
     )  # fmt: skip
+
+    LATEST = frozenset({"cell"})
 
     layer = t.Int(-1, help="Layer that is looked at; -1: none.").tag(sync=True)
     position = t.Int(-1, help="Position that is looked at; -1: none.").tag(sync=True)
@@ -73,6 +77,11 @@ class AnswerView(AnswerQuestion, EstimatedView):
     ) -> None:
         self._known = Answers()
         super()._open(model, inputs, keywords)
+        if self._lane is not None:
+            self._answers["cell"] = (self._cell, self._lane)
+
+    def _cell(self, params: dict[str, Any], task: Task) -> Reply:
+        return opened_cell(self, params, task)
 
     def run(self, *texts: Any, **changes: Any) -> Self:
         """Ask again, or ask something else; returns at once.

@@ -58,7 +58,7 @@ def distribution(bench: Bench, params: dict[str, Any], task: Task) -> Reply:
     Cancelled
         Nobody waits for it any more.
     """
-    from layerlens.analyses.patching.hand_patches import moved_most
+    from layerlens.analyses.answers.next_tokens import moved_most
 
     edits = normal(params.get("edits") or [])
     k = max(1, min(int(params.get("k") or DEFAULT_K), MAX_K))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from layerlens.analyses.contract.options import written
 from layerlens.errors import InputError
+from layerlens.run.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,20 @@ class Place:
         Name of each of its axes to the label there: ``{"layer": 3, "head": 1}``.
     value
         The number in it.
+    companions
+        The numbers of other arrays of the same axes, there.
+    given
+        The texts as they were given, by name.
+    call
+        The call of the analysis, as Python.
     """
 
     array: str
     labels: Mapping[str, Any]
     value: float
+    companions: Mapping[str, float] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    call: str = ""
 
     def need(self, axis: str) -> Any:
         """The label along an axis.
@@ -38,6 +49,20 @@ class Place:
         if axis not in self.labels:
             raise InputError(f"A cell of {self.array} has no {axis}: open one of another array.")
         return self.labels[axis]
+
+    @property
+    def one_text(self) -> Any:
+        """The text, where it is one that can be written down again; else None."""
+        given = self.given.get("text")
+        ids = isinstance(given, list) and all(isinstance(i, int) for i in given)
+        return given if isinstance(given, str) or ids else None
+
+    def run_with(self, edits: Sequence[Edit], name: str = "text") -> str:
+        """Python that runs a text with edits; the call of the analysis where there are none."""
+        if not edits:
+            return self.call
+        listed = ", ".join(edit.code for edit in edits)
+        return f"ll.run(model, {written(self.given[name])}, edits=[{listed}])"
 
     def __str__(self) -> str:
         return ", ".join(f"{axis} {label}" for axis, label in self.labels.items())

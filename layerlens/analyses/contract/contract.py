@@ -12,12 +12,13 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract import options as opts
 from layerlens.analyses.contract.about import About, Dose
 from layerlens.analyses.contract.calling import TEXT_OPTIONS, Calling, own
-from layerlens.analyses.contract.cells import Opener
+from layerlens.analyses.contract.cells import Opened, Opener, Place
 from layerlens.analyses.contract.effects import Effects, When, among, require_effect
 from layerlens.analyses.contract.estimate import Estimate, Work, estimate_work
 from layerlens.analyses.contract.job import Job
@@ -183,6 +184,42 @@ class Analysis:
             _keep_partial(error, job, finish)
             raise
         return finish()
+
+    def open(
+        self,
+        model: LensModel,
+        text: Any,
+        options: Mapping[str, Any],
+        place: Place,
+        listener: Listener | None = None,
+    ) -> Opened:
+        """Look into one cell of an answer, on this thread.
+
+        Parameters
+        ----------
+        text, options
+            Of the call that gave the answer, as `run` takes them.
+        place
+            The cell.
+
+        Raises
+        ------
+        InputError
+            Its cells open nothing, or not this one.
+        """
+        if self.opens is None:
+            raise InputError(f"A cell of {self.name} opens nothing.")
+        full = self._calling.complete(options)
+        given = self._calling.named(text)
+        fed = self._calling.fed(model, given, full)
+        place = replace(place, given=given, call=opts.code(self.name, given, full, self.options))
+        job = Job(
+            self.variables, listener or Silent(), batched=False, model=model, fed=fed,
+            add_bos=full.get("add_bos"),
+        )  # fmt: skip
+        with model.running(gradients=True) if self.gradients else model.running():
+            named = read_tokens(job, model, fed, full)
+            return self.opens(job, model, *fed.values(), place, **own(named))
 
     def require(self, model: LensModel) -> None:
         """Refuse a model that cannot be asked this.

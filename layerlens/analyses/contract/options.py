@@ -148,7 +148,7 @@ def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, A
     """
     texts = text if isinstance(text, Mapping) else {"text": text}
     arguments = [
-        _text(given) if list(texts) == ["text"] else f"{key}={_text(given)}"
+        written(given) if list(texts) == ["text"] else f"{key}={written(given)}"
         for key, given in texts.items()
     ]
     arguments += [
@@ -159,7 +159,8 @@ def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, A
     return f"ll.{name}({', '.join(['model', *arguments])})"
 
 
-def _text(text: Any) -> str:
+def written(text: Any) -> str:
+    """Write a text, or several, as literal Python."""
     if isinstance(text, Texts):
         return text.code
     ids = getattr(text, "ids", None)  # Tokens: their ids, which are exact

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.depth.layer_subsets import combinations
-from layerlens.analyses.depth.skip_text import SkipRun, SkipText
+from layerlens.analyses.depth.skip_text import SkipRun, skip_texts
+from layerlens.analyses.depth.skipped_cell import open_skipped
 from layerlens.analyses.depth.windows import EFFECTS, REDUCTIONS, windows
-from layerlens.analyses.texts.one_each import one_each
-from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.run.skip import require_part
 
@@ -85,6 +84,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     effects={"cuts": among("effect", "future")},
+    opens=open_skipped,
 )
 def skip_layers(
     job: Job,
@@ -165,7 +165,7 @@ def skip_layers(
     _require("effect", effect, EFFECTS)
     _require("reduce", reduce, REDUCTIONS)
     require_part(model, part)
-    texts = _texts(model, tokens, answer, effect, cuts, keep_first, seed)
+    texts = skip_texts(model, tokens, answer, effect, cuts, keep_first, seed)
     job.batched = False  # several texts are pooled
     SkipRun(job, model, texts, part, mode, reduce, memory_limit).run(verify, seed)
 
@@ -173,24 +173,3 @@ def skip_layers(
 def _require(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}.")
-
-
-def _texts(
-    model: LensModel,
-    tokens: Tokens,
-    answer: Any,
-    effect: str,
-    cuts: int | Sequence[int],
-    keep_first: bool,
-    seed: int,
-) -> list[SkipText]:
-    rows = [row_of(tokens, row) for row in range(len(tokens.ids))]
-    answers = one_each(answer, len(rows), "answer")
-    return [
-        SkipText(
-            row,
-            windows(row.ids.shape[1], effect, cuts, keep_first, seed + number),
-            None if one is None else model.token_id(one),
-        )
-        for number, (row, one) in enumerate(zip(rows, answers, strict=True))
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ from layerlens.analyses.depth.layer_subsets import (
     combinations,
     naive,
 )
-from layerlens.analyses.depth.windows import summed
+from layerlens.analyses.depth.windows import summed, windows
+from layerlens.analyses.texts.one_each import one_each
+from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import MemoryLimitError
 from layerlens.run.answer_place import answer_place
 
@@ -250,3 +252,25 @@ def _name(skipped: Skipped, mode: str) -> str:
     if len(skipped) == 1:
         return str(skipped[0])
     return f"{skipped[0]}+{skipped[1]}" if mode == "pairs" else f"{skipped[0]}-{skipped[-1]}"
+
+
+def skip_texts(
+    model: LensModel,
+    tokens: Tokens,
+    answer: Any,
+    effect: str,
+    cuts: int | Sequence[int],
+    keep_first: bool,
+    seed: int,
+) -> list[SkipText]:
+    """Each text with its windows, and the token that is followed in it."""
+    rows = [row_of(tokens, row) for row in range(len(tokens.ids))]
+    answers = one_each(answer, len(rows), "answer")
+    return [
+        SkipText(
+            row,
+            windows(row.ids.shape[1], effect, cuts, keep_first, seed + number),
+            None if one is None else model.token_id(one),
+        )
+        for number, (row, one) in enumerate(zip(rows, answers, strict=True))
+    ]

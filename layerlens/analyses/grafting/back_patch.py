@@ -11,6 +11,7 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.grafting.back_patch_answers import (
     VARIABLES,
 )
+from layerlens.analyses.grafting.back_patch_cell import open_back_patched
 from layerlens.analyses.grafting.back_patch_text import BackPatch, layer_pairs
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
@@ -56,6 +57,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     effects={"aliases": given("generate")},
+    opens=open_back_patched,
 )
 def back_patch(
     job: Job,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerlens.analyses.contract.cells import Opened, Place, Table
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.errors import InputError
 from layerlens.metrics import registry
@@ -39,6 +40,51 @@ def count_work(model: LensModel, tokens: Tokens, **_: Any) -> Work:
     return Work(2, 2 * len(tokens.ids), states)
 
 
+def _open_pair(
+    job: Job,
+    model: LensModel,
+    tokens: Tokens,
+    place: Place,
+    *,
+    other: LensModel | None,
+    metric: str,
+    unit: str,
+    skip_first: bool | int,
+    batch_size: int | None,
+    metric_options: Mapping[str, Any] | None,
+) -> Opened:
+    """Compare one depth with one of the other model by every measure there is."""
+    own = str(place.need("point"))
+    foreign = str(place.labels.get("point_other", ""))
+    if not foreign:
+        raise InputError("Open a cell of similarity: it is of two depths.")
+    require_model(other, "other")
+    assert other is not None
+    mine, theirs = _made(model, other, metric, unit, metric_options)
+    read = _tokens_of_other(job, model, other, tokens, unit)
+    for one, fed, sample in ((model, tokens, mine), (other, read, theirs)):
+        metrics = MetricSet(sample.shape, [sample], int(skip_first))
+        with one.running():
+            run_metrics(one, split(fed, batch_size), metrics, tick=job.tick)
+    states, others = _paired(mine, theirs)
+    row = list(mine.shape.coords["point"][1]).index(own)
+    column = list(theirs.shape.coords["point_other"][1]).index(foreign)
+    states, others = states[:, [row]], others[:, [column]]
+    shuffled = others[torch.from_numpy(np.random.default_rng(0).permutation(len(others)))]
+    rows = []
+    for name in sorted(COMPARISONS):
+        job.tick()
+        measure, _ = _made(model, other, name, unit, None)
+        if len(states) >= measure.fewest:
+            values = [float(measure.between(states, each)[0, 0]) for each in (others, shuffled)]
+            rows.append([name, *values])
+    return Opened(
+        title=f"{own} of {model.name} and {foreign} of {other.name}, {len(states)} {unit}s",
+        code=place.call,
+        tables=[Table(["measure", "similarity", "with tokens shuffled"], rows)],
+    )
+
+
 @analysis(
     name="compare_models",
     question="Which depth of another model is most like each depth of this one?",
@@ -50,6 +96,7 @@ def count_work(model: LensModel, tokens: Tokens, **_: Any) -> Work:
     variables=VARIABLES,
     work=count_work,
     pooled=True,
+    opens=_open_pair,
 )
 def compare_models(
     job: Job,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.answer_metric import Metric, make_metric
@@ -221,30 +220,3 @@ class Bench:
         name = "corrupt" if (which == "base") == denoise else "clean"
         tokens: Tokens = getattr(self.pair, which)
         return self._texts.get(name, tokens.ids[0].tolist())
-
-
-def moved_most(
-    before: np.ndarray, after: np.ndarray, count: int, also: Sequence[int] = ()
-) -> list[int]:
-    """Return the tokens to show of two distributions.
-
-    Parameters
-    ----------
-    before, after
-        ``[vocabulary]`` probabilities.
-    count
-        How many of the best of each, and of those that changed most.
-    also
-        Token ids that are shown in any case.
-
-    Returns
-    -------
-    list of int
-        The largest change first.
-    """
-    change = torch.from_numpy(after) - torch.from_numpy(before)
-    count = min(count, len(before))
-    best = [torch.from_numpy(each).topk(count).indices for each in (before, after)]
-    most = change.abs().topk(count).indices
-    ids = {int(i) for i in torch.cat([*best, most])} | {int(i) for i in also}
-    return sorted(ids, key=lambda i: (-abs(float(change[i])), i))

@@ -12,6 +12,7 @@ from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
+from layerlens.analyses.removal.ablated_cell import open_ablated
 from layerlens.analyses.removal.removable_parts import Units
 from layerlens.analyses.removal.replacements import Output, Replacement
 from layerlens.analyses.sweeps.intervals import mean_interval
@@ -88,6 +89,7 @@ def count_work(
         "seed": among("how", "resample"),
         "neurons": among("unit", "neuron"),
     },
+    opens=open_ablated,
 )
 def ablate_sweep(
     job: Job,

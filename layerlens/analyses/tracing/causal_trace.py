@@ -16,7 +16,14 @@ from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.subjects import GROUPS, each, subject_positions
 from layerlens.analyses.texts.text_pair import row_of
-from layerlens.analyses.tracing.trace_text import TextTrace, TracePlan, embedding_std
+from layerlens.analyses.tracing.trace_text import (
+    WINDOWS,
+    TextTrace,
+    TracePlan,
+    embedding_std,
+    trace_sites,
+)
+from layerlens.analyses.tracing.traced_cell import open_traced
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.base import record_base
@@ -26,9 +33,6 @@ if TYPE_CHECKING:
     from layerlens.analyses.answers.answer_metric import MetricFunction
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-WINDOWS = {"resid_post": 1, "mlp_out": 10, "attn_out": 10}
-"""Sites that can be restored, and over how many layers together unless told."""
 
 _GRID = ("layer", "position")
 _GROUP = ("group", "layer")
@@ -79,6 +83,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
+    opens=open_traced,
 )
 def causal_trace(
     job: Job,
@@ -165,7 +170,7 @@ def causal_trace(
         samples=samples,
         seed=seed,
         layers=tuple(model.layers(layers)),
-        sites=_sites(model, kind),
+        sites=trace_sites(model, kind),
         verify=verify,
         how={"method": method, "memory_limit": memory_limit},
     )
@@ -190,15 +195,6 @@ def causal_trace(
         _note(job, traces)
     if job.batched:
         _summarise(job, traces)
-
-
-def _sites(model: LensModel, kind: str) -> tuple[Site, ...]:
-    """The sites of a kind, in all layers that have one."""
-    blocks = enumerate(model.anatomy.blocks)
-    found = tuple(Site(kind, layer) for layer, block in blocks if kind in block.taps)
-    if not found:
-        model.anatomy.tap(Site(kind, 0))  # raises, and says why
-    return found
 
 
 def _declare(job: Job, cells: Cells, plan: TracePlan) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 
+WINDOWS = {"resid_post": 1, "mlp_out": 10, "attn_out": 10}
+"""Sites that can be restored, and over how many layers together unless told."""
+
+
 @dataclass(frozen=True)
 class TracePlan:
     """What is done with every text.
@@ -59,6 +63,28 @@ def embedding_std(clean: Sequence[Base], subjects: Sequence[Sequence[int]]) -> f
     """Standard deviation of all entries of the token embeddings of the subjects of all texts."""
     entries = [base.trace["embed"][0, list(at)] for base, at in zip(clean, subjects, strict=True)]
     return float(torch.cat(entries).float().std())
+
+
+def trace_sites(model: LensModel, kind: str) -> tuple[Site, ...]:
+    """The sites of a kind, in all layers that have one."""
+    blocks = enumerate(model.anatomy.blocks)
+    found = tuple(Site(kind, layer) for layer, block in blocks if kind in block.taps)
+    if not found:
+        model.anatomy.tap(Site(kind, 0))  # raises, and says why
+    return found
+
+
+def noise_samples(
+    clean: Base, subject: tuple[int, ...], samples: int, seed: int, std: float
+) -> Tensor:
+    """What is added to the embeddings of the subject, ``[sample, position, d_model]``."""
+    shape = (samples, len(subject), clean.trace["embed"].shape[-1])
+    return torch.from_numpy(np.random.RandomState(seed).randn(*shape) * std)
+
+
+def restored(clean: Base, site: Site, columns: tuple[int, ...]) -> Change:
+    """Put a site back to what it is in the clean run, at some positions."""
+    return Change(site, "set", clean.trace[site][0, list(columns)], positions=columns)
 
 
 class TextTrace:
@@ -100,8 +126,8 @@ class TextTrace:
 
     def run(self, std: float, width: int) -> None:
         """Trace one text on an axis of ``width`` positions."""
-        shape = (self.plan.samples, len(self.subject), self.clean.trace["embed"].shape[-1])
-        noise = torch.from_numpy(np.random.RandomState(self.plan.seed).randn(*shape) * std)
+        plan = self.plan
+        noise = noise_samples(self.clean, self.subject, plan.samples, plan.seed, std)
         cells = self._cells()
         wrong = 0.0
         for number, value in enumerate(noise):
@@ -131,7 +157,7 @@ class TextTrace:
             for index, layer in enumerate(self.plan.layers):
                 window = window_layers(layer, self.plan.window, self.model.n_layers)
                 changes = [
-                    self._restored(present[inside], (column,))
+                    restored(self.clean, present[inside], (column,))
                     for inside in window
                     if inside in present
                 ]
@@ -139,9 +165,6 @@ class TextTrace:
                     place = {"position": self.at[column], "layer": index}
                     found.append((Cell(tuple(changes)), place))
         return found
-
-    def _restored(self, site: Site, columns: tuple[int, ...]) -> Change:
-        return Change(site, "set", self.clean.trace[site][0, list(columns)], positions=columns)
 
     def _sweep(self, number: int, noise: Tensor) -> Sampled:
         """The corrupted run of one noise sample, from which cells are run."""

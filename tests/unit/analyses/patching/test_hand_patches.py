@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import layerlens as ll
-from layerlens.analyses.patching.hand_patches import Bench, Patch, Place, moved_most
+from layerlens.analyses.patching.hand_patches import Bench, Patch, Place
 from layerlens.errors import InputError, SiteError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
@@ -107,11 +107,3 @@ def test_patches_that_do_not_fit(
 ) -> None:
     with pytest.raises(error, match=words):
         bench(model).after([patch])
-
-
-def test_what_moved_most_is_first() -> None:
-    before = np.array([0.5, 0.3, 0.1, 0.1, 0.0], np.float32)
-    after = np.array([0.1, 0.3, 0.1, 0.45, 0.05], np.float32)
-    assert moved_most(before, after, 1) == [0, 3]
-    assert moved_most(before, after, 1, also=[4]) == [0, 3, 4]
-    assert sorted(moved_most(before, after, 99)) == [0, 1, 2, 3, 4]

@@ -1,0 +1,203 @@
+"""What cells open is what the analyses measured there, and the code beside it gives it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import layerlens as ll
+from layerlens.analyses.answers.next_tokens import moved_most
+from layerlens.analyses.contract import registry
+from layerlens.analyses.contract.cells import Opened, Place
+from layerlens.analyses.contract.listeners import Silent
+from layerlens.errors import Cancelled, InputError
+from layerlens.model.lensmodel import LensModel
+from layerlens.result import Result
+from layerlens.views.answer_cell import place_of
+from tests.unit.views.tiny import tiny_llama
+
+TEXT = "w1 w2 w3 w2 w5"
+OTHERS = ["w9 w8 w7 w6 w5 w4", "w11 w12 w13 w14 w15"]
+
+
+@pytest.fixture(scope="module")
+def model() -> LensModel:
+    return tiny_llama()
+
+
+def opened(model: LensModel, result: Result, array: str, *index: int) -> Opened:
+    assert result.given is not None
+    inputs, options = result.given
+    place = place_of(result.data, {"array": array, "index": list(index)})
+    return registry.get(result.analysis).open(model, inputs, options, place)
+
+
+def column(model: LensModel, found: Opened, which: int, answer: str) -> float:
+    """Return a probability of the answer in the table."""
+    rows = {row[0]: row for row in found.tables[0].rows}
+    return float(rows[answer][which])  # type: ignore[arg-type]
+
+
+def agrees_with_its_code(model: LensModel, found: Opened, which: int = 2) -> None:
+    """The code runs, and its first tokens are as likely as the table says."""
+    assert found.code.startswith("ll.run(")
+    trace = eval(found.code, {"ll": ll, "model": model})
+    chances = trace.logits[0, -1].float().softmax(-1)
+    for row in found.tables[0].rows:
+        expected = float(chances[model.token_id(str(row[0]))])
+        assert row[which] == pytest.approx(expected, abs=1e-5), row
+
+
+ABLATIONS = [
+    ({"unit": "head", "how": "zero"}, (1, 2), True),
+    ({"unit": "head", "how": "mean"}, (2, 1), True),
+    ({"unit": "head", "how": "mean", "reference": OTHERS}, (0, 3), True),
+    ({"unit": "head", "how": "mean", "reference": OTHERS, "by_position": True}, (0, 3), False),
+    ({"unit": "head", "how": "resample", "reference": OTHERS, "draws": 1}, (3, 0), False),
+    ({"unit": "attn", "how": "zero", "positions": 2}, (1,), True),
+    ({"unit": "mlp", "how": "mean"}, (3,), True),
+    ({"unit": "layer", "how": "zero"}, (1,), True),
+    ({"unit": "layer", "how": "mean"}, (1,), False),
+    ({"unit": "neuron", "how": "zero", "neurons": [3, 9], "layers": [1, 2]}, (1, 1), True),
+]
+
+
+@pytest.mark.parametrize(("options", "index", "edits"), ABLATIONS, ids=str)
+def test_a_part_left_out(
+    model: LensModel, options: dict[str, Any], index: tuple[int, ...], edits: bool
+) -> None:
+    result = ll.ablate_sweep(model, TEXT, metric="probability", **options)
+    answer = model.token_string(int(result.data.attrs["answer"]))
+    found = opened(model, result, "effect", *index)
+    before, after = (column(model, found, which, answer) for which in (1, 2))
+    assert before == pytest.approx(result.data.attrs["clean_metric"], abs=1e-5)
+    assert after == pytest.approx(float(result.data["metric"].values[index]), abs=1e-5)
+    if edits:
+        agrees_with_its_code(model, found)
+    else:
+        assert found.code == result.code
+
+
+@pytest.mark.parametrize("into", [None, "w4 w8 w6"])
+def test_a_state_put_back(model: LensModel, into: str | None) -> None:
+    result = ll.back_patch(model, TEXT, metric="probability", answer="w7", into=into, source=2)
+    found = opened(model, result, "change", 3, 1)
+    rows = {row[0]: row for row in found.tables[0].rows}
+    if "w7" in rows:
+        assert rows["w7"][2] == pytest.approx(float(result.data["metric"][3, 1]), abs=1e-5)
+    if into is None:
+        agrees_with_its_code(model, found)
+    best = model.token_string(int(result.data["token_id"][3, 1]))
+    likely = max(found.tables[0].rows, key=lambda row: float(row[2] or 0))
+    assert likely[0] == best
+
+
+@pytest.mark.parametrize(
+    ("options", "array", "index", "edits"),
+    [
+        ({}, "effect", (1, 2), True),
+        ({"keep_first": False}, "kl", (2,), True),
+        ({"part": "attn", "mode": "pairs"}, "joint_kl", (0, 2), True),
+        ({"part": "mlp", "mode": "ranges"}, "effect", (2, 3), True),
+        ({"mode": "ranges"}, "joint_kl", (0, 2), False),
+    ],
+    ids=str,
+)
+def test_layers_left_out(
+    model: LensModel, options: dict[str, Any], array: str, index: tuple[int, ...], edits: bool
+) -> None:
+    result = ll.skip_layers(model, TEXT, answer="w7", **options)
+    found = opened(model, result, array, *index)
+    name = "joint_answer_probability" if array.startswith("joint") else "answer_probability"
+    at = index if array.startswith("joint") else index[:1]
+    expected = float(result.data[name].values[at])
+    rows = {row[0]: row for row in found.tables[0].rows}
+    assert "w7" not in rows or rows["w7"][2] == pytest.approx(expected, abs=1e-5)
+    if edits:
+        agrees_with_its_code(model, found)
+    best = ll.skip_layers(model, TEXT, answer=found.tables[0].rows[0][0], **options)
+    value = float(best.data[name].values[at])
+    assert found.tables[0].rows[0][2] == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["resid_post", "mlp_out"])
+def test_a_state_restored(model: LensModel, kind: str) -> None:
+    result = ll.causal_trace(model, TEXT, subject=[1, 2], kind=kind, samples=3, window=2)
+    answer = model.token_string(int(result.data.attrs["answer"]))
+    found = opened(model, result, "indirect_effect", 1, 2)
+    clean, spoilt, restored = (column(model, found, which, answer) for which in (1, 2, 3))
+    assert clean == pytest.approx(result.data.attrs["clean_metric"], abs=1e-5)
+    assert spoilt == pytest.approx(result.data.attrs["corrupt_metric"], abs=1e-5)
+    assert restored == pytest.approx(float(result.data["restored"][1, 2]), abs=1e-5)
+
+
+def test_the_text_of_a_neuron(model: LensModel) -> None:
+    result = ll.top_texts(model, [TEXT, *OTHERS], 1, [4, 7], k=2)
+    found = opened(model, result, "activation", 1, 0)
+    place = int(result.data["position"][1, 0])
+    [first, *_] = found.tables[0].rows
+    assert first[0] == place
+    assert first[2] == pytest.approx(float(result.data["activation"][1, 0]), abs=1e-5)
+    [tokens] = found.texts
+    assert [mark for _, mark in tokens].index(1.0) == place
+    again = eval(found.code, {"ll": ll, "model": model})
+    assert float(again[place]) == pytest.approx(float(first[2]), abs=1e-5)
+
+
+def test_two_depths_by_every_measure(model: LensModel) -> None:
+    result = ll.compare_models(model, [TEXT, *OTHERS], other=model)
+    found = opened(model, result, "similarity", 1, 3)
+    rows = {row[0]: row for row in found.tables[0].rows}
+    assert rows["cka"][1] == pytest.approx(float(result.data["similarity"][1, 3]), abs=1e-6)
+    assert rows["cka"][2] == pytest.approx(float(result.data["similarity_chance"][1, 3]), abs=1e-6)
+    assert len(rows) > 3
+
+
+def test_what_is_no_cell(model: LensModel) -> None:
+    result = ll.ablate_sweep(model, TEXT, how="zero")
+    for wrong in ([0], [0, 99], "0", [0, True, 2]):
+        with pytest.raises(InputError, match="A cell of effect is an index along each"):
+            place_of(result.data, {"array": "effect", "index": wrong})
+    with pytest.raises(InputError, match="There is no array 'efect'"):
+        place_of(result.data, {"array": "efect", "index": [0, 0]})
+    with pytest.raises(InputError, match="A cell of knockout opens nothing"):
+        registry.get("knockout").open(model, TEXT, {}, Place("change", {}, 0.0))
+    skipped = ll.skip_layers(model, TEXT)
+    with pytest.raises(InputError, match="has no layer"):
+        registry.get("ablate_sweep").open(model, TEXT, {}, Place("effect", {}, 0.0))
+    assert opened(model, skipped, "output_effect", 0).title.endswith("layer 0")
+
+
+class Stopped(Silent):
+    def cancelled(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", [n for n in registry.names() if registry.get(n).opens])
+def test_opening_can_be_taken_back(model: LensModel, name: str) -> None:
+    from .small_calls import arguments
+
+    analysis = registry.get(name)
+    texts, options = arguments(name, model)
+    result = analysis(model, *texts, **options)
+    assert result.given is not None
+    inputs, asked = result.given
+    first = str(next(iter(result.data.data_vars)))
+    place = place_of(result.data, {"array": first, "index": [0] * result.data[first].ndim})
+    with pytest.raises(Cancelled):
+        analysis.open(model, inputs, asked, place, Stopped())
+    told = analysis.open(model, inputs, asked, place).to_dict()
+    assert told["title"]
+    assert told["tables"] or told["texts"]
+    for table in told["tables"]:
+        assert all(len(row) == len(table["head"]) for row in table["rows"])
+
+
+def test_what_moved_most_is_first() -> None:
+    before = np.array([0.5, 0.3, 0.1, 0.1, 0.0], np.float32)
+    after = np.array([0.1, 0.3, 0.1, 0.45, 0.05], np.float32)
+    assert moved_most(before, after, 1) == [0, 3]
+    assert moved_most(before, after, 1, also=[4]) == [0, 3, 4]
+    assert sorted(moved_most(before, after, 99)) == [0, 1, 2, 3, 4]
