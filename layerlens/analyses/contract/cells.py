@@ -73,7 +73,7 @@ class Table:
     """Rows of words and numbers under their headings."""
 
     head: Sequence[str]
-    rows: Sequence[Sequence[str | int | float | None]]
+    rows: Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)

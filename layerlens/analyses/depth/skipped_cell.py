@@ -48,11 +48,11 @@ def open_skipped(
     for name, layers in conditions.items():
         job.tick()
         found[name] = chances(model, _final(model, text.tokens, layers, part, changed))
-    layers = ", ".join(map(str, skipped))
+    named = ", ".join(map(str, skipped))
     of_many = f", first of {len(others) + 1} texts" if others else ""
     what = {"block": "layer", "attn": "the attention of", "mlp": "the MLP of"}[part]
     return Opened(
-        title=f"The next token without {what} {layers}{of_many}",
+        title=f"The next token without {what} {named}{of_many}",
         code=place.run_with(_edits(place, skipped, part, effect, keep_first, bool(others))),
         tables=[next_token_table(model, found)],
     )
