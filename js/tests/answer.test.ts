@@ -90,7 +90,7 @@ describe("the grid of an answer", () => {
     const { state, grid } = stateOf();
     expect(grid().strongest(0)).toEqual({ point: 1, position: 1 });
     const ends = () => state.scaleOf(grid()).ticks.map(({ label }) => label);
-    expect([ends()[0], ends().at(-1)]).toEqual(["−1", "1"]);
+    expect([ends()[0], ends().at(-1)]).toEqual(["−0.9", "0.9"]);
     const scales = { dosed: { kind: "diverging" as const, centre: 0, limit: 20, unit: "" } };
     const one = stateOf({ focus: "dosed" }, { scales });
     const ticks = one.state.scaleOf(one.grid()).ticks;

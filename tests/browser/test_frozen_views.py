@@ -32,7 +32,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     bench = ll.PatchView(model, TEXT, [*TEXT[:4], 2, 7, *TEXT[5:]], edits=edits)
     metrics = ll.MetricsView(model, [TEXT, TEXT[2:]], ["attn_norm", "cka", "massive_activations"])
     attention = ll.AttentionView(model, TEXT, TEXT[::-1], pins=[{"position": 3}], query=7, key=2)
-    found = {"lens": lens, "patch": bench, "metrics": metrics, "attention": attention}
+    heads = ll.GridView(model, "ablate_sweep", TEXT, how="zero", means=True)
+    edges = ll.CurvesView(model, "knockout", TEXT, sources={"a": [0], "b": [1]})
+    found = {
+        "lens": lens,
+        "patch": bench,
+        "metrics": metrics,
+        "attention": attention,
+        "grid": heads,
+        "curves": edges,
+    }
     for name, view in found.items():
         view.wait(60)
         view.layer = 1
@@ -47,12 +56,12 @@ def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
         assert opened.errors == []
 
 
-@pytest.mark.parametrize("view", ["lens", "patch", "metrics", "attention"])
+@pytest.mark.parametrize("view", ["lens", "patch", "metrics", "attention", "grid", "curves"])
 def test_nothing_serious_stands_in_anyones_way(
     view: str, page: Page, pages: dict[str, Path]
 ) -> None:
     page.goto(pages[view].as_uri())
-    page.locator(".ll-table canvas").first.wait_for()
+    page.locator("canvas").first.wait_for()
     page.evaluate(AXE.read_text(encoding="utf-8"))
     assert page.evaluate(RUN_AXE) == []
     page.get_by_label("Keys and gestures").click()

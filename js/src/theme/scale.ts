@@ -158,7 +158,7 @@ export function rangeScale(
   unit: string,
 ): ColorScale {
   if (low < -FAINT * Math.max(high, 0)) {
-    return centredScale(palette, low, high, 0, label, unit);
+    return bothWays(palette, 0, roundUp(Math.max(-low, high)), label, unit);
   }
   const most = high > 0 ? high : 1;
   const step = roundStep(low > 0.5 * most && low < most ? most - low : most);
@@ -168,19 +168,39 @@ export function rangeScale(
   return new ColorScale(label, unit, from, to, false, colors, linearTicks(to, from));
 }
 
-/** The scale of numbers that lie on both sides of a centre, to a round end as far on each. */
-export function centredScale(
+/**
+ * The scale of what changes: its centre is the page, one colour lies above it and one below, and no
+ * half of it is idle. `reach` is how far colours go from the centre.
+ */
+export function effectScale(
   palette: Palette,
-  low: number,
-  high: number,
-  centre: number,
+  [low, high]: readonly [low: number, high: number],
+  [centre, reach]: readonly [centre: number, reach: number],
   label: string,
   unit: string,
 ): ColorScale {
-  const reach = roundUp(Math.max(centre - low, high - centre) || 1);
+  const [from, to] = [centre - reach, centre + reach];
+  if (low >= centre - FAINT * reach) {
+    const colors = rampColors([palette.bg, palette.base]);
+    return new ColorScale(label, unit, centre, to, false, colors, linearTicks(to, centre));
+  }
+  if (high <= centre + FAINT * reach) {
+    const colors = rampColors([palette.negative, palette.bg]);
+    return new ColorScale(label, unit, from, centre, false, colors, linearTicks(centre, from));
+  }
+  return bothWays(palette, centre, reach, label, unit);
+}
+
+function bothWays(
+  palette: Palette,
+  centre: number,
+  reach: number,
+  label: string,
+  unit: string,
+): ColorScale {
   const colors = rampColors([palette.negative, palette.bg, palette.positive]);
   const ticks = [-1, -0.5, 0, 0.5, 1].map((t) => {
-    return { at: (t + 1) / 2, label: compact(centre + t * reach) };
+    return { at: (t + 1) / 2, label: compact(centre + t * reach, 3) };
   });
   return new ColorScale(label, unit, centre - reach, centre + reach, false, colors, ticks);
 }
@@ -204,10 +224,5 @@ export function weightScale(
 
 /** From -1 (red) over 0 (the page) to 1 (blue); what lies beyond is drawn like the ends. */
 export function divergingScale(palette: Palette, label: string, unit: string): ColorScale {
-  const colors = rampColors([palette.negative, palette.bg, palette.positive]);
-  const ticks = [-1, -0.5, 0, 0.5, 1].map((value) => ({
-    at: (value + 1) / 2,
-    label: String(value).replace("-", "−"),
-  }));
-  return new ColorScale(label, unit, -1, 1, false, colors, ticks);
+  return bothWays(palette, 0, 1, label, unit);
 }

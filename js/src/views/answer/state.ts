@@ -1,5 +1,5 @@
 import { computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
-import { type ColorScale, centredScale, rangeScale } from "../../theme/scale";
+import { type ColorScale, effectScale } from "../../theme/scale";
 import type { AnswerMeta, AnswerTraits, ArrayScale, CellPanel, Dose } from "../../wire/answer";
 import type { ArrayInfo } from "../../wire/arrays";
 import type { Answer, Session } from "../../wire/session";
@@ -45,18 +45,15 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
     return name in given ? given[name] : super.asking(name);
   }
 
+  /** The colours of the figure that is exported. */
   override scaleOf({ data, array }: GridData): ColorScale {
-    const { kind, centre, limit, unit } = this.#scale(array.name);
-    const { low, high } = data.extent(array.name) ?? { low: 0, high: 1 };
-    const palette = this.palette.value;
-    const words = unit || unitName(array.units);
-    const label = array.name.replaceAll("_", " ");
+    const { centre, limit, unit } = this.#scale(array.name);
+    const { low, high } = data.extent(array.name) ?? { low: 0, high: 0 };
     const middle = centre ?? 0;
-    const end = limit === null ? high : middle + limit;
-    // No half of a scale is idle: where all numbers lie on one side, colours begin there.
-    if (kind === "sequential" || low >= middle) return rangeScale(palette, low, end, label, words);
-    const other = limit === null ? low : middle - limit;
-    return centredScale(palette, other, end, middle, label, words);
+    const reach = limit ?? (Math.max(middle - low, high - middle) || 1);
+    const label = array.name.replaceAll("_", " ");
+    const words = unit || unitName(array.units);
+    return effectScale(this.palette.value, [low, high], [middle, reach], label, words);
   }
 
   /** The number from which cells are strong or weak. */

@@ -197,7 +197,7 @@ export class GridData {
     const { low, high } = this.data.extent(this.array.name) ?? { low: 0, high: 1 };
     const size = Math.ceil(Math.log10(Math.max(-low, high, 1e-9)));
     if (size > 3 || size < -2) return (value) => compact(value, 2);
-    return (value) => written(value, Math.max(0, 2 - size));
+    return (value) => written(value, Math.max(size < 3 ? 1 : 0, 2 - size));
   }
 }
 

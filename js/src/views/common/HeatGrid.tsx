@@ -49,8 +49,11 @@ export function HeatGrid(props: Props) {
       aria-label={label}
       aria-rowcount={rows}
       aria-colcount={columns}
+      // A row alone is none of the cells.
       aria-activedescendant={
-        selected ? `${prefix}-${selected.point}-${selected.position}` : undefined
+        selected && selected.position >= 0
+          ? `${prefix}-${selected.point}-${selected.position}`
+          : undefined
       }
     >
       <Reader {...props} prefix={prefix} />
