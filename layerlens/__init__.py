@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerlens.analyses.attention.composition import composition
     from layerlens.analyses.attention.head_channels import head_channels
+    from layerlens.analyses.attention.head_clusters import head_clusters
+    from layerlens.analyses.attention.head_roles import head_roles
     from layerlens.analyses.attention.patterns import attention
     from layerlens.analyses.attention.token_attribution import token_attribution
     from layerlens.analyses.contract.registry import estimate
@@ -125,6 +127,8 @@ _PLACES = {
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
     "spectrum": "layerlens.analyses.measuring.spectrum",
+    "head_clusters": "layerlens.analyses.attention.head_clusters",
+    "head_roles": "layerlens.analyses.attention.head_roles",
     "expert_use": "layerlens.analyses.measuring.expert_use",
     "head_scores": "layerlens.analyses.measuring.head_scores",
     "token_attribution": "layerlens.analyses.attention.token_attribution",
@@ -219,6 +223,8 @@ __all__ = [
     "finercut",
     "generate_layers",
     "head_channels",
+    "head_clusters",
+    "head_roles",
     "head_scores",
     "head_view",
     "invariance",
