@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.attention.token_attribution import token_attribution
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
+    from layerlens.analyses.contributions.observables import observable
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
     from layerlens.analyses.depth.finercut import finercut
     from layerlens.analyses.depth.macro_influence import macro_influence
@@ -126,6 +127,7 @@ _PLACES = {
     "top_texts": "layerlens.analyses.measuring.top_texts",
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
+    "observable": "layerlens.analyses.contributions.observables",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_clusters": "layerlens.analyses.attention.head_clusters",
     "head_roles": "layerlens.analyses.attention.head_roles",
@@ -235,6 +237,7 @@ __all__ = [
     "macro_influence",
     "metrics",
     "model_view",
+    "observable",
     "open",
     "patch_sweep",
     "path_patch",

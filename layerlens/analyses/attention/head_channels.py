@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.answer_metric import make_metric
-from layerlens.analyses.attention.channels import Channels, read_scores, write_scores
+from layerlens.analyses.attention.channels import Channels
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contributions.head_matrices import HeadMaps, HeadMatrices
+from layerlens.analyses.contributions.token_scores import read_scores, write_scores
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.errors import InputError, ModelError
 from layerlens.model.integers import whole
