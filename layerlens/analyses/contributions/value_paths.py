@@ -224,7 +224,7 @@ class PathRun:
             given = module(state).cpu().double() - offset
         x = state.cpu().double()
         linear = gain * (x - x.mean(-1, keepdim=True) if centred else x)
-        scale = (given * linear).sum(-1) / linear.square().sum(-1)
+        scale: Tensor = (given * linear).sum(-1) / linear.square().sum(-1)
         off = (given - scale[:, None] * linear).norm() / given.norm()
         if not off <= limit(self.model, 64):
             raise ModelError(
