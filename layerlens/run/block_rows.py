@@ -1,4 +1,4 @@
-"""The blocks of a model, called on many variants of one text at once."""
+"""The blocks of a model, called on many variants of one text, or of some texts, at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layerlens.errors import InputError
 from layerlens.model.text import Tokens
 from layerlens.run.replay import STREAM, BlockCall, OnState, capture_calls
 
@@ -22,36 +21,38 @@ TOKENS_AT_ONCE = 1024
 
 
 class RowCalls:
-    """Runs any block on states ``[row, position, d_model]`` of one text, for any number of rows.
+    """Runs any block on states ``[row, position, d_model]`` of a text, for any number of rows.
 
-    What a block is given besides the stream (masks, rotary tables) may have an axis of texts. It
-    is found by comparing a pass of the text with one of the text twice; where the comparison is
-    not clear, the rows are run one by one.
+    Of several texts, the rows are these texts again and again, in their order. What a block is
+    given besides the stream (masks, rotary tables) may have an axis of texts. It is found by
+    comparing a pass of the texts with one of the texts twice; where the comparison is not clear,
+    each copy of them is run by itself.
 
     Parameters
     ----------
     tokens
-        One text without padding.
+        What the rows are variants of.
     on_state
         Is handed the states of the plain pass, see :func:`capture_calls`.
 
     Attributes
     ----------
     calls
-        How each block was called on the text alone.
+        How each block was called on the texts alone.
+    texts
+        Rows of one copy.
     at_once
-        How many rows go through a block in one call; 1 where many cannot.
+        How many rows go through a block in one call; one copy of the texts where many cannot.
     """
 
     def __init__(self, model: LensModel, tokens: Tokens, on_state: OnState | None = None) -> None:
-        if len(tokens.ids) != 1:
-            raise InputError(f"{len(tokens.ids)} texts were given; expected one.")
         self.calls, _ = capture_calls(model, tokens, on_state, logits="last")
         twice = replace(tokens, ids=tokens.ids.repeat(2, 1), mask=tokens.mask.repeat(2, 1))
         doubled, _ = capture_calls(model, twice, logits="last")
         self._wide = [_widen(*pair) for pair in zip(self.calls, doubled, strict=True)]
         wide = all(wide is not None for wide in self._wide)
-        self.at_once = max(1, TOKENS_AT_ONCE // tokens.ids.shape[1]) if wide else 1
+        self.texts = len(tokens.ids)
+        self.at_once = self.texts * (max(1, TOKENS_AT_ONCE // tokens.ids.numel()) if wide else 1)
 
     def __call__(self, layer: int, resid: Tensor) -> Tensor:
         """The states after a block, ``[row, position, d_model]``."""
@@ -60,26 +61,26 @@ class RowCalls:
 
     def _call(self, layer: int, resid: Tensor) -> Tensor:
         wide = self._wide[layer]
-        if len(resid) == 1 or wide is None:
+        if len(resid) == self.texts or wide is None:
             return self.calls[layer](resid)
-        return wide(len(resid))(resid)
+        return wide(len(resid) // self.texts)(resid)
 
 
 def _widen(one: BlockCall, two: BlockCall) -> Callable[[int], BlockCall] | None:
-    """Return what makes the call for any number of rows; None where it is not clear."""
+    """Return what makes the call for any number of copies; None where it is not clear."""
     arguments = _grow((one.args, one.kwargs), (two.args, two.kwargs))
     if arguments is None:
         return None
 
-    def call(rows: int) -> BlockCall:
-        args, kwargs = arguments(rows)
+    def call(copies: int) -> BlockCall:
+        args, kwargs = arguments(copies)
         return replace(one, args=args, kwargs=kwargs)
 
     return call
 
 
 def _grow(one: Any, two: Any) -> Callable[[int], Any] | None:
-    """How a value grows with the rows, from what it is for one and for two."""
+    """How a value grows with the copies, from what it is for one and for two."""
     if isinstance(one, Tensor):
         return _grow_tensor(one, two) if isinstance(two, Tensor) else None
     if type(one) is tuple or type(one) is list:
@@ -89,24 +90,26 @@ def _grow(one: Any, two: Any) -> Callable[[int], Any] | None:
         parts = [_grow(*pair) for pair in zip(one, two, strict=True)]
         if any(part is None for part in parts):
             return None
-        return lambda rows: kind(part(rows) for part in parts if part is not None)
+        return lambda copies: kind(part(copies) for part in parts if part is not None)
     if type(one) is dict:
         if type(two) is not dict or one.keys() != two.keys():
             return None
         values = _grow(list(one.values()), [two[key] for key in one])
-        return None if values is None else lambda rows: dict(zip(one, values(rows), strict=True))
+        return (
+            None if values is None else lambda copies: dict(zip(one, values(copies), strict=True))
+        )
     plain = one is STREAM or one is None or isinstance(one, bool | int | float | str)
-    return (lambda rows: one) if plain and one == two else None
+    return (lambda copies: one) if plain and one == two else None
 
 
 def _grow_tensor(one: Tensor, two: Tensor) -> Callable[[int], Tensor] | None:
     if one.shape == two.shape and torch.equal(one, two):
-        return lambda rows: one
+        return lambda copies: one
     if not one.dim() or two.shape != (2 * len(one), *one.shape[1:]):
         return None
     rest = [1] * (one.dim() - 1)
     if not torch.equal(one.repeat(2, *rest), two):
         return None
     if len(one) == 1:
-        return lambda rows: one.expand(rows, *one.shape[1:])
-    return lambda rows: one.repeat(rows, *rest)
+        return lambda copies: one.expand(copies, *one.shape[1:])
+    return lambda copies: one.repeat(copies, *rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -117,14 +117,35 @@ class Outputs:
         distance, loss
             ``[n]`` float64 each.
         """
-        found = []
-        for part in self._chunks():
-            logits, clean = self._model.unembed(final[part]), self._clean(part)
-            for start in range(0, len(logits), self._block):
-                here = slice(start, start + self._block)
-                tokens = slice(part.start + start, min(part.start + start + self._block, part.stop))
-                far = _distance(distance, clean[here], logits[here])
-                found.append((far.cpu(), self._loss(logits[here], tokens)))
+        parts = [
+            self._against(part, self._model.unembed(final[part]), distance)
+            for part in self._chunks()
+        ]
+        distances, losses = zip(*parts, strict=True)
+        return torch.cat(distances), torch.cat(losses)
+
+    def compare_each(
+        self, finals: Sequence[Tensor], distance: Distance
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """:meth:`compare` of several runs, whose states go through the head together."""
+        count = len(self._final)
+        together = self._rows // count
+        for start in range(0, len(finals), max(1, together)):
+            some = finals[start : start + max(1, together)]
+            if len(some) == 1:
+                yield self.compare(some[0], distance)
+                continue
+            for logits in self._model.unembed(torch.cat(list(some))).split(count):
+                yield self._against(slice(0, count), logits, distance)
+
+    def _against(self, part: slice, logits: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
+        """Compare logits of some of the tokens with the clean ones."""
+        found, clean = [], self._clean(part)
+        for start in range(0, len(logits), self._block):
+            here = slice(start, start + self._block)
+            tokens = slice(part.start + start, min(part.start + start + self._block, part.stop))
+            far = _distance(distance, clean[here], logits[here])
+            found.append((far.cpu(), self._loss(logits[here], tokens)))
         distances, losses = zip(*found, strict=True)
         return torch.cat(distances), torch.cat(losses)
 

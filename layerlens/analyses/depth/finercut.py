@@ -145,7 +145,7 @@ def finercut(
     cut.run(count)
     job.note(
         passes=cut.blocks / model.n_layers,
-        method="greedy; each trial restarts from the state before its layer",
+        method="greedy; trials run side by side, each from the state before its layer",
         distance=distance,
     )
     what = "distance of the whole model's output from itself"

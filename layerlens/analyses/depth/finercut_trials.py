@@ -1,12 +1,13 @@
-"""The work of ``finercut``: trial after trial, from the stored state before each."""
+"""The work of ``finercut``: trials side by side, each from the stored state before its layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.prediction_change import DISTANCES, Outputs
@@ -18,6 +19,12 @@ from layerlens.run.skip import mute
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
+
+
+TRIAL_TOKENS = 8192
+"""Tokens of trials that are run side by side."""
+KEPT_BYTES = 400_000_000
+"""What the clean passes of all batches may take to be kept from step to step."""
 
 
 class Unit(NamedTuple):
@@ -59,6 +66,7 @@ class Cut:
         self.chosen: list[float] = []
         self.blocks = 0
         self.zero = self.largest = 0.0
+        self._kept: list[tuple[Pass, Outputs]] = []
 
     def run(self, steps: int) -> None:
         """Leave out as many sublayers as asked for."""
@@ -87,21 +95,38 @@ class Cut:
         """Distance and loss without each candidate, ``[sublayer]``; NaN for the others."""
         totals, losses, clean = (TokenMeans(len(self.units)) for _ in range(3))
         done = 0
-        for one in passes(self.model, self.tokens, *self.how, self.job.tick):
-            self.blocks += self.model.n_layers
-            outputs = Outputs(self.model, one.batch, one.taken(one.states[-1]))
+        for one, outputs in self._clean():
             if not step:
                 self._whole(one, outputs, clean)
-            with self._muted(one, self.removed):
-                states = self._states(one)
-                for number in open_:
-                    final = self._without(one, states, number)
-                    self._add(totals, losses, number, one, outputs, final)
+            states = self._states(one)
+            for some in self._side_by_side(one, open_):
+                finals = [one.taken(state) for state in self._without(one, states, some)]
+                found = outputs.compare_each(finals, DISTANCES[self.distance])
+                for number, (values, loss) in zip(some, found, strict=True):
+                    self._add(totals, losses, number, one, values, loss)
                     so_far = {"distance": totals.mean()[number]}
                     self.job.emit({"step": step, "sublayer": number}, so_far)
                     done += 1
                     self._progress(step + done / (self.batches * len(open_)), steps, number)
         return totals.mean(), losses.mean()
+
+    def _clean(self) -> Iterator[tuple[Pass, Outputs]]:
+        """The whole model's pass of each batch; kept from step to step where that is little."""
+        if self._kept:
+            yield from self._kept
+            return
+        keep = _kept_bytes(self.model, self.tokens) <= KEPT_BYTES
+        for one in passes(self.model, self.tokens, *self.how, self.job.tick, copies=True):
+            self.blocks += 3 * self.model.n_layers
+            outputs = Outputs(self.model, one.batch, one.taken(one.states[-1]))
+            yield one, outputs
+            if keep:
+                self._kept.append((one, outputs))
+
+    def _side_by_side(self, one: Pass, numbers: list[int]) -> Iterator[list[int]]:
+        size = max(1, TRIAL_TOKENS // one.batch.tokens.ids.numel())
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]
 
     def _progress(self, share: float, steps: int, number: int) -> None:
         unit = self.units[number]
@@ -115,32 +140,47 @@ class Cut:
         self.zero = max(self.zero, float(same.abs().max()))
 
     def _states(self, one: Pass) -> list[Tensor]:
-        """States before each block without what is gone; call it where that is muted."""
+        """States before each block without what is gone."""
         if not self.removed:
             return one.states
         first = min(self.units[number].layer for number in self.removed)
         states = one.states[: first + 1]
         for layer in range(first, self.model.n_layers):
-            states.append(one.run(states[-1], [layer]))
-        self.blocks += self.model.n_layers - first
+            states.append(self._block(one, layer, states[-1]))
         return states
 
-    def _without(self, one: Pass, states: list[Tensor], number: int) -> Tensor:
-        """States after the last block without one more sublayer, ``[n, d_model]``."""
-        layer = self.units[number].layer
-        later = range(layer, self.model.n_layers)
-        self.blocks += len(later)
-        with self._muted(one, [number]):
-            return one.taken(one.run(states[layer], later))
+    def _without(
+        self, one: Pass, states: list[Tensor], numbers: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """States after the last block, each without one more sublayer; numbers ascend."""
+        starting: dict[int, list[int]] = {}
+        for number in numbers:
+            starting.setdefault(self.units[number].layer, []).append(number)
+        rows = states[0][:0]
+        for layer in range(min(starting), self.model.n_layers):
+            parts = [self._block(one, layer, rows)] if len(rows) else []
+            parts += [
+                self._block(one, layer, states[layer], [number])
+                for number in starting.get(layer, ())
+            ]
+            rows = torch.cat(parts)
+        return rows.split(len(states[0]))
 
-    @contextmanager
-    def _muted(self, one: Pass, numbers: list[int]) -> Iterator[None]:
+    def _block(self, one: Pass, layer: int, rows: Tensor, also: Iterable[int] = ()) -> Tensor:
+        """States after a block without what is gone of it, and without one more sublayer."""
+        assert one.rows is not None  # the passes were asked for it
         texts, length = one.batch.tokens.ids.shape
-        with ExitStack() as stack:
-            for number in numbers:
-                layer, part = self.units[number]
-                mute(self.model, layer, part, tuple(range(length)), texts, stack)
-            yield
+        gone = [number for number in self.removed if self.units[number].layer == layer]
+        parts = []
+        for some in rows.split(one.rows.at_once):
+            self.job.tick()
+            with ExitStack() as stack:
+                for number in (*gone, *also):
+                    part = self.units[number].part
+                    mute(self.model, layer, part, tuple(range(length)), len(some), stack)
+                parts.append(one.rows(layer, some))
+        self.blocks += len(rows) // texts
+        return torch.cat(parts)
 
     def _add(
         self,
@@ -148,11 +188,10 @@ class Cut:
         losses: TokenMeans,
         number: int,
         one: Pass,
-        outputs: Outputs,
-        final: Tensor,
+        values: Tensor,
+        loss: Tensor,
     ) -> None:
         self.job.tick()
-        values, loss = outputs.compare(final, DISTANCES[self.distance])
         losses.add((number,), loss, one.batch)
         if self.distance == "norm":
             totals.add_texts((number,), one.batch.kept.by_text(values).sqrt(), one.batch)
@@ -168,7 +207,14 @@ class Cut:
             for one in passes(self.model, self.tokens, *self.how, self.job.tick):
                 outputs = Outputs(self.model, one.batch, one.taken(one.states[-1]))
                 final = one.taken(one.without(sublayers=gone))
-                self._add(totals, losses, 0, one, outputs, final)
+                values, loss = outputs.compare(final, DISTANCES[self.distance])
+                self._add(totals, losses, 0, one, values, loss)
                 self.blocks += 2 * self.model.n_layers
             worst = max(worst, abs(float(totals.mean()[0]) - self.chosen[last - 1]))
         return worst
+
+
+def _kept_bytes(model: LensModel, tokens: Tokens) -> int:
+    """Of the states and clean logits of all batches."""
+    widths = (model.n_layers + 1) * model.d_model * model.dtype.itemsize + 4 * model.d_vocab
+    return tokens.ids.numel() * widths

@@ -14,8 +14,9 @@ from layerlens.errors import InputError, LayerLensError
 from layerlens.metrics.batch import GROUPS, Batch, accumulate, split
 from layerlens.metrics.means import bootstrap, ratio
 from layerlens.model.sites import Site
+from layerlens.run.block_rows import RowCalls
 from layerlens.run.forward import forward
-from layerlens.run.replay import BlockCall, capture_calls
+from layerlens.run.replay import capture_calls
 from layerlens.run.skip import mute, skip_hooks
 
 if TYPE_CHECKING:
@@ -35,13 +36,15 @@ class Pass:
     ----------
     batch
         The texts, and which of their tokens count.
-    calls
-        How the model called each block.
+    rows
+        The blocks, for any number of copies of these texts; where they were asked for.
     states
         ``[batch, position, d_model]`` each: before every block, and after the last.
     """
 
-    def __init__(self, model: LensModel, batch: Batch, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, model: LensModel, batch: Batch, tick: Callable[[], None], *, copies: bool = False
+    ) -> None:
         self._model = model
         self._tick = tick
         self.batch = batch
@@ -51,8 +54,11 @@ class Pass:
             tick()
             self.states.append(state)
 
-        self.calls: list[BlockCall]
-        self.calls, _ = capture_calls(model, batch.tokens, see, logits=None)
+        self.rows = RowCalls(model, batch.tokens, see) if copies else None
+        if self.rows is None:
+            self.calls, _ = capture_calls(model, batch.tokens, see, logits=None)
+        else:
+            self.calls = self.rows.calls
         if not bool(batch.every.take(self.states[-1]).isfinite().all()):
             raise LayerLensError(
                 "The model's activations hold NaN or infinity: check its weights and dtype "
@@ -105,10 +111,12 @@ def passes(
     skip_first: bool | int,
     batch_size: int | None,
     tick: Callable[[], None],
+    *,
+    copies: bool = False,
 ) -> Iterator[Pass]:
-    """A clean pass of each batch, one after the other."""
+    """A clean pass of each batch, one after the other; with ``copies`` their ``rows``, too."""
     for part, numbers in split(tokens, batch_size):
-        yield Pass(model, Batch(part, numbers, int(skip_first)), tick)
+        yield Pass(model, Batch(part, numbers, int(skip_first)), tick, copies=copies)
 
 
 def require_tokens(tokens: Tokens, skip_first: bool | int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 import layerlens as ll
 from layerlens.analyses.answers import prediction_change
 from layerlens.analyses.contract.listeners import Silent
+from layerlens.analyses.depth import finercut_trials
 from layerlens.errors import Cancelled, InputError
 
 from .. import by_hooks, without
@@ -153,6 +154,26 @@ def test_batches_and_small_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch
     for name in ("distance", "removed_loss", "loss"):
         np.testing.assert_allclose(small[name], whole[name], atol=1e-6)
     assert (small.removed == whole.removed).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_trials_run_side_by_side_and_are_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = by_hooks.wrapped(family)
+    calls: list[int] = []
+    last = by_hooks.blocks(model.hf)[-1]
+    hook = last.register_forward_hook(lambda *_: calls.append(1))
+    together = ll.finercut(model, TEXTS, steps=3, front=0, verify=0).data
+    packed = len(calls)
+    monkeypatch.setattr(finercut_trials, "TRIAL_TOKENS", 1)
+    monkeypatch.setattr(finercut_trials, "KEPT_BYTES", 0)
+    alone = ll.finercut(model, TEXTS, steps=3, front=0, verify=0).data
+    hook.remove()
+    assert packed < (len(calls) - packed) / 2
+    for name in ("distance", "removed_loss", "loss"):
+        np.testing.assert_allclose(alone[name], together[name], atol=1e-6)
+    assert (alone.removed == together.removed).all()
 
 
 def test_a_stop_keeps_the_steps_that_were_done() -> None:
