@@ -287,6 +287,22 @@ describe("the view of attention", () => {
     await vi.waitFor(() => expect(el.textContent).toContain("too large for this page"));
   });
 
+  it("of weights from elsewhere has no prompt, and roles in its first part alone", async () => {
+    const cross = makePart({ tokens: makePart().tokens.slice(1) });
+    const slices = { "1/cross/pattern/0": packedSlice() };
+    const status = { state: "done", run: 1, done: 1, total: 1 };
+    const parts = { parts: ["encoder", "cross"], by_part: { encoder: makePart(), cross } };
+    const meta = { model: "", dtype: "", checks: [], slices, ...parts };
+    const { el } = await shown(frozen({ part: "encoder", status }, meta));
+    await vi.waitFor(() => expect(head(el, 2).textContent).toContain("previous"));
+    expect(el.querySelector("textarea")).toBeNull();
+    expect(el.querySelector(".ll-facts")?.textContent).toBe("2 layers");
+    expect(el.textContent).not.toContain("Checks come");
+    button(el, "cross").click();
+    await vi.waitFor(() => expect(head(el, 2).textContent).not.toContain("previous"));
+    expect(el.querySelector(".ll-matrix [role=grid]")?.getAttribute("aria-rowcount")).toBe("3");
+  });
+
   it("leaves nothing behind", async () => {
     const model = running();
     const { el, unmount, dispose } = await shown(model);

@@ -53,7 +53,7 @@ function Asked({ state }: { state: AttentionState }) {
   state.session.version.value;
   return (
     <div class="ll-prompt">
-      <PromptLine state={state} />
+      {meta?.model !== "" && <PromptLine state={state} />}
       <Outcome state={state} />
       <div class="ll-fed">
         <PictureOf state={state} />

@@ -87,11 +87,13 @@ function Looks({ state, data }: Props) {
   }, [state, shows, query, complete, key, head]);
   const row = rowOf(state, shows, query);
   if (!row) return null;
+  // In a difference what is taken away tells as much as what is added.
+  const size = (value: number) => (shows === "difference" ? Math.abs(value) : value);
   const found = Array.from(row.values, (value, key) => ({ key, value }))
     .filter(({ value }) => !Number.isNaN(value) && value !== 0)
-    .sort((a, b) => Math.abs(b.value) - Math.abs(a.value))
+    .sort((a, b) => size(b.value) - size(a.value))
     .slice(0, LISTED);
-  const most = Math.abs(found[0]?.value ?? 1);
+  const most = Math.max(...found.map(({ value }) => Math.abs(value)));
   return (
     <div class="ll-looks">
       <div class="ll-where">
@@ -119,7 +121,7 @@ function Looks({ state, data }: Props) {
 
 function looksNote(found: number, exact: boolean): string {
   if (found === 0) return "Nothing that is drawn.";
-  return exact ? "" : "To ±0.2 % of the head’s largest weight.";
+  return exact ? "" : "To ±0.2 % of the head’s range.";
 }
 
 interface KeyProps {

@@ -99,7 +99,7 @@ function weightings(state: AttentionState, data: AttentionData): Choice<Weightin
     const { label, title } = WEIGHTINGS[value];
     if (known.includes(value)) return { value, label, title };
     if (!possible.includes(value)) {
-      return { value, label, missing: `${title}. This model does not give it.` };
+      return { value, label, missing: `${title}. It cannot be computed here.` };
     }
     const how = `ll.attention(model, text, weighting="${value}")`;
     if (!live) return { value, label, missing: `${title}. Not computed here; ${how} does.` };

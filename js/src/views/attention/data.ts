@@ -37,6 +37,8 @@ export class AttentionData {
   }
 
   roles(layer: number, head: number): Role[] {
+    // Roles are looked for in the first part.
+    if (this.first !== (this.meta.by_part?.[this.meta.parts[0] ?? ""] ?? this.meta)) return [];
     return this.meta.roles
       .filter((role) => role.layer === layer && role.head === head)
       .sort((a, b) => b.score - a.score);

@@ -20,6 +20,10 @@ export class LinesGrid extends CanvasGrid {
     super(elements);
     this.#painter = new LinksPainter(elements.canvas);
     this.begin();
+    // Where the keyboard stood is not looked at any more.
+    const leave = () => this.left();
+    elements.scroller.addEventListener("blur", leave);
+    this.stop.push(() => elements.scroller.removeEventListener("blur", leave));
   }
 
   /** Two columns, queries and keys, that are scrolled together. */

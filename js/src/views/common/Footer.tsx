@@ -84,7 +84,7 @@ export function Checks({ state, last }: { state: BaseState; last: string }) {
       {checks?.length ? (
         <Verified checks={checks} />
       ) : (
-        <span class="ll-dim">Checks come with the last {last}</span>
+        status.state !== "done" && <span class="ll-dim">Checks come with the last {last}</span>
       )}
       {(cost || source) && (
         <details class="ll-how">

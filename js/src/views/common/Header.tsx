@@ -22,8 +22,11 @@ export function Header({ state, name }: Props) {
     <header class="ll-header">
       <h2 title={meta?.question}>{title}</h2>
       {meta && (
-        <span class="ll-dim ll-facts" title={`${meta.model} (${meta.model_type})`}>
-          <b>{meta.model}</b> · {meta.n_layers} layers · {meta.dtype}
+        <span class="ll-dim ll-facts" title={meta.model && `${meta.model} (${meta.model_type})`}>
+          {/* Numbers that no model of ours made have neither name nor dtype. */}
+          {meta.model && <b>{meta.model}</b>}
+          {meta.model && " · "}
+          {meta.n_layers} layers{meta.dtype && ` · ${meta.dtype}`}
         </span>
       )}
       <span class="ll-grow" />
