@@ -1,10 +1,11 @@
-"""Edges between heads: run a model so that one head's change reaches one place only.
+"""Edges between parts: run a model so that one part's change reaches one place only.
 
 Four runs define an edge (Wang et al. 2022; Goldowsky-Dill et al. 2023). Two are plain: the run
-that is changed, and the one the sender's activation is taken from. In the third every head is
-held at what it was in the first, except for the sender, so that only the residual stream and the
-MLPs (unless they are held too) carry the change on; what the receiver would read is kept. In the
-fourth, nothing is held, and the receiver reads that.
+that is changed, and the one the sender's activation is taken from. A sender is a head, or all
+that an attention or an MLP adds to the stream. In the third run every head is held at what it was
+in the first, except for the sender, so that only the residual stream and the MLPs (unless they
+are held too) carry the change on; what the receiver would read is kept. In the fourth, nothing is
+held, and the receiver reads that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from layerlens.analyses.contract.options import nearest
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
 from layerlens.model.sites import Site
@@ -29,29 +31,59 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-Sender = tuple[int, int]
-"""Layer and head."""
+WHOLE = ("attn_out", "mlp_out")
+"""Senders that are not heads: what a whole sublayer adds to the stream."""
 
 BATCH_TOKENS = 1024
 """Tokens that one batched pass may hold."""
 
 
-def parse_senders(model: LensModel, sender: Any) -> list[Sender]:
-    """The heads that send: ``(layer, head)``, a list of them, or None for all.
+def parse_senders(model: LensModel, sender: Any) -> list[Site]:
+    """The places that send: heads, each a ``z`` with a head, or outputs of sublayers.
+
+    Parameters
+    ----------
+    sender
+        ``(layer, head)`` or ``(layer, "attn_out" | "mlp_out")``, a list of these; one of the two
+        words for that sublayer of every layer; None for all heads.
 
     Raises
     ------
     InputError
-        If a head does not exist.
+        If a head or sublayer does not exist, or both kinds are named.
     """
+    blocks = model.anatomy.blocks
     if sender is None:
-        blocks = enumerate(model.anatomy.blocks)
-        found = [(layer, head) for layer, block in blocks for head in range(block.n_heads)]
+        found = [
+            Site("z", layer, head)
+            for layer, block in enumerate(blocks)
+            for head in range(block.n_heads)
+        ]
         if not found:
             model.anatomy.tap(Site("z", 0))  # raises, and says why
         return found
+    if isinstance(sender, str):
+        if sender not in WHOLE:
+            raise nearest(sender, WHOLE, "sender:")
+        return [Site(sender, layer) for layer, block in enumerate(blocks) if sender in block.taps]
     given = [sender] if isinstance(sender, tuple) else list(sender)
-    return [_head(model, place, "sender") for place in given]
+    found = list(dict.fromkeys(_sender(model, place) for place in given))
+    if len({site.kind == "z" for site in found}) > 1:
+        raise InputError(
+            "sender names heads and whole sublayers: ask for them in two calls, each has a grid."
+        )
+    return found
+
+
+def _sender(model: LensModel, place: Any) -> Site:
+    if isinstance(place, tuple | list) and len(place) == 2 and isinstance(place[1], str):
+        layer = model.layers(whole(place[0], "The layer of a sender"))[0]
+        if place[1] not in WHOLE or place[1] not in model.anatomy.blocks[layer].taps:
+            known = [kind for kind in WHOLE if kind in model.anatomy.blocks[layer].taps]
+            raise nearest(place[1], known, f"Sender in layer {layer}:")
+        return Site(place[1], layer)
+    layer, head = _head(model, place, "sender")
+    return Site("z", layer, head)
 
 
 def parse_receivers(model: LensModel, receiver: Any) -> list[Site]:
@@ -90,9 +122,10 @@ def _given(block: BlockAnatomy, kind: str) -> str:
     return f"rot_{kind}" if block.watched(f"rot_{kind}") and kind not in block.taps else kind
 
 
-def _head(model: LensModel, place: Any, role: str, *, kv: bool = False) -> Sender:
+def _head(model: LensModel, place: Any, role: str, *, kv: bool = False) -> tuple[int, int]:
     if not isinstance(place, (tuple, list)) or len(place) != 2:
-        raise InputError(f"A {role} is (layer, head), not {place!r}.")
+        more = " or (layer, 'attn_out' | 'mlp_out')" if role == "sender" else ""
+        raise InputError(f"A {role} is (layer, head){more}, not {place!r}.")
     layer, head = (whole(number, f"The layer or head of a {role}") for number in place)
     layer += model.n_layers if layer < 0 else 0
     if not 0 <= layer < model.n_layers:
@@ -135,11 +168,12 @@ class Edges:
         model: LensModel,
         pair: Pair,
         receivers: Sequence[Site],
+        senders: Sequence[Site],
         *,
         freeze_mlps: bool,
         where: Any,
     ) -> Edges:
-        """Run both texts and keep what edges need."""
+        """Run both texts and keep what edges from these senders need."""
         layers, blocks = range(model.n_layers), model.anatomy.blocks
         heads = [Site("z", layer) for layer in layers if blocks[layer].n_heads]
         # What else moves something between positions (a recurrence) is held like a head.
@@ -155,8 +189,9 @@ class Edges:
         places = tuple((here, there) for here, there in linked if there is not None)
         if not places:
             raise InputError(f"No position of {where!r} has a partner in the other text.")
-        base = record_base(model, pair.base, [*heads, *mixers, *mlps, *receivers])
-        source = record_base(model, pair.source, heads)
+        sent = list(dict.fromkeys(site.whole for site in senders))
+        base = record_base(model, pair.base, [*heads, *mixers, *mlps, *receivers, *sent])
+        source = record_base(model, pair.source, sent)
         return cls(model, pair, tuple(receivers), freeze_mlps, base, source, places)
 
     @property
@@ -171,13 +206,12 @@ class Edges:
             return self.model.n_layers
         return max(site.block for site in self.receivers)
 
-    def sent(self, sender: Sender, *, own: bool = False, row: int | None = None) -> Change:
+    def sent(self, sender: Site, *, own: bool = False, row: int | None = None) -> Change:
         """The sender at its value in the other run, or at its own."""
-        layer, head = sender
         here, there = zip(*self.positions, strict=True)
         run, columns = (self.base, here) if own else (self.source, there)
-        value = run.trace[Site("z", layer)][0, list(columns), head]
-        return Change(Site("z", layer, head), "set", value, positions=here, row=row)
+        value = _at(run, sender, list(columns))
+        return Change(sender, "set", value, positions=here, row=row)
 
     def held(self, after: int, columns: Sequence[int]) -> list[Change]:
         """Every head above a layer as in the changed run; the MLPs from that layer on, too."""
@@ -193,7 +227,7 @@ class Edges:
             if site in present
         ]
 
-    def cells(self, senders: Sequence[Sender], *, own: bool = False) -> list[Cell]:
+    def cells(self, senders: Sequence[Site], *, own: bool = False) -> list[Cell]:
         """The run that is measured for each sender.
 
         With ``own`` the senders keep their own values, so that nothing changes.
@@ -202,21 +236,19 @@ class Edges:
             return list(self._carried(senders, own))
         return [self._straight(place, own) for place in senders]
 
-    def _straight(self, sender: Sender, own: bool) -> Cell:
+    def _straight(self, sender: Site, own: bool) -> Cell:
         """The third run, for the logits: its end is what is measured.
 
         Heads are held, so nothing moves between positions: only the one that is measured counts.
         """
         last = self.base.at
-        layer, head = sender
         partner = dict(self.positions).get(last)
-        value = self.base.trace[Site("z", layer)][0, last, head]
-        if partner is not None and not own:
-            value = self.source.trace[Site("z", layer)][0, partner, head]
-        first = Change(Site("z", layer, head), "set", value, positions=(last,))
-        return Cell((first, *self.held(layer, [last])))
+        run, place = (self.base, last) if own or partner is None else (self.source, partner)
+        change = Change(sender, "set", _at(run, sender, place), positions=(last,))
+        # A sender that is held as well (a frozen MLP) is changed after that.
+        return Cell((*self.held(sender.block, [last]), change))
 
-    def _carried(self, senders: Sequence[Sender], own: bool) -> Iterator[Cell]:
+    def _carried(self, senders: Sequence[Site], own: bool) -> Iterator[Cell]:
         """The fourth run of each sender; makes the third ones in batches."""
         size = max(1, BATCH_TOKENS // self.length)
         for start in range(0, len(senders), size):
@@ -230,10 +262,10 @@ class Edges:
                     )
                 )
 
-    def _third(self, senders: Sequence[Sender], own: bool) -> dict[Site, Tensor]:
+    def _third(self, senders: Sequence[Site], own: bool) -> dict[Site, Tensor]:
         """What each receiver would read: ``[sender, position, width]``."""
         # Below its sender a row is as in the changed run, so holding it there changes nothing.
-        lowest = min(layer for layer, _ in senders)
+        lowest = min(sender.block for sender in senders)
         held = self.held(lowest - 1, range(self.length))
         changes = [change for change in held if change.site.block < self.end]
         changes += [self.sent(sender, own=own, row=row) for row, sender in enumerate(senders)]
@@ -251,10 +283,10 @@ class Edges:
             pass
         return read
 
-    def plainly(self, sender: Sender) -> Tensor:
+    def plainly(self, sender: Site) -> Tensor:
         """State ``[d_model]`` at the end of the fourth run, by whole passes, without shortcuts."""
         columns = range(self.length)
-        changes = [self.sent(sender), *self.held(sender[0], columns)]
+        changes = [*self.held(sender.block, columns), self.sent(sender)]
         last = Site("resid_post", self.model.n_layers - 1)
         found: dict[Site, Tensor] = {}
         self._pass(changes, self.receivers or (last,), found)
@@ -273,6 +305,12 @@ class Edges:
             found[site] = value.clone()
 
         forward(self.model, self.pair.base, sites, keep, logits=None, changes=changes)
+
+
+def _at(run: Base, sender: Site, columns: int | list[int]) -> Tensor:
+    """A sender's own value in a run at one position or several."""
+    value = run.trace[sender.whole][0, columns]
+    return value if sender.head is None else value[..., sender.head, :]
 
 
 class _Enough(Exception):  # noqa: N818 - no error: ends a pass that has shown what it was run for

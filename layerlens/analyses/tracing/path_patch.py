@@ -1,4 +1,4 @@
-"""Path patching: what one head does to a later head, or straight to the logits, and no more."""
+"""Path patching: what one part does to a later head or straight to the logits, and no more."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from layerlens.analyses.patching.pair_runs import distinct
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
-from layerlens.analyses.tracing.head_edges import Edges, Sender, parse_receivers, parse_senders
+from layerlens.analyses.tracing.head_edges import WHOLE, Edges, parse_receivers, parse_senders
 from layerlens.errors import InputError
-from layerlens.model.sites import KEY_VALUE
+from layerlens.model.sites import KEY_VALUE, Site
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TOGETHER = 96
 """Senders whose third runs are made before their fourth ones are run together."""
 
-_GRID = ("layer", "head")
+_GRID = ("layer", "head?", "sublayer?")
 VARIABLES = {
     "recovered": Variable(
         _GRID, "float32", "1", "share of the difference that this path carries", signed=True
@@ -54,7 +54,7 @@ def count_work(
     """Count passes and bytes of one call; runs nothing."""
     receivers = parse_receivers(model, receiver)
     end = max((site.block for site in receivers), default=model.n_layers)
-    senders = sum(layer < end for layer, _ in parse_senders(model, sender))
+    senders = sum(place.block < end for place in parse_senders(model, sender))
     texts, length = clean.ids.shape
     runs = (1 if not receivers else 2) * (senders + 1 + verify)
     size = 4 * length * model.d_model * model.n_layers * 4
@@ -63,7 +63,7 @@ def count_work(
 
 @analysis(
     name="path_patch",
-    question="What does a head do to a later head, or straight to the logits, and no more?",
+    question="What does a head or MLP do to a later head, or straight to the logits, and no more?",
     source=(
         "Wang et al., Interpretability in the Wild (2022); Goldowsky-Dill et al., Localizing Model "
         "Behavior with Path Patching (2023)"
@@ -81,7 +81,7 @@ def path_patch(
     clean: Tokens,
     corrupt: Tokens,
     *,
-    sender: Sender | Sequence[Sender] | None = None,
+    sender: Any = None,
     receiver: Any = "logits",
     direction: str = "noise",
     freeze_mlps: bool = False,
@@ -96,16 +96,18 @@ def path_patch(
 ) -> None:
     """Change what one receiver reads of one sender, and see what becomes of the answer.
 
-    Four runs for each sender: (1) the run that is changed, (2) the run that the sender's
-    activation comes from, (3) the first one again with the sender at its value in the second and
-    every other head held at its value in the first, in which what the receiver would read is
-    kept, (4) the first one with the receiver reading just that. MLPs between sender and receiver
-    are part of the path unless they are frozen.
+    Four runs for each sender, which is a head or a whole sublayer: (1) the run that is changed,
+    (2) the run that the sender's activation comes from, (3) the first one again with the sender
+    at its value in the second and every other head held at its value in the first, in which what
+    the receiver would read is kept, (4) the first one with the receiver reading just that. MLPs
+    between sender and receiver are part of the path unless they are frozen.
 
     Parameters
     ----------
     sender
         ``(layer, head)``, a list of these, or None for every head that can reach the receiver.
+        ``"mlp_out"`` or ``"attn_out"``: all that the MLP or the attention of a layer adds, for
+        every layer; ``(layer, "mlp_out")`` and such, or a list of these, for some.
     receiver
         ``"logits"``, ``(layer, head, "q" | "k" | "v")``, or a list of such triples, which then
         receive together. q and k are what the head's projections give, before the rotary
@@ -132,7 +134,7 @@ def path_patch(
     -----
     ``recovered`` is ``effect`` over the difference of the two plain runs: 1 where the path alone
     turns the answer of the one into that of the other. Senders that cannot reach the receiver
-    are not on the grid.
+    are not on the grid, which has an axis ``head``, or ``sublayer`` for whole ones.
 
     Raises
     ------
@@ -151,20 +153,22 @@ def path_patch(
     receivers = parse_receivers(model, receiver)
     pairs = make_pairs(clean, corrupt, align, direction)
     end = max((site.block for site in receivers), default=model.n_layers)
-    senders = [place for place in parse_senders(model, sender) if place[0] < end]
+    senders = [place for place in parse_senders(model, sender) if place.block < end]
     if not senders:
         raise InputError(
-            f"No sender can reach the receiver: it is in layer {end}, and only heads of layers "
+            f"No sender can reach the receiver: it is in layer {end}, and only layers "
             "before it can."
         )
-    layers = sorted({layer for layer, _ in senders})
-    _declare(job, model, layers, len(pairs))
+    grid = _Grid(model, senders)
+    grid.declare(job, len(pairs))
     if any(site.kind in KEY_VALUE for site in receivers) and model.n_kv_heads < model.n_heads:
         job.remark("Heads of k and v are key-value heads, each shared by several query heads.")
     answers, wrongs = one_each(answer, len(pairs), "answer"), one_each(wrong, len(pairs), "wrong")
     found = []
     for row, pair in enumerate(pairs):
-        edges = Edges.make(model, pair, receivers, freeze_mlps=freeze_mlps, where=positions)
+        edges = Edges.make(
+            model, pair, receivers, senders, freeze_mlps=freeze_mlps, where=positions
+        )
         plain = (edges.base, edges.source)
         first, other = plain if direction == "noise" else plain[::-1]
         measure = make_metric(
@@ -175,21 +179,46 @@ def path_patch(
             answer=answers[row],
             wrong=wrongs[row],
         )
-        paths = _Paths(job, edges, measure, senders, layers, (row, len(pairs)))
+        paths = _Paths(job, edges, measure, grid, (row, len(pairs)))
         paths.run(verify, method=method, memory_limit=memory_limit)
         found.append(paths)
         _note(job, found)
 
 
-def _declare(job: Job, model: LensModel, layers: list[int], texts: int) -> None:
-    sizes = {"layer": len(layers), "head": model.n_heads}
-    if job.batched:
-        sizes["batch"] = texts
-    coords: dict[str, tuple[tuple[str, ...], Any]] = {
-        "layer": (("layer",), np.array(layers, dtype=np.int32)),
-        "head": (("head",), np.arange(model.n_heads, dtype=np.int32)),
-    }
-    job.declare(sizes, coords)
+class _Grid:
+    """Where each sender is in the result: its layer, and its head or sublayer."""
+
+    def __init__(self, model: LensModel, senders: Sequence[Site]) -> None:
+        # Late senders have the shortest way, so they come first.
+        self.senders = sorted(senders, key=lambda site: (-site.block, site.head or 0, site.kind))
+        self.layers = sorted({site.block for site in senders})
+        kinds = {site.kind for site in senders}
+        self.axis = "head" if "z" in kinds else "sublayer"
+        self.entries: list[Any] = [kind for kind in WHOLE if kind in kinds]
+        if self.axis == "head":
+            self.entries = list(range(model.n_heads))
+
+    def place(self, sender: Site) -> dict[str, int]:
+        """Indices of a sender."""
+        entry = sender.kind if sender.head is None else sender.head
+        return {"layer": self.layers.index(sender.block), self.axis: self.entries.index(entry)}
+
+    def declare(self, job: Job, texts: int) -> None:
+        """State axes and coordinates."""
+        sizes = {"layer": len(self.layers), self.axis: len(self.entries)}
+        if job.batched:
+            sizes["batch"] = texts
+        entries = np.array(self.entries, dtype=np.int32 if self.axis == "head" else None)
+        layers = np.array(self.layers, dtype=np.int32)
+        job.declare(sizes, {"layer": (("layer",), layers), self.axis: ((self.axis,), entries)})
+
+    def gaps(self) -> Iterator[dict[str, int]]:
+        """Places of the grid without a sender."""
+        known = [self.place(sender) for sender in self.senders]
+        for layer in range(len(self.layers)):
+            for entry in range(len(self.entries)):
+                if (place := {"layer": layer, self.axis: entry}) not in known:
+                    yield place
 
 
 class _Paths:
@@ -200,14 +229,11 @@ class _Paths:
         job: Job,
         edges: Edges,
         measure: Metric,
-        senders: list[Sender],
-        layers: list[int],
+        grid: _Grid,
         share: tuple[int, int],
     ) -> None:
         self.job, self.edges, self.measure = job, edges, measure
-        # Late senders have the shortest way, so they come first.
-        self.senders = sorted(senders, key=lambda place: (-place[0], place[1]))
-        self.layers, self.share = layers, share
+        self.grid, self.share = grid, share
         self.value, self.other = (
             float(measure(run.final.unsqueeze(0))[0]) for run in (edges.base, edges.source)
         )
@@ -216,7 +242,7 @@ class _Paths:
                 "Both texts give nearly the same value of the metric, so there is nothing to "
                 "recover (NaN): choose texts or tokens that the model tells apart."
             )
-        self.values: dict[Sender, float] = {}
+        self.values: dict[Site, float] = {}
         self.method, self.passes = "", 2.0
 
     def _show(self, values: np.ndarray) -> dict[str, np.ndarray]:
@@ -252,28 +278,25 @@ class _Paths:
                 self._check_own(sweep, own)
         self._check_strongest(sweep.tolerance, verify)
 
-    def _chunks(self) -> Iterator[list[Sender]]:
+    def _chunks(self) -> Iterator[list[Site]]:
         """Senders of neighbouring layers, a handful at a time."""
-        chunk: list[Sender] = []
-        for layer in reversed(self.layers):
-            chunk += [place for place in self.senders if place[0] == layer]
+        chunk: list[Site] = []
+        for layer in reversed(self.grid.layers):
+            chunk += [place for place in self.grid.senders if place.block == layer]
             if self.edges.receivers and len(chunk) >= TOGETHER:
                 yield chunk
                 chunk = []
         if chunk:
             yield chunk
 
-    def _add(self, sweep: Sweep, chunk: list[Sender]) -> None:
-        for (layer, head), cell in zip(chunk, self.edges.cells(chunk), strict=True):
-            sweep.add(cell, {"layer": self.layers.index(layer), "head": head})
+    def _add(self, sweep: Sweep, chunk: list[Site]) -> None:
+        for sender, cell in zip(chunk, self.edges.cells(chunk), strict=True):
+            sweep.add(cell, self.grid.place(sender))
 
     def _leave_gaps(self, sweep: Sweep) -> None:
-        """Heads that were not asked for, or that a layer does not have, are NaN for good."""
-        asked = set(self.senders)
-        for index, layer in enumerate(self.layers):
-            for head in range(self.edges.model.n_heads):
-                if (layer, head) not in asked:
-                    sweep.fill({"layer": index, "head": head}, np.nan)
+        """What was not asked for, or does not exist in a layer, is NaN for good."""
+        for place in self.grid.gaps():
+            sweep.fill(place, np.nan)
 
     def _check_own(self, sweep: Sweep, own: int) -> None:
         error = abs(float(sweep.values[own]) - self.value)
@@ -283,7 +306,9 @@ class _Paths:
 
     def _check_strongest(self, tolerance: float, verify: int) -> None:
         """The strongest senders again, with four whole passes each."""
-        strongest = sorted(self.senders, key=lambda place: -abs(self.values[place] - self.value))
+        strongest = sorted(
+            self.grid.senders, key=lambda place: -abs(self.values[place] - self.value)
+        )
         errors = []
         for sender in strongest[:verify]:
             self.job.tick()

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 import layerlens as ll
 from layerlens.errors import Cancelled, InputError
 from layerlens.model.lensmodel import LensModel
+from layerlens.model.tiny import tiny_model
 
 from .. import by_hooks as by
 from ..by_hooks import FAMILIES, IDS, OTHER
@@ -25,7 +26,7 @@ def four_runs(
     hf: PreTrainedModel,
     clean: list[int],
     corrupt: list[int],
-    sender: tuple[int, int],
+    sender: tuple[int, int | str],
     receivers: list[tuple[int, int, str]],
     *,
     freeze_mlps: bool = False,
@@ -33,12 +34,15 @@ def four_runs(
 ) -> float:
     """Logit difference of the fourth run, by the definition: q, k and v of every head frozen."""
     layers = range(LAYERS)
-    sends = (by.part(hf, sender[0], "z"), "in")
+    layer, part = sender
+    if isinstance(part, str):
+        sends, columns = (by.part(hf, layer, part.removesuffix("_out")), "out"), slice(None)
+    else:
+        sends, columns = (by.part(hf, layer, "z"), "in"), by.head_columns(hf, part)
     qkv = [(module, "out") for layer in layers for module in by.projections(hf, layer)]
     mlps = [(by.part(hf, layer, "mlp"), "out") for layer in layers if freeze_mlps]
     source = by.kept(hf, corrupt, [sends])[sends][0]
     plain = by.kept(hf, clean, [*qkv, *mlps])
-    columns = by.head_columns(hf, sender[1])
     read: dict[Any, torch.Tensor] = {}
 
     def freeze(place: Any) -> Any:
@@ -84,6 +88,66 @@ def test_every_sender_equals_four_plain_runs(family: str, receiver: Any) -> None
     np.testing.assert_allclose(data.recovered, data.effect / (ends[1] - ends[0]), atol=2e-4)
     assert float(abs(data.effect).max()) > 1e-3, "no sender does anything: the test is blind"
     assert [check for check in result.checks if not check.ok] == []
+
+
+@pytest.mark.parametrize("kind", ["mlp_out", "attn_out"])
+@pytest.mark.parametrize(
+    ("receiver", "freeze"),
+    [("logits", False), ("logits", True), ((2, 1, "k"), False), ((2, 0, "v"), True)],
+)
+def test_whole_sublayers_send_too(family: str, kind: str, receiver: Any, freeze: bool) -> None:
+    model, hf = by.wrapped(family), by.plain(family)
+    how: dict[str, Any] = {"answer": ANSWER, "wrong": WRONG, "freeze_mlps": freeze}
+    result = ll.path_patch(model, IDS, OTHER, sender=kind, receiver=receiver, **how)
+    data = result.data
+    assert data.metric.dims == ("layer", "sublayer") and data.sublayer.values.tolist() == [kind]
+    receivers = [] if receiver == "logits" else [receiver]
+    assert data.layer.values.tolist() == list(range(3 if not receivers else 2))
+    for row, layer in enumerate(data.layer.values.tolist()):
+        expected = four_runs(hf, IDS, OTHER, (layer, kind), receivers, freeze_mlps=freeze)
+        assert data.metric.values[row, 0] == pytest.approx(expected, abs=2e-4)
+    assert float(abs(data.effect).max()) > 1e-3, "no sender does anything: the test is blind"
+    assert [check for check in result.checks if not check.ok] == []
+
+
+def test_some_sublayers_at_chosen_positions() -> None:
+    model, hf = by.wrapped("llama"), by.plain("llama")
+    senders = [(0, "mlp_out"), (1, "attn_out"), (-2, "mlp_out")]
+    how: dict[str, Any] = {"answer": ANSWER, "wrong": WRONG, "positions": [2, -1]}
+    data = ll.path_patch(model, IDS, OTHER, sender=senders, receiver=(2, 1, "q"), **how).data
+    assert data.sublayer.values.tolist() == ["attn_out", "mlp_out"]
+    for layer, kind in ((0, "mlp_out"), (1, "attn_out"), (1, "mlp_out")):
+        expected = four_runs(hf, IDS, OTHER, (layer, kind), [(2, 1, "q")], positions=[2, 5])
+        found = float(data.metric.sel(layer=layer, sublayer=kind))
+        assert found == pytest.approx(expected, abs=2e-4)
+    assert np.isnan(data.metric.sel(layer=0, sublayer="attn_out"))
+    assert data.attrs["complete"] == 1
+
+
+def test_heads_that_put_k_together_from_several_modules() -> None:
+    """DeepSeek's: of k only what the scores are made of is known, and that receives."""
+    hf = tiny_model("deepseek_v3", seed=1, num_hidden_layers=2)
+    model = LensModel.wrap(hf, None, name="latent", prove=False)
+    for kind, site in (("q", "q"), ("k", "rot_k")):
+        result = ll.path_patch(model, IDS, OTHER, receiver=(1, 2, kind), answer=ANSWER, wrong=WRONG)
+        data = result.data
+        assert data.attrs["receiver"] == f"blocks.1.attn.hook_{site}[2]"
+        assert [check for check in result.checks if not check.ok] == []
+        base = ll.record(model, IDS, ["z.0"])
+        z = ll.record(model, OTHER, ["z.0"])["z", 0][0]
+        for head in range(model.n_heads):
+            held = [
+                ll.edit(f"z.0.{other}", "set", base["z", 0][0, :, other])
+                for other in range(model.n_heads)
+                if other != head
+            ]
+            held.append(ll.edit(f"z.0.{head}", "set", z[:, head]))
+            third = ll.run(model, IDS, edits=held, sites=[f"{site}.1"])
+            given = ll.edit(f"{site}.1.2", "set", third[site, 1][0, :, 2])
+            logits = ll.run(model, IDS, edits=[given]).logits[0, -1]
+            expected = float(logits[ANSWER] - logits[WRONG])
+            assert float(data.metric.sel(layer=0, head=head)) == pytest.approx(expected, abs=1e-4)
+        assert float(abs(data.effect).max()) > 1e-4
 
 
 def test_frozen_mlps_chosen_positions_and_several_receivers(family: str) -> None:
@@ -187,7 +251,13 @@ def test_a_stop_keeps_finished_senders(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"receiver": (0, 0, "q")}, "No sender can reach the receiver"),
         ({"receiver": (1, 0, "q"), "sender": (1, 0)}, "No sender can reach the receiver"),
         ({"sender": (0, 9)}, "Head 9 of the sender does not exist"),
-        ({"sender": [3]}, r"A sender is \(layer, head\), not 3"),
+        (
+            {"sender": [3]},
+            r"A sender is \(layer, head\) or \(layer, 'attn_out' | 'mlp_out'\), not 3",
+        ),
+        ({"sender": "mlp"}, "did you mean 'mlp_out'"),
+        ({"sender": (0, "resid")}, "Sender in layer 0: 'resid' is not known"),
+        ({"sender": [(0, 1), (0, "mlp_out")]}, "heads and whole sublayers: ask for them in two"),
         ({"direction": "back"}, "expected 'denoise' or 'noise'"),
         ({"metric": "logitdiff"}, "did you mean 'logit_diff'"),
         ({"positions": 9}, "Position 9 does not exist"),
