@@ -43,7 +43,7 @@ def as_path(path: Any) -> Path:
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         kind = type(path).__name__
         raise ResultError(f"A file is named by a string or a path, not by one of type {kind}.")
-    return Path(path).expanduser()  # type: ignore[arg-type]  # the second test excludes bytes
+    return Path(path).expanduser()
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

@@ -164,7 +164,8 @@ class Cut:
                 for number in starting.get(layer, ())
             ]
             rows = torch.cat(parts)
-        return rows.split(len(states[0]))
+        found: tuple[Tensor, ...] = rows.split(len(states[0]))
+        return found
 
     def _block(self, one: Pass, layer: int, rows: Tensor, also: Iterable[int] = ()) -> Tensor:
         """States after a block without what is gone of it, and without one more sublayer."""
