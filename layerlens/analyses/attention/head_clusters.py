@@ -235,11 +235,12 @@ class _Run:
         looks = np.stack([values[role][layer, head] for role in ROLES], -1)
         number = labels.max() + 1
         mean = np.stack([looks[labels == group].mean(0) for group in range(number)])
+        assert self.job.parts is not None  # _declare has made them
+        most = self.job.parts.sizes["group"]  # the groups beyond these are empty
+        shown = np.full((most, len(ROLES)), np.nan)
+        shown[:number] = mean
         self.job.emit({}, {"cluster": cluster, "silhouette": silhouette})
-        self.job.emit(
-            {"group": slice(0, number)},
-            {"group_looks": mean, "group_size": np.bincount(labels)},
-        )
+        self.job.emit({}, {"group_looks": shown, "group_size": np.bincount(labels, minlength=most)})
         known = np.nan_to_num(mean, nan=-1.0)
         names = [list(ROLES)[best] for best in known.argmax(-1)]
         self.job.note(groups=int(number), group_names=json.dumps(names))

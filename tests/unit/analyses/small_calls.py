@@ -17,8 +17,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "compare_models": ((LIST,), {"other": None}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "head_scores": ((), {"length": 8}),
+    "head_roles": ((), {"length": 8}),
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),
+    "observable": ((), {"weights": {17: 1, 20: -1}}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
