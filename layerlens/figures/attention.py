@@ -19,9 +19,11 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.grid import grid_figure
 from layerlens.figures.layout import Layout, color_bar, fitted, frame
 from layerlens.figures.palette import Palette, color_map, palette
-from layerlens.result.attention import AttentionData
+from layerlens.model.integers import whole
+from layerlens.result.attention import WEIGHTINGS, AttentionData
 from layerlens.result.roles import Role, most_telling, roles_of
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Shown:
 def attention_figure(
     data: xr.Dataset,
     *,
+    variable: str | None = None,
     layer: int | None = None,
     head: int | None = None,
     weighting: str = "pattern",
@@ -78,6 +81,9 @@ def attention_figure(
     ----------
     data : xarray.Dataset
         The data of one text, or of attention that came from elsewhere.
+    variable : str, optional
+        A name in the data: of a weighting, in place of `weighting`; or of what heads do
+        (``"induction"``), which is drawn as a grid of all layers and heads.
     layer : int, optional
         Number of the layer. By default that of the head that says most (an induction head, a
         previous-token head), else the first.
@@ -112,6 +118,13 @@ def attention_figure(
     >>> ll.attention(model, "cat dog owl cat dog").figure(layer=1)
     <Picture size ... with 6 Axes>
     """
+    if variable is not None:
+        named = {held: name for name, held in WEIGHTINGS.items()}
+        if variable not in named:
+            return grid_figure(
+                data, variable=variable, theme=theme, title=title, cell_width=cell_width
+            )
+        weighting = named[variable]
     colors = palette(theme)
     shown = _chosen(data, layer, head, weighting, part, other=other)
     rows, keys = shown.values.shape[1:]
@@ -165,7 +178,7 @@ def _chosen(
     if head is None:
         best = most_telling(roles, layer)
         head = 0 if best is None else best["head"]
-    if not 0 <= head < len(values):
+    if not 0 <= whole(head, "head") < len(values):
         raise ResultError(f"There is no head {head}; layer {layer} has {len(values)}, from 0.")
     prefix = held.prefix(part, other=other)
     queries, keys = (

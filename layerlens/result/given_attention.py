@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from layerlens.errors import InputError
-from layerlens.model.integers import wholes
+from layerlens.model.integers import whole, wholes
 from layerlens.result.attention import prefix_of
 from layerlens.result.result import Result
 
@@ -62,8 +62,10 @@ def square_of(attention: Any, name: str = "attention") -> np.ndarray:
         if not 2 <= found.ndim <= 4 or not found.size:
             raise InputError(f"{name} has the shape {_shape(found)}; give {_SHAPES}.")
         found = found.reshape((1,) * (4 - found.ndim) + found.shape)
-    if np.isnan(found).any():
-        raise InputError(f"{name} holds NaN, which no attention is: check what it was made from.")
+    if not np.isfinite(found).all():
+        raise InputError(
+            f"{name} holds NaN or infinity, which no attention is: check what it was made from."
+        )
     return found
 
 
@@ -101,7 +103,10 @@ def _array(given: Any, name: str) -> np.ndarray:
     if hasattr(given, "detach"):
         given = given.detach().float().cpu().numpy()
     try:
-        return np.asarray(given, dtype=np.float32)
+        found = np.asarray(given)
+        if found.dtype.kind not in "fiub":
+            raise TypeError
+        return found.astype(np.float32)
     except (TypeError, ValueError):
         raise InputError(f"{name} is {type(given).__name__}; give {_SHAPES}.") from None
 
@@ -155,7 +160,7 @@ def _words(
 ) -> list[str]:
     if tokens is None:
         return [str(index) for index in range(count)]
-    if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+    if not _are_words(tokens):
         raise InputError("tokens is a list of strings, one for each token.")
     if len(tokens) != count:
         raise InputError(
@@ -163,6 +168,11 @@ def _words(
             "for each."
         )
     return [_pretty(token) for token in tokens] if pretty else list(tokens)
+
+
+def _are_words(given: Any) -> bool:
+    several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes)
+    return several and all(isinstance(word, str) for word in given)
 
 
 def _pretty(token: str) -> str:
@@ -215,7 +225,9 @@ def given_result(
     coords: dict[str, Any] = {}
     for index, part in enumerate(parts.values()):
         kept = chosen_layers(part.values, layers)
-        if heads and len(heads) != part.values.shape[1]:
+        if not _are_words(heads):
+            raise InputError("The names of the heads are a list of strings, one for each head.")
+        if len(heads) not in (0, part.values.shape[1]):
             raise InputError(
                 f"There are {len(heads)} names of heads and {part.values.shape[1]} heads: give "
                 "one for each."
@@ -268,6 +280,7 @@ def sentence_parts(part: GivenPart, start: int) -> dict[str, GivenPart]:
         `start` is no token inside the text.
     """
     values, tokens, keys = part
+    start = whole(start, "sentence_b_start")
     if not 0 < start < len(tokens) or values.shape[2] != values.shape[3]:
         raise InputError(
             f"sentence_b_start is {start}; it is the number of the first token of the second "

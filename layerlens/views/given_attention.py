@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from layerlens.errors import InputError
+from layerlens.export.twins import THEMES
 from layerlens.model.integers import whole, wholes
 from layerlens.result.given_attention import (
     GivenPart,
@@ -147,6 +148,8 @@ def model_view(
         attention, tokens, sentence_b_start, prettify_tokens,
         encoder_attention, decoder_attention, cross_attention, encoder_tokens, decoder_tokens,
     )  # fmt: skip
+    if display_mode not in THEMES:
+        raise InputError(f"display_mode is {display_mode!r}; choose {', '.join(THEMES)}.")
     names: list[str] = []
     if include_heads is not None:
         parts, names = _some_heads(parts, include_heads)
@@ -280,12 +283,17 @@ def _parts(
 def _some_heads(
     parts: dict[str, GivenPart], heads: Sequence[int]
 ) -> tuple[dict[str, GivenPart], list[str]]:
-    chosen = list(wholes(heads, "include_heads"))
-    count = min(part.values.shape[1] for part in parts.values())
-    if not chosen or not all(0 <= head < count for head in chosen):
-        raise InputError(f"include_heads is {chosen}; there are {count} heads, from 0.")
+    chosen = _heads(parts, heads, "include_heads")
     kept = {name: part._replace(values=part.values[:, chosen]) for name, part in parts.items()}
     return kept, [str(head) for head in chosen]
+
+
+def _heads(parts: dict[str, GivenPart], heads: Sequence[int], name: str) -> list[int]:
+    chosen = list(wholes(heads, name))
+    count = min(part.values.shape[1] for part in parts.values())
+    if not chosen or not all(0 <= head < count for head in chosen):
+        raise InputError(f"{name} is {chosen}; there are {count} heads, from 0.")
+    return chosen
 
 
 def _show(
@@ -308,7 +316,7 @@ def _show(
             raise InputError(f"layer is {layer}; there are {kept}.")
         traits["layer"] = int(layer)
     if shown is not None:
-        traits["shown"] = list(wholes(shown, "heads"))
+        traits["shown"] = _heads(parts, shown, "heads")
     view = AttentionView.from_result(result, **traits)
     if html_action == "view":
         return view

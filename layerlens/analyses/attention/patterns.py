@@ -211,7 +211,8 @@ def _require_memory(parts: Sequence[Part], memory_limit: int) -> None:
         return
     layers = max(len(part.layers) for part in parts)
     fit = int(layers * memory_limit / needed)
-    advice = f"choose at most {fit} layers with layers=" if fit else "give a shorter text"
+    some = f"{fit} layers" if fit > 1 else "1 layer"
+    advice = f"choose at most {some} with layers=" if fit else "give a shorter text"
     raise MemoryLimitError(
         f"The attention of {layers} layers over {parts[0].tokens.ids.shape[1]} tokens takes "
         f"{needed / 1e6:.0f} MB, but memory_limit is {memory_limit / 1e6:.0f} MB: {advice}, or "

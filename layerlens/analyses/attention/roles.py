@@ -37,6 +37,7 @@ class Local(OverQueries):
 
     name = "local"
     question = "Which heads look at what is near?"
+    long_name = "attention to itself and the three before"
     formula = f"mean over queries t > {NEAR} of sum of a_tj over t - {NEAR} <= j <= t"
     units = "1"
     source = "Clark et al. (2019), What Does BERT Look At?, arXiv 1906.04341"
@@ -64,6 +65,7 @@ class Delimiter(OverQueries):
 
     name = "delimiter"
     question = "Which heads look at separators and punctuation?"
+    long_name = "attention to separators and punctuation"
     formula = "mean over queries of sum of a_tj over keys j > 0 that are special or punctuation"
     units = "1"
     source = "Clark et al. (2019), What Does BERT Look At?, arXiv 1906.04341"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.options import nearest
-from layerlens.errors import ModelError
+from layerlens.errors import InputError, ModelError
 from layerlens.model.evidence import error
 from layerlens.model.families import GATED_Z
 from layerlens.model.linear import offset
@@ -36,6 +36,10 @@ def chosen_weightings(weighting: str | Sequence[str]) -> list[str]:
     InputError
         There is no such weighting.
     """
+    if not isinstance(weighting, str | list | tuple):
+        raise InputError(
+            f"weighting is {weighting!r}; it is one of {', '.join(WEIGHTINGS)}, or a list of them."
+        )
     names = [weighting] if isinstance(weighting, str) else list(weighting)
     for name in names:
         if name not in WEIGHTINGS:

@@ -62,6 +62,13 @@ def test_it_becomes_a_file(result: ll.Result) -> None:
     assert image_bytes(result.figure(), "png").startswith(b"\x89PNG")
 
 
+def test_a_variable_is_drawn_by_its_name(result: ll.Result) -> None:
+    named = result.figure("scores", layer=0, head=1)
+    assert np.allclose(large(named), result.data["scores"].values[0, 1], atol=1e-6)
+    grid = result.figure("induction")
+    assert any("followed" in word or "after" in word for word in words(grid))
+
+
 def test_what_is_not_there_is_said(result: ll.Result) -> None:
     for options, said in (
         ({"layer": 7}, "no layer 7; there are"),

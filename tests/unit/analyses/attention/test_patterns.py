@@ -206,7 +206,9 @@ def test_saved_and_opened(toy: LensModel, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_said_in_a_sentence(toy: LensModel) -> None:
     with pytest.raises(InputError, match=r"Weighting 'norms' .* 'norm'"):
         ll.attention(toy, "cat", weighting="norms")
-    with pytest.raises(MemoryLimitError, match="at most 1 layers with layers="):
+    with pytest.raises(InputError, match="weighting is 5; it is one of"):
+        ll.attention(toy, "cat", weighting=5)
+    with pytest.raises(MemoryLimitError, match="at most 1 layer with layers="):
         ll.attention(toy, "cat dog owl cat", memory_limit=700)
     with pytest.raises(MemoryLimitError, match="a shorter text"):
         ll.attention(toy, "cat dog owl cat", memory_limit=100)
