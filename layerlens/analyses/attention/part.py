@@ -45,7 +45,7 @@ _OWN = {
     ),
     **{
         name: Variable(
-            _HEADS, "float64", "1", getattr(metric, "long_name", "") or metric.question,
+            _HEADS, "float64", "1", metric.outputs[name].long_name,
             source=metric.source, formula=metric.formula,
         )
         for name, metric in ROLES.items()
