@@ -32,7 +32,7 @@ def answer_place(model: LensModel, tokens: Tokens) -> int:
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> answer_place(model, model.tokens("cat dog owl cat"))
-    3
+    4
     """
     length = int(tokens.ids.shape[1])
     if not model.bidirectional:

@@ -111,6 +111,8 @@ def generate(
         fed = {TOKEN_IDS: tokens.ids.to(model.device), MASK: tokens.mask.long().to(model.device)}
         try:
             raw: Any = hf.generate(**fed, **options)
+        except InputError:
+            raise
         except ValueError as error:  # how generate refuses its options
             raise InputError(f"generate refused what it was given: {error}") from error
     sequences: Tensor = getattr(raw, "sequences", raw)

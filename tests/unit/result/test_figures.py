@@ -166,7 +166,7 @@ def test_checks_are_part_of_the_figure() -> None:
         ({"points": "mids"}, "choose all, post, mid or labels"),
         ({"points": ["9_post"]}, "no point '9_post'"),
         ({"every": 0}, "every is 0"),
-        ({"kind": "pie"}, "no figure 'pie'; choose one of lens, patch"),
+        ({"kind": "pie"}, "no figure 'pie'; choose one of .*lens, patch"),
         ({"kind": "trajectories", "position": 9}, "no position 9"),
     ],
 )
