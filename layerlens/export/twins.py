@@ -123,6 +123,7 @@ def answer_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "analysis_name": str(data.attrs.get("analysis", "")),
         "inputs": inputs,
         "input_names": list(inputs),
+        "text": next(iter(inputs.values()), ""),
         "options": {},
         "estimate": {},
         "layer": -1,

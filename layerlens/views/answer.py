@@ -39,9 +39,9 @@ class AnswerView(AnswerQuestion, EstimatedView):
 
     KERNEL_ONLY = AnswerQuestion.KERNEL_ONLY | EstimatedView.KERNEL_ONLY
     PICTURE = (
-        "view", "title", "theme", "analysis_name", "inputs", "input_names", "options", "estimate",
-        "layer", "position", "head", "focus", "hidden", "scale", "entry", "means", "lead_open",
-        "cell_width",
+        "view", "title", "theme", "analysis_name", "inputs", "input_names", "text", "options",
+        "estimate", "layer", "position", "head", "focus", "hidden", "scale", "entry", "means",
+        "lead_open", "cell_width",
     )  # fmt: skip
 
     LATEST = frozenset({"cell"})
@@ -56,6 +56,10 @@ class AnswerView(AnswerQuestion, EstimatedView):
     means = t.Bool(False, help="Whether means of rows and columns are drawn.").tag(sync=True)
     lead_open = t.Bool(True, help="Whether it says how to read the picture.").tag(sync=True)
     cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as there is room.").tag(sync=True)
+
+    @t.validate("layer", "position", "head")
+    def _valid_place(self, proposal: Any) -> int:
+        return max(-1, int(proposal["value"]))
 
     def __init__(
         self,

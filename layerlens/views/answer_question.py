@@ -30,6 +30,7 @@ class AnswerQuestion(QuestionView):
 
     analysis_name = t.Unicode("", help="Name of the analysis.").tag(**READ_ONLY)
     inputs = t.Dict(help="Name of each text to the text.").tag(sync=True)
+    text = t.Unicode("", help="The first text, for linking views.").tag(sync=True)
     input_names = t.List(t.Unicode(), help="Names of the texts, in order.").tag(**READ_ONLY)
 
     names: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class AnswerQuestion(QuestionView):
         self._options: dict[str, Any] = {}
         super()._open(model, inputs, keywords)
         self.analysis_name, self.input_names = self.ANALYSIS, list(self.names)
+        self._follow_inputs()
 
     def _sorted(
         self, texts: Sequence[Any], keywords: Mapping[str, Any]
@@ -114,6 +116,18 @@ class AnswerQuestion(QuestionView):
                 f"{wrong[0]!r} is not one of these names, or not a string."
             )
         return {name: fields.get(name, self.inputs.get(name, "")) for name in self.names}
+
+    @t.observe("text")
+    def _text_changed(self, change: Any) -> None:
+        if self.names and self.inputs and self.text != self.inputs[self.names[0]]:
+            self.inputs = {**self.inputs, self.names[0]: self.text}
+
+    @t.observe("inputs")
+    def _inputs_changed(self, change: Any) -> None:
+        self._follow_inputs()
+
+    def _follow_inputs(self) -> None:
+        self.text = self.inputs[self.names[0]] if self.names and self.inputs else ""
 
     @t.validate("options")
     def _valid_options(self, proposal: Any) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 import traitlets as t
 
+from layerlens.analyses.contract.contract import Analysis
+from layerlens.analyses.contract.registry import get
 from layerlens.errors import InputError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.required import require_model
+from layerlens.views.answer import AnswerView, CurvesView, GridView
 from layerlens.views.attention import AttentionView
 from layerlens.views.kept import Kept
 from layerlens.views.keywords import ExploreOptions
@@ -38,6 +41,8 @@ class Explore(w.VBox):  # type: ignore[misc]
     lens, metrics, patching : LensView, MetricsView, PatchView
     attention : AttentionView or None
         None where the model has no attention that could be read.
+    also : dict
+        Further analyses by name, each a `GridView` or a `CurvesView`.
     """
 
     _made: Sequence[Any] = ()
@@ -48,14 +53,21 @@ class Explore(w.VBox):  # type: ignore[misc]
         text: str,
         corrupt: str | None = None,
         *,
-        options: ExploreOptions | None = None,
+        also: Sequence[str | Analysis] = (),
+        options: ExploreOptions | Mapping[str, Mapping[str, Any]] | None = None,
         theme: str = "auto",
     ) -> None:
         asked: Mapping[str, Any] = options or {}
-        given: dict[str, Any] = {name: {"theme": theme, **asked.get(name, {})} for name in _VIEWS}
-        if unknown := [name for name in asked if name not in _VIEWS]:
-            raise InputError(f"explore has no '{unknown[0]}'; it has {', '.join(_VIEWS)}.")
+        more = _further(also)
+        every = (*_VIEWS, *more)
+        given: dict[str, Any] = {name: {"theme": theme, **asked.get(name, {})} for name in every}
+        if unknown := [name for name in asked if name not in every]:
+            raise InputError(f"explore has no '{unknown[0]}'; it has {', '.join(every)}.")
         require_model(model)
+        self.also = {
+            name: _answer(model, analysis, text, corrupt, given[name])
+            for name, analysis in more.items()
+        }
         self.lens = LensView(model, text, **given["lens"])
         self.metrics = MetricsView(model, text, **given["metrics"])
         self.attention: AttentionView | None = None
@@ -72,10 +84,11 @@ class Explore(w.VBox):  # type: ignore[misc]
         links = [
             *linked(*((view, "layer") for view in self._views)),
             *linked(*((view, "position") for view in self._views)),
-            *linked(*((view, self._prompt(view)) for view in self._views)),
+            *linked(*((view, name) for view in self._views if (name := self._prompt(view)))),
         ]
         titles = [name for name in _VIEWS[1:] if getattr(self, name) is not None]
-        below = w.Tab([getattr(self, name) for name in titles], titles=titles)
+        titles += [name.replace("_", " ") for name in self.also]
+        below = w.Tab(self._views[1:], titles=titles)
         self._made = [*links, *self._views, below]
         super().__init__([self.lens, below], layout={"width": "100%"})
         self._keeper = Kept(self._views)
@@ -102,11 +115,14 @@ class Explore(w.VBox):  # type: ignore[misc]
 
     @property
     def _views(self) -> list[LiveView]:
-        return [view for name in _VIEWS if (view := getattr(self, name)) is not None]
+        own = [view for name in _VIEWS if (view := getattr(self, name)) is not None]
+        return [*own, *self.also.values()]
 
     @staticmethod
     def _prompt(view: LiveView) -> str:
-        """Return the trait of a view that holds the prompt."""
+        """Return the trait of a view that holds the prompt; "" for one that has no such text."""
+        if isinstance(view, AnswerView):
+            return "text" if view.names[:1] in (("text",), ("clean",)) else ""
         return "clean" if isinstance(view, PatchView) else "text"
 
     def _ipython_display_(self) -> None:
@@ -126,12 +142,34 @@ class Explore(w.VBox):  # type: ignore[misc]
 _VIEWS = ("lens", "metrics", "attention", "patching")
 
 
+def _further(also: Sequence[str | Analysis]) -> dict[str, Analysis]:
+    """Return the analyses that get a tab each, by name."""
+    if isinstance(also, str | Analysis):
+        also = [also]
+    found = [get(one if isinstance(one, str) else one.name) for one in also]
+    for analysis in found:
+        if analysis.about.view in ("lens", "metrics", "attention", "patch"):
+            raise InputError(f"explore shows {analysis.name} already: leave it out of also.")
+    return {analysis.name: analysis for analysis in found}
+
+
+def _answer(
+    model: LensModel, analysis: Analysis, text: str, corrupt: str | None, keywords: Any
+) -> AnswerView:
+    """Return the view of one more analysis, with the prompts for its texts of these names."""
+    prompts = {"text": text, "clean": text, "corrupt": corrupt}
+    texts = {name: prompts[name] for name in analysis.inputs if prompts.get(name) is not None}
+    kind = GridView if analysis.about.view == "grid" else CurvesView
+    return kind(model, analysis, **{**texts, **keywords})
+
+
 def explore(
     model: LensModel,
     text: str,
     corrupt: str | None = None,
     *,
-    options: ExploreOptions | None = None,
+    also: Sequence[str | Analysis] = (),
+    options: ExploreOptions | Mapping[str, Mapping[str, Any]] | None = None,
     theme: str = "auto",
 ) -> Explore:
     """Look at one prompt with every view, all of them at the same layer and position.
@@ -145,21 +183,25 @@ def explore(
     corrupt : str, optional
         A second prompt of as many tokens, for patching. Without it the patch bench waits until
         one is typed.
+    also : sequence of str or Analysis
+        Further analyses, one more tab each: ``["ablate_sweep"]``. One that takes a text gets the
+        prompt, one that compares two gets both; others take theirs from `options`.
     options : mapping, optional
         Keywords for each view: ``{"lens": {...}, "metrics": {...}, "attention": {...},
-        "patching": {...}}``.
+        "patching": {...}}``, and for each analysis of `also` by its name.
     theme : {"auto", "light", "dark"}
         Of all views.
 
     Returns
     -------
     Explore
-        A widget with ``lens``, ``metrics``, ``attention`` and ``patching``.
+        A widget with ``lens``, ``metrics``, ``attention`` and ``patching``, and with ``also``.
 
     Raises
     ------
     InputError
-        The text is no string, or `options` names something else.
+        The text is no string, `options` names something else, or an analysis of `also` is not
+        known or lacks a text.
 
     Examples
     --------
@@ -173,7 +215,7 @@ def explore(
     """
     if not isinstance(text, str) or not isinstance(corrupt, str | None):
         raise InputError("explore takes a text, and a second one for patching, as strings.")
-    return Explore(model, text, corrupt, options=options, theme=theme)
+    return Explore(model, text, corrupt, also=also, options=options, theme=theme)
 
 
 def linked(first: End, *others: End) -> list[Any]:

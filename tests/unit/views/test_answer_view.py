@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from layerlens.export.answer_meta import answer_meta_of
 from layerlens.export.pack import unpack
 from layerlens.export.twins import answer_traits, traits_of
 from layerlens.model.lensmodel import LensModel
+from layerlens.model.tiny import tiny_model
 from layerlens.result import Result, open_saved
 from layerlens.views import CurvesView, GridView, LensView, estimated, view_of
 from layerlens.views.answer import AnswerView
@@ -51,6 +53,12 @@ def pace(model: LensModel) -> Iterator[Pace]:
     found.remove()
 
 
+@cache
+def with_experts() -> LensModel:
+    hf = tiny_model("mixtral", 1, vocab_size=64)
+    return LensModel.wrap(hf, tiny_llama().tokenizer, name="experts", prove=False)
+
+
 def heads(model: LensModel, text: Any = TEXT, **more: Any) -> GridView:
     return GridView(model, "ablate_sweep", text, **{"how": "zero", **more})
 
@@ -80,7 +88,8 @@ def without(meta: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_every_analysis_opens_live_and_frozen(name: str, model: LensModel, tmp_path: Path) -> None:
+def test_every_analysis_opens_live_and_frozen(name: str, tmp_path: Path) -> None:
+    model = with_experts() if "experts" in registry.get(name).needs else tiny_llama()
     texts, options = arguments(name, model)
     options |= SMALLER.get(name, {})
     kind = GridView if registry.get(name).about.view == "grid" else CurvesView

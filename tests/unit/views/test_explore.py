@@ -144,3 +144,34 @@ def test_a_model_without_attention_has_no_tab_for_it() -> None:
     assert both.attention is None
     assert both.children[1].titles == ("metrics", "patching")
     both.close()
+
+
+def test_any_analysis_is_one_more_tab(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LensView, "analysis", get("logit_lens"))
+    options = {"ablate_sweep": {"how": "zero"}, "head_scores": {"length": 8}}
+    also = ["ablate_sweep", ll.path_patch, "head_scores"]
+    found = ll.explore(model, CLEAN, CORRUPT, also=also, options=options)
+    heads, paths, scores = found.also.values()
+    assert found.children[1].titles[-3:] == ("ablate sweep", "path patch", "head scores")
+    assert heads.inputs == {"text": CLEAN}
+    assert heads.options == {"how": "zero"}
+    assert paths.inputs == {"clean": CLEAN, "corrupt": CORRUPT}
+    assert scores.inputs == {}
+    found.layer = 2
+    assert {view.layer for view in found.also.values()} == {2}
+    heads.position = 1
+    assert found.lens.position == 1
+    found.text = "w5 w6 w7 w8"
+    assert heads.inputs == {"text": "w5 w6 w7 w8"}
+    assert paths.inputs["clean"] == "w5 w6 w7 w8"
+    result = heads.wait(20)
+    assert result is not None
+    assert result.data.attrs["text"] == "w5 w6 w7 w8"
+    heads.comm.set(text="w9 w8 w7 w6")
+    assert heads.inputs == {"text": "w9 w8 w7 w6"}
+    assert found.text == "w9 w8 w7 w6"
+    found.close()
+    with pytest.raises(InputError, match="shows logit_lens already"):
+        ll.explore(model, CLEAN, also=["logit_lens"])
+    with pytest.raises(InputError, match="corrupt was not given"):
+        ll.explore(model, CLEAN, also=["path_patch"])
