@@ -236,11 +236,13 @@ class _Run:
         number = labels.max() + 1
         mean = np.stack([looks[labels == group].mean(0) for group in range(number)])
         assert self.job.parts is not None  # _declare has made them
-        most = self.job.parts.sizes["group"]  # the groups beyond these are empty
+        most = self.job.parts.sizes["group"]  # there are no more groups, but there might have been
         shown = np.full((most, len(ROLES)), np.nan)
         shown[:number] = mean
+        counts = np.full(most, -1)
+        counts[:number] = np.bincount(labels)
         self.job.emit({}, {"cluster": cluster, "silhouette": silhouette})
-        self.job.emit({}, {"group_looks": shown, "group_size": np.bincount(labels, minlength=most)})
+        self.job.emit({}, {"group_looks": shown, "group_size": counts})
         known = np.nan_to_num(mean, nan=-1.0)
         names = [list(ROLES)[best] for best in known.argmax(-1)]
         self.job.note(groups=int(number), group_names=json.dumps(names))
