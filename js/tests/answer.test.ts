@@ -89,6 +89,10 @@ describe("the grid of an answer", () => {
   it("knows its strongest cell, and has colours both ways only where numbers lie on both sides", () => {
     const { state, grid } = stateOf();
     expect(grid().strongest(0)).toEqual({ point: 1, position: 1 });
+    const data = state.data.value;
+    const none =
+      data && new GridData(data, makeArray("not_there", { dims: ["layer", "position"] }));
+    expect(none?.strongest(0)).toBeNull();
     const ends = () => state.scaleOf(grid()).ticks.map(({ label }) => label);
     expect([ends()[0], ends().at(-1)]).toEqual(["−0.9", "0.9"]);
     const scales = { dosed: { kind: "diverging" as const, centre: 0, limit: 20, unit: "" } };

@@ -45,6 +45,7 @@ describe("the axes of charts", () => {
     expect(roomy(null, -1, -0.1)[1]).toBe(0);
     expect(roomy(null, 3, 3)[1]).toBeGreaterThan(3);
     expect(roomy(null, null, null)).toEqual([0, 1]);
+    expect(roomy(null, 0, 0)).toEqual([0, 1]);
   });
 
   it("write numbers of every size in a few characters", () => {

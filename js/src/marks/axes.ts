@@ -90,7 +90,7 @@ export function logAxis(low: number, high: number): ValueAxis {
 
 /** A little room above and below; zero is the end where it is near. */
 export function roomy(_: unknown, low: number | null, high: number | null): [number, number] {
-  if (low === null || high === null) return [0, 1];
+  if (low === null || high === null || (low === 0 && high === 0)) return [0, 1];
   const span = high - low || Math.abs(high) || 1;
   const [from, to] = [low - 0.06 * span, high + 0.06 * span];
   const nearZero = 0.35 * span;

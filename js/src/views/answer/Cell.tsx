@@ -5,6 +5,9 @@ import { CopyCode } from "../common/Copy";
 import { Terms } from "../common/Term";
 import type { AnswerState } from "./state";
 
+/** How much colour the strongest mark has, in per cent: letters stay readable on it. */
+const STRONGEST = 50;
+
 /** What the selected cell is made of: tables, and texts with marked tokens. */
 export function Cell({ state }: { state: AnswerState }) {
   const opened = state.opened.value;
@@ -51,11 +54,12 @@ function Inside({ state, panel }: { state: AnswerState; panel: CellPanel }) {
           {tokens.map(({ text, mark }, at) => (
             <span
               key={at}
-              style={{ "--ll-mark": `${Math.round(100 * Math.min(1, Math.max(0, mark)))}%` }}
+              style={{ "--ll-mark": `${Math.round(STRONGEST * Math.min(1, Math.max(0, mark)))}%` }}
               class={mark > 0 ? "ll-lit" : undefined}
               title={mark > 0 ? compact(mark, 3) : undefined}
             >
               <TokenText text={text} />
+              <wbr />
             </span>
           ))}
         </p>

@@ -78,6 +78,11 @@ function Table({ state, data, columns }: Props & { columns: readonly ArrayInfo[]
   if (fixed === -1) return null;
   const name = capital(data.array(first.metric)?.long_name || first.metric.replaceAll("_", " "));
   const of = fixed === null ? "" : `of ${data.axisName(down)} ${data.label(down, fixed)}`;
+  const at = ({ name }: ArrayInfo, k: number) =>
+    data.at(name, ...(fixed === null ? [k] : [fixed, k]));
+  const rows = Array.from({ length: data.size(across) }, (_, k) => k).filter((k) =>
+    columns.some((array) => !Number.isNaN(at(array, k))),
+  );
   return (
     <section class="ll-layer-table" aria-label={[name, of].filter(Boolean).join(" ")}>
       <header class="ll-bar-head">
@@ -98,16 +103,12 @@ function Table({ state, data, columns }: Props & { columns: readonly ArrayInfo[]
           </tr>
         </thead>
         <tbody>
-          {Array.from({ length: data.size(across) }, (_, k) => (
+          {rows.map((k) => (
             <tr key={k}>
               <th scope="row">{data.label(across, k)}</th>
               {columns.map((array) => (
                 <td key={array.name} class="ll-num">
-                  <Value
-                    data={data}
-                    array={array}
-                    value={data.at(array.name, ...(fixed === null ? [k] : [fixed, k]))}
-                  />
+                  <Value data={data} array={array} value={at(array, k)} />
                 </td>
               ))}
             </tr>

@@ -64,10 +64,9 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
   }
 
   label(dim: string, index: number): string {
-    const axis = this.meta.axes[dim];
-    const label = axis?.labels[index] ?? String(index);
-    // An underscore inside a token is the model's own.
-    return axis?.tokens ? label : label.replace("_", " ");
+    const label = this.meta.axes[dim]?.labels[index] ?? String(index);
+    // "0_post": a layer and its state. Other underscores are the model's own.
+    return this.role(dim) === "layer" ? label.replace("_", " ") : label;
   }
 
   /** What an axis is called in words. */

@@ -121,9 +121,9 @@ export class GridData {
     return count > 0 ? sum / count : Number.NaN;
   }
 
-  /** The cell farthest from `centre`; null while there is none. */
+  /** The cell farthest from `centre`; null where none is off it. */
   strongest(centre: number): { point: number; position: number } | null {
-    let [most, found] = [-1, null as { point: number; position: number } | null];
+    let [most, found] = [0, null as { point: number; position: number } | null];
     const { rows, columns } = this.size;
     for (let point = 0; point < rows; point++) {
       for (let position = 0; position < columns; position++) {
