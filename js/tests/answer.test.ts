@@ -5,7 +5,7 @@ import type { GridData } from "../src/views/arrays/grid";
 import { wordsOf } from "../src/views/common/Term";
 import { ANSWER, type AnswerMeta } from "../src/wire/answer";
 import { Session } from "../src/wire/session";
-import { FakeModel, makeAnswer, makeAnswerMeta, makeArray } from "./fixtures";
+import { FakeModel, makeAnswer, makeAnswerMeta, makeArray, makeBlocks } from "./fixtures";
 
 function stateOf(traits: Record<string, unknown> = {}, over: Partial<AnswerMeta> = {}) {
   const model = new FakeModel({ view: "grid", live: true, meta: makeAnswerMeta(over), ...traits });
@@ -89,10 +89,12 @@ describe("the grid of an answer", () => {
   it("knows its strongest cell, and has colours both ways only where numbers lie on both sides", () => {
     const { state, grid } = stateOf();
     expect(grid().strongest(0)).toEqual({ point: 1, position: 1 });
-    const data = state.data.value;
-    const none =
-      data && new GridData(data, makeArray("not_there", { dims: ["layer", "position"] }));
-    expect(none?.strongest(0)).toBeNull();
+    const flat = makeArray("flat", { dims: ["layer", "step"], down: "layer", across: "step" });
+    const even = stateOf({}, { arrays: [flat] });
+    const zeros = new Array(12).fill(0);
+    const { header, buffers } = makeBlocks(2, [["flat", flat.dims, [0, 0], [3, 4], zeros]]);
+    even.model.message({ kind: "frame", ...header }, buffers);
+    expect([even.grid().value(2, 3), even.grid().strongest(0)]).toEqual([0, null]);
     const ends = () => state.scaleOf(grid()).ticks.map(({ label }) => label);
     expect([ends()[0], ends().at(-1)]).toEqual(["−0.9", "0.9"]);
     const scales = { dosed: { kind: "diverging" as const, centre: 0, limit: 20, unit: "" } };
