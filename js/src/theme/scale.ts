@@ -13,7 +13,7 @@ export interface Tick {
 /** Number → colour, with the ink to write on it; made anew when mode, theme or range change. */
 export class ColorScale {
   readonly fills: readonly string[];
-  readonly inks: readonly string[];
+  #inks: readonly string[] | null = null;
 
   constructor(
     readonly label: string,
@@ -25,7 +25,12 @@ export class ColorScale {
     readonly ticks: readonly Tick[],
   ) {
     this.fills = colors.map(toCss);
-    this.inks = colors.map((color) => toCss(inkOn(color)));
+  }
+
+  /** What can be read on each fill; many pictures have nothing written on them. */
+  get inks(): readonly string[] {
+    this.#inks ??= this.colors.map((color) => toCss(inkOn(color)));
+    return this.#inks;
   }
 
   /** Index into the 256 colours, clamped to the ends; -1 where there is no number. */

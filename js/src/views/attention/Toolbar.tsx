@@ -129,8 +129,8 @@ function Both({ state, data }: Props) {
     other.tokens.length === data.queries(false).length &&
     data.keys(true).length === data.keys(false).length;
   const choices: Choice<Compare>[] = [
-    { value: "first", label: "First", title: data.meta.model },
-    { value: "second", label: other.label || "Second", title: `${other.model}: ${other.text}` },
+    { value: "first", label: "First", title: `${data.meta.model}: ${state.pictured()}` },
+    { value: "second", label: "Second", title: `${other.model}: ${other.text}` },
     { value: "beside", label: "Side by side" },
     {
       value: "difference",
