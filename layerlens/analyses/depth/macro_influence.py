@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from layerlens.analyses.answers.prediction_change import Outputs, kl
+from layerlens.analyses.answers.prediction_change import Distance, Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import When, given
+from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.sweeps.clean_pass import (
     Pass,
     TokenMeans,
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 _CELL = ("layer", "round?")
+NEEDS = ("macro_influence", "kl", "loss_change")
+"""What says how much a block is needed."""
+
+Score = Callable[[Tensor], Tensor]
+"""From logits ``[n, vocabulary]`` float32 to ``[n]``, larger for better."""
 
 
 def _with_ends(name: str, units: str, words: str) -> dict[str, Variable]:
@@ -42,6 +50,7 @@ VARIABLES = {
     **_with_ends("macro_influence", "1", "Macro Influence (turn of the last state)"),
     **_with_ends("kl", "nats", "KL divergence of the prediction without the block"),
     **_with_ends("loss_change", "nats", "change of the loss without the block"),
+    **_with_ends("score_drop", "1", "what the own score loses without the block"),
     "loss": Variable((), "float64", "nats", "loss of the whole model"),
     "removed": Variable(("round?",), "int32", "layer", "block left out after this round"),
     "loss_removed": Variable(("round?",), "float64", "nats", "loss without the blocks so far"),
@@ -53,6 +62,8 @@ def count_work(
     tokens: Tokens,
     *,
     rounds: int,
+    by: str | Score,
+    protect: Any,
     output: bool,
     skip_first: bool | int,
     batch_size: int | None,
@@ -80,6 +91,10 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     pooled=True,
+    effects={
+        "by": given("output"),
+        "protect": When("rounds", "with rounds above 1", lambda rounds: rounds > 1),
+    },
 )
 def macro_influence(
     job: Job,
@@ -87,6 +102,8 @@ def macro_influence(
     tokens: Tokens,
     *,
     rounds: int = 1,
+    by: str | Score = "macro_influence",
+    protect: Any = (),
     output: bool = True,
     skip_first: bool | int = True,
     batch_size: int | None = None,
@@ -102,10 +119,17 @@ def macro_influence(
     Parameters
     ----------
     rounds
-        1: each block alone (one shot). More: the block with the least influence is left out for
-        good, and all others are measured again in what remains, as often as this.
+        1: each block alone (one shot). More: the block that is needed least is left out for good,
+        and all others are measured again in what remains, as often as this (iterative pruning).
+    by
+        What says how much a block is needed: ``macro_influence``, ``kl``, ``loss_change``, or a
+        score of your own, a function from logits ``[n, vocabulary]`` float32 to ``[n]``, larger
+        for better: then the block goes whose absence costs least of its mean
+        (``score_drop``). Of equal ones the first goes.
+    protect
+        Layers that are never left out for good, such as ``(0, -1)``.
     output
-        Also run the head, for ``kl`` and ``loss_change``.
+        Also run the head, for ``kl``, ``loss_change`` and ``score_drop``.
     skip_first
         Leave out the first token of each text (or so many) from the means. The block is left
         out at every token.
@@ -123,7 +147,7 @@ def macro_influence(
     Raises
     ------
     InputError
-        ``rounds`` does not fit, or no token counts.
+        An option does not fit, or no token counts.
     ModelError
         ``output`` was asked of a model without a head.
 
@@ -135,13 +159,25 @@ def macro_influence(
     >>> bool(found.data.macro_influence.min() >= 0)
     True
     """
-    if isinstance(rounds, bool) or not 1 <= rounds < max(2, model.n_layers):
-        raise InputError(
-            f"rounds is {rounds}; expected 1 to {max(1, model.n_layers - 1)}, so that a block "
-            "remains."
-        )
+    if not callable(by) and by not in NEEDS:
+        raise nearest(str(by), list(NEEDS), "by of macro_influence:")
+    kept = _protected(model, protect)
+    most = max(1, model.n_layers - max(1, len(kept)))
+    if isinstance(rounds, bool) or not 1 <= rounds <= most:
+        raise InputError(f"rounds is {rounds}; expected 1 to {most}, so that a block remains.")
     require_tokens(tokens, skip_first)
-    _Influence(job, model, tokens, rounds, output, skip_first, batch_size).run(verify)
+    if by == "loss_change" and model.bidirectional:
+        raise InputError(
+            f"{model.name} reads in both directions, so that it has no loss of a next token: use "
+            "by='kl'."
+        )
+    how = (skip_first, batch_size)
+    _Influence(job, model, tokens, rounds, output, by, kept, how).run(verify)
+
+
+def _protected(model: LensModel, protect: Any) -> frozenset[int]:
+    none = isinstance(protect, Sized) and not len(protect)
+    return frozenset() if none else frozenset(model.layers(protect))
 
 
 class _Influence:
@@ -154,13 +190,15 @@ class _Influence:
         tokens: Tokens,
         rounds: int,
         output: bool,
-        skip_first: bool | int,
-        batch_size: int | None,
+        by: str | Score,
+        protected: frozenset[int],
+        how: tuple[bool | int, int | None],
     ) -> None:
         self.job, self.model, self.tokens = job, model, tokens
         self.rounds, self.output = rounds, output
-        self.how = (skip_first, batch_size)
-        self.batches = len(split(tokens, batch_size))
+        self.by, self.protected = by, protected
+        self.how = how
+        self.batches = len(split(tokens, how[1]))
         self.left = list(range(model.n_layers))
         self.removed: list[int] = []
         self.blocks = 0
@@ -172,10 +210,8 @@ class _Influence:
         self._declare()
         for number in range(self.rounds):
             means = self._round(number, verify if not number else 0)
-            least = min(self.left, key=lambda layer: (means[layer], layer))
-            if number == 0:
-                order = sorted(self.left, key=lambda layer: (means[layer], layer))
-            self._remove(number, least)
+            order = sorted(self.left, key=lambda layer: (means[layer], layer))
+            self._remove(number, next(layer for layer in order if layer not in self.protected))
         if self.rounds > 1:
             order = self.removed
             self._measure_loss(self.rounds - 1)
@@ -199,6 +235,8 @@ class _Influence:
         }
         needs_head = ("kl", "loss")
         wanted = [name for name in VARIABLES if self.output or not name.startswith(needs_head)]
+        if not self.scored:
+            wanted = [name for name in wanted if not name.startswith("score_drop")]
         if self.rounds == 1:
             wanted = [name for name in wanted if "removed" not in name]
         self.job.declare(sizes, coords, only=wanted)
@@ -206,7 +244,8 @@ class _Influence:
     def _round(self, number: int, verify: int) -> np.ndarray:
         """Leave out each block that is left once; the influences [layer]."""
         layers = self.model.n_layers
-        names = ("macro_influence", "kl", "loss_change") if self.output else ("macro_influence",)
+        names = (*NEEDS, "score_drop") if self.scored else NEEDS
+        names = names if self.output else ("macro_influence",)
         means = {name: TokenMeans(layers) for name in names}
         loss = TokenMeans(1)
         total = self.rounds * self.batches * layers
@@ -233,7 +272,12 @@ class _Influence:
             self.job.emit({}, {"loss": loss.mean()[0]})
         if self.output and number:
             self.job.emit({"round": number - 1}, {"loss_removed": loss.mean()[0]})
-        return means["macro_influence"].mean()
+        return means["score_drop" if callable(self.by) else self.by].mean()
+
+    @property
+    def scored(self) -> bool:
+        """Whether a score of one's own is measured."""
+        return callable(self.by)
 
     def _prefix(self, one: Pass) -> list[Tensor]:
         """States before each of the blocks that are left, and after the last."""
@@ -257,6 +301,8 @@ class _Influence:
             self.job.tick()
             found["kl"], loss = outputs.compare(final, kl)
             found["loss_change"] = loss - outputs.loss
+            if callable(self.by):
+                found["score_drop"], _ = outputs.compare(final, _drop(self.by))
         return found
 
     def _emit(self, number: int, layer: int, means: dict[str, TokenMeans]) -> None:
@@ -306,3 +352,19 @@ class _Influence:
             for name in mine.keys() & {"macro_influence", "kl"}:
                 off = float((mine[name] - plain[name]).nan_to_num().abs().max())
                 self.error = max(self.error, off)
+
+
+def _drop(score: Score) -> Distance:
+    """What a score loses from clean logits to others."""
+
+    def drop(clean: Tensor, other: Tensor) -> Tensor:
+        before, after = (score(logits) for logits in (clean, other))
+        for found in (before, after):
+            if not isinstance(found, Tensor) or found.shape != clean.shape[:1]:
+                raise InputError(
+                    f"The score in by was given logits {tuple(clean.shape)}; expected a tensor "
+                    f"[{len(clean)}] of it, one number a row."
+                )
+        return (before - after).double()
+
+    return drop

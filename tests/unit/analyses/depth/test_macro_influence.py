@@ -135,3 +135,55 @@ def test_a_stop_keeps_what_was_done() -> None:
 def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         ll.macro_influence(by_hooks.wrapped("gpt2"), TEXTS, **options)
+
+
+@pytest.mark.parametrize("by", ["kl", "loss_change"])
+def test_blocks_go_by_another_measure(by: str) -> None:
+    data = ll.macro_influence(by_hooks.wrapped("gpt2"), TEXTS, rounds=2, by=by).data
+    for number in range(2):
+        assert int(data.removed[number]) == int(np.nanargmin(data[by].values[:, number]))
+
+
+def test_blocks_go_by_a_score_of_one_s_own() -> None:
+    def score(logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, 7]
+
+    data = ll.macro_influence(by_hooks.wrapped("llama"), TEXTS, rounds=2, by=score).data
+    hf = by_hooks.plain("llama")
+    gone: list[int] = []
+    for number in range(2):
+        clean = torch.cat([without.run(hf, ids, gone)[1][1:, 7] for ids in TEXTS])
+        drops = {}
+        for layer in {0, 1, 2} - set(gone):
+            other = [without.run(hf, ids, [*gone, layer])[1][1:, 7] for ids in TEXTS]
+            drops[layer] = float((clean - torch.cat(other)).mean())
+            found = float(data.score_drop[layer, number])
+            assert found == pytest.approx(drops[layer], abs=1e-4)
+        gone.append(min(drops, key=lambda layer: drops[layer]))
+    assert data.removed.values.tolist() == gone
+
+
+def test_of_equal_blocks_the_first_goes_and_protected_ones_stay() -> None:
+    def same(logits: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(logits))
+
+    model = by_hooks.wrapped("llama")
+    plain = ll.macro_influence(model, TEXTS, rounds=2, by=same).data
+    assert plain.removed.values.tolist() == [0, 1]
+    kept = ll.macro_influence(model, TEXTS, rounds=1 + 1, by=same, protect=[0]).data
+    assert kept.removed.values.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"by": "macro"}, "did you mean 'macro_influence'"),
+        ({"by": "kl", "output": False}, "by of macro_influence has an effect only where output"),
+        ({"protect": [0]}, "protect of macro_influence has an effect only with rounds above 1"),
+        ({"rounds": 2, "protect": [0, -1]}, "rounds is 2; expected 1 to 1"),
+        ({"by": lambda logits: logits}, "one number a row"),
+    ],
+)
+def test_what_decides_has_to_be_there(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ll.macro_influence(by_hooks.wrapped("llama"), TEXTS, **options)
