@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
     from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
     from layerlens.analyses.measuring.compare_models import compare_models
@@ -105,6 +106,7 @@ _PLACES = {
     "edits_from_json": "layerlens.run.edit_lists",
     "Generation": "layerlens.run.generation",
     "layer_metrics": "layerlens.analyses.measuring.layer_metrics",
+    "lens_difference": "layerlens.analyses.lenses.lens_difference",
     "logit_lens": "layerlens.analyses.lenses.logit_lens",
     "back_patch": "layerlens.analyses.grafting.back_patch",
     "cross_model_patch": "layerlens.analyses.grafting.cross_model_patch",
@@ -232,6 +234,7 @@ __all__ = [
     "invariance",
     "knockout",
     "layer_metrics",
+    "lens_difference",
     "load",
     "logit_lens",
     "macro_influence",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EACH = (
     "clean_metric", "corrupt_metric", "answer", "wrong", "answer_token", "wrong_token",
-    "estimate_pearson", "estimate_cells",
+    "estimate_pearson", "estimate_cells", "other_tokens",
 )  # fmt: skip
 """Attributes of patching results that have an entry for each of several pairs."""
 

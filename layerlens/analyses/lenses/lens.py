@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from layerlens.analyses.answers.divergence import Reference
 from layerlens.analyses.contract.contract import Job, Variable
+from layerlens.analyses.contract.parts import Where
 from layerlens.analyses.lenses import checks as lens_checks
 from layerlens.analyses.lenses.memory import Plan, plan_memory
 from layerlens.analyses.lenses.next_token import targets_of
@@ -93,6 +95,10 @@ class Lens:
         Bytes of working memory above the model's own.
     decode
         How a state becomes what the head is given.
+    beside
+        Before the name of each variable, for a second lens that fills the axes of a first one.
+    names
+        Token ids of this model as the first one's, -1 for what that has not; None: as they are.
     """
 
     def __init__(
@@ -107,7 +113,10 @@ class Lens:
         tracked: list[int],
         limit: int,
         decode: Decode,
+        beside: str = "",
+        names: np.ndarray | None = None,
     ) -> None:
+        self.beside, self.names = beside, names
         self.job, self.model, self.tokens = job, model, tokens
         self.decode = decode
         self.resolved, self.changes = resolved, resolved.changes
@@ -140,7 +149,9 @@ class Lens:
 
     def run(self) -> None:
         """Run the model, decode on the way, compare, check."""
-        self._declare()
+        if not self.beside:
+            self.declare()
+        self._targets()
         lens_pass = LensPass(
             self.model,
             self.tokens,
@@ -163,7 +174,8 @@ class Lens:
         lens_checks.against_model(self.job, lens_pass, self.final, self.tokens, self.cells)
         lens_checks.numbers(self.job, self.rank_errors)
 
-    def _declare(self) -> None:
+    def declare(self) -> None:
+        """State the axes and their coordinates."""
         layers = [point.layer for point in self.points] + [self.model.n_layers]
         labels = [point.label for point in self.points] + ["final"]
         sizes = {"point": self.rows, "k": self.top_k, **self.cells.sizes()}
@@ -179,8 +191,10 @@ class Lens:
             coords["tracked"] = (("tracked",), np.array(self.tracked, dtype=np.int32))
             coords["tracked_token"] = (("tracked",), np.array(strings))
         self.job.declare(sizes, coords)
+
+    def _targets(self) -> None:
         target = self.cells.spread(self.targets.id.astype(np.int32), -1)
-        self.job.emit({}, {"target_id": target})
+        self._emit({}, {"target_id": target})
 
     def _row(self, row: Row) -> None:
         """Keep what later steps need of a finished point, and emit it."""
@@ -194,7 +208,7 @@ class Lens:
         elif self.plan.store:
             self.stored[row.point] = row.x
         self.rank_errors += lens_checks.rank_errors(kept, self.chosen)
-        self.job.emit({"point": row.point}, self._arrays(row))
+        self._emit({"point": row.point}, self._arrays(row))
         self.done += 1
         label = "final" if row.point == self.rows - 1 else self.points[row.point].label
         self.job.progress(self.done, self.rows + 1, label)
@@ -221,6 +235,21 @@ class Lens:
     def _spread(self, name: str, value: Tensor) -> np.ndarray:
         return self.cells.spread(value.cpu().numpy(), VARIABLES[name].fill)
 
+    def _emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
+        if self.names is not None:
+            known = self.names
+            arrays = {
+                name: np.where(array < 0, array, known[array]).astype(array.dtype)
+                if VARIABLES[name].is_token
+                else array
+                for name, array in arrays.items()
+            }
+        self.job.emit(where, {f"{self.beside}{name}": array for name, array in arrays.items()})
+
+    def input_of(self, point: int) -> Tensor:
+        """What the head was given at a point, [N, d_head]; that of all is kept if there is room."""
+        return self.final.x if point == self.rows - 1 else self.stored[point]
+
     def _settle(self) -> None:
         """First point whose answer is the final one, and the one from which it stays so."""
         states = [i for i, point in enumerate(self.points) if point.is_state] + [self.rows - 1]
@@ -240,7 +269,7 @@ class Lens:
             name: self.cells.spread(value.astype(np.int32), VARIABLES[name].fill)
             for name, value in found.items()
         }
-        self.job.emit({}, arrays)
+        self._emit({}, arrays)
         late = float((first - settle).max(initial=0))
         self.job.check("settle after first", late, 0, "points by which settle comes before first")
 
@@ -258,7 +287,7 @@ class Lens:
             if not self.cells.single:
                 where["batch"] = int(self.cells.text[row])
             target = np.array(int(answers[place]), dtype=np.int32)
-            self.job.emit(where, {"rank": ranks[:, place], "target_id": target})
+            self._emit(where, {"rank": ranks[:, place], "target_id": target})
 
     def _compare(self, extras: Final) -> int:
         """Fill in the divergence from the final row; returns the passes used in all."""
@@ -274,7 +303,7 @@ class Lens:
         lens_checks.divergence(self.job, kl, final.reduced, reference)
         shown = torch.where((kl < 0) & (kl > -lens_checks.ROUNDING), 0.0, kl).float()
         for point in range(self.rows):
-            self.job.emit(
+            self._emit(
                 {"point": point},
                 {"kl_to_final": self._spread("kl_to_final", shown[point])},
             )

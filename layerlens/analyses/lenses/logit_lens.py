@@ -125,7 +125,7 @@ def logit_lens(
         job,
         model,
         tokens,
-        _resolved(job, model, tokens, edits),
+        lens_edits(job, model, tokens, edits),
         Cells(model, tokens, positions),
         lens_points(model, points),
         top_k,
@@ -136,8 +136,10 @@ def logit_lens(
     lens.run()
 
 
-def _resolved(job: Job, model: LensModel, tokens: Tokens, edits: Edit | Iterable[Edit]) -> Resolved:
-    """What the edits change; the result says which they were."""
+def lens_edits(
+    job: Job, model: LensModel, tokens: Tokens, edits: Edit | Iterable[Edit]
+) -> Resolved:
+    """What edits change in a run that a lens decodes; the result says which they were."""
     found = as_edits(edits)
     if any(edit.kind == "head_input" for edit in found):
         raise InputError(
