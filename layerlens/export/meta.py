@@ -36,6 +36,14 @@ class MetaToken(TypedDict):
     cont: bool
 
 
+class MetaOther(TypedDict):
+    """What a lens is compared with: ``kind`` is ``model``, ``text`` or ``edits``."""
+
+    kind: str
+    label: str
+    tokens: list[str]
+
+
 class Meta(TypedDict):
     """The ``meta`` trait."""
 
@@ -51,6 +59,7 @@ class Meta(TypedDict):
     layers: list[int]
     k: int
     tracked: list[dict[str, Any]]
+    other: MetaOther | None
     source: str
     question: str
     cost: str
@@ -74,7 +83,8 @@ def meta_from(
     attrs : mapping
         Attributes as a result has them: ``model``, ``model_type``, ``dtype``, ``d_vocab``,
         ``n_layers``, ``notes`` (a list, or JSON of one), ``source``, ``question``, ``cost``,
-        ``code``; a missing one becomes empty, ``n_layers`` is read from the points.
+        ``code``, of two lenses ``other_kind``, ``other_label``, ``other_tokens``; a missing one
+        becomes empty, ``n_layers`` is read from the points.
     coords : mapping
         Arrays by coordinate name: ``point``, ``layer`` (over point), ``token`` and ``input_id``
         (over position), ``k``, and where there are any ``tracked``, ``tracked_token`` and
@@ -104,6 +114,7 @@ def meta_from(
         layers=layers,
         k=len(_values(coords, "k")),
         tracked=_tracked(coords),
+        other=_other(attrs),
         source=str(attrs.get("source", "")),
         question=str(attrs.get("question", "")),
         cost=str(attrs.get("cost", "")),
@@ -141,6 +152,16 @@ def _tokens(coords: Mapping[str, Any]) -> list[MetaToken]:
         MetaToken(id=int(i), text=str(text), cont=bool(cont))
         for i, text, cont in zip(ids, texts, continues, strict=True)
     ]
+
+
+def _other(attrs: Mapping[str, Any]) -> MetaOther | None:
+    if "other_kind" not in attrs:
+        return None
+    return MetaOther(
+        kind=str(attrs["other_kind"]),
+        label=str(attrs["other_label"]),
+        tokens=[str(text) for text in json.loads(attrs["other_tokens"])],
+    )
 
 
 def _tracked(coords: Mapping[str, Any]) -> list[dict[str, Any]]:

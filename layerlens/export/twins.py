@@ -59,6 +59,9 @@ def lens_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "color": "probability",
         "tracked": 0,
         "transposed": False,
+        "other": meta["other"]["label"] if meta["other"] else "",
+        "other_kind": meta["other"]["kind"] if meta["other"] else "",
+        "compare": "beside",
         "cell_width": 0,
         "meta": meta,
     }

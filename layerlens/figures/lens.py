@@ -21,6 +21,7 @@ from layerlens.figures.canvas import (
 )
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
+from layerlens.figures.lens_beside import laid_beside
 from layerlens.figures.lens_marks import Table, draw_key, draw_marks, key_height, marks_of
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.quantity import Quantity, quantity
@@ -30,11 +31,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_OTHER_CHARACTERS = 60
+
 
 def lens_figure(
     data: xr.Dataset,
     *,
-    color: str = "probability",
+    color: str | None = None,
+    beside: bool = False,
     tracked: int = 0,
     positions: int | slice | Sequence[int] | None = None,
     points: str | Sequence[str] = "all",
@@ -55,8 +59,11 @@ def lens_figure(
     ----------
     data : xarray.Dataset
         The data of a lens of one text.
-    color : {"probability", "entropy", "rank", "kl", "tracked"}
-        What the cells' colour shows.
+    color : {"probability", "entropy", "rank", "kl", "tracked", "change", "kl_between"}, optional
+        What the cells' colour shows; of two lenses their difference, by default that of the first
+        one's top token (``"change"``), else its probability.
+    beside : bool
+        Two lenses side by side, each with its own colours.
     tracked : int
         Which of the tracked tokens, where `color` is ``"tracked"``.
     positions : int, slice or sequence of int, optional
@@ -90,6 +97,12 @@ def lens_figure(
         wide.
     """
     rows, columns = _chosen(data, positions, points, every)
+    if color is None:
+        color = "change" if "change" in data.data_vars and not beside else "probability"
+    ends = len(columns)
+    if beside:
+        data = laid_beside(data, columns)
+        columns = list(range(data.sizes["position"]))
     chosen = data.isel(point=rows, position=columns)
     colors = palette(theme)
     shown = quantity(chosen, color, tracked)
@@ -111,6 +124,9 @@ def lens_figure(
     figure = new_figure(layout.size, colors)
     axes = figure.add_axes(layout.box, facecolor=colors.page)
     rgba = _cells(axes, shown, table, colors)
+    if beside:
+        rule = axes.axhline if transposed else axes.axvline
+        rule(ends, color=colors.ink, linewidth=1.6, gid="between")
     if layout.texts:
         _texts(axes, chosen, rgba, table, layout, colors)
     _labels(axes, chosen, table, layout, colors)
@@ -118,10 +134,21 @@ def lens_figure(
     draw_key(figure, marks, under, colors)
     color_bar(figure, axes.collections[0], shown.label, layout, colors)
     name = str(data.attrs.get("model", "")) or "the model"
-    words = f"Top next token after each point of {name}" if title is None else title
+    words = f"Top next token after each point of {name}{_and_other(data, beside, transposed)}"
+    words = words if title is None else title
     write_title(figure, words, colors)
     write_notes(figure, notes, colors)
     return figure
+
+
+def _and_other(data: xr.Dataset, beside: bool, transposed: bool) -> str:
+    """Name the other run of two."""
+    if "other_kind" not in data.attrs:
+        return ""
+    label = fitted(drawable(str(data.attrs["other_label"])), _OTHER_CHARACTERS)
+    if not beside:
+        return f", against: {label}"
+    return f"; {'below' if transposed else 'right'}: {label}"
 
 
 def _belongs(color: str) -> Callable[[str], bool]:

@@ -33,7 +33,7 @@ def quantity(data: xr.Dataset, color: str, tracked: int) -> Quantity:
     ----------
     data : xarray.Dataset
         The data of one text.
-    color : {"probability", "entropy", "rank", "kl", "tracked"}
+    color : {"probability", "entropy", "rank", "kl", "tracked", "change", "kl_between"}
         What the cells show.
     tracked : int
         Which of the tracked tokens, for ``"tracked"``.
@@ -48,6 +48,8 @@ def quantity(data: xr.Dataset, color: str, tracked: int) -> Quantity:
         "entropy": _entropy,
         "rank": _rank,
         "kl": _kl,
+        "change": _change,
+        "kl_between": _kl_between,
     }
     if color == "tracked":
         return _tracked(data, tracked)
@@ -87,6 +89,24 @@ def _kl(data: xr.Dataset) -> Quantity:
     values = _values(data, "kl_to_final")
     top = max(1.0, float(np.ceil(_upper(values))))
     return Quantity(values, "KL to the final row (nats)", Normalize(0, top), "cividis")
+
+
+def _change(data: xr.Dataset) -> Quantity:
+    words = f"change of P(top token) in {_other(data)}"
+    return Quantity(_values(data, "change"), words, Normalize(-1, 1), "signed")
+
+
+def _kl_between(data: xr.Dataset) -> Quantity:
+    values = _values(data, "kl_between")
+    top = max(0.1, _upper(values))
+    return Quantity(values, f"KL to {_other(data)} (nats)", Normalize(0, top), "cividis")
+
+
+def _other(data: xr.Dataset) -> str:
+    """Return what the other lens is of, in few words."""
+    kinds = {"text": "the other text", "edits": "the edited run"}
+    kind = str(data.attrs.get("other_kind", ""))
+    return kinds.get(kind, drawable(str(data.attrs.get("other_label", "the other run"))))
 
 
 def _rank(data: xr.Dataset) -> Quantity:

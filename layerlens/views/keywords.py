@@ -37,6 +37,7 @@ class LensKeywords(_Keywords, total=False):
     pins: Sequence[Mapping[str, int]]
     color: Literal["probability", "entropy", "rank", "kl", "tracked"]
     transposed: bool
+    compare: Literal["beside", "change", "kl"]
     memory_limit: int
 
 

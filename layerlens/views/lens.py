@@ -9,7 +9,7 @@ import traitlets as t
 
 from layerlens.errors import InputError
 from layerlens.export.meta import meta_from, meta_of
-from layerlens.views.base import Reply
+from layerlens.views.base import READ_ONLY, Reply
 from layerlens.views.keywords import LensKeywords
 from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
@@ -36,6 +36,8 @@ PIXELS_PER_INCH = 96  # of CSS
 WIDEST_INCHES = 60  # of a figure with columns as wide as on screen
 
 COLORS = ("probability", "entropy", "rank", "kl", "tracked")
+COMPARED = ("beside", "change", "kl")
+COMPARISON = "lens_difference"
 
 
 class LensView(LiveView):
@@ -52,10 +54,16 @@ class LensView(LiveView):
         From ``ll.load``.
     text : str, list of int or chat messages
         One text.
+    other : LensModel, str, list of int, chat messages or edits, optional
+        What lies over it on the same grid: a second model that reads the same tokens and has the
+        same points, a second text of as many tokens (which can be edited in place too), or edits
+        (``ll.edit``) of this text's run; see `layerlens.lens_difference`. The two are shown side
+        by side, or as their difference; layer and position are chosen for both.
     **keywords
         Options of `layerlens.logit_lens` (``top_k``, ``points``, ``tracked``: ids or strings that
         are one token each) and traits: ``row`` or ``layer``, ``position``, ``pins`` (dicts with
-        ``position`` and ``id``), ``color``, ``transposed``, ``theme``, ``cell_width``, ``title``.
+        ``position`` and ``id``), ``color``, ``transposed``, ``theme``, ``cell_width``, ``title``;
+        with ``other``, ``compare``: ``"beside"``, ``"change"`` or ``"kl"``.
 
     Raises
     ------
@@ -71,12 +79,16 @@ class LensView(LiveView):
     >>> view.text = "owl fox cat owl"
     >>> view.wait().data["tracked_rank"].dims
     ('point', 'position', 'tracked')
+    >>> pair = ll.LensView(model, "cat dog owl cat", other="cat fox owl cat", compare="kl")
+    >>> pair.wait().data["kl_between"].dims
+    ('point', 'position')
     """
 
     ANALYSIS = "logit_lens"
+    KERNEL_ONLY = LiveView.KERNEL_ONLY | {"other_kind"}
     PICTURE = (
         "view", "title", "theme", "text", "options", "row", "position", "layer", "pins", "color",
-        "tracked", "transposed", "cell_width",
+        "tracked", "transposed", "other", "other_kind", "compare", "cell_width",
     )  # fmt: skip
 
     view = t.Unicode("lens").tag(sync=True)
@@ -89,13 +101,61 @@ class LensView(LiveView):
     pins = t.List(t.Dict(), help="Trajectories: {'position': int, 'id': int}.").tag(sync=True)
     color = t.Enum(COLORS, "probability").tag(sync=True)
     tracked = t.Int(0, min=0, help="Which tracked token colours the cells.").tag(sync=True)
+    other = t.Unicode("", help="What it is compared with; a second text can be edited.").tag(
+        sync=True
+    )
+    other_kind = t.Enum(("", "model", "text", "edits"), "", help="What `other` is.").tag(
+        **READ_ONLY
+    )
+    compare = t.Enum(COMPARED, "beside", help="How two lenses are shown.").tag(sync=True)
     transposed = t.Bool(False, help="Positions down, layers across.").tag(sync=True)
     cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as wide as there is room for.").tag(
         sync=True
     )
 
-    def __init__(self, model: LensModel, text: Any, **keywords: Unpack[LensKeywords]) -> None:
-        super().__init__(model, {"text": text}, dict(keywords))
+    def __init__(
+        self, model: LensModel, text: Any, *, other: Any = None, **keywords: Unpack[LensKeywords]
+    ) -> None:
+        compared: dict[str, Any] = {}
+        if other is not None:
+            self.ANALYSIS, self.ASKS = COMPARISON, ("other",)
+            compared = {"other": other}
+        super().__init__(model, {"text": text}, {**keywords, **compared})
+
+    @classmethod
+    def from_result(
+        cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
+    ) -> Self:
+        """Show a result that exists; see `LiveView.from_result`.
+
+        That of two lenses is frozen: it holds what the other run said, and not how to run it.
+        """
+        if result.analysis == COMPARISON:
+            result = type(result)(result.analysis, result.data, result.checks, result.code)
+            model = None
+        return super().from_result(result, model, text=text, **keywords)
+
+    @classmethod
+    def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
+        if options.pop("other", None) is None:
+            return {}
+        return {"other": str(data.attrs["other_label"])}
+
+    def _adopt(self, result: Result, data: xr.Dataset, text: int) -> None:
+        self.other_kind = str(data.attrs.get("other_kind", ""))
+        super()._adopt(result, data, text)
+
+    def _written(self, name: str, value: Any) -> Any:
+        if name != "other":
+            return super()._written(name, value)
+        kind, words = _told(value)
+        return words if kind != "text" else super()._written(name, value)
+
+    def _question(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        inputs, options = super()._question()
+        if self.ASKS:
+            self.other_kind = _told(options["other"])[0]
+        return inputs, options
 
     def _open(
         self, model: LensModel | None, inputs: Mapping[str, Any], keywords: dict[str, Any]
@@ -143,6 +203,14 @@ class LensView(LiveView):
     def _valid_pins(self, proposal: Any) -> list[dict[str, int]]:
         limit = self.model.d_vocab if self.model is not None else None
         return [_pin(pin, limit) for pin in proposal["value"]]
+
+    @t.validate("other")
+    def _valid_other(self, proposal: Any) -> str:
+        if proposal["value"] and not self.ASKS and self.model is not None:
+            raise t.TraitError(
+                "This view shows one lens: make one of two with LensView(model, text, other=...)."
+            )
+        return str(proposal["value"])
 
     @t.validate("position")
     def _valid_position(self, proposal: Any) -> int:
@@ -192,6 +260,7 @@ class LensView(LiveView):
         return {
             **super()._figure_options(),
             "color": self.color,
+            **self._comparison(),
             "tracked": self.tracked,
             "transposed": self.transposed,
             "pins": self.pins,
@@ -199,6 +268,14 @@ class LensView(LiveView):
             # As wide as on screen, so that what can be read there can be read here.
             "cell_width": width if 0 < columns * width <= WIDEST_INCHES else None,
         }
+
+    def _comparison(self) -> dict[str, Any]:
+        """Return the options of the figure that draw two lenses as they are looked at."""
+        if self._shown_meta.get("other") is None:
+            return {}
+        if self.compare == "beside":
+            return {"beside": True}
+        return {"color": {"change": "change", "kl": "kl_between"}[self.compare]}
 
     def _table(self, data: xr.Dataset) -> pd.DataFrame:
         """Return the numbers with columns for the selected cell and the tokens pinned to a row.
@@ -249,6 +326,20 @@ class LensView(LiveView):
             run.resolved = self._resolved(run)
         track = self._tracks.get(self, run, params, task)
         return {"probability": track.probability, "rank": track.rank}, []
+
+
+def _told(other: Any) -> tuple[str, str]:
+    """Return what the other run of two is, and how it is written; "" for a text."""
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.run.edit_lists import code_of
+    from layerlens.run.edits import Edit
+
+    if isinstance(other, LensModel):
+        return "model", other.name
+    edits = [other] if isinstance(other, Edit) else other
+    if isinstance(edits, list | tuple) and edits and isinstance(edits[0], Edit):
+        return "edits", code_of(edits)
+    return "text", ""
 
 
 def _pin(pin: Any, limit: int | None) -> dict[str, int]:

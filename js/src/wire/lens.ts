@@ -17,7 +17,14 @@ export interface LensMeta extends CommonMeta {
   layers: number[];
   k: number;
   tracked: TokenName[];
+  /** What the lens is compared with; null where it stands alone. */
+  other?: { kind: OtherKind; label: string; tokens: string[] } | null;
 }
+
+export type OtherKind = "model" | "text" | "edits";
+
+/** How two lenses are shown. */
+export type Compare = "beside" | "change" | "kl";
 
 export interface Pin {
   position: number;
@@ -38,6 +45,10 @@ export interface LensTraits extends CommonTraits {
   color: ColorMode;
   tracked: number;
   transposed: boolean;
+  /** What it is compared with, in words; a second text is there to be edited. */
+  other: string;
+  other_kind: OtherKind | "";
+  compare: Compare;
 }
 
 export const LENS: WireSpec<LensTraits, LensMeta> = {
@@ -50,6 +61,9 @@ export const LENS: WireSpec<LensTraits, LensMeta> = {
     color: "probability",
     tracked: 0,
     transposed: false,
+    other: "",
+    other_kind: "",
+    compare: "beside",
     // 0: as wide as there is room for.
     cell_width: 0,
   },

@@ -33,6 +33,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "invariance": ((LIST,), {"views": 2}),
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),
     "layer_metrics": ((ll.texts(LIST),), {}),
+    "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
     "steering": (([ONE, OTHER], [OTHER, THIRD]), {"text": ONE, "neutral": THIRD}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
@@ -93,7 +94,7 @@ def test_every_text_of_an_analysis_is_read_alike(
 ) -> None:
     analysis = registry.get(name)
     texts, options = CALLS.get(name, ((ONE, OTHER)[: len(analysis.inputs)], {}))
-    given = {key: model if key == "other" else value for key, value in options.items()}
+    given = {key: model if value is None else value for key, value in options.items()}
     with fed(model) as rows:
         analysis(model, *texts, **given, add_bos=add_bos)
     assert rows

@@ -7,15 +7,19 @@ import { CellPopup, Preview } from "./Floating";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Prompt } from "./Prompt";
 import { Side } from "./Side";
-import type { ViewState } from "./state";
-import { Table } from "./Table";
+import type { OtherState, ViewState } from "./state";
+import { Tables } from "./Tables";
 import { Toolbar } from "./Toolbar";
 import { Trajectories } from "./Trajectories";
 
 /** The whole view of a logit lens. */
-export function LensView({ state }: { state: ViewState }) {
+export function LensView({ state, other }: { state: ViewState; other: OtherState }) {
+  const close = (path: readonly EventTarget[]) => {
+    closePopup(state, path);
+    closePopup(other, path);
+  };
   return (
-    <Shell state={state} label="Logit lens" onPress={(path) => closePopup(state, path)}>
+    <Shell state={state} label="Logit lens" onPress={close}>
       <Header state={state} name="Logit lens" />
       <Prompt state={state} />
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
@@ -25,8 +29,8 @@ export function LensView({ state }: { state: ViewState }) {
           <Toolbar state={state} />
           <Picture state={state}>
             <div class="ll-main">
-              <Table state={state} />
-              <Side state={state} />
+              <Tables state={state} other={other} />
+              <Side state={state} other={other} />
             </div>
             <p class="ll-hint">
               Stepped line: from there on the top token stays final. Click a cell for its top

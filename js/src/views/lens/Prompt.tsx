@@ -1,4 +1,4 @@
-import { useSignal } from "@preact/signals";
+import { useSignal, useSignalEffect } from "@preact/signals";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { TokenInfo } from "../../wire/types";
@@ -12,6 +12,7 @@ export function Prompt({ state }: { state: ViewState }) {
   return (
     <div class="ll-prompt">
       <PromptLine state={state} />
+      <Compared state={state} />
       <Outcome state={state} />
       <div class="ll-fed">
         <PictureOf state={state} />
@@ -19,6 +20,41 @@ export function Prompt({ state }: { state: ViewState }) {
         <Progress state={state} />
       </div>
     </div>
+  );
+}
+
+const WORDS = { model: "Other model", text: "Other text", edits: "Edited run" };
+
+/** What lies over this prompt: a second text, edited in place, or a model or edits by name. */
+function Compared({ state }: { state: ViewState }) {
+  const { session } = state;
+  const { other, other_kind } = session.traits;
+  const draft = useSignal(other.peek());
+  useSignalEffect(() => {
+    draft.value = other.value;
+  });
+  const kind = other_kind.value;
+  if (!kind) return null;
+  return (
+    <label class="ll-compared">
+      <span class="ll-dim">{WORDS[kind]}</span>
+      <input
+        type="text"
+        dir="auto"
+        spellcheck={false}
+        readOnly={kind !== "text" || !session.live.value}
+        title={kind === "text" ? "Enter runs it; as many tokens as the prompt" : other.value}
+        value={draft.value}
+        onInput={(event) => {
+          draft.value = event.currentTarget.value;
+        }}
+        onKeyDown={(event) => {
+          if (event.key !== "Enter" || event.isComposing || kind !== "text") return;
+          event.preventDefault();
+          session.put({ other: draft.peek() });
+        }}
+      />
+    </label>
   );
 }
 

@@ -1,10 +1,13 @@
+import type { Cell } from "../../marks/windowing";
+import { nats } from "../common/format";
 import { LayerSlider } from "../common/LayerSlider";
 import { pointLabel } from "./data";
-import type { ViewState } from "./state";
+import { apart } from "./difference";
+import type { OtherState, ViewState } from "./state";
 import { Numbers, TopList, Where } from "./TopList";
 
 /** The layer slider and, under it, the next-token distribution at that row. */
-export function Side({ state }: { state: ViewState }) {
+export function Side({ state, other }: { state: ViewState; other: OtherState }) {
   const data = state.data.value;
   state.session.version.value;
   if (!data) return null;
@@ -20,6 +23,32 @@ export function Side({ state }: { state: ViewState }) {
       <Where data={data} cell={cell} />
       <TopList state={state} data={data} cell={cell} pinnable ids={false} />
       <Numbers data={data} cell={cell} />
+      {data.meta.other && <Other state={other} cell={cell} />}
     </section>
+  );
+}
+
+/** The same cell of the other lens, and how far it is from this one. */
+function Other({ state, cell }: { state: OtherState; cell: Cell }) {
+  const data = state.data.value;
+  const label = data?.meta.other?.label;
+  if (!data) return null;
+  const { change, kl } = apart(data.store, cell.point, cell.position);
+  const points = Number.isNaN(change) ? "–" : (100 * change).toFixed(2).replace("-", "−");
+  return (
+    <>
+      <h4 class="ll-other" title={label}>
+        {label}
+      </h4>
+      <TopList state={state} data={data} cell={cell} pinnable={false} ids={false} />
+      <dl class="ll-numbers">
+        <dt title="Of the token that the first lens has on top, in percentage points">
+          change of P(top token)
+        </dt>
+        <dd>{change > 0 ? `+${points}` : points}</dd>
+        <dt>KL to this one</dt>
+        <dd>{nats(kl)}</dd>
+      </dl>
+    </>
   );
 }

@@ -11,7 +11,7 @@ import { pointLabel } from "./data";
 import type { ViewState } from "./state";
 
 /** The lens table: one canvas to look at, and a few real cells around the focus to be read out. */
-export function Table({ state }: { state: ViewState }) {
+export function Table({ state, label }: { state: ViewState; label?: string }) {
   const root = useRoot();
   const scroller = useRef<HTMLDivElement>(null);
   const sizer = useRef<HTMLDivElement>(null);
@@ -37,7 +37,7 @@ export function Table({ state }: { state: ViewState }) {
       ref={scroller}
       role="grid"
       tabIndex={0}
-      aria-label={`Logit lens of “${state.session.traits.text.value}”: ${
+      aria-label={`Logit lens of “${label ?? state.session.traits.text.value}”: ${
         shape.transposed ? "tokens down, layers across" : "tokens across, layers upwards"
       }. Arrow keys move, Enter shows the top tokens, P pins.`}
       aria-rowcount={rowCount(shape)}

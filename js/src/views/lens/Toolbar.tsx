@@ -1,7 +1,7 @@
 import { headHeight } from "../../marks/gridheads";
 import { plain } from "../../marks/text";
 import { MAX_CELL, MIN_CELL } from "../../marks/windowing";
-import type { ColorMode } from "../../wire/lens";
+import type { ColorMode, Compare } from "../../wire/lens";
 import type { TokenName } from "../../wire/types";
 import { Legend } from "../common/Legend";
 import { Switch } from "../common/Switch";
@@ -16,31 +16,58 @@ const MODES: { mode: ColorMode; label: string; title: string }[] = [
   { mode: "tracked", label: "Tracked", title: "Probability of a tracked token" },
 ];
 
+const COMPARISONS: { value: Compare; label: string; title: string }[] = [
+  { value: "beside", label: "Side by side", title: "Both tables, on one row and one position" },
+  {
+    value: "change",
+    label: "Change",
+    title: "How much more or less the other run gives the token that is on top here",
+  },
+  {
+    value: "kl",
+    label: "KL between",
+    title: "Divergence of the other run’s distribution from this one’s, in nats",
+  },
+];
+
 /** How the table is coloured, laid out and searched. */
 export function Toolbar({ state }: { state: ViewState }) {
   const { session } = state;
   const { traits } = session;
   const tracked = state.data.value?.meta.tracked ?? [];
   const { position } = state.selected.value;
+  // A difference has a colour of its own.
+  const coloured = !state.meta.value?.other || state.beside;
   const after = plain(state.data.value?.meta.tokens[position]?.text ?? "");
   return (
     <div class="ll-toolbar" role="toolbar" aria-label="Table">
-      <Switch
-        state={state}
-        label="Colour by"
-        value={traits.color.value}
-        choices={MODES.map(({ mode, label, title }) => ({
-          value: mode,
-          label,
-          title,
-          missing:
-            mode === "tracked" && tracked.length === 0
-              ? "No token is tracked yet: pin one, then press “Colour by it”"
-              : undefined,
-        }))}
-        choose={(color) => session.write({ color })}
-      />
-      {traits.color.value === "tracked" && tracked.length > 1 && (
+      {state.meta.value?.other && (
+        <Switch
+          state={state}
+          label="Two lenses"
+          value={traits.compare.value}
+          choices={COMPARISONS}
+          choose={(compare) => session.write({ compare })}
+        />
+      )}
+      {coloured && (
+        <Switch
+          state={state}
+          label="Colour by"
+          value={traits.color.value}
+          choices={MODES.map(({ mode, label, title }) => ({
+            value: mode,
+            label,
+            title,
+            missing:
+              mode === "tracked" && tracked.length === 0
+                ? "No token is tracked yet: pin one, then press “Colour by it”"
+                : undefined,
+          }))}
+          choose={(color) => session.write({ color })}
+        />
+      )}
+      {coloured && traits.color.value === "tracked" && tracked.length > 1 && (
         <select
           aria-label="Tracked token"
           value={traits.tracked.value}

@@ -29,8 +29,16 @@ export class LensData {
   #settled: { seq: number; values: Int32Array } = { seq: -1, values: new Int32Array(0) };
   #klMax: { seq: number; value: number } = { seq: -1, value: 0 };
 
-  constructor(readonly store: RunStore<LensMeta>) {
-    this.meta = store.meta;
+  constructor(
+    readonly store: RunStore<LensMeta>,
+    /** Before the names of its arrays: those of the other lens of two have one. */
+    private readonly prefix: "" | "other_" = "",
+  ) {
+    const { meta } = store;
+    const other = prefix ? meta.other : null;
+    const words = other?.kind === "text" ? other.tokens : null;
+    const tokens = words?.map((text) => ({ id: -1, text, cont: false }));
+    this.meta = tokens ? { ...meta, tokens } : meta;
   }
 
   get points(): number {
@@ -42,11 +50,11 @@ export class LensData {
   }
 
   #at(name: string, ...index: number[]): number {
-    return this.store.arrays.get(name)?.at(...index) ?? Number.NaN;
+    return this.store.arrays.get(this.prefix + name)?.at(...index) ?? Number.NaN;
   }
 
   arrived(point: number): boolean {
-    return this.#at("token_id", point, 0, 0) >= 0;
+    return !Number.isNaN(this.#at("logprob", point, 0, 0));
   }
 
   topId(point: number, position: number, k = 0): number {
@@ -59,6 +67,8 @@ export class LensData {
   }
 
   tokenName(id: number): string {
+    // Another model's token that this one does not have.
+    if (id < 0) return "∅";
     return this.store.vocab.get(id) ?? `#${id}`;
   }
 
@@ -67,7 +77,6 @@ export class LensData {
     if (!this.arrived(point)) return out;
     for (let k = 0; k < this.meta.k; k++) {
       const id = this.topId(point, position, k);
-      if (id < 0) break;
       const probability = this.probability(point, position, k);
       out.push({ id, text: this.tokenName(id), probability, rank: k + 1 });
     }
@@ -116,7 +125,8 @@ export class LensData {
   klMax(): number {
     if (this.#klMax.seq !== this.store.seq) {
       let most = 0;
-      for (const v of this.store.arrays.get("kl_to_final")?.data ?? []) if (v > most) most = v;
+      for (const v of this.store.arrays.get(`${this.prefix}kl_to_final`)?.data ?? [])
+        if (v > most) most = v;
       this.#klMax = { seq: this.store.seq, value: Number.isFinite(most) ? most : 1 };
     }
     return this.#klMax.value;

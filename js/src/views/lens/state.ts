@@ -2,13 +2,14 @@ import { computed, type ReadonlySignal, type Signal, signal } from "@preact/sign
 import { plain } from "../../marks/text";
 import { type Cell, clamp } from "../../marks/windowing";
 import { type LineStyle, lineStyle } from "../../theme/palette";
-import { type ColorScale, makeScale } from "../../theme/scale";
+import { type ColorScale, divergingScale, makeScale, rangeScale } from "../../theme/scale";
 import type { LensMeta, LensTraits, Pin } from "../../wire/lens";
 import type { Session } from "../../wire/session";
 import type { RunStore } from "../../wire/store";
 import type { Anchor } from "../common/canvasgrid";
 import { BaseState } from "../common/state";
 import { LensData } from "./data";
+import { DifferenceData } from "./difference";
 
 export interface Trajectory {
   pin: Pin;
@@ -49,12 +50,26 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   }
 
   protected makeData(store: RunStore<LensMeta>): LensData {
-    return new LensData(store);
+    const compare = this.session.traits.compare.value;
+    if (!store.meta.other || compare === "beside") return new LensData(store);
+    return new DifferenceData(store, compare);
+  }
+
+  /** Whether a second lens is shown beside this one. */
+  get beside(): boolean {
+    return Boolean(this.meta.value?.other) && this.session.traits.compare.value === "beside";
   }
 
   protected makeScale(): ColorScale {
     const { traits, version } = this.session;
     const data = this.data.value;
+    if (data instanceof DifferenceData) {
+      if (data.compare === "change") {
+        return divergingScale(this.palette.value, "Change of P(top token)", "other − this");
+      }
+      version.value;
+      return rangeScale(this.palette.value, 0, data.largest(), "KL to the other", "nats");
+    }
     const mode = traits.color.value;
     // Only the divergence has a range that depends on what has arrived.
     if (mode === "kl") version.value;
@@ -141,6 +156,13 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
       if (full || pin.position >= data.positions) continue;
       await this.session.ask(this.#key(pin), "track", pin);
     }
+  }
+}
+
+/** The other lens of two: the same row and position, with numbers of its own. */
+export class OtherState extends ViewState {
+  protected override makeData(store: RunStore<LensMeta>): LensData {
+    return new LensData(store, "other_");
   }
 }
 
