@@ -182,32 +182,40 @@ class _LensDifference:
         )
 
     def _compare(self) -> None:
+        """Compare as many points at once as one product with the head takes."""
         one, two = self.one, self.two
-        size = min(one.head.rows, two.head.rows, 64)
-        errors = [0.0]
-        for point in range(one.rows):
-            a, b = one.input_of(point), two.input_of(point)
+        size, count = min(one.head.rows, two.head.rows), len(one.cells)
+        step = max(1, size // count)
+        negative = 0.0
+        for first in range(0, one.rows, step):
+            points = range(first, min(first + step, one.rows))
+            a, b = (torch.cat([lens.input_of(point) for point in points]) for lens in (one, two))
             parts = []
             for start in range(0, len(a), size):
                 self.job.tick()
-                here = slice(start, start + size)
-                parts.append(self._cells(a[here], b[here]))
-            change, tracked, kl, error = (torch.cat(list(few)) for few in zip(*parts, strict=True))
-            errors.append(float(error.max()))
-            arrays = {"change": change, "kl_between": kl}
-            if one.tracked:
-                arrays["tracked_change"] = tracked
+                parts.append(self._cells(a[start : start + size], b[start : start + size]))
+            change, tracked, kl = (torch.cat(few) for few in zip(*parts, strict=True))
+            negative = max(negative, -float(kl.min()))
+            self._emit(points, change, tracked, kl.clamp_min(0))
+            self.job.progress(points[-1] + 1, one.rows, "difference")
+        what = "most negative divergence between the runs before rounding it to zero (nats)"
+        self.job.check("KL between is not negative", negative, ROUNDING, what)
+
+    def _emit(self, points: range, change: Tensor, tracked: Tensor, kl: Tensor) -> None:
+        count = len(self.one.cells)
+        for place, point in enumerate(points):
+            here = slice(place * count, (place + 1) * count)
+            arrays = {"change": change[here], "kl_between": kl[here]}
+            if self.one.tracked:
+                arrays["tracked_change"] = tracked[here]
             spread = {
-                name: one.cells.spread(value.float().cpu().numpy(), float("nan"))
+                name: self.one.cells.spread(value.float().cpu().numpy(), float("nan"))
                 for name, value in arrays.items()
             }
             self.job.emit({"point": point}, spread)
-            self.job.progress(point + 1, one.rows, "difference")
-        what = "most negative divergence between the runs before rounding it to zero (nats)"
-        self.job.check("KL between is not negative", max(errors), ROUNDING, what)
 
-    def _cells(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Change of the top token and of tracked ones, divergence, and how far it is below 0."""
+    def _cells(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Change of the top token and of tracked ones, and the divergence."""
         mine = self.one.head.logits(a).log_softmax(-1)
         theirs = self.two.head.logits(b).log_softmax(-1).to(mine)
         top = mine.argmax(-1, keepdim=True)
@@ -219,7 +227,7 @@ class _LensDifference:
             ids = torch.from_numpy(self.second.shared).to(mine.device)
             mine, theirs = mine[:, ids[0]].log_softmax(-1), theirs[:, ids[1]].log_softmax(-1)
         kl = torch.nn.functional.kl_div(theirs, mine, reduction="none", log_target=True).sum(-1)
-        return change, tracked, kl.clamp_min(0), (-kl).clamp_min(0)
+        return change, tracked, kl
 
     def _there(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Ids of tokens in the other vocabulary, and whether it has them."""

@@ -159,7 +159,10 @@ def test_checks_are_part_of_the_figure() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"color": "beauty"}, "choose probability, entropy, rank, kl or tracked"),
+        (
+            {"color": "beauty"},
+            "choose probability, entropy, rank, kl, change, kl_between or tracked",
+        ),
         ({"color": "tracked", "tracked": 2}, "tracks 2 tokens"),
         ({"theme": "blue"}, "no theme 'blue'"),
         ({"positions": 9}, "no position 9"),

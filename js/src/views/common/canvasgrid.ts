@@ -18,7 +18,7 @@ import {
 
 export const ROW_HEIGHT = 22;
 
-const BESIDE_FROM = 690;
+export const BESIDE_FROM = 690;
 const BESIDE = 282;
 /** The lines around a grid, and its scroll bar. */
 const FRAME = 18;

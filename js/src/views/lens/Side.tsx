@@ -30,6 +30,7 @@ export function Side({ state, other }: { state: ViewState; other: OtherState }) 
 
 /** The same cell of the other lens, and how far it is from this one. */
 function Other({ state, cell }: { state: OtherState; cell: Cell }) {
+  state.session.version.value;
   const data = state.data.value;
   const label = data?.meta.other?.label;
   if (!data) return null;

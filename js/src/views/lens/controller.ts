@@ -12,13 +12,22 @@ import {
   type Place,
   placeOf,
 } from "../../marks/windowing";
-import { CanvasGrid, fittingWidth, type GridElements, ROW_HEIGHT } from "../common/canvasgrid";
+import {
+  BESIDE_FROM,
+  CanvasGrid,
+  fittingWidth,
+  type GridElements,
+  ROW_HEIGHT,
+} from "../common/canvasgrid";
 import { keyAction } from "./keyboard";
 import type { ViewState } from "./state";
 
 /** Columns are as wide as there is room for, between these. */
 const LEAST = 72;
 const MOST = 150;
+
+/** Pixels between two tables, with the frame of the second. */
+const BETWEEN = 28;
 
 /** The lens table: what is drawn of it, and what its gestures mean. */
 export class TableController extends CanvasGrid {
@@ -38,6 +47,13 @@ export class TableController extends CanvasGrid {
     );
   }
 
+  /** Of this table: two lenses share the room, but where they stand under each other. */
+  #room(): number {
+    const room = this.room.value;
+    const halved = this.state.beside && this.elements.root.clientWidth > BESIDE_FROM;
+    return halved ? Math.floor((room - BETWEEN) / 2) : room;
+  }
+
   override shape(): GridShape {
     const { traits } = this.state.session;
     const data = this.state.data.value;
@@ -46,7 +62,7 @@ export class TableController extends CanvasGrid {
     const headWidth = transposed ? 148 : 76;
     const own = traits.cell_width.value;
     const columns = transposed ? points : positions;
-    const fitting = fittingWidth(this.room.value - headWidth, columns, LEAST, MOST);
+    const fitting = fittingWidth(this.#room() - headWidth, columns, LEAST, MOST);
     const cellWidth = own > 0 ? clamp(own, MIN_CELL, MAX_CELL) : fitting;
     return {
       points,
