@@ -17,6 +17,7 @@ from layerlens.analyses.lenses.lens import VARIABLES as LENS
 from layerlens.analyses.lenses.lens import Lens
 from layerlens.analyses.lenses.logit_lens import DEFAULT_LIMIT, DEFAULT_POINTS, lens_edits
 from layerlens.analyses.lenses.logit_lens import count_work as one_lens
+from layerlens.analyses.lenses.one_pass import Decode
 from layerlens.analyses.lenses.points import lens_points
 from layerlens.analyses.lenses.second_run import Second, second_run
 from layerlens.analyses.texts.chosen_positions import Cells
@@ -134,7 +135,7 @@ def lens_difference(
             top_k,
             run.ids(wanted, model),
             memory_limit // 2,
-            decode=lambda _, state, one=run.model: one.head_input(state),
+            decode=_decoder(run.model),
             beside=beside,
             names=run.names,
         )
@@ -145,6 +146,10 @@ def lens_difference(
             )
         lenses.append(lens)
     _LensDifference(job, second, *lenses).run()
+
+
+def _decoder(model: LensModel) -> Decode:
+    return lambda _, state: model.head_input(state)
 
 
 class _LensDifference:
