@@ -408,8 +408,8 @@ export function makeAnswerMeta(over: Partial<AnswerMeta> = {}): AnswerMeta {
     scales: { effect: { kind: "diverging", centre: 0, limit: null, unit: "nats" } },
     opens: "cell",
     doses: [
-      { option: "dose", values: [-1, 0.5], dim: "dose", label: "dose" },
-      { option: "window", values: [1, 3, 5], dim: "", label: "window" },
+      { option: "dose", values: [-1, 0.5], dim: "dose", label: "dose", now: null },
+      { option: "window", values: [1, 3, 5], dim: "", label: "window", now: null },
     ],
     ...over,
   };

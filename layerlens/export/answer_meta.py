@@ -122,7 +122,7 @@ def answer_meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1)
         "other": None,
         "tokens": tokens,
         "scales": {array["name"]: _scale(data, array) for array in arrays},
-        "doses": json.loads(attrs.get("doses", "[]")),
+        "doses": _doses(data),
     }
     meta["terms"] = terms_in(_said(meta))
     return cast(AnswerMeta, meta)
@@ -305,6 +305,20 @@ def _scale(data: xr.Dataset, array: AnswerArray) -> Scale:
         limit=1.0 if name.startswith("recovered") else None,
         unit="" if units == "1" else units,
     )
+
+
+def _doses(data: xr.Dataset) -> list[dict[str, Any]]:
+    """Return the sliders: along an axis that is there, or of an option with its value `now`."""
+    options = json.loads(data.attrs.get("options", "{}"))
+    found = []
+    for dose in json.loads(data.attrs.get("doses", "[]")):
+        now = options.get(dose["option"])
+        if not dose["dim"]:
+            values = sorted({*dose["values"], *([now] if isinstance(now, int | float) else [])})
+            found.append({**dose, "values": values, "now": now})
+        elif dose["dim"] in data.coords:
+            found.append({**dose, "values": data[dose["dim"]].values.tolist(), "now": None})
+    return found
 
 
 def _described(data: xr.Dataset, array: AnswerArray) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import traitlets as t
 
 from layerlens.analyses.contract.contract import Analysis
+from layerlens.analyses.contract.options import plain
 from layerlens.analyses.contract.provenance import named_texts, several
 from layerlens.export.answer_meta import answer_meta_of, fields_of
 from layerlens.export.pack import Frame, Wire, answer_wires, frames_of, plain_wire
@@ -137,6 +138,7 @@ class AnswerView(AnswerQuestion, EstimatedView):
             **texts,
             **several(run.tokens),
             "analysis": self.ANALYSIS,
+            "options": json.dumps(plain({**self.analysis.options, **run.resolved})),
             "notes": json.dumps(attrs.get("notes", []), ensure_ascii=False),
         }
 

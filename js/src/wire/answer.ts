@@ -19,6 +19,8 @@ export interface Dose {
   /** The axis of the answer that holds it; "" where there is none. */
   dim: string;
   label: string;
+  /** What the picture was made with; null along an axis. */
+  now: number | null;
 }
 
 export interface Estimate {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.contract import Dose, Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.sweeps.clean_pass import HALF_TOLERANCE, OUTPUT_TOLERANCE
 from layerlens.errors import InputError
@@ -67,6 +67,7 @@ def count_work(
     "it is read or written.",
     variables=VARIABLES,
     work=count_work,
+    doses=[Dose("alpha", (0.2, 0.4, 0.6, 0.8, 0.9), "share of the range to be added")],
     effects=dict.fromkeys(("variant", "generate_options"), given("max_new_tokens")),
 )
 def voids(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from layerlens.analyses.answers.answer_metric import make_metric
-from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.contract import Dose, Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import left_out
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.sweeps.intervals import mean_interval
@@ -85,6 +85,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head", "causal"),
+    doses=[Dose("window", (1, 3, 5, 9, 15), "layers blocked together")],
     effects={"subject": left_out("sources")},
 )
 def knockout(

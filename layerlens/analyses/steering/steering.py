@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.contract.contract import Dose, Job, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.steering.steering_text import VARIABLES, Steering
@@ -60,6 +60,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     inputs=("positive", "negative"),
+    doses=[Dose("coefficients", COEFFICIENTS, "how much is added", dim="coefficient")],
     effects=dict.fromkeys(
         ("steer_at", "coefficients", "answer", "wrong", "metric", "neutral"), given("text")
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.answers.answer_metric import make_metric
-from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.contract import Dose, Job, Variable, Work, analysis
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.chosen_positions import Cells
@@ -84,6 +84,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     opens=open_traced,
+    doses=[Dose("noise", (1.0, 2.0, 3.0, 4.0, 6.0), "strength of the noise")],
 )
 def causal_trace(
     job: Job,

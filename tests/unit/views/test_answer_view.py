@@ -329,3 +329,28 @@ def test_a_page_that_comes_late_gets_all(model: LensModel) -> None:
     count = len(view.comm.customs("frame"))
     view.comm.custom(kind="ready", run=0, seq=0)
     until(lambda: len(view.comm.customs("frame")) == 2 * count)
+
+
+def test_doses_are_axes_or_options_that_ask_again(model: LensModel) -> None:
+    view = CurvesView(model, "knockout", TEXT, sources={"first": [1]}, window=2)
+    first = view.wait(20)
+    [dose] = view.meta["doses"]
+    assert (dose["option"], dose["dim"], dose["now"]) == ("window", "", 2)
+    assert dose["values"] == [1, 2, 3, 5, 9, 15]
+    view.comm.set(options={**view.options, "window": 5})
+    second = view.wait(20)
+    assert second is not None
+    assert json.loads(second.data.attrs["options"])["window"] == 5
+    until(lambda: view.meta["doses"][0]["now"] == 5)
+    view.comm.set(options={**view.options, "window": 2})
+    assert view.wait(20) is first  # what was computed is kept
+    sides = [["w1 w2", "w3 w2"], ["w1 w4", "w3 w4"]]
+    plain = CurvesView(model, "steering", *sides)
+    plain.wait(20)
+    assert plain.meta["doses"] == []
+    more = {"text": TEXT, "coefficients": [-1.0, 0.0, 2.0], "neutral": "w1 w2 w3"}
+    steered = CurvesView(model, "steering", *sides, **more)
+    steered.wait(20)
+    [dose] = steered.meta["doses"]
+    assert (dose["dim"], dose["values"]) == ("coefficient", [-1.0, 0.0, 2.0])
+    assert steered.meta["axes"]["coefficient"]["size"] == 3

@@ -97,7 +97,7 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
   dosed(dose: Dose): number {
     const { value: data } = this.data;
     if (dose.dim && data) return this.#entryOf(dose);
-    const now = Number(this.session.traits.options.value[dose.option]);
+    const now = Number(this.session.traits.options.value[dose.option] ?? dose.now);
     return Math.max(0, dose.values.indexOf(now));
   }
 
