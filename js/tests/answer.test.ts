@@ -1,5 +1,7 @@
 import { signal } from "@preact/signals";
 import { describe, expect, it } from "vitest";
+import { paletteOf } from "../src/theme/palette";
+import { effectScale } from "../src/theme/scale";
 import { AnswerState } from "../src/views/answer/state";
 import type { GridData } from "../src/views/arrays/grid";
 import { wordsOf } from "../src/views/common/Term";
@@ -101,6 +103,9 @@ describe("the grid of an answer", () => {
     const one = stateOf({ focus: "dosed" }, { scales });
     const ticks = one.state.scaleOf(one.grid()).ticks;
     expect([ticks[0]?.label, ticks.at(-1)?.label]).toEqual(["0", "20"]);
+    const below = effectScale(paletteOf(false), [-35.6, 0.2], [0, 35.6], "", "");
+    expect(below.ticks.map(({ label }) => label)).toEqual(["−30", "−20", "−10", "0"]);
+    expect([below.index(-35.6), below.index(0), below.index(0.2)]).toEqual([0, 255, 255]);
   });
 
   it("follows layer and position, and moves them", () => {

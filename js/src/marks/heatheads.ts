@@ -146,8 +146,10 @@ export function drawHeatRows(
     const { point } = cellAt(shape, row, 0);
     const chosen = point === scene.selected?.point;
     if (chosen) {
+      // Of thin rows too the chosen one can be read.
+      const height = Math.max(rowHeight - 1, TEXT_FROM);
       ctx.fillStyle = palette.accent;
-      ctx.fillRect(0, y, headWidth - 1, rowHeight - 1);
+      ctx.fillRect(0, y + (rowHeight - 1 - height) / 2, headWidth - 1, height);
     }
     if (!chosen && !inStep(point, rowHeight, source.first)) continue;
     ctx.fillStyle = chosen ? palette.onAccent : palette.fg;

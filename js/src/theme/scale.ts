@@ -71,7 +71,9 @@ function roundStep(span: number): number {
 function linearTicks(high: number, low = 0): Tick[] {
   const step = roundStep(high - low);
   const ticks: Tick[] = [];
-  for (let value = low; value <= high + 0.001 * step; value += step) {
+  // At multiples of the step, wherever the ends are.
+  const first = Math.ceil(low / step - ROUNDED) * step;
+  for (let value = first; value <= high + 0.001 * step; value += step) {
     ticks.push({ at: (value - low) / (high - low), label: compact(Number(value.toPrecision(6))) });
   }
   return ticks;
