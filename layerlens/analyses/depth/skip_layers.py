@@ -118,7 +118,10 @@ def skip_layers(
         ``layer_other``).
     effect
         ``all``: at every token, measured everywhere. ``future``: only before a cut, measured
-        only from the cut on, which isolates what attention carries to later tokens.
+        only from the cut on, which isolates what attention carries to later tokens. ``direct``:
+        each later layer, and the head, is given the undisturbed state less what the layer has
+        added, so that nothing goes through the layers between; for ``part="block"`` and
+        ``mode="each"``. ``all`` less ``direct`` is what is carried on by other layers.
     reduce
         ``max`` as published, ``mean`` or ``p95`` (the 95th percentile) of all tokens. A maximum
         grows with the number of tokens: keep them fixed when you compare.
@@ -165,9 +168,14 @@ def skip_layers(
     _require("effect", effect, EFFECTS)
     _require("reduce", reduce, REDUCTIONS)
     require_part(model, part)
+    if effect == "direct" and (part, mode) != ("block", "each"):
+        raise InputError(
+            f"effect='direct' is for part='block' and mode='each', not {part!r} and {mode!r}."
+        )
     texts = skip_texts(model, tokens, answer, effect, cuts, keep_first, seed)
     job.batched = False  # several texts are pooled
-    SkipRun(job, model, texts, part, mode, reduce, memory_limit).run(verify, seed)
+    direct = effect == "direct"
+    SkipRun(job, model, texts, part, mode, reduce, memory_limit, direct=direct).run(verify, seed)
 
 
 def _require(name: str, value: str, known: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerlens.analyses.answers.output_distance import Ends, distances, ends
 from layerlens.analyses.contract.contract import Job
+from layerlens.analyses.depth.direct_effects import direct_rows
 from layerlens.analyses.depth.layer_subsets import (
     CleanRun,
     Skipped,
@@ -73,8 +74,10 @@ class SkipRun:
         mode: str,
         reduce: str,
         limit: int,
+        *,
+        direct: bool = False,
     ) -> None:
-        self.job, self.model, self.texts = job, model, texts
+        self.job, self.model, self.texts, self.direct = job, model, texts, direct
         self.part, self.mode, self.reduce, self.limit = part, mode, reduce, limit
         self.rows = combinations(model.n_layers, mode, range(model.n_layers))
         self.clean: OrderedDict[int, CleanRun] = OrderedDict()
@@ -163,9 +166,7 @@ class SkipRun:
         self, number: int, window: Window, firsts: range, found: dict[Skipped, _Found]
     ) -> list[SkipRow]:
         clean, text = self._clean(number), self.texts[number]
-        sweep = Sweep(self.model, clean, window, self.part, self.mode)
-        *rows, floor = sweep.run(firsts, self.job.tick)
-        self.passes += sweep.blocks_run / self.model.n_layers
+        *rows, floor = self._rows(clean, window, firsts)
         self.floor = max(self.floor, float(floor.change.max()))
         finals = torch.stack([row.final for row in rows])
         measured = list(window.measured)
@@ -178,6 +179,16 @@ class SkipRun:
             found[row.skipped].distances.append(distance)
             found[row.skipped].ends.append(last)
         return rows
+
+    def _rows(self, clean: CleanRun, window: Window, firsts: range) -> list[SkipRow]:
+        if self.direct:
+            found, blocks = direct_rows(clean, window, firsts, self.job.tick)
+        else:
+            sweep = Sweep(self.model, clean, window, self.part, self.mode)
+            found = sweep.run(firsts, self.job.tick)
+            blocks = sweep.blocks_run
+        self.passes += blocks / self.model.n_layers
+        return found
 
     def _identities(self, row: SkipRow, window: Window) -> None:
         """Collect what must be exactly so."""
@@ -224,7 +235,11 @@ class SkipRun:
         window = text.windows[0]
         plain = naive(self.model, text.tokens, clean, window, self.part, row.skipped)
         self.passes += 1
-        return float((plain.change - row.change).abs().max())
+        layers = slice(None)
+        if self.direct:  # the next layer has none between, so that it sees the same
+            layers = slice(row.skipped[0] + 1, row.skipped[0] + 2)
+        off = (plain.change - row.change)[layers].abs()
+        return float(off.max()) if off.numel() else 0.0
 
     def _check(self, worst: float, verified: int) -> None:
         limit = AGREEMENT.get(self.model.dtype, HALF_AGREEMENT)
@@ -232,9 +247,9 @@ class SkipRun:
         what = "largest change of a layer before the first that is left out"
         self.job.check("nothing before", self.before, 0, what)
         what = "deviation of the first skipped layer's own change from 1 (from 0 for the future)"
-        if self.part == "block" or self.texts[0].windows[0].changed != (
-            self.texts[0].windows[0].measured
-        ):
+        window = self.texts[0].windows[0]
+        apart = window.changed != window.measured
+        if not self.direct and (self.part == "block" or apart):
             self.job.check("own change", self.lost, 0, what)
         what = "largest relative change with nothing left out: rounding"
         self.job.check("noise floor", self.floor, limit, what)

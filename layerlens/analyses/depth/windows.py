@@ -12,7 +12,7 @@ from layerlens.analyses.depth.layer_subsets import Window
 from layerlens.errors import InputError
 from layerlens.model.integers import is_whole, whole, wholes
 
-EFFECTS = ("all", "future")
+EFFECTS = ("all", "future", "direct")
 REDUCTIONS = ("max", "mean", "p95")
 
 CUT_STEP = 8
@@ -27,8 +27,8 @@ def windows(
     Parameters
     ----------
     effect
-        ``all``: left out and measured at every position. ``future``: for each cut, left out
-        before it and measured from it on.
+        ``all`` and ``direct``: left out and measured at every position. ``future``: for each
+        cut, left out before it and measured from it on.
     cuts
         How many cuts to draw without replacement, or the cuts themselves.
     keep_first
@@ -40,13 +40,13 @@ def windows(
         The text is too short, or a cut does not fit.
     """
     start = 1 if keep_first else 0
-    shortest = start + (1 if effect == "all" else 2)
+    shortest = start + (2 if effect == "future" else 1)
     if length < shortest:
         raise InputError(
             f"The text has {length} tokens; leaving out layers with effect={effect!r} and "
             f"keep_first={keep_first} needs at least {shortest}."
         )
-    if effect == "all":
+    if effect != "future":
         every = tuple(range(start, length))
         return [Window(every, every)]
     return [

@@ -371,3 +371,80 @@ def test_a_part_that_a_layer_lacks_and_a_limit_that_is_too_small_are_said() -> N
         skip_layers(LensModel.wrap(tiny_model("mamba"), None, prove=False), IDS, part="mlp")
     with pytest.raises(MemoryLimitError, match=r"a text of 7 tokens needs"):
         skip_layers(tiny("llama"), IDS, memory_limit=1000)
+
+
+def directly(family: str, source: int | None, target: int) -> tuple[Tensor, Tensor]:
+    """What a layer (or the last block's output) gets, and gives, without what another has added.
+
+    Returns what the target adds, ``[position, width]``, and the logits; for the target after the
+    last layer, the logits are those of the state less what the source has added.
+    """
+    hf = tiny(family).hf
+    blocks = list(BLOCKS[family](hf))
+    states: list[Tensor] = []
+    given: list[Tensor] = []
+    with ExitStack() as stack, torch.inference_mode():
+
+        def enter(layer: int) -> Callable[..., Any]:
+            def hook(_: Any, args: Any, kwargs: Any) -> Any:
+                state = (args[0] if args else kwargs["hidden_states"]).clone()
+                states.append(state[0])
+                if layer == target and source is not None:
+                    state[0, 1:] -= (states[source + 1] - states[source])[1:]
+                given[:] = [state[0]]
+                if args:
+                    return (state, *args[1:]), kwargs
+                return args, {**kwargs, "hidden_states": state}
+
+            return hook
+
+        added: list[Tensor] = []
+
+        def leave(layer: int) -> Callable[..., Any]:
+            def hook(_: Any, args: Any, output: Any) -> Any:
+                out = first(output).clone()
+                if layer == target:
+                    added.append(out[0] - given[0])
+                if layer == len(blocks) - 1 and target == len(blocks):
+                    states.append(out[0].clone())
+                    if source is not None:
+                        out[0, 1:] -= (states[source + 1] - states[source])[1:]
+                return instead(output, out)
+
+            return hook
+
+        for layer, block in enumerate(blocks):
+            stack.callback(block.register_forward_pre_hook(enter(layer), with_kwargs=True).remove)
+            stack.callback(block.register_forward_hook(leave(layer)).remove)
+        logits = hf(torch.tensor([IDS]), use_cache=False).logits[0]
+    return (added[0] if added else logits), logits
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
+def test_a_direct_effect_goes_through_no_layer_between(family: str) -> None:
+    result = skip_layers(tiny(family), IDS, effect="direct")
+    assert all(check.ok for check in result.checks)
+    effect = result.data.effect.values
+    layers = len(effect)
+    whole = skip_layers(tiny(family), IDS).data.effect.values
+    for source in range(layers):
+        assert (effect[source, : source + 1] == 0).all()
+        for target in range(source + 1, layers):
+            clean, _ = directly(family, None, target)
+            found, _ = directly(family, source, target)
+            off = ((found - clean).norm(dim=-1) / clean.norm(dim=-1))[1:].max()
+            assert effect[source, target] == pytest.approx(float(off), abs=1e-4)
+        if source + 1 < layers:
+            assert effect[source, source + 1] == pytest.approx(whole[source, source + 1], abs=1e-5)
+        _, clean = directly(family, None, layers)
+        _, other = directly(family, source, layers)
+        p, q = (z[-1].double().log_softmax(-1) for z in (clean, other))
+        kl = float((p.exp() * (p - q)).sum())
+        assert float(result.data.kl[source]) == pytest.approx(kl, abs=1e-4)
+    assert np.abs(effect - whole)[np.triu_indices(layers, 2)].max() > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"part": "mlp"}, {"mode": "pairs"}])
+def test_a_direct_effect_is_that_of_one_block(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="effect='direct' is for part='block' and mode='each'"):
+        skip_layers(tiny("llama"), IDS, effect="direct", **options)
