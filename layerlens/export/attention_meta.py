@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import numpy as np
 
 from layerlens.export.meta import MetaToken
+from layerlens.export.pack import plain_wire
 from layerlens.export.setup import setup_code
 from layerlens.glossary import terms_in
 from layerlens.result.attention import OTHER, AttentionData, prefix_of
 from layerlens.result.checks import Check, Checks
-from layerlens.result.roles import ROLE_RULE, Role, roles_of
+from layerlens.result.roles import ROLE_ABOVE, ROLE_RULE, Role, roles_of
 
 if TYPE_CHECKING:
     import xarray as xr
+
+WIRES = {name: plain_wire(name, "float64") for name in ROLE_ABOVE}
+"""What travels in frames: the shares of each head. Weights are asked for layer by layer."""
 
 LEAD = (
     "Each row is a token that looks, each column a token that is looked at; the stronger the "
@@ -118,7 +122,7 @@ def attention_meta(
         "weightings": weightings,
         "weightings_possible": _json(attrs, "weightings_possible", weightings),
         "roles": list(roles),
-        "role_rule": ROLE_RULE,
+        "role_rule": "" if attrs.get("given") else ROLE_RULE,
         "head_names": [str(name) for name in _json(attrs, "head_names", [])],
         "other": _other(attrs, coords),
         "lead": LEAD,

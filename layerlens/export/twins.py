@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import ResultError
-from layerlens.export.attention_meta import attention_meta_of
+from layerlens.export.attention_meta import WIRES, attention_meta_of
 from layerlens.export.attention_slices import slice_of, with_slices
 from layerlens.export.meta import meta_of
 from layerlens.export.pack import Frame, answer_wires, frames_of, pack
@@ -195,6 +195,8 @@ def view_for(data: xr.Dataset) -> str:
 
 def frames_for(data: xr.Dataset) -> list[Frame]:
     """Return the arrays of a result of one text as its view gets them."""
+    if view_for(data) == "attention":
+        return frames_of(data, wires=WIRES)
     wires = answer_wires(data) if TWINS.get(view_for(data)) is answer_traits else None
     return frames_of(data, wires=wires)
 

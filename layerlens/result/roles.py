@@ -35,7 +35,10 @@ class Role(TypedDict):
 
 
 def roles_of(data: xr.Dataset) -> list[Role]:
-    """Return the roles of all heads of a result of one text, the strongest first."""
+    """Return the roles of all heads of a result of one text.
+
+    The more telling roles come first, and of one role the strongest heads.
+    """
     found = []
     for role, above in ROLE_ABOVE.items():
         if role not in data.data_vars:
@@ -45,11 +48,14 @@ def roles_of(data: xr.Dataset) -> list[Role]:
             layer = int(data["layer"].values[index])
             score = round(float(scores[index, head]), 4)
             found.append(Role(layer=layer, head=int(head), role=role, score=score))
-    return sorted(found, key=lambda one: -one["score"])
+    return sorted(found, key=_telling)
 
 
 def most_telling(roles: list[Role], layer: int | None = None) -> Role | None:
     """Return the role that says most, of all heads or of those of a layer; None without any."""
-    order = list(ROLE_ABOVE)
     mine = [one for one in roles if layer in (None, one["layer"])]
-    return min(mine, key=lambda one: (order.index(one["role"]), -one["score"]), default=None)
+    return min(mine, key=_telling, default=None)
+
+
+def _telling(role: Role) -> tuple[int, float]:
+    return list(ROLE_ABOVE).index(role["role"]), -role["score"]

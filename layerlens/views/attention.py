@@ -10,9 +10,9 @@ import traitlets as t
 
 from layerlens.analyses.attention.weightings import chosen_weightings
 from layerlens.errors import InputError
-from layerlens.export.attention_meta import attention_meta, attention_meta_of
+from layerlens.export.attention_meta import WIRES, attention_meta, attention_meta_of
 from layerlens.export.attention_slices import PAGE_BYTES, Key, all_layers, keys_of, with_slices
-from layerlens.export.pack import pack
+from layerlens.export.pack import Frame, Wire, frames_of, pack
 from layerlens.result.attention import WEIGHTINGS, AttentionData
 from layerlens.result.given_attention import given_result, part_of
 from layerlens.result.result import Result
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerlens.analyses.contract.contract import About
+    from layerlens.analyses.contract.parts import Variable
     from layerlens.model.lensmodel import LensModel
     from layerlens.views.frames import Stream
 
@@ -221,6 +222,12 @@ class AttentionView(LiveView):
 
     def _meta_after(self, meta: dict[str, Any], result: Result) -> dict[str, Any]:
         return self._meta_of(result, one_text(result.data), meta["run"], self.analysis.about)
+
+    def _wires(self, variables: Mapping[str, Variable]) -> Mapping[str, Wire]:
+        return WIRES
+
+    def _frames(self, data: xr.Dataset, run: int) -> list[Frame]:
+        return frames_of(data, run, WIRES)
 
     def _keep_run(self, run: Run, meta: dict[str, Any], stream: Stream) -> None:
         shown = self._partial if self._partial is not None else self._result

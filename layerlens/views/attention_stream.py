@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AttentionStream(Stream):
-    """Frames that carry no weights, and the slices that are there beside them.
+    """Frames that carry what heads do, and the slices of weights that are there beside them.
 
     A layer is encoded when it is finished, an eighth of its size, so that pages can ask for it
     while the run goes on; the weights themselves are in the result when it ends.

@@ -18,6 +18,7 @@ from layerlens.export.attention_slices import Slice, decode
 from layerlens.export.pack import unpack
 from layerlens.export.twins import traits_of
 from layerlens.model.lensmodel import LensModel
+from layerlens.result.roles import ROLE_ABOVE
 from layerlens.views import AttentionView, view_of
 
 from .fakes import until
@@ -62,12 +63,20 @@ def test_slices_and_rows_are_those_of_the_call(model: LensModel) -> None:
     assert view.result.code == view.meta["code"] == f"ll.attention(model, {TEXT!r})"
 
 
-def test_weights_never_travel_in_traits_or_frames(model: LensModel) -> None:
+def test_frames_carry_what_heads_do_and_no_weights(model: LensModel) -> None:
     view = shown(model)
-    frames = view.comm.customs("frame")
-    assert [frame["arrays"] for frame, _ in frames] == [[]]
-    assert frames[-1][0]["last"]
-    assert not any(buffers for _, buffers in frames)
+    found: dict[str, np.ndarray] = {}
+    for frame, buffers in view.comm.customs("frame"):
+        for header, buffer in zip(frame["arrays"], buffers, strict=True):
+            assert header["dims"] == ["layer", "head"]
+            whole = found.setdefault(header["name"], np.full((N_LAYERS, 4), np.nan))
+            start, count = header["start"][0], header["shape"][0]
+            whole[start : start + count] = np.frombuffer(buffer, "<f4").reshape(count, 4)
+    assert view.comm.customs("frame")[-1][0]["last"]
+    assert set(found) == set(ROLE_ABOVE)
+    for name, values in found.items():
+        expected = view.result.data[name].values
+        assert np.allclose(values, expected, atol=1e-6, equal_nan=True), name
     assert "slices" not in view.meta
 
 
@@ -126,7 +135,8 @@ def test_roles_are_the_shares_above_what_is_stated() -> None:
     view = shown(toy, "cat dog owl fox cat dog owl fox cat")
     roles = view.meta["roles"]
     data = view.result.data
-    best = {r["role"]: r for r in reversed(roles)}
+    assert roles[0]["role"] == "induction"
+    best = {role["role"]: role for role in reversed(roles)}
     assert best["induction"]["layer"] == 1
     assert best["induction"]["score"] == pytest.approx(float(data["induction"].max()), abs=1e-4)
     assert best["previous_token"]["layer"] == 0
@@ -230,7 +240,8 @@ def test_one_of_several_texts_opens_without_its_padding(model: LensModel) -> Non
 def test_pages_hold_the_slices(model: LensModel, tmp_path: Path) -> None:
     view = shown(model, layer=2)
     traits, packed = view._frozen()
-    meta, _ = unpack(packed)
+    meta, frames = unpack(packed)
+    assert {array["name"] for array in frames[0][0]["arrays"]} == set(ROLE_ABOVE)
     assert set(meta["slices"]) == {f"{layer}/self/pattern/0" for layer in range(N_LAYERS)}
     held = meta["slices"]["2/self/pattern/0"]
     back = decode(Slice(held, base64.b64decode(held["data"])))

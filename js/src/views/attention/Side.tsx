@@ -52,7 +52,7 @@ function HeadFacts({ state, data }: Props) {
           ))}
         </ul>
       ) : (
-        <p class="ll-note">None of the roles that are looked for.</p>
+        data.meta.role_rule && <p class="ll-note">None of the roles that are looked for.</p>
       )}
       {data.meta.role_rule && <p class="ll-note">{data.meta.role_rule}</p>}
       {scores.length > 0 && (
