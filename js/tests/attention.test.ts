@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { collect, FAINTEST } from "../src/marks/links";
+import { collect, FAINTEST, mostOf } from "../src/marks/links";
 import { packed, pixelsOf } from "../src/marks/square";
 import { parseHex } from "../src/theme/colors";
 import { paletteOf } from "../src/theme/palette";
@@ -45,6 +45,18 @@ describe("a slice", () => {
       Uint8Array.from([0, 1, 255]),
     );
     expect(row(squareOf(scores, [0], "one", null), 0)).toEqual([Number.NaN, -3, 2]);
+  });
+
+  it("squares bytes that are roots, and colours small weights as far apart as their roots", () => {
+    const roots = new Slice(
+      { max: [2], shape: [1, 1, 3], causal: false, root: true },
+      Uint8Array.from([0, 51, 255]),
+    );
+    const square = squareOf(roots, [0], "one", null);
+    expect(row(square, 0)).toEqual([0, expect.closeTo(2 * 0.2 ** 2), 2]);
+    const scale = weightScale(palette, square.high, "");
+    expect(Array.from(square.values, (value) => scale.index(value))).toEqual([0, 51, 255]);
+    expect(scale.ticks.at(-1)).toEqual({ at: 1, label: "2" });
   });
 
   it("comes out of a snapshot as it went in", () => {
@@ -101,7 +113,7 @@ describe("a square", () => {
   it("becomes pixels: the scale's colours, and another where there is no number", () => {
     const square = squareOf(slice(), [0], "one", null);
     const none = parseHex(palette.sunken);
-    const scale = weightScale(palette, square.high, "", "");
+    const scale = weightScale(palette, square.high, "");
     const pixels = new Uint32Array(pixelsOf(square, scale, none).buffer);
     expect(pixels[0]).toBe(packed(parseHex(palette.accent)));
     expect(pixels[1]).toBe(packed(none));
@@ -151,6 +163,16 @@ describe("lines", () => {
     expect(count(from([2], []))).toBe(2);
     expect(count(from([], [0]))).toBe(4);
     expect(count(from([2], [0]))).toBe(5);
+  });
+
+  it("of tokens looked at alone are as strong as the strongest of them", () => {
+    const ends = (queries: number[], keys: number[]) => ({
+      queries: new Set(queries),
+      keys: new Set(keys),
+    });
+    expect(mostOf(square, ends([], [2]))).toBeCloseTo(0.5 * (200 / 255));
+    expect(mostOf(square, ends([0], [2]))).toBeCloseTo(0.5);
+    expect(mostOf(square, ends([], [3]))).toBe(0);
   });
 
   it("end where they can be seen: one end is enough", () => {

@@ -224,10 +224,10 @@ describe("the view of attention", () => {
       query: 2,
     });
     const row = new DataView(Float32Array.from([0.25, 0.125, 0.0625, Number.NaN]).buffer);
-    expect(el.querySelector(".ll-looks")?.textContent).toContain("±0.2 %");
+    expect(el.querySelector(".ll-looks")?.textContent).toContain("±0.4 %");
     model.message({ kind: "reply", rid: question.rid, result: {} }, [row]);
     await vi.waitFor(() => expect(el.querySelector(".ll-looks")?.textContent).toContain("0.0625"));
-    expect(el.querySelector(".ll-looks")?.textContent).not.toContain("±0.2 %");
+    expect(el.querySelector(".ll-looks")?.textContent).not.toContain("±0.4 %");
   });
 
   it("has the kernel compute a weighting that is possible, and says why others are off", async () => {

@@ -1,7 +1,9 @@
 """The attention of one layer as a few bytes: what a page draws of all heads.
 
-Each head is scaled by itself to 0-255. Where no query looks ahead only the lower triangle travels,
-row by row. The exact numbers are asked for row by row, or are in the result.
+Each head is scaled by itself to 0-255, weights by their square roots: over a long text most are far
+below the largest, which the first tokens always have, and would all round to zero. Where no query
+looks ahead only the lower triangle travels, row by row. The exact numbers are asked for row by
+row, or are in the result.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ class Key(NamedTuple):
 class SliceHeader(TypedDict):
     """How the bytes are read.
 
-    A value is ``min + byte / 255 * (max - min)`` of its head. Where `blank`, byte 0 is where
-    nothing is seen, and the others are ``min + (byte - 1) / 254 * (max - min)``.
+    A value is ``min + part * (max - min)`` of its head, where part is ``byte / 255``, or its square
+    where `root`. Where `blank`, byte 0 is where nothing is seen, and part is ``(byte - 1) / 254``.
     """
 
     min: list[float]
@@ -46,6 +48,7 @@ class SliceHeader(TypedDict):
     shape: list[int]
     causal: bool
     blank: bool
+    root: bool
 
 
 class Slice(NamedTuple):
@@ -72,11 +75,11 @@ def encode(values: np.ndarray, *, blank: bool = False) -> Slice:
     high = values.max((1, 2), initial=-np.inf, where=seen)
     high = np.where(np.isfinite(high), high if blank else np.maximum(high, 0), 0)
     steps = 254 if blank else 255
-    span = np.where(high > low, high - low, 1)
-    scaled = np.rint(
-        (np.where(seen, values, 0) - low[:, None, None]) * (steps / span)[:, None, None]
-    )
-    codes = (np.clip(scaled, 0, steps) + blank).astype(np.uint8) * seen
+    root = not blank and not low.any()
+    span = np.where(high > low, high - low, 1)[:, None, None]
+    part = np.clip((np.where(seen, values, 0) - low[:, None, None]) / span, 0, 1)
+    scaled = np.rint((np.sqrt(part) if root else part) * steps)
+    codes = (scaled + blank).astype(np.uint8) * seen
     causal = _looks_back(values, seen, blank=blank)
     packed = codes.reshape(len(codes), -1)
     if causal:
@@ -87,6 +90,7 @@ def encode(values: np.ndarray, *, blank: bool = False) -> Slice:
         shape=list(values.shape),
         causal=causal,
         blank=blank,
+        root=root,
     )
     return Slice(header, np.ascontiguousarray(packed).tobytes())
 
@@ -100,7 +104,8 @@ def decode(piece: Slice) -> np.ndarray:
     whole[:, _triangle(queries) if header["causal"] else slice(None)] = codes
     low, high = (np.array(header[name])[:, None] for name in ("min", "max"))
     blank = header["blank"]
-    found = low + (whole.astype(np.float64) - blank) / (255 - blank) * (high - low)
+    part = (whole.astype(np.float64) - blank) / (255 - blank)
+    found = low + (part**2 if header["root"] else part) * (high - low)
     if header["causal"] and not blank:
         found[:, np.setdiff1d(np.arange(queries * keys), _triangle(queries))] = 0
     if blank:

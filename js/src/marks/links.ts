@@ -4,6 +4,12 @@ import type { Square } from "./square";
 import { drawFitted } from "./text";
 import type { Cell, Range } from "./windowing";
 
+/** Tokens on both ends of lines. */
+export interface Ends {
+  queries: ReadonlySet<number>;
+  keys: ReadonlySet<number>;
+}
+
 /** Queries stand in the first column (point 0), keys in the second (point 1). */
 export interface LinksScene extends Surface {
   /** Null while it has not come. */
@@ -12,8 +18,8 @@ export interface LinksScene extends Surface {
   most: number;
   names: PairNames;
   /** The tokens whose lines are drawn alone; null for all. */
-  isolated: { queries: ReadonlySet<number>; keys: ReadonlySet<number> } | null;
-  pinned: { queries: ReadonlySet<number>; keys: ReadonlySet<number> };
+  isolated: Ends | null;
+  pinned: Ends;
   selected: Cell | null;
   hover: Cell | null;
   focused: boolean;
@@ -34,8 +40,10 @@ export class LinksPainter extends Painter {
   draw(scene: LinksScene): void {
     const { rows } = this.begin(scene);
     if (scene.square) {
-      this.#drawGrounds(scene, scene.square, rows);
-      this.#drawLines(scene, scene.square, rows);
+      // What is looked at alone is drawn by its own strongest line.
+      const most = scene.isolated ? mostOf(scene.square, scene.isolated) : scene.most;
+      this.#drawGrounds({ ...scene, most }, scene.square, rows);
+      this.#drawLines({ ...scene, most }, scene.square, rows);
     } else this.#drawWaiting(scene);
     for (let row = rows.from; row < rows.to; row++) {
       this.#drawToken(scene, row, 0);
@@ -162,6 +170,18 @@ function strongest(places: ReadonlySet<number>, value: (place: number) => number
     const one = value(place);
     if (Math.abs(one) > Math.abs(most)) most = one;
   }
+  return most;
+}
+
+/** The strongest of the lines from some queries and to some keys. */
+export function mostOf(square: Square, { queries, keys }: Ends): number {
+  let most = 0;
+  const take = (query: number, key: number) => {
+    const size = Math.abs(at(square, query, key));
+    if (size > most) most = size;
+  };
+  for (const query of queries) for (let key = 0; key < square.keys; key++) take(query, key);
+  for (const key of keys) for (let query = 0; query < square.queries; query++) take(query, key);
   return most;
 }
 

@@ -23,6 +23,8 @@ export class ColorScale {
     private readonly log: boolean,
     readonly colors: readonly Rgb[],
     readonly ticks: readonly Tick[],
+    /** Whether colours go with the root of a number, so that small ones can be told apart. */
+    private readonly root = false,
   ) {
     this.fills = colors.map(toCss);
   }
@@ -45,7 +47,8 @@ export class ColorScale {
     const t = this.log
       ? Math.log(value / low) / Math.log(high / low)
       : (value - low) / (high - low);
-    return Math.min(1, Math.max(0, t));
+    const inside = Math.min(1, Math.max(0, t));
+    return this.root ? Math.sqrt(inside) : inside;
   }
 
   /** The legend's bar as CSS. */
@@ -217,16 +220,18 @@ function roundUp(value: number): number {
   return Math.ceil(value / step - ROUNDED) * step;
 }
 
-/** Weights from 0, the page itself, to the largest one that is drawn. */
-export function weightScale(
-  palette: Palette,
-  most: number,
-  label: string,
-  unit: string,
-): ColorScale {
+/** The parts of the largest weight that a legend names. */
+const ROOT_TICKS = [0, 0.1, 0.3, 0.6, 1];
+
+/** Weights from 0, the page itself, to the largest one that is drawn, by their roots. */
+export function weightScale(palette: Palette, most: number, label: string): ColorScale {
   const high = most > 0 ? most : 1;
   const colors = rampColors([palette.bg, palette.accent]);
-  return new ColorScale(label, unit, 0, high, false, colors, linearTicks(high));
+  const ticks = ROOT_TICKS.map((part) => ({
+    at: Math.sqrt(part),
+    label: compact(part * high, 2),
+  }));
+  return new ColorScale(label, "by roots", 0, high, false, colors, ticks, true);
 }
 
 /** From -1 (red) over 0 (the page) to 1 (blue); what lies beyond is drawn like the ends. */

@@ -10,6 +10,8 @@ export interface SliceHeader {
   causal: boolean;
   /** Whether byte 0 stands for nothing at all: a pair that is masked has no score. */
   blank?: boolean;
+  /** Whether bytes are as the roots of weights: most are far below the largest. */
+  root?: boolean;
 }
 
 /** A slice inside a snapshot. */
@@ -60,8 +62,10 @@ export class Slice {
     const low = this.header.min?.[head] ?? 0;
     const high = this.header.max[head] ?? 0;
     const first = this.header.blank ? 1 : 0;
-    const step = (high - low) / (255 - first);
-    const numbers = Float32Array.from({ length: 256 }, (_, byte) => low + step * (byte - first));
+    const numbers = Float32Array.from({ length: 256 }, (_, byte) => {
+      const part = (byte - first) / (255 - first);
+      return low + (this.header.root ? part * part : part) * (high - low);
+    });
     if (first) numbers[0] = Number.NaN;
     return numbers;
   }

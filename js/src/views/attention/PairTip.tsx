@@ -39,9 +39,9 @@ export function PairTip({ state }: { state: AttentionState }) {
   );
 }
 
-/** A number that came as a byte is known to half a step of 255. */
+/** A number that came as a byte is known to half a step of 255, of its root at the most. */
 export function written(value: number, exact: boolean): string {
-  return exact ? compact(value, 5) : `${compact(value, 2)} (±0.2 % of the range)`;
+  return exact ? compact(value, 5) : `${compact(value, 2)} (±0.4 % of the range)`;
 }
 
 function reason(state: AttentionState, other: boolean, query: number, key: number): string {

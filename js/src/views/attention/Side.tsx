@@ -121,7 +121,7 @@ function Looks({ state, data }: Props) {
 
 function looksNote(found: number, exact: boolean): string {
   if (found === 0) return "Nothing that is drawn.";
-  return exact ? "" : "To ±0.2 % of the head’s range.";
+  return exact ? "" : "To ±0.4 % of the head’s range.";
 }
 
 interface KeyProps {

@@ -1,4 +1,5 @@
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import type { Ends } from "../../marks/links";
 import { packed, type Square } from "../../marks/square";
 import { clamp } from "../../marks/windowing";
 import { type ColorScale, rangeScale, weightScale } from "../../theme/scale";
@@ -27,12 +28,6 @@ export type Shows = "first" | "second" | "difference";
 export interface Spot {
   query: number;
   key: number;
-}
-
-/** Tokens on both ends of lines. */
-export interface Ends {
-  queries: ReadonlySet<number>;
-  keys: ReadonlySet<number>;
 }
 
 /** Layers on each side of the present one that are fetched before they are asked for. */
@@ -111,7 +106,7 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
       difference: computed(() => this.#scale("difference")),
     };
     this.smallColors = computed(() => {
-      const { colors } = weightScale(this.palette.value, 1, "", "");
+      const { colors } = weightScale(this.palette.value, 1, "");
       return Uint32Array.from(colors, packed);
     });
   }
@@ -220,7 +215,7 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
     const low = Math.min(0, ...drawn.map((square) => square.low));
     const high = Math.max(0, ...drawn.map((square) => square.high));
     if (low < 0) return rangeScale(palette, low, high, quantity, "");
-    return weightScale(palette, high, quantity, "");
+    return weightScale(palette, high, quantity);
   }
 
   /** The tokens that lines are drawn for alone: under the pointer, else pinned. Null for all. */
