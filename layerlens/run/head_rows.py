@@ -16,7 +16,8 @@ from torch import Tensor
 from layerlens.errors import LayerLensError, MemoryLimitError
 
 if TYPE_CHECKING:
-    from layerlens.model.lensmodel import HeadMatrix, LensModel
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.with_head import HeadMatrix
 
 BLOCK = 128
 """Columns in a block of the top-k search."""

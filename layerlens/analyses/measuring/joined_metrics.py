@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from layerlens.analyses.contract.parts import Parts, Variable
-from layerlens.analyses.measuring.layer_metrics import axes_of, variables_of
+from layerlens.analyses.measuring.measuring_run import axes_of, variables_of
 from layerlens.metrics import registry
 from layerlens.metrics.base import ModelShape
 from layerlens.result import Checks, Result
