@@ -132,7 +132,8 @@ def lens_figure(
     _labels(axes, chosen, table, layout, colors)
     draw_marks(axes, marks, table, colors)
     draw_key(figure, marks, under, colors)
-    color_bar(figure, axes.collections[0], shown.label, layout, colors)
+    bar = axes.collections[0]
+    color_bar(figure, bar, shown.label, layout, colors, extend=shown.extend)
     name = str(data.attrs.get("model", "")) or "the model"
     words = f"Top next token after each point of {name}{_and_other(data, beside, transposed)}"
     words = words if title is None else title

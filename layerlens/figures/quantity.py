@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_SOME = 1e-3  # nats from which two distributions differ at all
+_SHARE = 0.9  # of the cells that differ, whose divergence the colours tell apart
+
+
 @dataclass(frozen=True)
 class Quantity:
     """One number a cell, what it is called, its range, and the name of its colour map."""
@@ -24,6 +28,8 @@ class Quantity:
     label: str
     norm: Normalize
     colors: str
+    extend: str = "neither"
+    """At which ends of the colours values lie beyond, as matplotlib's colour bars have it."""
 
 
 def quantity(data: xr.Dataset, color: str, tracked: int) -> Quantity:
@@ -98,8 +104,11 @@ def _change(data: xr.Dataset) -> Quantity:
 
 def _kl_between(data: xr.Dataset) -> Quantity:
     values = _values(data, "kl_between")
-    top = max(0.1, _upper(values))
-    return Quantity(values, f"KL to {_other(data)} (nats)", Normalize(0, top), "cividis")
+    some = values[values > _SOME]
+    # A few cells (a token that differs, by itself) are far above the rest.
+    top = max(0.1, float(np.quantile(some, _SHARE)) if some.size else 0.0)
+    extend = "max" if (values > top).any() else "neither"
+    return Quantity(values, f"KL to {_other(data)} (nats)", Normalize(0, top), "cividis", extend)
 
 
 def _other(data: xr.Dataset) -> str:

@@ -108,6 +108,40 @@ def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[s
     kernel_prints(page, "print(view.transposed, view.color)", "True entropy")
 
 
+def test_two_texts_on_one_grid(server: Server, page: Page, shoot: Callable[[str], None]) -> None:
+    show = SHOW.replace('")', '", other="The capital of Italy is")')
+    (server.folder / "two.ipynb").write_text(notebook(LOAD, show))
+    open_notebook(page, server, "two.ipynb")
+    run_all(page)
+    view = page.locator(".layerlens .ll-view")
+    finished(view)
+    expect(view.get_by_role("grid")).to_have_count(2)
+    side = view.get_by_label("Next-token distribution by layer")
+    expect(side).to_contain_text("Paris")
+    expect(side).to_contain_text("Rome")
+    view.scroll_into_view_if_needed()
+    shoot("1-beside")
+
+    # one cell for both, chosen in the other table
+    table = view.get_by_role("grid").last
+    table.focus()
+    page.keyboard.press("ArrowLeft")
+    kernel_prints(page, "print(view.position)", "3")
+    expect(side.locator(".ll-where")).to_contain_text("France")
+
+    # the second text is edited in place; the difference is shown in one table
+    other = view.get_by_label("Other text")
+    other.fill("The capital of Spain is")
+    other.press("Enter")
+    kernel_prints(page, "print(view.wait().data.attrs['other_label'])", "The capital of Spain is")
+    finished(view)
+    view.get_by_role("button", name="KL between").click()
+    expect(view.get_by_role("grid")).to_have_count(1)
+    view.scroll_into_view_if_needed()
+    shoot("2-divergence")
+    kernel_prints(page, "print(view.compare)", "kl")
+
+
 def test_search_for_a_token(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     search = view.get_by_label("Find a token in the vocabulary")
     search.fill("Rome")

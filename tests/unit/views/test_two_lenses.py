@@ -130,5 +130,8 @@ def test_both_lenses_stand_beside_each_other_in_a_figure(model: LensModel) -> No
     np.testing.assert_allclose(
         np.asarray(change.get_array()).ravel(), data["change"].values.ravel()
     )
+    ends = draw("lens", data, color="kl_between").axes[0].collections[0].norm
+    known = data["kl_between"].values
+    assert ends.vmax == pytest.approx(np.quantile(known[known > 1e-3], 0.9))
     with pytest.raises(ll.ResultError, match="one lens"):
         draw("lens", get("logit_lens")(model, TEXT).data, beside=True)

@@ -2,6 +2,11 @@ import type { ColorMode, Compare, LensMeta } from "../../wire/lens";
 import type { RunStore } from "../../wire/store";
 import { LensData } from "./data";
 
+/** Nats from which two distributions differ at all. */
+const SOME = 1e-3;
+/** Share of the cells that differ whose divergence the colours tell apart. */
+const SHARE = 0.9;
+
 /** How far two lenses are apart in one cell. */
 export interface Apart {
   /** Of the probability of the first one's top token; NaN where the other has no such token. */
@@ -28,9 +33,11 @@ export class DifferenceData extends LensData {
     return apart(this.store, point, position)[this.compare];
   }
 
-  largest(): number {
-    let most = 0;
-    for (const v of this.store.arrays.get("kl_between")?.data ?? []) if (v > most) most = v;
-    return most;
+  /** Where the colours end: a few cells (a token that differs, by itself) are far above the rest. */
+  end(): number {
+    const all = this.store.arrays.get("kl_between")?.data ?? [];
+    const some = Array.from(all).filter((value) => value > SOME);
+    some.sort((a, b) => a - b);
+    return some[Math.floor(SHARE * (some.length - 1))] ?? 0;
   }
 }

@@ -68,7 +68,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
         return divergingScale(this.palette.value, "Change of P(top token)", "other − this");
       }
       version.value;
-      return rangeScale(this.palette.value, 0, data.largest(), "KL to the other", "nats");
+      return rangeScale(this.palette.value, 0, data.end(), "KL to the other", "nats, or more");
     }
     const mode = traits.color.value;
     // Only the divergence has a range that depends on what has arrived.
