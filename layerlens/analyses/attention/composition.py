@@ -71,6 +71,8 @@ def count_work(
     source="Elhage et al., A mathematical framework for transformer circuits (2021)",
     cost="no pass, weights only (one token, to see which norms stand where)",
     view="grid",
+    lead="A cell is one head: how much of what it reads, by its weights, an earlier head writes, "
+    "over what random heads have. It says what could flow; a text shows whether it does.",
     variables=VARIABLES,
     work=count_work,
     inputs=(),

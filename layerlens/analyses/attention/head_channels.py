@@ -81,6 +81,8 @@ def count_work(
     "al., Talking Heads: inter-layer communication in transformer language models (2024)",
     cost="no pass, weights only; with a text one pass for each channel and strength",
     view="curves",
+    lead="A channel is one direction that the head reads and one that it then writes, with the "
+    "tokens that mean most along each; the first ones carry most.",
     variables=VARIABLES,
     work=count_work,
     inputs=(),

@@ -71,6 +71,8 @@ def count_work(model: LensModel, *, path: Any, text: Any, top_k: int, **_: Any) 
     "(2024)",
     cost="no pass, weights only; with a text 1 pass, and 2 for each MLP on the path",
     view="curves",
+    lead="A line is what one head of the path takes from each position for the sum of logits; the "
+    "last one is where the logits themselves are read.",
     variables=VARIABLES,
     work=count_work,
     inputs=(),
