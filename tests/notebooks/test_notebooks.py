@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat import NotebookNode
+
+import layerlens as ll
 
 from .conftest import look
 
@@ -44,3 +47,17 @@ def test_a_picture_and_a_print_are_fine() -> None:
     picture = NotebookNode(output_type="execute_result", data=PNG)
     look("lens.figure()", [picture])
     look("print(1)", [NotebookNode(output_type="stream", name="stdout", text="1")])
+
+
+def code() -> str:
+    """The code of all notebooks."""
+    found = [nbformat.read(path, as_version=4).cells for path in NOTEBOOKS]
+    return "\n".join(cell.source for cells in found for cell in cells if cell.cell_type == "code")
+
+
+def test_every_analysis_and_every_metric_is_shown_at_work() -> None:
+    """Somewhere a person can see each of them run; what is new has to come into a notebook."""
+    shown = code()
+    missing = [name for name in ll.analyses().index if not re.search(rf"\bll\.{name}\(", shown)]
+    missing += [name for name in ll.metrics().index if not re.search(rf'"{name}"', shown)]
+    assert missing == []
