@@ -19,6 +19,10 @@ def reads(model: LensModel) -> str:
     return KINDS.get(main, main)
 
 
+_INTEGERS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+"""Where torch has modules that pass no gradient on; what went through them would count as zero."""
+
+
 def _head(model: LensModel) -> str:
     if model.anatomy.head is not None:
         return ""
@@ -44,9 +48,17 @@ def _attention(model: LensModel) -> str:
 
 
 def _gradients(model: LensModel) -> str:
-    if not any(parameter.is_meta for parameter in model.hf.parameters()):
-        return ""
-    return "has weights that are not in memory, so no gradient is known: load it without offloading"
+    if any(parameter.is_meta for parameter in model.hf.parameters()):
+        return (
+            "has weights that are not in memory, so no gradient is known: load it without "
+            "offloading"
+        )
+    if any(type(module).__module__.startswith(_INTEGERS) for module in model.hf.modules()):
+        return (
+            "computes in integers (torch quantised it), which have no gradient: give the model as "
+            "it was before"
+        )
+    return ""
 
 
 def _experts(model: LensModel) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
-from layerlens.errors import Cancelled, InputError, SiteError
+from layerlens.errors import Cancelled, InputError, ModelError, SiteError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 from layerlens.result.select import one_text
@@ -480,6 +480,18 @@ def test_where_nothing_can_be_estimated_it_says_why(options: dict[str, Any], wor
     assert data.attrs["order"] == "as in the grid"
     assert np.isfinite(data.metric.values).all()
     assert data.attrs["estimate_cells"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_integers_have_no_gradient_to_estimate_from() -> None:
+    linear = {torch.nn.Linear}
+    hf = torch.ao.quantization.quantize_dynamic(tiny_model("llama"), linear, dtype=torch.qint8)
+    model = LensModel.wrap(hf, None, name="int8", prove=False)
+    data = ll.patch_sweep(model, CLEAN, CORRUPT, estimate_first=True, **TOKENS).data
+    assert "computes in integers" in data.attrs["no_estimate"]
+    assert np.isnan(data.estimate.values).all()
+    with pytest.raises(ModelError, match="computes in integers"):
+        ll.attribution_patch(model, CLEAN, CORRUPT, **TOKENS)
 
 
 def test_each_of_several_pairs_is_estimated() -> None:
