@@ -153,8 +153,8 @@ TERMS: dict[str, Term] = {
         ("logit_diff", "minus logit"),
     ),
     "logit lens": Term(
-        "Reading a state in the middle as if it were the last: through the final norm and the "
-        "head, what would be said next?",
+        "Reading a state in the middle as if it were the last, through the final norm and the "
+        "head: what the model would say if it stopped there.",
         ("logit_lens", "lens"),
     ),
     "metric": Term("The number that says how well a run does, such as a logit difference."),
@@ -287,7 +287,7 @@ def _sorted() -> list[tuple[str, Term]]:
 def _pattern(name: str) -> re.Pattern[str]:
     words = sorted([name, *TERMS[name].words], key=len, reverse=True)
     any_of = "|".join(map(re.escape, words))
-    return re.compile(rf"(?<![\w'])(?:{any_of})(?![\w'])")
+    return re.compile(rf"(?<!\w)(?:{any_of})(?!\w)")
 
 
 def page() -> str:

@@ -39,7 +39,9 @@ VARIABLES = {
         formula="|R W|_F / (|R|_F |W|_F); W = OV of the earlier head; R = QK^T, QK or OV of the "
         "later one for q, k and v",
     ),
-    "above_chance": Variable(_PAIR, "float32", "1", "composition score less that of random heads"),
+    "above_chance": Variable(
+        _PAIR, "float32", "1", "composition score less that of random heads", signed=True
+    ),
     "chance": Variable(("layer",), "float32", "1", "composition score of random heads"),
     "chance_deviation": Variable(
         ("layer",), "float32", "1", "standard deviation of the score of random heads"

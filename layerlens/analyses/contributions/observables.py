@@ -35,23 +35,39 @@ _NODE = ("node",)
 _TOKENS = ("node", "side", "k")
 VARIABLES = {
     "contribution": Variable(
-        ("node", "position"), "float32", "logit", "taken from the position by the node"
+        ("node", "position"), "float32", "logit", "taken from the position by the node", signed=True
     ),
-    "carried": Variable(_NODE, "float32", "logit", "passes through the node, and on by the path"),
+    "carried": Variable(
+        _NODE, "float32", "logit", "passes through the node, and on by the path", signed=True
+    ),
     "constant": Variable(
-        _NODE, "float32", "logit", "comes from no position: biases, and what is not linear"
+        _NODE,
+        "float32",
+        "logit",
+        "comes from no position: biases, and what is not linear",
+        signed=True,
     ),
     "component_contribution": Variable(
-        ("component",), "float32", "logit", "written by the component, and read by the path"
+        ("component",),
+        "float32",
+        "logit",
+        "written by the component, and read by the path",
+        signed=True,
     ),
     "strength": Variable(_NODE, "float32", "1", "length of the direction that the node reads"),
     "direction": Variable(
-        ("node", "channel"), "float32", "1", "direction that the node reads, by weights alone"
+        ("node", "channel"),
+        "float32",
+        "1",
+        "direction that the node reads, by weights alone",
+        signed=True,
     ),
     "direction_token": Variable(
         _TOKENS, "int32", "1", "tokens furthest along the direction", is_token=True
     ),
-    "direction_score": Variable(_TOKENS, "float32", "1", "of the tokens along the direction"),
+    "direction_score": Variable(
+        _TOKENS, "float32", "1", "of the tokens along the direction", signed=True
+    ),
 }
 
 

@@ -36,10 +36,14 @@ VARIABLES = {
         for name, variable in LENS.items()
     },
     "change": Variable(
-        _CELL, "float32", "1", "change of the probability of the first run's top token"
+        _CELL, "float32", "1", "change of the probability of the first run's top token", signed=True
     ),
     "tracked_change": Variable(
-        (*_CELL, "tracked"), "float32", "1", "change of the probability of the tracked token"
+        (*_CELL, "tracked"),
+        "float32",
+        "1",
+        "change of the probability of the tracked token",
+        signed=True,
     ),
     "kl_between": Variable(
         _CELL, "float32", "nats", "KL divergence of the other run from the first"
@@ -64,6 +68,8 @@ def count_work(
     source="nostalgebraist, interpreting GPT: the logit lens (2020), of two runs",
     cost="2 passes, plus two products of every row of both with the head",
     view="lens",
+    lead="Each cell holds how far two runs lie apart at that depth and token: where colour "
+    "begins, they begin to say something else.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

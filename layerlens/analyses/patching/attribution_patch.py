@@ -78,6 +78,8 @@ def _is_query_or_key(site: Any) -> bool:
     ),
     cost="2 passes, one forward and backward, and 2 passes for each cell that is verified",
     view="grid",
+    lead="A cell is an estimate, by one gradient, of what patching there would do: look at the "
+    "strongest ones and check them with a real patch.",
     variables=VARIABLES,
     work=count_work,
     needs=("head", "gradients"),  # recorded by the passes that are derived, not throughout

@@ -71,6 +71,8 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     ),
     cost="2 passes and the cells: one pass each the naive way, 2 to 6 in all where packed",
     view="patch",
+    lead="A cell puts one activation of the other run in place of this run's: 1 brings back "
+    "the whole answer, 0 nothing, below 0 it gets worse.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -79,6 +79,8 @@ def count_work(
     ),
     cost="1 pass a text and reference, plus an edited run for each part (and draw)",
     view="grid",
+    lead="A cell is the change of the answer's metric when that part is taken out: red parts "
+    "helped the answer, blue ones stood in its way.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -82,6 +82,8 @@ def count_work(
     ),
     cost="2 passes, plus an edited run for each source and layer",
     view="curves",
+    lead="At each layer the answer's position may not look at these tokens: where a curve "
+    "dips, what it needs is read there.",
     variables=VARIABLES,
     work=count_work,
     needs=("head", "causal"),

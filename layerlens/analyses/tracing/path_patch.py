@@ -70,6 +70,8 @@ def count_work(
     ),
     cost="2 passes, and 2 for each sender (1 where the logits receive)",
     view="grid",
+    lead="A cell is one head whose path to the receiver alone carries values of the other run: "
+    "far from 0, the answer goes through it.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -99,6 +99,8 @@ def test_every_analysis_opens_live_and_frozen(name: str, tmp_path: Path) -> None
     meta = json.loads(json.dumps(view.meta, allow_nan=False))
     assert (meta["analysis"], meta["code"]) == (name, result.code)
     assert meta["checks"] == result.checks.records()
+    assert meta["lead"].endswith(".")
+    assert meta["terms"]
     # what arrives is what the call returns
     arrays = assembled(view, view.meta["run"])
     drawn = {array["name"] for array in meta["arrays"]}
@@ -122,12 +124,12 @@ def test_every_analysis_opens_live_and_frozen(name: str, tmp_path: Path) -> None
     assert not frozen.live
     assert traits_of(again.data, again.checks)["meta"] == without(frozen.meta, "asked")
     assert unpack(frozen.snapshot)[1]
-    # last in a cell it is a live view of the same answer, with its question
+    # last in a cell it is a view of the same answer, live and with its question
     shown = view_of(result)
-    assert shown.live
     assert shown.status["state"] == "done"
     assert shown.result is result
     if isinstance(shown, AnswerView):
+        assert shown.live
         assert shown._run is not None
         assert view._run is not None
         assert shown._run.same_question(view._run.inputs, view._run.options)
