@@ -111,6 +111,10 @@ TERMS: dict[str, Term] = {
         "How spread out a distribution is, in nats. 0 is one certain token; the logarithm of the "
         "vocabulary's size is no idea at all.",
     ),
+    "expert": Term(
+        "One of several MLPs of a block of which each token passes only a few, chosen by a router.",
+        ("experts",),
+    ),
     "gradient": Term("The slope of a number with respect to an activation.", ("gradients",)),
     "head": Term(
         "One of several independent parts of an attention sublayer, with its own pattern.",
@@ -209,9 +213,21 @@ TERMS: dict[str, Term] = {
         "The vector of a token that runs through all blocks; each reads it and adds to it.",
         ("stream", "state", "states", "residual"),
     ),
+    "rollout": Term(
+        "Attention followed back to the tokens: the layers' mean patterns, each with half of the "
+        "position itself, multiplied."
+    ),
+    "router": Term(
+        "The part of a mixture of experts that chooses, for each token, which experts it passes.",
+        ("routers", "routing"),
+    ),
     "score of attention": Term(
         "How well a query and a key fit, before the softmax makes weights of the scores of a row.",
         ("scores", "attention score", "attn_scores"),
+    ),
+    "silhouette": Term(
+        "How much nearer something is to its own group than to the next one, from -1 to 1.",
+        ("silhouettes",),
     ),
     "sink": Term(
         "A token, mostly the first, that draws attention whatever it is: where a head rests that "

@@ -31,13 +31,13 @@ def mean_of_heads(pattern: Tensor, residual: float) -> Tensor:
     residual
         Share of a position's own state.
     """
-    mean = shares(pattern.double().mean(0).cpu())
+    mean = shares(pattern.cpu().double().mean(0))
     return residual * torch.eye(len(mean), dtype=mean.dtype) + (1 - residual) * mean
 
 
 def lengths(handed: HandedOver, pattern: Tensor) -> Tensor:
     """Share of each vector's length (Kobayashi et al. 2021), rows summing to 1."""
-    found = [vectors.norm(dim=-1).double().cpu() for _, vectors in handed.vectors(pattern)]
+    found = [vectors.norm(dim=-1).cpu().double() for _, vectors in handed.vectors(pattern)]
     return shares(torch.cat(found))
 
 
@@ -47,7 +47,7 @@ def nearness(handed: HandedOver, pattern: Tensor) -> Tensor:
     for here, vectors in handed.vectors(pattern):
         whole = (vectors.sum(1) + handed.constant[here]).unsqueeze(1)
         far = whole.abs().sum(-1) - (whole - vectors).abs().sum(-1)
-        found.append(far.clamp(min=0).double().cpu())
+        found.append(far.clamp(min=0).cpu().double())
     return shares(torch.cat(found))
 
 
@@ -63,7 +63,7 @@ def whole_encoder(handed: HandedOver, pattern: Tensor) -> Tensor:
     norms = freeze_rows(handed.model, path, summed)
     found = []
     for here, vectors in handed.vectors(pattern):
-        found.append(norms.at(here).push(vectors).norm(dim=-1).double().cpu())
+        found.append(norms.at(here).push(vectors).norm(dim=-1).cpu().double())
     return torch.cat(found)
 
 

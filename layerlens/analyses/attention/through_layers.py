@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
+RESIDUAL = 0.5
+"""Share of a position's own state in rollout and flow, as published."""
+
 _CHECKS = {
     "rows": "sum of each position's shares against 1",
     "conserved": "what a position between passes on against what it gets (shares)",

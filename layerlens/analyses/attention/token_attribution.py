@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerlens.analyses.attention.attribution_cell import open_attribution
 from layerlens.analyses.attention.handed_over import has_vectors, require_vectors
 from layerlens.analyses.attention.mixing import MIXINGS
-from layerlens.analyses.attention.through_layers import Step, ThroughLayers
+from layerlens.analyses.attention.through_layers import RESIDUAL, Step, ThroughLayers
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 METHODS = ("rollout", "flow", *MIXINGS)
-
-RESIDUAL = 0.5
-"""Share of a position's own state in rollout and flow, as published."""
 
 LONGEST_FLOW = 64
 """Tokens that the flow is computed for at most: it is one maximum flow a token and layer."""
@@ -87,6 +85,7 @@ def count_work(
     effects={"residual": among("method", "rollout", "flow")},
     lead="How much of each token is in the target position after each layer, by what the layers "
     "mix; attribution_chance is what the same method says of attention that is even.",
+    opens=open_attribution,
 )
 def token_attribution(
     job: Job,

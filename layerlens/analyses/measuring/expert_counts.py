@@ -62,23 +62,34 @@ def even_usage(tokens: int, choices: int, n_experts: int, seed: int) -> Numbers:
 
 
 def information(labels: np.ndarray, experts: np.ndarray) -> float:
-    """Mutual information of two labels of each token, nats."""
+    """Mutual information of two labels of each token, nats; NaN for no tokens."""
     if not len(labels):
         return float("nan")
-    _, a = np.unique(labels, return_inverse=True)
-    _, b = np.unique(experts, return_inverse=True)
-    table = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(table, (a, b), 1 / len(labels))
-    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True)
-    some = table > 0
-    return float((table[some] * np.log(table[some] / expected[some])).sum())
+    return _mutual(*_numbered(labels), *_numbered(experts))
 
 
 def shuffled_information(labels: np.ndarray, experts: np.ndarray, seed: int) -> float:
     """The same with the labels dealt out anew: what so few tokens give by chance."""
+    if not len(labels):
+        return float("nan")
     draw = np.random.default_rng(seed)
-    found = [information(draw.permutation(labels), experts) for _ in range(SHUFFLES)]
-    return float(np.mean(found))
+    a, many = _numbered(labels)
+    b = _numbered(experts)
+    return float(np.mean([_mutual(draw.permutation(a), many, *b) for _ in range(SHUFFLES)]))
+
+
+def _numbered(labels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Labels as numbers from 0, and how many there are."""
+    known, inverse = np.unique(labels, return_inverse=True)
+    return inverse, len(known)
+
+
+def _mutual(a: np.ndarray, n_a: int, b: np.ndarray, n_b: int) -> float:
+    counts = np.bincount(a * n_b + b, minlength=n_a * n_b).reshape(n_a, n_b)
+    table = counts / len(a)
+    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True)
+    some = counts > 0
+    return float((table[some] * np.log(table[some] / expected[some])).sum())
 
 
 def tokens_of_experts(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.measuring.expert_cell import open_expert
 from layerlens.analyses.measuring.expert_counts import (
     TOP,
     even_usage,
@@ -26,6 +27,9 @@ from layerlens.run.routers import Choice, Router, find_routers, watch_routers
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
+
+CHOICE_BYTES = 192
+"""What is kept of a token in a layer: eight experts with their weights, twice."""
 
 _EACH = ("layer", "expert")
 _LAYER = ("layer",)
@@ -78,7 +82,7 @@ def count_work(
 ) -> Work:
     """Count passes and bytes of one call; runs nothing."""
     rows, cells = tokens.ids.shape[0], int(tokens.ids.numel())
-    return Work(1.0, rows, 24 * cells * model.n_layers * 8)
+    return Work(1.0, rows, CHOICE_BYTES * cells * model.n_layers)
 
 
 @analysis(
@@ -93,6 +97,7 @@ def count_work(
     needs=("experts",),
     lead="Each cell is an expert's share of the assignments in its layer; balance is 1 where all "
     "experts get the same, and _chance is what a router gets that chooses at random.",
+    opens=open_expert,
 )
 def expert_use(
     job: Job,

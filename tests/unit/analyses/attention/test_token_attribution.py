@@ -21,6 +21,7 @@ from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
 from layerlens.model.tiny import tiny_model
 from layerlens.run.forward import forward
+from layerlens.views.answer_cell import place_of
 
 TEXT = [5, 17, 6, 5, 29, 8, 6]
 
@@ -272,6 +273,27 @@ def test_a_target_in_words_and_a_result_that_opens() -> None:
     )
     figure = result.figure()
     assert figure.axes
+
+
+def test_a_cell_opens_all_tokens_at_its_layer(llama: LensModel) -> None:
+    result = ll.token_attribution(llama, TEXT, method="alti", target=5)
+    place = place_of(result.data, {"array": "attribution", "index": [1, 2]})
+    found = ll.token_attribution.open(llama, TEXT, {"method": "alti", "target": 5}, place)
+    rows = {row[0]: row[2:] for row in found.tables[0].rows}
+    at = result.data.isel(layer=1)
+    for position in range(len(TEXT)):
+        assert rows[position] == pytest.approx(
+            [
+                float(at[name][position])
+                for name in ("attribution", "attribution_chance", "layer_attribution")
+            ],
+            abs=1e-6,
+        )
+    assert max(mark for _, mark in found.texts[0]) == 1
+    assert "after layer 1" in found.title
+    whole = place_of(result.data, {"array": "matrix", "index": [1, 2]})
+    with pytest.raises(InputError, match="has no layer"):
+        ll.token_attribution.open(llama, TEXT, {}, whole)
 
 
 def test_layers_without_attention_keep_each_position() -> None:

@@ -22,6 +22,7 @@ from layerlens.errors import InputError, ModelError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 from layerlens.run.routers import find_routers
+from layerlens.views.answer_cell import place_of
 
 TEXTS = [[5, 6, 7, 8, 9, 5, 6], [9, 6, 5, 3]]
 FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss", "olmoe"]
@@ -120,6 +121,21 @@ def test_a_planted_router_is_found_out() -> None:
         assert data.top_token[layer, 2].values.tolist()[:2] == [7, -1]
         assert data.top_token[layer, 0].values.tolist()[:2] == [4, -1]
         assert float(data.top_token_lift[layer, 2, 0]) == pytest.approx(1 / 0.4)
+
+
+def test_a_cell_opens_the_tokens_of_its_expert() -> None:
+    model = tiny("olmoe")
+    result = ll.expert_use(model, TEXTS, least=1)
+    place = place_of(result.data, {"array": "expert_load", "index": [1, 2]})
+    found = ll.expert_use.open(model, TEXTS, {"least": 1}, place)
+    chosen = [naive(model, text)[1] for text in TEXTS]
+    marks = [[float(2 in row) for row in experts] for experts in chosen]
+    assert sorted([mark for _, mark in row] for row in found.texts) == sorted(marks)
+    total = int(sum(map(sum, marks)))
+    assert found.title == f"Expert 2 of layer 1: {total} of 11 tokens"
+    assert total == round(float(result.data.expert_load[1, 2]) * 22)
+    rows = found.tables[0].rows
+    assert sum(row[1] * row[2] for row in rows) == pytest.approx(total)  # type: ignore[operator]
 
 
 def test_equal_scores_go_to_the_first_and_weigh_the_same() -> None:
