@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import When
+from layerlens.analyses.depth.bit_allocation import allocate
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
@@ -44,6 +47,13 @@ VARIABLES = {
     ),
     "weights": Variable(("layer",), "int64", "1", "weights of the layer that are rounded"),
     "loss": Variable((), "float64", "nats", "loss of the model as it is"),
+    "allocated_bits": Variable(("layer",), "int32", "1", "bits of the layer within the budget"),
+    "allocated_kl": Variable(
+        (), "float64", "nats", "KL divergence of the prediction with all layers rounded so"
+    ),
+    "allocated_loss_change": Variable(
+        (), "float64", "nats", "change of the loss with all layers rounded so"
+    ),
 }
 
 
@@ -52,6 +62,7 @@ def count_work(
     tokens: Tokens,
     *,
     bits: int | Sequence[int],
+    budget: float | None,
     group: int | None,
     chosen: str,
     layers: Sequence[int] | None,
@@ -67,7 +78,11 @@ def count_work(
     states = (model.n_layers + 3) * widest * model.d_model * model.dtype.itemsize
     size = max(sum(m.parameter.numel() for m in matrices(model, layer)) for layer in wanted)
     rows = (1 + len(wanted) * times) * sum(tokens.lengths)
-    return Work(1 + times * replayed + verify, rows, states + size * (model.dtype.itemsize + 16))
+    again = 0 if budget is None else 2
+    rows += (again > 0) * 2 * sum(tokens.lengths)
+    return Work(
+        1 + times * replayed + verify + again, rows, states + size * (model.dtype.itemsize + 16)
+    )
 
 
 @analysis(
@@ -83,6 +98,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     pooled=True,
+    effects={"budget": When("bits", "with several bits", lambda bits: not is_whole(bits))},
 )
 def quantisation_sensitivity(
     job: Job,
@@ -90,6 +106,7 @@ def quantisation_sensitivity(
     tokens: Tokens,
     *,
     bits: int | Sequence[int] = 4,
+    budget: float | None = None,
     group: int | None = None,
     chosen: str = "",
     layers: Sequence[int] | None = None,
@@ -108,6 +125,11 @@ def quantisation_sensitivity(
     ----------
     bits
         2 to 24, or several numbers, which then are an axis.
+    budget
+        With several ``bits``: how many a weight may have on average. ``allocated_bits`` is then
+        the choice with the least sum of the layers' own ``kl`` within it (found exactly, by
+        dynamic programming), and the model is measured once more with all layers rounded so:
+        ``allocated_kl``, which need not be the sum.
     group
         Inputs of a channel that share a scale, such as 64; None for whole channels.
     chosen
@@ -149,11 +171,12 @@ def quantisation_sensitivity(
     if not any(chosen in m.name for layer in wanted for m in matrices(model, layer)):
         known = ", ".join(m.name for m in matrices(model, wanted[0])) or "none"
         raise InputError(f"No weight matrix is called like {chosen!r}; layer {wanted[0]}: {known}.")
+    if budget is not None and budget < min(widths):
+        raise InputError(f"budget is {budget}; expected at least {min(widths)}, the fewest bits.")
     require_tokens(tokens, skip_first)
     axis = not is_whole(bits)
-    _Sensitivity(job, model, tokens, wanted, widths, axis, group, chosen).run(
-        skip_first, batch_size, verify
-    )
+    work = _Sensitivity(job, model, tokens, wanted, widths, axis, group, chosen)
+    work.run(skip_first, batch_size, verify, budget)
 
 
 def _bits(bits: Any) -> list[int]:
@@ -187,13 +210,16 @@ class _Sensitivity:
         shape = (len(layers), len(bits))
         self.means = {name: TokenMeans(*shape) for name in ("kl", "loss_change")}
         self.loss = TokenMeans(1)
+        self.sizes = [0] * len(layers)
         self.done = 0
         self.blocks = 0
         self.again = self.off = 0.0
 
-    def run(self, skip_first: bool | int, batch_size: int | None, verify: int) -> None:
+    def run(
+        self, skip_first: bool | int, batch_size: int | None, verify: int, budget: float | None
+    ) -> None:
         """Every layer with every number of bits, for each batch."""
-        self._declare()
+        self._declare(budget)
         self.before = _sums(self.model)
         total = len(split(self.tokens, batch_size)) * len(self.layers) * len(self.bits)
         for one in passes(self.model, self.tokens, skip_first, batch_size, self.job.tick):
@@ -207,9 +233,37 @@ class _Sensitivity:
                     self._measure(one, outputs, (place, column), verified)
                     self.done += 1
                     self.job.progress(self.done, total, f"layer {layer}, {bits} bits")
+        if budget is not None:
+            self._allocate(budget, skip_first, batch_size)
         self._finish(verify)
 
-    def _declare(self) -> None:
+    def _allocate(self, budget: float, skip_first: bool | int, batch_size: int | None) -> None:
+        """Choose the bits of each layer, and measure the model with all of them."""
+        kls = self.means["kl"].mean()
+        places = allocate(kls, self.sizes, self.bits, budget)
+        bits = [self.bits[place] for place in places]
+        total = sum(self.sizes)
+        used = sum(size * own for size, own in zip(self.sizes, bits, strict=True)) / total
+        means = {name: TokenMeans(1) for name in ("kl", "loss_change")}
+        for one in passes(self.model, self.tokens, skip_first, batch_size, self.job.tick):
+            outputs = Outputs(self.model, one.batch, one.taken(one.states[-1]))
+            with ExitStack() as rounded:
+                for layer, own in zip(self.layers, bits, strict=True):
+                    how = (self.model, layer, own, self.group, self.chosen)
+                    rounded.enter_context(quantised(*how))
+                final = one.run(one.states[0], range(self.model.n_layers))
+            self.blocks += 2 * self.model.n_layers
+            distance, loss = outputs.compare(one.taken(final), kl)
+            means["kl"].add((0,), distance, one.batch)
+            means["loss_change"].add((0,), loss - outputs.loss, one.batch)
+        found = {f"allocated_{name}": mean.mean()[0] for name, mean in means.items()}
+        self.job.emit({}, {"allocated_bits": np.array(bits, dtype=np.int32), **found})
+        alone = float(sum(kls[row, place] for row, place in enumerate(places)))
+        self.job.note(budget=budget, allocated_average=used, allocated_kl_sum=alone)
+        what = "bits a weight on average beyond the budget"
+        self.job.check("within the budget", max(0.0, used - budget), 1e-9, what)
+
+    def _declare(self, budget: float | None) -> None:
         sizes = {"layer": len(self.layers)}
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
             "layer": (("layer",), np.array(self.layers, dtype=np.int32))
@@ -217,7 +271,8 @@ class _Sensitivity:
         if self.axis:
             sizes["bits"] = len(self.bits)
             coords["bits"] = (("bits",), np.array(self.bits, dtype=np.int32))
-        self.job.declare(sizes, coords)
+        wanted = [n for n in VARIABLES if budget is not None or not n.startswith("allocated")]
+        self.job.declare(sizes, coords, only=wanted)
 
     def _where(self, cell: tuple[int, int]) -> dict[str, int]:
         return {"layer": cell[0], **({"bits": cell[1]} if self.axis else {})}
@@ -242,6 +297,7 @@ class _Sensitivity:
         if one.batch.numbers[0] == 0:
             self.job.emit(self._where(cell), {"weight_error": np.array(_error(new))})
             size = sum(matrix.parameter.numel() for matrix, _ in new)
+            self.sizes[cell[0]] = size
             self.job.emit({"layer": cell[0]}, {"weights": np.array(size)})
 
     def _finish(self, verify: int) -> None:

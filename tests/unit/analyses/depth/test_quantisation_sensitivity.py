@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
+from layerlens.analyses.depth.bit_allocation import allocate
 from layerlens.errors import Cancelled, InputError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
@@ -180,3 +182,53 @@ def test_intervals_are_over_texts() -> None:
     assert (data.kl_low <= data.kl).all() and (data.kl <= data.kl_high).all()
     alone = ll.quantisation_sensitivity(model, TEXTS[0], bits=3).data
     assert np.isnan(alone.kl_low).all()
+
+
+def test_bits_are_dealt_out_within_a_budget() -> None:
+    model = by_hooks.wrapped("llama")
+    bits, budget = [2, 3, 5, 8], 4.0
+    result = ll.quantisation_sensitivity(model, TEXTS, bits=bits, budget=budget)
+    assert result.checks.ok
+    assert result.data.attrs["complete"] == 1
+    data = result.data
+    sizes = data.weights.values
+    sums = {
+        choice: sum(float(data.kl[row, place]) for row, place in enumerate(choice))
+        for choice in product(range(4), repeat=3)
+        if np.dot(sizes, [bits[place] for place in choice]) <= budget * sizes.sum()
+    }
+    best = min(sums, key=lambda choice: sums[choice])
+    assert data.allocated_bits.values.tolist() == [bits[place] for place in best]
+    assert data.attrs["allocated_kl_sum"] == pytest.approx(sums[best])
+    hf = by_hooks.plain("llama")
+    clean = [without.run(by_hooks.plain("llama"), ids)[1] for ids in TEXTS]
+    for layer, place in enumerate(best):
+        round_layer(hf, layer, bits[place], None)
+    other = [without.run(hf, ids)[1] for ids in TEXTS]
+    kls = torch.cat([without.kl(a, b)[1:] for a, b in zip(clean, other, strict=True)])
+    assert float(data.allocated_kl) == pytest.approx(float(kls.mean()), rel=1e-3)
+    assert "allocated_kl" not in ll.quantisation_sensitivity(model, TEXTS, bits=bits).data
+
+
+def test_the_best_choice_is_found_for_layers_of_any_size() -> None:
+    random = np.random.default_rng(0)
+    bits = [2, 3, 4, 8]
+    for sizes in ([6, 6, 6, 6], [4, 6, 10, 0], [7, 11, 13, 17]):
+        for average in (2.0, 2.5, 3.7, 8.0):
+            losses = -np.sort(-random.random((4, 4)), axis=1)
+            found = allocate(losses, sizes, bits, average)
+            known = {
+                choice: losses[range(4), choice].sum()
+                for choice in product(range(4), repeat=4)
+                if np.dot(sizes, np.take(bits, choice)) <= average * sum(sizes) + 1e-9
+            }
+            assert tuple(found) in known
+            assert known[tuple(found)] == pytest.approx(min(known.values()))
+
+
+def test_a_budget_has_to_be_enough_for_the_fewest_bits() -> None:
+    model = by_hooks.wrapped("llama")
+    with pytest.raises(InputError, match=r"budget is 2\.5; expected at least 3"):
+        ll.quantisation_sensitivity(model, TEXTS, bits=[3, 4], budget=2.5)
+    with pytest.raises(InputError, match="budget of quantisation_sensitivity has an effect only"):
+        ll.quantisation_sensitivity(model, TEXTS, bits=4, budget=4)
