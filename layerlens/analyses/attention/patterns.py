@@ -14,7 +14,8 @@ from layerlens.analyses.attention.weightings import (
     require_possible,
 )
 from layerlens.analyses.contract.contract import Job, Work, analysis
-from layerlens.errors import InputError, MemoryLimitError
+from layerlens.errors import InputError, MemoryLimitError, ModelError
+from layerlens.model.abilities import ABILITIES
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
 from layerlens.result.attention import OTHER, WEIGHTINGS
@@ -177,6 +178,8 @@ def _second(job: Job, model: LensModel, tokens: Tokens, other: Any) -> tuple[Len
         if not read.single:
             raise InputError(f"other= is one text beside the first, not {len(read.ids)}.")
         return model, read
+    if lack := ABILITIES["attention"](other):
+        raise ModelError(f"other= is {other.name}, which {lack}.")
     text = tokens.texts[0] if other.tokenizer is not None else None
     return other, job.tokens(tokens.ids[0].tolist() if text is None else text, other, like=tokens)
 

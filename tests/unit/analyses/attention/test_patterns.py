@@ -214,6 +214,9 @@ def test_what_does_not_fit_is_said_in_a_sentence(toy: LensModel) -> None:
         ll.attention(toy, "cat dog owl cat", memory_limit=100)
     with pytest.raises(InputError, match="beside one text, and 2 were given"):
         ll.attention(toy, ["cat", "dog"], other="owl")
+    mamba = LensModel.wrap(tiny_model("mamba", 0), None, name="mamba", prove=False)
+    with pytest.raises(ModelError, match="other= is mamba, which has no attention"):
+        ll.attention(toy, "cat", other=mamba)
     with pytest.raises(InputError, match="one text beside the first, not 2"):
         ll.attention(toy, "cat", other=["owl", "dog"])
 
