@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import layerlens as ll
-from layerlens.errors import InputError, MemoryLimitError, ModelError
+from layerlens.analyses.contract.listeners import Silent
+from layerlens.errors import Cancelled, InputError, MemoryLimitError, ModelError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 
@@ -196,6 +198,25 @@ def test_a_second_text_and_a_second_model_lie_beside(toy: LensModel) -> None:
     )
     assert models.data.attrs["other_label"] == "tiny gpt2"
     assert {check.name for check in models.checks} == {"rows", "other_rows"}
+
+
+def test_waiting_for_a_second_model_that_is_busy_can_be_stopped(toy: LensModel) -> None:
+    class Impatient(Silent):
+        layers = 0
+
+        def on_progress(self, done: int, total: int, what: str) -> None:
+            self.layers = done
+
+        def cancelled(self) -> bool:
+            return self.layers == toy.n_layers
+
+    busy = build("gpt2")
+    holder = ThreadPoolExecutor(1)  # another thread, as that of a view of the second model
+    holder.submit(busy.lock.acquire).result()
+    with pytest.raises(Cancelled) as stopped:
+        ll.attention.run(toy, [5, 9, 5], {"other": busy}, Impatient())
+    assert not stopped.value.partial.data["pattern"].isnull().any()
+    holder.submit(busy.lock.release).result()
 
 
 def test_saved_and_opened(toy: LensModel, tmp_path: Path) -> None:
