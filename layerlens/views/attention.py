@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-import numpy as np
 import traitlets as t
 
 from layerlens.analyses.attention.weightings import chosen_weightings
 from layerlens.errors import InputError
 from layerlens.export.attention_meta import WIRES, attention_meta, attention_meta_of
-from layerlens.export.attention_slices import PAGE_BYTES, Key, all_layers, keys_of, with_slices
+from layerlens.export.attention_slices import PAGE_BYTES, all_layers, with_slices
 from layerlens.export.pack import Frame, Wire, frames_of, pack
-from layerlens.result.attention import WEIGHTINGS, AttentionData
+from layerlens.result.attention import WEIGHTINGS
 from layerlens.result.given_attention import given_result, part_of
 from layerlens.result.result import Result
 from layerlens.result.select import one_text
+from layerlens.views.attention_answers import Shown, exact_row, slice_of_layer
 from layerlens.views.attention_stream import AttentionStream
-from layerlens.views.base import Reply
+from layerlens.views.base import Answer, Reply
 from layerlens.views.keywords import AttentionKeywords
 from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
-from layerlens.views.worker import Task, desk
+from layerlens.views.worker import desk
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -121,8 +121,17 @@ class AttentionView(LiveView):
             keywords["options"] = {**keywords.get("options", {}), "weighting": names}
             keywords["weighting"] = names[-1]
         super()._open(model, inputs, keywords)
-        self._answers["slice"] = (self._slice, desk())
-        self._answers["exact"] = (self._exact, desk())
+        for name, answer in (("slice", slice_of_layer), ("exact", exact_row)):
+            self._answers[name] = (self._about_picture(answer), desk())
+
+    def _about_picture(self, answer: Callable[[Shown, dict[str, Any]], Reply]) -> Answer:
+        return lambda params, task: answer(self._picture_now(), params)
+
+    def _picture_now(self) -> Shown:
+        stream = self._stream
+        if not isinstance(stream, AttentionStream):
+            raise InputError("not yet: there is no picture; ask again when layers are done.")
+        return Shown(stream, self._shown_meta, self.layer, self.part)
 
     def run(self, text: Any = None, **options: Any) -> Self:
         """Ask again, or ask something else; returns at once.
@@ -299,57 +308,6 @@ class AttentionView(LiveView):
         if self._ready and self._lane is not None and self.weighting not in asked:
             self.options = {**self.options, "weighting": ["pattern", self.weighting]}
 
-    # Answers
-
-    def _key(self, params: Mapping[str, Any]) -> tuple[AttentionStream, Key]:
-        """Return what is asked about.
-
-        Raises
-        ------
-        InputError
-            The picture has no such slice.
-        """
-        key = Key(
-            int(params.get("layer", self.layer)),
-            str(params.get("part") or self.part),
-            str(params.get("weighting") or "pattern"),
-            bool(params.get("other")),
-        )
-        stream = self._stream
-        if not isinstance(stream, AttentionStream):
-            raise InputError("not yet: there is no picture; ask again when layers are done.")
-        if key not in keys_of(self._shown_meta, key.layer):
-            beside = " of the other" if key.other else ""
-            raise InputError(
-                f"The picture has no {key.weighting} of layer {key.layer}, part "
-                f"'{key.part}'{beside}; it has layers {all_layers(self._shown_meta)}, parts "
-                f"{self._shown_meta['parts']} and {self._shown_meta['weightings']}."
-            )
-        return stream, key
-
-    def _slice(self, params: dict[str, Any], task: Task) -> Reply:
-        stream, key = self._key(params)
-        found = stream.get(key)
-        if found is None:
-            raise _unfinished(stream, key)
-        return dict(found.header), [found.data]
-
-    def _exact(self, params: dict[str, Any], task: Task) -> Reply:
-        stream, key = self._key(params)
-        if stream.data is None:
-            raise _unfinished(stream, key)
-        held = AttentionData(stream.data)
-        values = held.square(key.layer, key.weighting, key.part, other=key.other)
-        head, query = int(params.get("head", -1)), int(params.get("query", -1))
-        if not (0 <= head < values.shape[0] and 0 <= query < values.shape[1]):
-            raise InputError(
-                f"There is no row of head {head} and query {query}; there are {values.shape[0]} "
-                f"heads and {values.shape[1]} queries, counted from 0."
-            )
-        if np.isnan(values).all():
-            raise _unfinished(stream, key)
-        return {}, [values[head, query].astype("<f4").tobytes()]
-
 
 def _pin(pin: Any) -> dict[str, Any]:
     position, side = pin.get("position"), pin.get("side", "query")
@@ -359,9 +317,3 @@ def _pin(pin: Any) -> dict[str, Any]:
             f"{pin!r}."
         )
     return {"position": position, "side": side}
-
-
-def _unfinished(stream: AttentionStream, key: Key) -> InputError:
-    if stream.ended and stream.data is not None:
-        return InputError(f"Layer {key.layer} was not computed before the run was stopped.")
-    return InputError(f"not yet: layer {key.layer} is not finished; ask again when more are done.")
