@@ -118,8 +118,9 @@ def back_patch(
     ``success`` says for s > t whether the model's top token is the answer (or, with ``generate``,
     whether the answer occurs in ``generated``); other cells of back-patching are -1. With several
     texts, ``success_rate`` is the share of texts. That *some* pair succeeds means little by
-    itself: it is the best of many trials, so the number of successful pairs stands among the
-    notes.
+    itself: it is the best of many trials. So the notes hold, beside the number of successful
+    pairs, the share of texts in which any pair succeeds (``any_pair_success``) and its control,
+    that in which one pair drawn at random would (``random_pair_success``).
 
     Raises
     ------

@@ -200,6 +200,12 @@ class BackPatch:
             successful_pairs=json.dumps([int((found == 1).sum()) for found in self.successes]),
             counted_pairs=int(self.counted.sum()),
         )
+        if counted := int(self.counted.sum()):
+            shares = np.array([(found == 1).sum() / counted for found in self.successes])
+            self.job.note(
+                any_pair_success=float((shares > 0).mean()),
+                random_pair_success=float(shares.mean()),
+            )
         if self.into is not None:
             ids = self.into.ids[0].tolist()
             self.job.note(into="".join(self.into.strings[0]), into_ids=json.dumps(ids))
