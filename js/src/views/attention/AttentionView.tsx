@@ -1,4 +1,5 @@
 import { useLayoutEffect } from "preact/hooks";
+import { FAINTEST } from "../../marks/links";
 import { Checks, Outcome, Progress } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
@@ -12,6 +13,10 @@ import { PairTip } from "./PairTip";
 import { Side } from "./Side";
 import type { AttentionState } from "./state";
 import { Toolbar } from "./Toolbar";
+
+const HINT =
+  `Lines weaker than ${Math.round(100 * FAINTEST)} % of the strongest are not drawn; hover or pin a token for ` +
+  "all of its own. Press a head to see it large; arrow keys move, Enter pins, ? lists all.";
 
 /** The whole view of attention. */
 export function AttentionView({ state }: { state: AttentionState }) {
@@ -36,6 +41,7 @@ export function AttentionView({ state }: { state: AttentionState }) {
               </div>
               <Side state={state} data={data} />
             </div>
+            <p class="ll-hint">{HINT}</p>
           </Picture>
         </>
       ) : (
