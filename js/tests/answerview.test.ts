@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { FakeModel, makeAnswer, makeAnswerMeta, pack } from "./fixtures";
+import { FakeModel, makeAnswer, makeAnswerMeta, makeArray, makeBlocks, pack } from "./fixtures";
 import { stubBrowser, widget } from "./page";
 
 const DONE = { state: "done", run: 1, done: 3, total: 3, what: "", message: "", seconds: 1 };
@@ -189,6 +189,28 @@ describe("the view of an answer", () => {
     if (slider) slider.value = "1";
     slider?.dispatchEvent(new Event("input"));
     expect(model.get("entry")).toBe(1);
+  });
+
+  it("lets the curve stand out that a dose has chosen", async () => {
+    const lines = {
+      dims: ["layer", "dose"],
+      kind: "lines" as const,
+      across: "layer",
+      down: "dose",
+    };
+    const arrays = [...makeAnswerMeta().arrays, makeArray("steered", lines)];
+    const meta = makeAnswerMeta({ arrays });
+    const { el, model } = await view({ view: "curves", meta });
+    const values = [1, 2, 3, 4, 5, 6];
+    const more = makeBlocks(2, [["steered", lines.dims, [0, 0], [3, 2], values]]);
+    model.message({ kind: "frame", ...more.header }, more.buffers);
+    const strong = () => el.querySelector(".ll-strong")?.textContent;
+    await vi.waitFor(() => expect(el.querySelector("[aria-label=Steered]")).not.toBeNull());
+    expect(strong()).toBeUndefined();
+    const slider = el.querySelector<HTMLInputElement>("input[aria-label=dose]");
+    if (slider) slider.value = "1";
+    slider?.dispatchEvent(new Event("input"));
+    await vi.waitFor(() => expect(strong()).toBe("dose 0.5"));
   });
 
   it("without a kernel shows all of it, and offers nothing that needs one", async () => {

@@ -7,6 +7,8 @@ export interface ChartLine {
   values: readonly (number | null)[];
   /** Whether its places are things of their own, which no line joins. */
   dots?: boolean | undefined;
+  /** How wide it is drawn, where some of the lines stand out; 2 pixels where none does. */
+  width?: number | undefined;
   /** The ends of the interval around each value. */
   band?: { low: readonly (number | null)[]; high: readonly (number | null)[] } | undefined;
 }
@@ -223,11 +225,11 @@ export class Chart {
 }
 
 /** A line, and after it the ends of its interval, which are not drawn themselves. */
-function seriesOf({ style, band, dots }: ChartLine, count: number): uPlot.Series[] {
+function seriesOf({ style, band, dots, width = 2 }: ChartLine, count: number): uPlot.Series[] {
   const { color, dash } = style;
   const line: uPlot.Series = {
     stroke: color,
-    width: dots ? 0 : 2,
+    width: dots ? 0 : width,
     dash,
     spanGaps: false,
     points: {
@@ -301,6 +303,6 @@ function dataOf({ places, lines, axis }: ChartInput): uPlot.AlignedData {
 
 /** Everything that a chart cannot take in without being made anew. */
 function keyOf({ places, lines, axis, palette, font, height }: ChartInput): string {
-  const styles = lines.map(({ style, band, dots }) => [style.color, style.dash, !band, dots]);
+  const styles = lines.map((line) => [line.style, !line.band, line.dots, line.width]);
   return JSON.stringify([places, styles, axis.key, palette.name, font, height]);
 }

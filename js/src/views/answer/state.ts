@@ -106,8 +106,11 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
     if (!dose.dim) {
       const options = { ...this.session.traits.options.peek(), [dose.option]: dose.values[index] };
       this.session.put({ options });
-    } else if (this.grid.peek()?.rest[0] === dose.dim) this.chooseEntry(index);
-    else this.go({ [dose.dim]: index });
+      return;
+    }
+    // The grid shows that entry, and its curve stands out.
+    this.go({ [dose.dim]: index });
+    if (this.grid.peek()?.rest[0] === dose.dim) this.chooseEntry(index);
   }
 
   #entryOf({ dim }: Dose): number {

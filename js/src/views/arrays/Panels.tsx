@@ -4,13 +4,16 @@ import { compact } from "../../marks/numbers";
 import { Plot } from "../common/Plot";
 import { Swatch } from "../common/Swatch";
 import { Terms } from "../common/Term";
-import { type ArraysData, layerName, placeName, unitName } from "./data";
+import { type ArraysData, eachOf, layerName, placeName, unitName } from "./data";
 import { fullLabel, lineName, type Panel, type PanelLine } from "./grouping";
 import { axisOf, chartLine, isNamed, placesOf, styleOf, visibleLines } from "./lines";
 import type { ArraysState } from "./state";
 
 const HEIGHT = 150;
 const LARGE = 300;
+/** The widths of the chosen curve and of the others. */
+const STRONG = 3.5;
+const WEAK = 1;
 /** A tick has room for no more. */
 const LETTERS = 9;
 
@@ -60,6 +63,13 @@ function layerKey(state: ArraysState, event: KeyboardEvent): void {
   event.stopPropagation();
 }
 
+/** Which of several curves is chosen, where they are entries of an axis that has a choice; or -1. */
+function chosenLine(state: ArraysState, { lines, whole }: Panel): number {
+  const array = (whole ? undefined : lines[0])?.array;
+  const each = array && state.meta.value ? eachOf(array, state.meta.value) : "";
+  return each ? state.at(each) : -1;
+}
+
 /** What is selected and pointed at along a panel's axis, and how it is changed. */
 function axisState(state: ArraysState, { dim }: Panel) {
   if (!dim) {
@@ -99,10 +109,14 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
   );
   const lines = visibleLines(state, panel);
   const first = panel.lines[0]?.array.name ?? "";
+  const chosen = chosenLine(state, panel);
   const large = focus.value === first;
   const input = useMemo(() => {
-    const draw = (line: PanelLine) =>
-      chartLine(data, places, line, styleOf(line, panel, both), isNamed(data, panel.dim));
+    const dots = isNamed(data, panel.dim);
+    const draw = (line: PanelLine) => ({
+      ...chartLine(data, places, line, styleOf(line, panel, both), dots),
+      width: chosen < 0 ? undefined : line.k === chosen ? STRONG : WEAK,
+    });
     const drawn = lines.filter((line) => state.shown(lineName(line))).map(draw);
     const together = panel.whole ? visibleLines(state, panel.whole).map(draw) : drawn;
     return {
@@ -114,7 +128,7 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
       palette,
       height: large ? LARGE : HEIGHT,
     };
-  }, [data, panel, places, palette, scale.value, hidden.value, both, large, version]);
+  }, [data, panel, places, palette, scale.value, hidden.value, both, large, chosen, version]);
   const { mark, cross, choose, over } = axisState(state, panel);
   return (
     <section class={large ? "ll-panel ll-large" : "ll-panel"} aria-label={panel.title}>
@@ -220,7 +234,15 @@ function Line({ state, data, line, panel }: LineProps) {
           onDblClick={() => state.soloLine(own, panel.lines.map(lineName))}
         >
           <Swatch style={styleOf(line, panel, state.overlaid())} />
-          <span class="ll-line-name">{name}</span>
+          <span
+            class={
+              k !== null && k === chosenLine(state, panel)
+                ? "ll-line-name ll-strong"
+                : "ll-line-name"
+            }
+          >
+            {name}
+          </span>
         </button>
       )}
       <span class="ll-num">
