@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 _CELL = ("layer", "round?")
-NEEDS = ("macro_influence", "kl", "loss_change")
+NEEDS: tuple[str, ...] = ("macro_influence", "kl", "loss_change")
 """What says how much a block is needed."""
 
 Score = Callable[[Tensor], Tensor]
@@ -244,8 +244,9 @@ class _Influence:
     def _round(self, number: int, verify: int) -> np.ndarray:
         """Leave out each block that is left once; the influences [layer]."""
         layers = self.model.n_layers
-        names = (*NEEDS, "score_drop") if self.scored else NEEDS
-        names = names if self.output else ("macro_influence",)
+        names = NEEDS if self.output else NEEDS[:1]
+        if self.scored:
+            names = (*names, "score_drop")
         means = {name: TokenMeans(layers) for name in names}
         loss = TokenMeans(1)
         total = self.rounds * self.batches * layers
