@@ -127,7 +127,8 @@ def test_every_analysis_opens_live_and_frozen(name: str, tmp_path: Path) -> None
     # last in a cell it is a view of the same answer, live and with its question
     shown = view_of(result)
     assert shown.status["state"] == "done"
-    assert shown.result is result
+    assert shown.result is not None
+    assert shown.result.identical(result)
     if isinstance(shown, AnswerView):
         assert shown.live
         assert shown._run is not None
