@@ -164,6 +164,12 @@ describe("curves of an answer", () => {
 });
 
 describe("a dose", () => {
+  it("stands at the value of the picture where no option says another", () => {
+    const option = { option: "window", values: [1, 3, 5], dim: "", label: "window", now: 5 };
+    const { state } = stateOf({ options: { answer: "x" } }, { doses: [option] });
+    expect(state.dosed(option)).toBe(2);
+  });
+
   it("of an axis picks its entry; of an option asks again", () => {
     const { state, model } = stateOf({ focus: "dosed", options: { window: 3, answer: "x" } });
     const [axis, option] = state.meta.value?.doses ?? [];
