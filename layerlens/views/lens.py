@@ -171,6 +171,10 @@ class LensView(LiveView):
         if self._lane is not None:
             self._answers["track"] = (self._track, self._lane)
 
+    def __repr__(self) -> str:
+        alone = super().__repr__()
+        return f"{alone[:-1]}, other={self.other!r})" if self.other else alone
+
     def run(self, text: Any = None, **options: Any) -> Self:
         """Ask again, or ask something else; returns at once.
 

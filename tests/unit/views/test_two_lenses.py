@@ -56,6 +56,7 @@ def test_what_lies_over_it_is_run_and_named(
     assert view.result is not None
     assert view.result.analysis == "lens_difference"
     assert view.other_kind == view.meta["other"]["kind"] == kind
+    assert repr(view) == f"LensView({TEXT!r}, model='tiny', other={view.other!r})"
     assert label in view.other and label in view.meta["other"]["label"]
     expected = ll.lens_difference(model, TEXT, other=second).data
     for name in ("change", "kl_between", "other_probability"):
