@@ -123,17 +123,9 @@ class LensView(LiveView):
         super().__init__(model, {"text": text}, {**keywords, **compared})
 
     @classmethod
-    def from_result(
-        cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
-    ) -> Self:
-        """Show a result that exists; see `LiveView.from_result`.
-
-        That of two lenses is frozen: it holds what the other run said, and not how to run it.
-        """
-        if result.analysis == COMPARISON:
-            result = type(result)(result.analysis, result.data, result.checks, result.code)
-            model = None
-        return super().from_result(result, model, text=text, **keywords)
+    def _model_of(cls, result: Result, model: LensModel | None) -> LensModel | None:
+        # A result of two lenses holds what the other run said, and not how to run it.
+        return None if result.analysis == COMPARISON else super()._model_of(result, model)
 
     @classmethod
     def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:

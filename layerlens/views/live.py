@@ -100,7 +100,7 @@ class LiveView(QuestionView):
         """
         from layerlens.result.select import one_text
 
-        model = result.model if model is None else model
+        model = cls._model_of(result, model)
         data = one_text(result.data, text)
         view = cls.__new__(cls)
         options = {**options_of(data), **keywords.pop("options", {})}
@@ -109,6 +109,11 @@ class LiveView(QuestionView):
         view._open(model, inputs, {**asked, **keywords, "options": options})
         view._adopt(result, data, text)
         return view
+
+    @classmethod
+    def _model_of(cls, result: Result, model: LensModel | None) -> LensModel | None:
+        """Return the model that can be asked a result's question again; None: a frozen view."""
+        return result.model if model is None else model
 
     @classmethod
     def _inputs_of(cls, data: xr.Dataset, text: int, model: LensModel | None) -> dict[str, Any]:
