@@ -347,6 +347,15 @@ def test_nonsense_of_the_front_end_is_refused_aloud(
     assert view.comm.updates(name)[-1] == before
 
 
+def test_the_wrong_answer_waits_for_its_metric(model: LensModel) -> None:
+    view = shown(model, answer="w7", wrong="w8")
+    for metric, words in (("logprob", "log-probability of 'w7'"), ("logit_diff", "minus logit")):
+        view.metric = metric
+        assert words in view.wait(20).data.attrs["metric_words"]
+        assert view.wrong == "w8"
+    view.close()
+
+
 def test_selection_and_history_follow(model: LensModel) -> None:
     view = shown(model)
     view.comm.set(layer=3, position=2)
