@@ -140,9 +140,10 @@ def observable(
     With a text, norms and patterns are held as they are in the run: over a path of heads
     ``contribution`` sums exactly, with ``constant``, to ``carried``, and ``carried`` to that of
     the node's direct effect in ``ll.direct_logit_attribution`` where the path is one head. An MLP
-    is replaced by its derivative at what it was given; what that leaves out is in its
-    ``constant``. ``component_contribution`` splits what the first node reads into what wrote it.
-    The gains of norms are folded into copies (attribute ``folded``); no weight is changed.
+    is replaced by its derivative at what it was given, norms held here, too; what that leaves out
+    is in its ``constant``. ``component_contribution`` splits what the first node reads into what
+    wrote it. The gains of norms are folded into copies (attribute ``folded``); no weight is
+    changed.
 
     Raises
     ------

@@ -7,13 +7,13 @@ on is linear in what it reads. An MLP is not: its derivative at what it was give
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerlens.analyses.contributions.frozen_norm import measure_norm
 from layerlens.analyses.contributions.head_matrices import HeadMaps, HeadMatrices
@@ -22,6 +22,7 @@ from layerlens.errors import InputError, ModelError
 from layerlens.model.evidence import limit
 from layerlens.model.integers import whole
 from layerlens.model.sites import Site
+from layerlens.model.sums import is_norm
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 
@@ -162,7 +163,7 @@ class PathRun:
         return Step(taken, (taken * state).sum(-1), carried)
 
     def _mlp(self, node: Node, along: Tensor) -> tuple[Tensor, float]:
-        """By the derivative of the MLP, its norm included."""
+        """By the derivative of the MLP, with the statistics of its norms held."""
         written = self.values[node.write].cpu().double()
         model, given = self.model, self.values[node.reads(self.model)]
         leaf = torch.zeros_like(given).requires_grad_()
@@ -173,7 +174,13 @@ class PathRun:
             raise _Enough
 
         change = Change(node.reads(model), "add", leaf)
-        with suppress(_Enough):
+        block = model.hf.get_submodule(model.anatomy.blocks[node.layer].path)
+        with ExitStack() as stack:
+            stack.enter_context(suppress(_Enough))
+            for module in filter(is_norm, block.modules()):
+                if sum(p.numel() for p in module.parameters()) in (0, *self._norm_sizes):
+                    handle = module.register_forward_hook(_holding(model, module, given[0]))
+                    stack.callback(handle.remove)
             forward(
                 model,
                 self.tokens,
@@ -185,6 +192,11 @@ class PathRun:
             )
         (taken,) = torch.autograd.grad(found[0], leaf, along.to(found[0]))
         return taken.cpu().double(), float((along * written).sum())
+
+    @property
+    def _norm_sizes(self) -> tuple[int, int]:
+        """Parameters of a norm of the stream: a gain, or a gain and an offset."""
+        return self.model.d_model, 2 * self.model.d_model
 
     def _head(self, node: Node, along: Tensor) -> tuple[Tensor, float]:
         """By the head's values: pattern and norms as they are."""
@@ -240,6 +252,28 @@ class PathRun:
                 f"No direction can be taken back through head {node} of {self.model.name}, which "
                 f"{why}: it is off by {abs(off):.2g}, allowed is {self.allowed:.2g}."
             )
+
+
+def _holding(model: LensModel, module: nn.Module, like: Tensor) -> Any:
+    """A hook by which a norm gives what it gives, and passes derivatives as if only scaling.
+
+    Without it nothing would come of a state along itself, because a norm does not see its length.
+    """
+    gain, offset, centred = (
+        x.to(like) if isinstance(x, Tensor) else x for x in measure_norm(model, module, like)
+    )
+
+    def linear(x: Tensor) -> Tensor:
+        return gain * (x - x.mean(-1, keepdim=True) if centred else x)
+
+    def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+        x, y = args[0], output.detach()
+        along = linear(x.detach())
+        size = along.square().sum(-1, keepdim=True).clamp(min=torch.finfo(along.dtype).tiny)
+        scale = ((y - offset) * along).sum(-1, keepdim=True) / size
+        return y + scale * linear(x - x.detach())
+
+    return hook
 
 
 class _Enough(Exception):  # noqa: N818 - no error: ends a pass that has shown what it was run for

@@ -125,7 +125,8 @@ def test_an_mlp_is_its_derivative(llama: LensModel, frozen: Frozen) -> None:
         frozen.hf(torch.tensor([TEXT]))
         hook.remove()
     x = kept[0][0].clone().requires_grad_()
-    written = block.mlp(block.post_attention_layernorm(x))
+    held = x.detach().square().mean(1, keepdim=True).rsqrt()
+    written = block.mlp(x * held * block.post_attention_layernorm.weight)
     value = frozen.observed(frozen.head(2, 3, written))
     (gradient,) = torch.autograd.grad(value, x)
     data = ll.observable(llama, WEIGHTS, [(1, "mlp"), (2, 3)], text=TEXT).data
@@ -133,6 +134,9 @@ def test_an_mlp_is_its_derivative(llama: LensModel, frozen: Frozen) -> None:
     np.testing.assert_allclose(data.contribution[0], (gradient * x).sum(1).detach(), atol=1e-5)
     left = float(value - (gradient * x).sum())
     assert float(data.constant[0]) == pytest.approx(left, abs=1e-5)
+    assert abs(float(data.contribution[0].sum())) > 1e-2, (
+        "norms are held: a state counts along itself"
+    )
     assert data.component.values.tolist()[-1] == "1_attn_out"
     assert np.isnan(data.direction[0]).all() and np.isfinite(data.direction[1]).all()
 
