@@ -285,11 +285,15 @@ def kernel_prints(page: Page, code: str, expected: str) -> None:
 
 
 def save(page: Page) -> None:
-    """Save the notebook."""
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    page.wait_for_function(
-        "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=20_000
-    )
+    """Save the notebook, again where a picture came while it was written."""
+    clean = "() => !window.jupyterapp.shell.currentWidget.context.model.dirty"
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        page.wait_for_timeout(500)
+        if page.evaluate(clean):
+            return
+    raise AssertionError("the notebook could not be saved")
 
 
 def cell(page: Page, index: int) -> Locator:
