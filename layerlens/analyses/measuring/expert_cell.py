@@ -41,13 +41,11 @@ def open_expert(
     shares: list[float] = []
     shown: list[list[tuple[str, float]]] = []
     for part, _ in split(tokens, batch_size):
-        found: list[Choice] = []
-        with watch_routers(
-            model, {layer: router}, part, lambda layer, choice, found=found: found.append(choice)
-        ):
+        found: dict[int, Choice] = {}
+        with watch_routers(model, {layer: router}, part, found.__setitem__):
             job.tick()
             forward(model, part, [], lambda site, value: None, logits=None)
-        there = (found[0].experts == expert).any(-1).reshape(part.ids.shape)
+        there = (found[layer].experts == expert).any(-1).reshape(part.ids.shape)
         for row, mask in enumerate(part.mask):
             marks = there[row][mask].double().tolist()
             ids += part.ids[row][mask].tolist()
