@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.contributions.observables import observable
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
     from layerlens.analyses.depth.finercut import finercut
+    from layerlens.analyses.depth.first_cosine import first_cosine
     from layerlens.analyses.depth.macro_influence import macro_influence
     from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
     from layerlens.analyses.depth.skip_layers import skip_layers
@@ -139,6 +140,7 @@ _PLACES = {
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
     "finercut": "layerlens.analyses.depth.finercut",
+    "first_cosine": "layerlens.analyses.depth.first_cosine",
     "voids": "layerlens.analyses.depth.void_layers",
     "checkpoint_difference": "layerlens.analyses.measuring.checkpoint_difference",
     "best_run": "layerlens.metrics.best_run",
@@ -225,6 +227,7 @@ __all__ = [
     "expert_use",
     "explore",
     "finercut",
+    "first_cosine",
     "generate_layers",
     "head_channels",
     "head_clusters",
