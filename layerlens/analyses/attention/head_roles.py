@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _EACH = ("layer", "head", "role")
 _CELL = ("layer", "head")
 VARIABLES = {
-    "best_role": Variable(_CELL, "int32", "1", "role with the most beyond chance, by its number"),
-    "best_score": Variable(_CELL, "float64", "1", "attention to what that role looks at"),
     "score": Variable(_EACH, "float64", "1", "attention to what the role looks at"),
     "score_low": Variable(_EACH, "float64", "1", "lower end of the 95 % interval over sequences"),
     "score_high": Variable(_EACH, "float64", "1", "upper end of the 95 % interval over sequences"),
+    "best_role": Variable(_CELL, "int32", "1", "role with the most beyond chance, by its number"),
+    "best_score": Variable(_CELL, "float64", "1", "attention to what that role looks at"),
     "chance": Variable(
         ("layer", "role"), "float64", "1", "the same of a head that looks at all it can see alike"
     ),
