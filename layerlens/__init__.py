@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.patching.patch_sweep import patch_sweep
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
+    from layerlens.analyses.removal.massive_ablation import massive_ablation
     from layerlens.analyses.steering.steering import steering
     from layerlens.analyses.tracing.causal_trace import causal_trace
     from layerlens.analyses.tracing.path_patch import path_patch
@@ -125,6 +126,7 @@ _PLACES = {
     "path_patch": "layerlens.analyses.tracing.path_patch",
     "causal_trace": "layerlens.analyses.tracing.causal_trace",
     "knockout": "layerlens.analyses.removal.knockout",
+    "massive_ablation": "layerlens.analyses.removal.massive_ablation",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
     "top_texts": "layerlens.analyses.measuring.top_texts",
@@ -241,6 +243,7 @@ __all__ = [
     "load",
     "logit_lens",
     "macro_influence",
+    "massive_ablation",
     "metrics",
     "model_view",
     "observable",

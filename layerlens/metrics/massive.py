@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -83,9 +83,13 @@ class MassiveActivations(Mean):
         if not 1 <= k <= shape.d_model:
             raise InputError(f"k is {k}; expected 1 to {shape.d_model}, the width of the stream.")
         self._k = k
-        super().__init__(
-            shape, k=k, threshold=threshold, times_median=times_median, relative=relative
-        )
+        rule: dict[str, Any] = {
+            "threshold": threshold,
+            "times_median": times_median,
+            "relative": relative,
+        }
+        self._rule = rule
+        super().__init__(shape, k=k, **rule)
         layers, width = shape.n_layers, shape.d_model
         self.zeros("median", GROUPS, layers)
         self.zeros("massive", GROUPS, layers)
@@ -110,14 +114,7 @@ class MassiveActivations(Mean):
             size = state.abs()
             largest = size.flatten().topk(min(self._k, size.numel())).values
             middle = _median(size)
-            least = middle * self.options["times_median"]
-            if largest[0] >= least:  # else there is none, and nothing to count
-                found = size >= least
-                if not self.options["relative"]:
-                    found &= size > self.options["threshold"]
-                massive.append(found.sum())
-            else:
-                massive.append(middle.new_zeros((), dtype=torch.int64))
+            massive.append(is_massive(size, middle, **self._rule).sum())
             top.append(largest)
             median.append(middle)
         ones = torch.ones(len(layer.batch))
@@ -172,6 +169,31 @@ class MassiveActivations(Mean):
         found[f"{self.name}_value"] = np.where(seen, found[f"{self.name}_value"], np.nan)
         found[f"{self.name}_dimension"] = np.where(seen, best, -1)
         return found
+
+
+def massive_entries(
+    states: Tensor, *, threshold: float, times_median: float, relative: bool
+) -> Tensor:
+    """Which entries of one text's states after one layer are massive: bool, of their shape.
+
+    Parameters
+    ----------
+    states
+        ``[position, d_model]``, without padding.
+    threshold, times_median, relative
+        As in `MassiveActivations`.
+    """
+    size = states.abs().to(torch.promote_types(torch.float32, states.dtype))
+    return is_massive(
+        size, _median(size), threshold=threshold, times_median=times_median, relative=relative
+    )
+
+
+def is_massive(
+    size: Tensor, median: Tensor, *, threshold: float, times_median: float, relative: bool
+) -> Tensor:
+    """Which magnitudes are massive, beside the median of all of them."""
+    return (size >= median * times_median) & (size > (0.0 if relative else threshold))
 
 
 def _median(values: Tensor) -> Tensor:
