@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
+import type { Check } from "../src/wire/types";
 import { FakeModel, makeAnswer, makeAnswerMeta, makeArray, makeBlocks, pack } from "./fixtures";
 import { stubBrowser, widget } from "./page";
 
@@ -45,6 +46,17 @@ describe("the view of an answer", () => {
   beforeEach(() => {
     stubBrowser();
     document.body.replaceChildren();
+  });
+
+  it("counts its checks", async () => {
+    const check = { name: "sum", error: 0, limit: 1, ok: true, what: "sums" };
+    const counted = async (checks: Check[]) => {
+      const { el } = await view({ meta: makeAnswerMeta({ checks }) });
+      return el.querySelector(".ll-checks > summary")?.textContent;
+    };
+    expect(await counted([check])).toBe("✓ 1 check passed");
+    expect(await counted([check, check])).toBe("✓ 2 checks passed");
+    expect(await counted([{ ...check, ok: false }, check])).toBe("✗ 1 of 2 checks failed");
   });
 
   it("asks its question, says how it is read and with which options, and what words mean", async () => {

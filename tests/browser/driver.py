@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -34,6 +35,9 @@ EVERYWHERE = pytest.mark.parametrize(
     ids=["lab-light", "lab-dark", "notebook"],
     indirect=True,
 )
+
+#: What a view says of its checks once they have passed.
+CHECKED = re.compile(r"\bchecks? passed")
 
 _LOCAL = (
     "http://127.0.0.1",

@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 import pytest
 from conftest import SHOTS, notebook
-from driver import EVERYWHERE, Server, evaluate, kernel_prints, open_notebook, run_all, save, visit
+from driver import (
+    CHECKED,
+    EVERYWHERE,
+    Server,
+    evaluate,
+    kernel_prints,
+    open_notebook,
+    run_all,
+    save,
+    visit,
+)
 from playwright.sync_api import Browser, Locator, Page, expect
 
 LOAD = "import layerlens as ll\nmodel = ll.load()"
@@ -27,7 +37,7 @@ def view(server: Server, page: Page) -> Locator:
 
 
 def finished(view: Locator) -> None:
-    expect(view.locator(".ll-checks > summary")).to_contain_text("checks passed", timeout=90_000)
+    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED, timeout=90_000)
     expect(view.locator(".ll-head-list[aria-busy=false]")).to_be_visible()
 
 

@@ -8,7 +8,17 @@ from collections.abc import Callable
 
 import pytest
 from conftest import SHOTS, notebook
-from driver import EVERYWHERE, Server, evaluate, kernel_prints, open_notebook, run_all, save, visit
+from driver import (
+    CHECKED,
+    EVERYWHERE,
+    Server,
+    evaluate,
+    kernel_prints,
+    open_notebook,
+    run_all,
+    save,
+    visit,
+)
 from playwright.sync_api import Browser, Locator, Page, expect
 
 LOAD = "import layerlens as ll\nmodel = ll.load()"
@@ -30,8 +40,8 @@ def view(server: Server, page: Page) -> Locator:
     return found
 
 
-def finished(view: Locator, checks: str = "checks passed") -> None:
-    expect(view.locator(".ll-checks > summary")).to_contain_text(checks, timeout=60_000)
+def finished(view: Locator) -> None:
+    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED, timeout=60_000)
 
 
 def middle(page: Page, view: Locator, layer: int, column: int) -> tuple[float, float]:

@@ -100,14 +100,15 @@ export function Checks({ state, last }: { state: BaseState; last: string }) {
 
 function Verified({ checks }: { checks: readonly Check[] }) {
   const failed = checks.filter((check) => !check.ok).length;
+  const counted = `${checks.length} ${checks.length === 1 ? "check" : "checks"}`;
   return (
     <details class="ll-checks">
       <summary>
         {failed === 0 ? (
-          <span class="ll-good">✓ {checks.length} checks passed</span>
+          <span class="ll-good">✓ {counted} passed</span>
         ) : (
           <span class="ll-bad">
-            ✗ {failed} of {checks.length} checks failed
+            ✗ {failed} of {counted} failed
           </span>
         )}
       </summary>
