@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.grafting.cross_model_cell import open_crossed
 from layerlens.analyses.grafting.cross_model_text import VARIABLES, CrossModel
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.errors import InputError
@@ -45,6 +46,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
+    opens=open_crossed,
 )
 def cross_model_patch(
     job: Job,

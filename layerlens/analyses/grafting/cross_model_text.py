@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class CrossModel:
         """Patch one text at every layer."""
         tokens = row_of(self.tokens, row)
         base = record_base(self.model, tokens)
-        states, logits = self._others(tokens, base.at)
+        states, logits = other_states(self.job, self.model, self.other, base, self.layers)
         measure = self._measure(metric, base, logits, asked)
         theirs = float(measure.of_logits(logits.unsqueeze(0))[0])
         if row == 0:
@@ -158,21 +159,6 @@ class CrossModel:
     def _lead(self, row: int) -> dict[str, int]:
         """Where everything of one text goes."""
         return {} if self.tokens.single else {"batch": row}
-
-    def _others(self, tokens: Tokens, at: int) -> tuple[dict[int, Tensor], Tensor]:
-        """The other model's states after each block [position, d_model], and its logits there."""
-        states: dict[int, Tensor] = {}
-        last = self.other.n_layers - 1
-
-        def keep(site: Site, value: Tensor) -> None:
-            self.job.tick()
-            states[site.block] = value[0].clone()
-
-        sites = [Site("resid_post", layer) for layer in sorted({*self.layers, last})]
-        logits = forward(self.other, tokens, sites, keep, logits=wanted_logits(self.model))
-        if logits is None:
-            raise InputError(f"{self.other.name} has no language-model head to compare with.")
-        return states, logits[0, at - tokens.ids.shape[1]].float()
 
     def _wrong(self, base: Base, logits: Tensor, answer: Any) -> int | None:
         """The other model's answer, where it is another one."""
@@ -247,3 +233,32 @@ class CrossModel:
             metric_words=measure.words,
             positions=json.dumps(self.places),
         )
+
+
+def other_states(
+    job: Job, model: LensModel, other: LensModel, base: Base, layers: Sequence[int]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Run the other model on the text of a run of this one.
+
+    Returns
+    -------
+    tuple
+        Its states ``[position, d_model]`` after each of these blocks and the last one, and its
+        logits where the text is answered.
+
+    Raises
+    ------
+    InputError
+        The other model has no head.
+    """
+    states: dict[int, Tensor] = {}
+
+    def keep(site: Site, value: Tensor) -> None:
+        job.tick()
+        states[site.block] = value[0].clone()
+
+    sites = [Site("resid_post", layer) for layer in sorted({*layers, other.n_layers - 1})]
+    logits = forward(other, base.tokens, sites, keep, logits=wanted_logits(model))
+    if logits is None:
+        raise InputError(f"{other.name} has no language-model head to compare with.")
+    return states, logits[0, base.at - base.length].float()

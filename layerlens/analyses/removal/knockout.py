@@ -8,39 +8,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.contract.contract import Dose, Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import left_out
+from layerlens.analyses.removal.blocked_keys import (
+    BLIND,
+    Plan,
+    attending_layers,
+    blind,
+    blocked,
+    plan_of,
+    visible_keys,
+)
+from layerlens.analyses.removal.knocked_out_cell import open_knocked_out
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.sweeps.layer_windows import window_layers
 from layerlens.analyses.texts.one_each import one_each
-from layerlens.analyses.texts.subjects import each, subject_positions
+from layerlens.analyses.texts.subjects import each
 from layerlens.analyses.texts.text_pair import row_of
-from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.base import record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
-from layerlens.run.forward import forward
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from layerlens.analyses.answers.answer_metric import MetricFunction
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-BLIND = (
-    "Some layers with local attention see nothing but {name!r} from the query: blocking that would "
-    "leave nothing to look at, so these cells are NaN."
-)
-
-Groups = Mapping[str, tuple[int, ...]]
-"""Name of a source to the positions that are blocked together."""
 
 _GRID = ("source", "layer")
 VARIABLES = {
@@ -89,6 +86,7 @@ def count_work(
     needs=("head", "causal"),
     doses=[Dose("window", (1, 3, 5, 9, 15), "layers blocked together")],
     effects={"subject": left_out("sources")},
+    opens=open_knocked_out,
 )
 def knockout(
     job: Job,
@@ -159,15 +157,12 @@ def knockout(
     >>> curves.data.source.values.tolist()
     ['subject', 'other', 'last']
     """
-    blocks = enumerate(model.anatomy.blocks)
-    attending = [layer for layer, block in blocks if block.attention is not None]
-    if not attending:
-        model.anatomy.tap(Site("z", 0))  # raises, and says why
+    attending = attending_layers(model)
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
     count, single = len(texts), tokens.single
     subjects = each(subject, count, single, "subject")
     given = zip(texts, each(sources, count, single, "sources"), subjects, strict=True)
-    plans = [_plan(model, text, query, wanted, named) for text, wanted, named in given]
+    plans = [plan_of(model, text, query, wanted, named) for text, wanted, named in given]
     names = list(dict.fromkeys(name for plan in plans for name in plan.groups))
     centres = model.layers(layers)
     _declare(job, names, centres, count)
@@ -192,7 +187,7 @@ def knockout(
             method=method,
             memory_limit=memory_limit,
         )
-        visible = _visible(model, text, plan.query, attending)
+        visible = visible_keys(model, text, plan.query, attending)
         _add_cells(sweep, plan, names, heads, visible)
         nothing = _add_check(sweep, plan, attending)
         sweep.run()
@@ -202,41 +197,6 @@ def knockout(
         _note(job, found, plans, window)
     if job.batched:
         _summarise(job)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The query of one text, and what is hidden from it."""
-
-    query: int
-    groups: Groups
-    length: int
-
-
-def _plan(model: LensModel, text: Tokens, query: Any, sources: Any, subject: Any) -> _Plan:
-    asked = model.positions(text, query)
-    if len(asked) != 1:
-        raise InputError(f"query names {len(asked)} positions; expected one.")
-    (place,) = asked
-    if sources is not None:
-        if not isinstance(sources, Mapping) or not sources:
-            raise InputError("sources maps names to positions, such as {'subject': 'France'}.")
-        groups = {str(name): tuple(model.positions(text, at)) for name, at in sources.items()}
-    elif subject is not None:
-        named = subject_positions(model, text, subject)
-        others = tuple(i for i in range(place) if i not in named)
-        groups = {"subject": named, "other": others, "last": (place,)}
-    else:
-        groups = {f"{i} {text.strings[0][i]}".strip(): (i,) for i in range(place)}
-    if not groups:
-        raise InputError("The query is the first position: there is nothing before it to block.")
-    for name, keys in groups.items():
-        if set(keys) >= set(range(place + 1)):
-            raise InputError(
-                f"The source {name!r} holds every position that the query sees (0 to {place}): "
-                "leave it at least one to look at."
-            )
-    return _Plan(place, groups, text.ids.shape[1])
 
 
 def _declare(job: Job, names: Sequence[str], layers: Sequence[int], texts: int) -> None:
@@ -263,22 +223,9 @@ class _Shown:
         return {"percent_change": percent, "change": change, "metric": values}
 
 
-def _visible(
-    model: LensModel, text: Tokens, query: int, layers: Sequence[int]
-) -> dict[int, np.ndarray]:
-    """Which positions each head sees from the query: layer to bool [head, position]."""
-    found: dict[int, np.ndarray] = {}
-
-    def look(site: Site, value: Tensor) -> None:
-        found[site.block] = (value[0, :, query] > -torch.inf).cpu().numpy()
-
-    forward(model, text, [Site("attn_scores", layer) for layer in layers], look, logits=None)
-    return found
-
-
 def _add_cells(
     sweep: Sweep,
-    plan: _Plan,
+    plan: Plan,
     names: Sequence[str],
     windows: Sequence[Sequence[int]],
     visible: Mapping[int, np.ndarray],
@@ -288,25 +235,18 @@ def _add_cells(
         if name not in plan.groups:
             sweep.fill({"source": index}, np.nan)  # a position that only longer texts have
             continue
-        seen = tuple(key for key in plan.groups[name] if key <= plan.query)
         for place, window in enumerate(windows):
             where = {"source": index, "layer": place}
-            rest = [key for key in range(plan.query + 1) if key not in seen]
-            if any(not visible[layer][:, rest].any(-1).all() for layer in window):
+            if blind(visible, plan, name, window):
                 sweep.fill(where, np.nan)
                 sweep.job.remark(BLIND.format(name=name))
-            elif seen and window:
-                changes = [_blocked(layer, plan.query, seen) for layer in window]
+            elif changes := blocked(plan, name, window):
                 sweep.add(Cell(tuple(changes)), where)
             else:
                 sweep.fill(where, sweep.base_value)
 
 
-def _blocked(layer: int, query: int, keys: tuple[int, ...]) -> Change:
-    return Change(Site("attn_scores", layer), "block", positions=(query,), keys=keys)
-
-
-def _add_check(sweep: Sweep, plan: _Plan, attending: Sequence[int]) -> int:
+def _add_check(sweep: Sweep, plan: Plan, attending: Sequence[int]) -> int:
     """A cell that recomputes the query's rows everywhere and blocks nothing; its number."""
     changes = [
         Change(Site("attn_scores", layer), "add", 0.0, positions=(plan.query,))
@@ -322,7 +262,7 @@ def _check(job: Job, sweep: Sweep, nothing: int, row: int) -> None:
     job.check(f"blocking nothing changes nothing{text}", error, sweep.tolerance, what)
 
 
-def _note(job: Job, found: Sequence[Sweep], plans: Sequence[_Plan], window: int) -> None:
+def _note(job: Job, found: Sequence[Sweep], plans: Sequence[Plan], window: int) -> None:
     """Say what was measured so far, and how."""
     first = found[0].metric
     for name in ("change", "metric"):

@@ -15,6 +15,7 @@ from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
 from layerlens.analyses.tracing.head_edges import WHOLE, Edges, parse_receivers, parse_senders
+from layerlens.analyses.tracing.path_cell import open_path
 from layerlens.errors import InputError
 from layerlens.model.sites import KEY_VALUE, Site
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
@@ -76,6 +77,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     inputs=("clean", "corrupt"),
+    opens=open_path,
 )
 def path_patch(
     job: Job,
