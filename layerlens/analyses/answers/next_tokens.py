@@ -28,8 +28,8 @@ def chances(model: LensModel, final: Tensor) -> np.ndarray:
     return found
 
 
-def chances_with(model: LensModel, base: Base, changes: Sequence[Change]) -> np.ndarray:
-    """Probabilities where a run is answered, with changes made to it, by a plain pass."""
+def final_with(model: LensModel, base: Base, changes: Sequence[Change]) -> Tensor:
+    """State ``[d_model]`` where a run is answered, with changes made to it, by a plain pass."""
     last = Site("resid_post", model.n_layers - 1)
     held: list[Tensor] = []
 
@@ -37,7 +37,12 @@ def chances_with(model: LensModel, base: Base, changes: Sequence[Change]) -> np.
         held.append(value[0, base.at].clone())
 
     forward(model, base.tokens, [last], keep, logits=None, changes=[*base.changes, *changes])
-    return chances(model, held[0])
+    return held[0]
+
+
+def chances_with(model: LensModel, base: Base, changes: Sequence[Change]) -> np.ndarray:
+    """Probabilities of the same state."""
+    return chances(model, final_with(model, base, changes))
 
 
 def next_token_table(

@@ -29,6 +29,8 @@ class Place:
         The texts as they were given, by name.
     call
         The call of the analysis, as Python.
+    add_bos
+        As the texts were asked to be read.
     """
 
     array: str
@@ -37,6 +39,7 @@ class Place:
     companions: Mapping[str, float] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
     call: str = ""
+    add_bos: bool | None = None
 
     def need(self, axis: str) -> Any:
         """The label along an axis.
@@ -53,7 +56,11 @@ class Place:
     @property
     def one_text(self) -> Any:
         """The text, where it is one that can be written down again; else None."""
-        given = self.given.get("text")
+        return self.one("text")
+
+    def one(self, name: str) -> Any:
+        """A text by its name, where it is one that can be written down again; else None."""
+        given = self.given.get(name)
         ids = isinstance(given, list) and all(isinstance(i, int) for i in given)
         return given if isinstance(given, str) or ids else None
 
@@ -62,7 +69,8 @@ class Place:
         if not edits:
             return self.call
         listed = ", ".join(edit.code for edit in edits)
-        return f"ll.run(model, {written(self.given[name])}, edits=[{listed}])"
+        how = "" if self.add_bos is None else f", add_bos={self.add_bos}"
+        return f"ll.run(model, {written(self.given[name])}, edits=[{listed}]{how})"
 
     def __str__(self) -> str:
         return ", ".join(f"{axis} {label}" for axis, label in self.labels.items())

@@ -212,10 +212,12 @@ class Analysis:
         full = self._calling.complete(options)
         given = self._calling.named(text)
         fed = self._calling.fed(model, given, full)
-        place = replace(place, given=given, call=opts.code(self.name, given, full, self.options))
+        add_bos = full.get("add_bos")
+        call = opts.code(self.name, given, full, self.options)
+        place = replace(place, given=given, call=call, add_bos=add_bos)
         job = Job(
             self.variables, listener or Silent(), batched=False, model=model, fed=fed,
-            add_bos=full.get("add_bos"),
+            add_bos=add_bos,
         )  # fmt: skip
         with model.running(gradients=True) if self.gradients else model.running():
             named = read_tokens(job, model, fed, full)

@@ -15,6 +15,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import When
 from layerlens.analyses.patching import checks as patch_checks
 from layerlens.analyses.patching import estimate_checks
+from layerlens.analyses.patching.attributed_cell import open_attributed
 from layerlens.analyses.patching.gradient_effects import (
     IN_THE_BLOCK,
     Attribution,
@@ -85,6 +86,7 @@ def _is_query_or_key(site: Any) -> bool:
     needs=("head", "gradients"),  # recorded by the passes that are derived, not throughout
     inputs=("clean", "corrupt"),
     effects={"qk_fix": When("site", "for the sites q, k, rot_q and rot_k", _is_query_or_key)},
+    opens=open_attributed,
 )
 def attribution_patch(
     job: Job,

@@ -83,6 +83,14 @@ def test_a_part_left_out(
         assert found.code == result.code
 
 
+def test_the_code_reads_the_text_as_the_analysis_did() -> None:
+    model = ll.load("toy:induction")
+    result = ll.ablate_sweep(model, "cat dog owl cat", how="zero", add_bos=False)
+    assert opened(model, result, "effect", 1, 0).code.endswith(", add_bos=False)")
+    plain = ll.ablate_sweep(model, "cat dog owl cat", how="zero")
+    assert opened(model, plain, "effect", 1, 0).code.endswith("])")
+
+
 @pytest.mark.parametrize("into", [None, "w4 w8 w6"])
 def test_a_state_put_back(model: LensModel, into: str | None) -> None:
     result = ll.back_patch(model, TEXT, metric="probability", answer="w7", into=into, source=2)
@@ -222,6 +230,46 @@ def test_a_token_that_the_other_model_lacks(model: LensModel) -> None:
     lacking = [row[1] for row in table.rows if model.token_id(str(row[0])) >= 40]
     assert lacking
     assert np.isnan(lacking).all()
+
+
+ATTRIBUTIONS: list[tuple[dict[str, Any], tuple[int, ...]]] = [
+    ({"site": "resid_post"}, (1, 3)),
+    ({"site": "resid_pre", "direction": "noise", "positions": [1, 2]}, (0, 0)),
+    ({"site": "z"}, (2, 3)),
+    ({"site": "z", "by": "head_position", "grad_drop": True}, (1, 0, 2)),
+    ({"site": "rot_k", "positions": [1, 2, 3]}, (1, 1)),
+    ({"site": "v", "by": "position", "heads": [1]}, (2, 1)),
+    ({"site": "embed"}, (0, 1)),
+    ({"site": "mlp_post", "by": "neuron", "neurons": [3, 9], "layers": [2, 3]}, (1, 1)),
+    ({"site": "mlp_out", "align": [(1, 1), (3, 2)]}, (1, 2)),
+]
+
+
+@pytest.mark.parametrize(("options", "index"), ATTRIBUTIONS, ids=str)
+def test_an_estimate_beside_the_patch(
+    model: LensModel, options: dict[str, Any], index: tuple[int, ...]
+) -> None:
+    other = "w1 w9 w3 w4 w5"
+    result = ll.attribution_patch(model, TEXT, other, verify="all", **options)
+    found = opened(model, result, "recovered", *index)
+    values = [row[1] for row in found.tables[0].rows]
+    attrs = result.data.attrs
+    way = attrs["clean_metric"] - attrs["corrupt_metric"]
+    way *= -1 if options.get("direction") == "noise" else 1
+    true = float(result.data["patched"].values[index])
+    expected = [float(result.data["attribution"].values[index]), true, way]
+    assert values == pytest.approx(expected, abs=1e-4)
+    trace = eval(found.code, {"ll": ll, "model": model})
+    chances = trace.logits[0, -1].float().softmax(-1)
+    for row in found.tables[1].rows:
+        assert row[3] == pytest.approx(float(chances[model.token_id(str(row[0]))]), abs=1e-5)
+
+
+def test_a_patch_with_nothing_to_patch_with(model: LensModel) -> None:
+    result = ll.attribution_patch(model, TEXT, "w1 w9 w3", align=[(0, 0), (1, 1)])
+    assert np.isnan(result.data["attribution"].values[1, 2])
+    with pytest.raises(InputError, match="nothing to patch with"):
+        opened(model, result, "attribution", 1, 2)
 
 
 def test_the_text_of_a_neuron(model: LensModel) -> None:
