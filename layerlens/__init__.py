@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.first_cosine import first_cosine
     from layerlens.analyses.depth.macro_influence import macro_influence
     from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
+    from layerlens.analyses.depth.residual_erasure import residual_erasure
     from layerlens.analyses.depth.skip_layers import skip_layers
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
@@ -140,6 +141,7 @@ _PLACES = {
     "head_scores": "layerlens.analyses.measuring.head_scores",
     "token_attribution": "layerlens.analyses.attention.token_attribution",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
+    "residual_erasure": "layerlens.analyses.depth.residual_erasure",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
     "finercut": "layerlens.analyses.depth.finercut",
     "first_cosine": "layerlens.analyses.depth.first_cosine",
@@ -252,6 +254,7 @@ __all__ = [
     "path_patch",
     "quantisation_sensitivity",
     "record",
+    "residual_erasure",
     "run",
     "run_layers",
     "skip_layers",
