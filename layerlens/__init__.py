@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.finercut import finercut
     from layerlens.analyses.depth.first_cosine import first_cosine
     from layerlens.analyses.depth.macro_influence import macro_influence
+    from layerlens.analyses.depth.matchness import matchness
     from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
     from layerlens.analyses.depth.residual_erasure import residual_erasure
     from layerlens.analyses.depth.skip_layers import skip_layers
@@ -127,6 +128,7 @@ _PLACES = {
     "path_patch": "layerlens.analyses.tracing.path_patch",
     "causal_trace": "layerlens.analyses.tracing.causal_trace",
     "knockout": "layerlens.analyses.removal.knockout",
+    "matchness": "layerlens.analyses.depth.matchness",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
@@ -246,6 +248,7 @@ __all__ = [
     "logit_lens",
     "macro_influence",
     "massive_ablation",
+    "matchness",
     "metrics",
     "model_view",
     "observable",

@@ -8,17 +8,15 @@ import numpy as np
 
 from layerlens.analyses.answers.prediction_change import DISTANCES
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.depth.finercut_trials import Cut, Unit
+from layerlens.analyses.depth.finercut_trials import Cut, Unit, units_of
 from layerlens.analyses.sweeps.clean_pass import require_tokens, tolerance
-from layerlens.errors import InputError, SiteError
+from layerlens.errors import InputError
 from layerlens.metrics.batch import split
-from layerlens.run.skip import require_part
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-PARTS = ("attn", "mlp")
 DEFAULT_STEPS = 8
 
 _STEP = ("step",)
@@ -49,7 +47,7 @@ def count_work(
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
     layers = model.n_layers
-    units = _units(model)
+    units = units_of(model)
     count = _steps(steps, len(units))
     open_ = [number for number in range(len(units)) if number >= int(front * len(units))]
     share = sum(layers - units[number].layer for number in open_ or range(len(units))) / layers
@@ -137,7 +135,7 @@ def finercut(
         raise InputError(f"distance is {distance!r}; expected one of {', '.join(DISTANCES)}.")
     if not 0 <= front <= 1:
         raise InputError(f"front is {front}; expected a share from 0 to 1.")
-    units = _units(model)
+    units = units_of(model)
     count = _steps(steps, len(units))
     require_tokens(tokens, skip_first)
     _declare(job, units, count, distance)
@@ -157,21 +155,6 @@ def finercut(
         what = "distances after the last steps against passes of the whole model with hooks"
         scale = max(1.0, cut.largest)
         job.check("naive agreement", cut.verify(verify), tolerance(model) * scale, what)
-
-
-def _units(model: LensModel) -> list[Unit]:
-    """Every sublayer, in the order in which they run."""
-    found = []
-    for layer in range(model.n_layers):
-        for part in PARTS:
-            try:
-                require_part(model, part, [layer])
-            except SiteError:  # hybrid models: this layer has none
-                continue
-            found.append(Unit(layer, part))
-    if not found:
-        require_part(model, PARTS[0])  # raises, and says why
-    return found
 
 
 def _steps(steps: int | None, units: int) -> int:

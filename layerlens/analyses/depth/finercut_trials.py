@@ -13,14 +13,16 @@ from torch import Tensor
 from layerlens.analyses.answers.prediction_change import DISTANCES, Outputs
 from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes
+from layerlens.errors import SiteError
 from layerlens.metrics.batch import split
-from layerlens.run.skip import mute
+from layerlens.run.skip import mute, require_part
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
 
+PARTS = ("attn", "mlp")
 TRIAL_TOKENS = 8192
 """Tokens of trials that are run side by side."""
 KEPT_BYTES = 400_000_000
@@ -32,6 +34,27 @@ class Unit(NamedTuple):
 
     layer: int
     part: str
+
+
+def units_of(model: LensModel) -> list[Unit]:
+    """Every sublayer that can be left out, in the order in which they run.
+
+    Raises
+    ------
+    SiteError
+        No block has one.
+    """
+    found = []
+    for layer in range(model.n_layers):
+        for part in PARTS:
+            try:
+                require_part(model, part, [layer])
+            except SiteError:  # hybrid models: this layer has none
+                continue
+            found.append(Unit(layer, part))
+    if not found:
+        require_part(model, PARTS[0])  # raises, and says why
+    return found
 
 
 class Cut:
