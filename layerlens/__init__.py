@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.contributions.observables import observable
+    from layerlens.analyses.depth.block_jacobian import block_jacobian
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
     from layerlens.analyses.depth.finercut import finercut
     from layerlens.analyses.depth.first_cosine import first_cosine
@@ -144,6 +145,7 @@ _PLACES = {
     "token_attribution": "layerlens.analyses.attention.token_attribution",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
+    "block_jacobian": "layerlens.analyses.depth.block_jacobian",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
     "finercut": "layerlens.analyses.depth.finercut",
     "first_cosine": "layerlens.analyses.depth.first_cosine",
@@ -218,6 +220,7 @@ __all__ = [
     "attribution_patch",
     "back_patch",
     "best_run",
+    "block_jacobian",
     "causal_trace",
     "chain_of_layers",
     "checkpoint_difference",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from layerlens.model.sites import Site
@@ -68,6 +69,7 @@ def capture_calls(
     on_state: OnState | None = None,
     *,
     logits: Literal["all", "last"] | None = "all",
+    for_autograd: bool = False,
 ) -> tuple[list[BlockCall], Tensor | None]:
     """Run one pass and keep how each block was called.
 
@@ -78,6 +80,9 @@ def capture_calls(
         model runs; an exception raised in it ends the pass.
     logits
         ``"all"`` positions, the ``"last"`` one (where the model can do that), or None.
+    for_autograd
+        Blocks will be called with gradients recorded, so what they are given is kept as plain
+        tensors, which take more time to make. The pass itself records nothing.
 
     Returns
     -------
@@ -98,7 +103,13 @@ def capture_calls(
         if gate.open:
             hand_over(model.n_layers, first_tensor(output), True)
 
-    with model.running(), ExitStack() as stack:
+    with (
+        model.running(gradients=for_autograd),
+        torch.set_grad_enabled(False),
+        ExitStack() as stack,
+    ):
+        if for_autograd:  # what was made in inference mode cannot be kept for a backward pass
+            tokens = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
         calls = watch_calls(model, gate, stack, hand_over)
         last = model.hf.get_submodule(model.anatomy.blocks[-1].path)
         stack.callback(last.register_forward_hook(leaving).remove)
