@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from layerlens.model.sites import Site
     from layerlens.result import Result
     from layerlens.result import open_saved as open
+    from layerlens.result.beside import beside
     from layerlens.result.fitted import Fitted
     from layerlens.run.edit_lists import edits_from_json, edits_to_json
     from layerlens.run.edits import Edit, edit
@@ -155,6 +156,7 @@ _PLACES = {
     "analyses": "layerlens.analyses",
     "estimate": "layerlens.analyses.contract.registry",
     "Result": "layerlens.result",
+    "beside": "layerlens.result.beside",
     "open": "layerlens.result:open_saved",
     "Fitted": "layerlens.result.fitted",
     "AttentionView": "layerlens.views",
@@ -219,6 +221,7 @@ __all__ = [
     "attention_patterns",
     "attribution_patch",
     "back_patch",
+    "beside",
     "best_run",
     "block_jacobian",
     "causal_trace",

@@ -5,7 +5,7 @@ import { paletteOf } from "../src/theme/palette";
 import { rangeScale } from "../src/theme/scale";
 import { ArraysData, entryName } from "../src/views/arrays/data";
 import { GridData } from "../src/views/arrays/grid";
-import { panelsOf as grouped } from "../src/views/arrays/grouping";
+import { panelsOf as grouped, titleOf } from "../src/views/arrays/grouping";
 import { isCurve, isGrid } from "../src/views/arrays/kinds";
 import { axisOf } from "../src/views/arrays/lines";
 import { axesName, found, toggled } from "../src/views/metrics/catalogue";
@@ -171,6 +171,15 @@ describe("panels", () => {
     expect(layerTicks(places, 340)).toEqual([-1, 5, 10, 15, 20, 25]);
     expect(layerTicks(places.slice(1), 340)).toEqual([0, 5, 10, 15, 20, 25]);
   });
+});
+
+it("names what stands alone, and whose it is where two lie beside each other", () => {
+  const other = { label: "the second", model: "toy", n_layers: 2 };
+  const meta = { ...makeMetricsMeta(), other };
+  const own = makeArray("effect", { long_name: "effect" });
+  expect(titleOf(own, meta)).toBe("effect");
+  const second = makeArray("other.effect", { long_name: "effect", other: true });
+  expect(titleOf(second, meta)).toBe("effect · the second");
 });
 
 describe("the list of metrics", () => {

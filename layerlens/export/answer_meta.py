@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from layerlens.export.meta import MetaToken
-from layerlens.export.metrics_meta import MetaAxis, MetricsMeta
+from layerlens.export.metrics_meta import MetaAxis, MetricsMeta, other_of
 from layerlens.export.patch_meta import tokens_of
 from layerlens.export.setup import setup_code
 from layerlens.glossary import terms_in
@@ -119,7 +119,7 @@ def answer_meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1)
         "axes": {dim: _axis(data, dim, tokens) for dim in dims},
         "arrays": arrays,
         "clusters": {},
-        "other": None,
+        "other": other_of(attrs),
         "tokens": tokens,
         "scales": {array["name"]: _scale(data, array) for array in arrays},
         "doses": _doses(data),
@@ -160,7 +160,7 @@ def _array(data: xr.Dataset, name: str) -> AnswerArray:
     whole = array.dtype.kind != "f"
     return AnswerArray(
         name=name,
-        metric=name,
+        metric=name.removeprefix(OTHER),
         long_name=str(array.attrs.get("long_name", name)),
         units=str(array.attrs.get("units", "1")),
         dims=dims,
@@ -302,7 +302,7 @@ def _scale(data: xr.Dataset, array: AnswerArray) -> Scale:
     return Scale(
         kind="diverging" if signed else "sequential",
         centre=0.0 if signed else None,
-        limit=1.0 if name.startswith("recovered") else None,
+        limit=1.0 if name.removeprefix(OTHER).startswith("recovered") else None,
         unit="" if units == "1" else units,
     )
 

@@ -107,7 +107,7 @@ def metrics_meta_of(
         "axes": _axes(data, arrays),
         "arrays": arrays,
         "clusters": _clusters(data, arrays) if ended else {},
-        "other": _other(attrs),
+        "other": other_of(attrs),
     }
     meta["terms"] = terms_in(_said(meta))
     return cast(MetricsMeta, meta)
@@ -144,7 +144,8 @@ def _clusters(data: xr.Dataset, arrays: Iterable[Array]) -> dict[str, list[list[
     return {name: groups for name, groups in found.items() if groups}
 
 
-def _other(attrs: Mapping[str, Any]) -> dict[str, Any] | None:
+def other_of(attrs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what stands beside a result; None for nothing."""
     if "other_model" not in attrs:
         return None
     words = ("model", "model_type", "dtype", "label")

@@ -21,7 +21,7 @@ def setup_code(attrs: Mapping[str, Any]) -> str:
         return "\n".join([*lines, "# Put your attention and tokens in place."]) + "\n"
     lines += _loaded("model", str(attrs.get("load", "")), str(attrs.get("model", "")))
     code = str(attrs.get("code", ""))
-    if "(other, " in code or "other=other" in code:
+    if any(named in code for named in ("(other, ", "(other)", "other=other")):
         name = str(attrs.get("other_model", attrs.get("other", "")))
         lines += _loaded("other", str(attrs.get("other_load", "")), name)
     return "\n".join(lines) + "\n"

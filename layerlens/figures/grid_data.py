@@ -13,6 +13,7 @@ from layerlens.errors import ResultError
 from layerlens.figures.fonts import drawable
 from layerlens.figures.names import axis_words
 from layerlens.figures.slices import cut, labels_of, main_variable
+from layerlens.result.layers import OTHER
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,7 +65,7 @@ def grid_of(
     guessed = guessed[np.ix_(rows, kept)]
     said = f"drawn at {where}" if where else "", left_out, *empty
     values = shown.values.astype(np.float64)
-    fraction = name.startswith("recovered")
+    fraction = name.removeprefix(OTHER).startswith("recovered")
     largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
     grid = Grid(
         values=values,
@@ -74,13 +75,19 @@ def grid_of(
         ],
         axes=axes,
         words=(axis_words(data, axes[0]), axis_words(data, axes[1])),
-        label=str(array.attrs.get("long_name", name)),
+        label=_label(data, name),
         units=units if (units := str(array.attrs.get("units", "1"))) != "1" else "",
         limit=limit or (1.0 if fraction else float(largest) or 1.0),
         bounded=fraction or limit is not None,
         guessed=guessed,
     )
     return grid, "; ".join(word for word in said if word)
+
+
+def _label(data: xr.Dataset, name: str) -> str:
+    """Return what is drawn, in words; of a second answer also whose it is."""
+    words = str(data[name].attrs.get("long_name", name))
+    return f"{words}: {data.attrs['other_label']}" if name.startswith(OTHER) else words
 
 
 def _axes(array: xr.DataArray, at: Mapping[str, Any] | None) -> tuple[str, str]:

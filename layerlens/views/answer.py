@@ -13,6 +13,7 @@ from layerlens.analyses.contract.options import plain
 from layerlens.analyses.contract.provenance import named_texts, several
 from layerlens.export.answer_meta import answer_meta_of, fields_of
 from layerlens.export.pack import Frame, Wire, answer_wires, frames_of, plain_wire
+from layerlens.result.beside import is_beside
 from layerlens.result.select import one_text
 from layerlens.views.adopt import inputs_of, options_of
 from layerlens.views.answer_cell import opened_cell
@@ -109,11 +110,16 @@ class AnswerView(AnswerQuestion, EstimatedView):
     # A result that exists
 
     @classmethod
+    def _model_of(cls, result: Result, model: LensModel | None) -> LensModel | None:
+        # Two answers side by side hold what was said, and not how to ask for both again.
+        return None if is_beside(result.data) else super()._model_of(result, model)
+
+    @classmethod
     def from_result(
         cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
     ) -> Self:
         """Show a result that exists; see `LiveView.from_result`."""
-        model = result.model if model is None else model
+        model = cls._model_of(result, model)
         data = one_text(result.data, text)
         view = cls.__new__(cls)
         if model is None:

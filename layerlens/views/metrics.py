@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import traitlets as t
 
-from layerlens.analyses.measuring.joined_metrics import Frame, about_other, beside, joined
+from layerlens.analyses.measuring.joined_metrics import Frame, beside, joined
 from layerlens.analyses.measuring.layer_metrics import Asked, chosen, require_metric
 from layerlens.errors import Cancelled, InputError
 from layerlens.export.metrics_meta import metrics_meta_of
@@ -17,6 +17,7 @@ from layerlens.metrics import registry
 from layerlens.metrics.catalogue import catalogue
 from layerlens.model.required import require_model
 from layerlens.result import Result
+from layerlens.result.beside import about_other
 from layerlens.result.layers import metrics_in, variables_in
 from layerlens.views.base import READ_ONLY, Reply, sentence
 from layerlens.views.keywords import MetricsKeywords

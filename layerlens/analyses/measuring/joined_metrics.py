@@ -15,6 +15,7 @@ from layerlens.analyses.measuring.measuring_run import axes_of, variables_of
 from layerlens.metrics import registry
 from layerlens.metrics.base import ModelShape
 from layerlens.result import Checks, Result
+from layerlens.result.beside import about_other
 from layerlens.result.layers import OTHER, metrics_in, variables_in
 
 if TYPE_CHECKING:
@@ -157,13 +158,6 @@ def _together(attrs: Sequence[Mapping[str, Any]], remarks: Iterable[str]) -> dic
         "seconds": math.fsum(one["seconds"] for one in attrs),
         "passes": math.fsum(one["passes"] for one in attrs),
     }
-
-
-def about_other(attrs: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """Return the attributes that say what stands beside a result."""
-    told = ("model", "load", "model_type", "dtype", "n_layers", "n_heads", "tokens_counted")
-    found = {f"other_{name}": attrs[name] for name in told if name in attrs}
-    return {**found, "other_label": label}
 
 
 def beside(result: Result, other: xr.Dataset, label: str) -> Result:

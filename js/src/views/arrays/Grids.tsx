@@ -11,7 +11,7 @@ import { Tip } from "../common/Tip";
 import { ArrayGrid } from "./controller";
 import { entryName } from "./data";
 import type { GridData } from "./grid";
-import { capital } from "./grouping";
+import { capital, titleOf } from "./grouping";
 import type { ArraysState } from "./state";
 import { Value } from "./Value";
 
@@ -32,9 +32,9 @@ export function Grids({ state, tools, children }: Props) {
   const control = useCallback((elements: GridElements) => new ArrayGrid(state, elements), [state]);
   const grid = state.grid.value;
   if (!grid) return null;
-  const { name, long_name } = grid.array;
+  const { name } = grid.array;
   const kind = kindOf(grid);
-  const title = capital(long_name || name.replaceAll("_", " "));
+  const title = capital(titleOf(grid.array, grid.data.meta));
   return (
     <section class="ll-grids" aria-label="Matrices and heads">
       <header class="ll-bar-head">
@@ -197,7 +197,7 @@ function Companions({ grid, index }: { grid: GridData; index: readonly number[] 
     <dl class="ll-numbers">
       {companions.map((other) => (
         <div key={other.name}>
-          <dt title={other.long_name}>{other.long_name || other.name}</dt>
+          <dt title={other.long_name}>{titleOf(other, data.meta)}</dt>
           <dd>
             <Value data={data} array={other} value={data.at(other.name, ...index)} />
           </dd>

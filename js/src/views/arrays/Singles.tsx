@@ -1,7 +1,7 @@
 import type { ArrayInfo } from "../../wire/arrays";
 import { Terms } from "../common/Term";
 import { type ArraysData, unitName } from "./data";
-import { capital } from "./grouping";
+import { capital, titleOf } from "./grouping";
 import type { ArraysState } from "./state";
 import { Value } from "./Value";
 
@@ -36,7 +36,7 @@ function Scalars({ state, data, scalars }: Props & { scalars: readonly ArrayInfo
         {scalars.map((array) => (
           <div key={array.name}>
             <dt title={array.name}>
-              <Terms state={state} text={array.long_name || array.name.replaceAll("_", " ")} />
+              <Terms state={state} text={titleOf(array, data.meta)} />
             </dt>
             <dd>
               <Value data={data} array={array} value={data.at(array.name)} />{" "}

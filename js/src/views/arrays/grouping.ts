@@ -163,6 +163,12 @@ export function lineName({ array, k }: PanelLine): string {
   return k === null ? array.name : `${array.name}:${k}`;
 }
 
+/** What an array is called where it stands alone; of a second model's, whose it is. */
+export function titleOf(array: ArrayInfo, meta: ArraysMeta): string {
+  const name = longName(array);
+  return array.other ? `${name} · ${plain(meta.other?.label ?? "other")}` : name;
+}
+
 /** What a curve is called where its model must be told apart. */
 export function fullLabel(line: PanelLine, meta: ArraysMeta): string {
   return line.array.other ? `${line.label} · ${plain(meta.other?.label ?? "other")}` : line.label;

@@ -1,0 +1,269 @@
+"""Two answers to the same question on one grid: the first, the second, and what changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.errors import ResultError
+from layerlens.result.layers import OTHER, ends_of
+from layerlens.result.result import Result
+from layerlens.result.select import answer_names, real_positions
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+CHANGE = "change_"
+"""Before the name of an array: the second's numbers less the first's."""
+
+_VIEWS = {
+    "attention": "ll.attention(model, text, other=...)",
+    "lens": "ll.lens_difference(model, text, other=...)",
+    "metrics": "ll.MetricsView(model, texts, other=...)",
+}
+"""Views whose results have a way of their own to lie beside each other."""
+
+_TOLD = ("model", "load", "model_type", "dtype", "n_layers", "n_heads", "tokens_counted")
+
+
+def about_other(attrs: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return the attributes that say what stands beside a result."""
+    found = {f"other_{name}": attrs[name] for name in _TOLD if name in attrs}
+    return {**found, "other_label": label}
+
+
+def beside(first: Result, second: Result, label: str = "") -> Result:
+    """Lay two answers to the same question over each other: two models, two texts, two options.
+
+    Parameters
+    ----------
+    first, second : Result
+        Of the same analysis, over the same axes: as many layers and heads, and where there are
+        positions, as many of these.
+    label : str, optional
+        What to call the second; by default what sets it apart: its model, its text or its options.
+
+    Returns
+    -------
+    Result
+        The arrays of the first; those of the second as ``other.<name>``; and for each array of
+        real numbers ``change_<name>``, second minus first. It has the checks of both, and its
+        view is frozen: it holds both answers, and not how to ask for them. Arrays that only one
+        of the two has are left out.
+
+    Raises
+    ------
+    ResultError
+        They are of two analyses, their axes differ, or one holds two models already.
+
+    Notes
+    -----
+    Whole numbers (ranks, counts, tokens), standard errors and the ends of intervals lie beside
+    each other without a difference. Tokens of a second model whose vocabulary is another one are
+    left out.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> one, two = (ll.ablate_sweep(model, text) for text in ("cat dog owl cat", "cat fox owl cat"))
+    >>> ll.beside(one, two).data["change_effect"].dims
+    ('layer', 'head')
+    """
+    _require_alike(first, second)
+    mine, theirs = first.data, second.data
+    label = label or _label(first, second)
+    names = [name for name in answer_names(mine) if name in answer_names(theirs)]
+    names = [name for name in names if name != "input_id"]
+    if _vocabularies_differ(mine, theirs):
+        names = [name for name in names if not mine[name].attrs.get("is_token")]
+    if not names:
+        raise ResultError("The two results have no array in common.")
+    dims = _common_axes(mine, theirs, names)
+    apart = {end for name in names for end in ends_of(mine, name) or ()}
+    apart |= {name for name in names if name.endswith("standard_error")}
+    data = mine.assign(
+        {
+            OTHER + name: (theirs[name].dims, theirs[name].values, theirs[name].attrs)
+            for name in names
+        }
+        | {
+            CHANGE + name: _change(mine[name], theirs[name], name)
+            for name in names
+            if mine[name].dtype.kind == "f" and name not in apart
+        }
+    )
+    data = data.assign_coords(_other_words(mine, theirs, dims))
+    data.attrs |= _attributes(first, second, label, [str(name) for name in data.data_vars])
+    checks = [check._replace(name=f"{OTHER}{check.name}") for check in second.checks]
+    return Result(first.analysis, data, [*first.checks, *checks], _code(first, second, label))
+
+
+def is_beside(data: xr.Dataset) -> bool:
+    """Whether a result holds a second answer beside the first."""
+    return "other_label" in data.attrs
+
+
+def _require_alike(first: Result, second: Result) -> None:
+    for result in (first, second):
+        if not isinstance(result, Result):
+            raise ResultError(f"beside takes two results, not {result!r:.60}.")
+        if any(name == "other_label" or name.endswith("_load") for name in result.data.attrs):
+            raise ResultError(
+                f"This result of {result.analysis} holds two sides already: give two results of "
+                "one side each."
+            )
+        if result.view in _VIEWS:
+            raise ResultError(
+                f"Results of {result.analysis} lie beside each other in their own way: "
+                f"{_VIEWS[result.view]}."
+            )
+    if first.analysis != second.analysis:
+        raise ResultError(
+            f"One result is of {first.analysis} and the other of {second.analysis}: only answers "
+            "to the same question lie over each other."
+        )
+
+
+def _common_axes(mine: xr.Dataset, theirs: xr.Dataset, names: list[str]) -> list[str]:
+    """Return the axes of some arrays, which have to be the same in both."""
+    for name in names:
+        if mine[name].dims != theirs[name].dims:
+            raise ResultError(
+                f"{name} lies over {_listed(mine[name].dims)} in one result and over "
+                f"{_listed(theirs[name].dims)} in the other."
+            )
+    dims = list(dict.fromkeys(str(dim) for name in names for dim in mine[name].dims))
+    for dim in dims:
+        sizes = mine.sizes[dim], theirs.sizes[dim]
+        if sizes[0] != sizes[1]:
+            raise ResultError(
+                f"The axis {dim} has {sizes[0]} entries in the first result and {sizes[1]} in the "
+                "second: they are compared entry by entry, so both need as many."
+            )
+        if dim in mine.coords and not np.array_equal(mine[dim].values, theirs[dim].values):
+            at = int(np.flatnonzero(mine[dim].values != theirs[dim].values)[0])
+            one, two = (data[dim].values[at].item() for data in (mine, theirs))
+            raise ResultError(
+                f"Entry {at} of the axis {dim} is {one!r} in the first result and {two!r} in the "
+                "second: they are compared entry by entry, so both need the same ones."
+            )
+    padding = real_positions(mine), real_positions(theirs)
+    if "batch" in dims and not np.array_equal(*(np.asarray(found) for found in padding)):
+        raise ResultError(
+            "The texts of the two results differ in length: they are compared position by "
+            "position, so each needs as many tokens as its counterpart."
+        )
+    return dims
+
+
+def _listed(dims: Any) -> str:
+    return ", ".join(map(str, dims)) or "no axis"
+
+
+def _change(one: xr.DataArray, two: xr.DataArray, name: str) -> Any:
+    with np.errstate(invalid="ignore"):  # infinite in both: no difference can be told
+        values = two.values - one.values
+    said = str(one.attrs.get("long_name", name))
+    kept = {key: one.attrs[key] for key in ("units",) if key in one.attrs}
+    about = {"long_name": f"{said}, second minus first", "formula": f"{OTHER}{name} - {name}"}
+    return one.dims, values, {**kept, **about, "signed": 1}
+
+
+def _other_words(mine: xr.Dataset, theirs: xr.Dataset, dims: list[str]) -> dict[str, Any]:
+    """Return what else the second says of the axes, where the first says something else."""
+    return {
+        f"{OTHER}{name}": (values.dims, values.values)
+        for name, values in theirs.coords.items()
+        if name not in dims
+        and values.ndim
+        and set(values.dims) <= set(dims)
+        and not (name in mine.coords and np.array_equal(mine[name].values, values.values))
+    }
+
+
+def _vocabularies_differ(mine: xr.Dataset, theirs: xr.Dataset) -> bool:
+    one, two = (json.loads(data.attrs.get("vocab", "{}")) for data in (mine, theirs))
+    sizes = {data.attrs.get("d_vocab") for data in (mine, theirs)}
+    return len(sizes) > 1 or any(two[token] != one[token] for token in two if token in one)
+
+
+# What is said of both
+
+
+def _attributes(first: Result, second: Result, label: str, names: list[str]) -> dict[str, Any]:
+    one, two = first.data.attrs, second.data.attrs
+    vocab = [json.loads(attrs.get("vocab", "{}")) for attrs in (two, one)]
+    gaps = [json.loads(attrs.get("missing", "{}")) for attrs in (one, two)]
+    missing = gaps[0] | {OTHER + name: gap for name, gap in gaps[1].items()}
+    notes = [note for attrs in (one, two) for note in json.loads(attrs.get("notes", "[]"))]
+    notes = [*dict.fromkeys(notes), *_remarks(first, second, label)]
+    found = {
+        **about_other(two, label),
+        **{f"other_{name}": two[name] for name in ("text", "options") if name in two},
+        **{f"other_{name}": text for name, text in two.items() if name.endswith("_text")},
+        "notes": json.dumps(notes, ensure_ascii=False),
+        "vocab": json.dumps(vocab[0] | vocab[1], ensure_ascii=False),
+        "missing": json.dumps(missing),
+        "complete": int(bool(one.get("complete", 1) and two.get("complete", 1))),
+        "seconds": math.fsum(float(attrs.get("seconds", 0.0)) for attrs in (one, two)),
+        "passes": math.fsum(float(attrs.get("passes", math.nan)) for attrs in (one, two)),
+        "opens": "",
+    }
+    if "variables" in one:
+        found["variables"] = json.dumps(names)
+    # The bench has room for one answer; a grid lets choose among arrays.
+    return {**found, "view": "grid"} if first.view == "patch" else found
+
+
+def _remarks(first: Result, second: Result, label: str) -> list[str]:
+    one, two = first.data.attrs, second.data.attrs
+    found = [f"What begins with other. is of {label}; what begins with change_ is that less the "
+             "first."]  # fmt: skip
+    for name in ("answer", "wrong"):
+        words = [_token(attrs, name) for attrs in (one, two)]
+        if words[0] != words[1]:
+            found.append(
+                f"The {name} token is {words[0]} in the first and {words[1]} in the second."
+            )
+    return found
+
+
+def _token(attrs: Mapping[str, Any], name: str) -> str:
+    """Return a token that an analysis has chosen, as it can be read."""
+    token = attrs.get(name)
+    if not isinstance(token, int | np.integer):
+        return str(token)
+    return repr(json.loads(attrs.get("vocab", "{}")).get(str(token), int(token)))
+
+
+def _label(first: Result, second: Result) -> str:
+    """Return what sets the second apart."""
+    one, two = first.data.attrs, second.data.attrs
+    if _other_model(first, second):
+        name = str(two.get("model", "the other model"))
+        return f"{name} (other)" if name == one.get("model") else name
+    texts = [name for name in two if (name == "text" or name.endswith("_text"))]
+    for name in texts:
+        if two[name] != one.get(name):
+            return str(two[name]) if not str(two[name]).startswith("[") else "the other texts"
+    options = [json.loads(attrs.get("options", "{}")) for attrs in (one, two)]
+    changed = {name: value for name, value in options[1].items() if options[0].get(name) != value}
+    return ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "the second"
+
+
+def _other_model(first: Result, second: Result) -> bool:
+    if first.model is not None and second.model is not None:
+        return first.model is not second.model
+    return any(first.data.attrs.get(n) != second.data.attrs.get(n) for n in ("model", "load"))
+
+
+def _code(first: Result, second: Result, label: str) -> str:
+    asked = second.code
+    if _other_model(first, second):
+        asked = asked.replace("(model, ", "(other, ", 1).replace("(model)", "(other)", 1)
+    return f"first = {first.code}\nsecond = {asked}\nll.beside(first, second, label={label!r})"
