@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,19 +83,13 @@ def beside(first: Result, second: Result, label: str = "") -> Result:
         names = [name for name in names if not mine[name].attrs.get("is_token")]
     if not names:
         raise ResultError("The two results have no array in common.")
-    dims = _common_axes(mine, theirs, names)
-    apart = {end for name in names for end in ends_of(mine, name) or ()}
-    apart |= {name for name in names if name.endswith("standard_error")}
+    dims = common_axes(mine, theirs, names)
     data = mine.assign(
         {
             OTHER + name: (theirs[name].dims, theirs[name].values, theirs[name].attrs)
             for name in names
         }
-        | {
-            CHANGE + name: _change(mine[name], theirs[name], name)
-            for name in names
-            if mine[name].dtype.kind == "f" and name not in apart
-        }
+        | {CHANGE + name: _change(mine[name], theirs[name]) for name in changing(mine, names)}
     )
     data = data.assign_coords(_other_words(mine, theirs, dims))
     data.attrs |= _attributes(first, second, label, [str(name) for name in data.data_vars])
@@ -105,7 +99,7 @@ def beside(first: Result, second: Result, label: str = "") -> Result:
 
 def is_beside(data: xr.Dataset) -> bool:
     """Whether a result holds a second answer beside the first."""
-    return "other_label" in data.attrs
+    return any(str(name).startswith(OTHER) for name in data.data_vars)
 
 
 def _require_alike(first: Result, second: Result) -> None:
@@ -117,11 +111,7 @@ def _require_alike(first: Result, second: Result) -> None:
                 f"This result of {result.analysis} holds two sides already: give two results of "
                 "one side each."
             )
-        if result.view in _VIEWS:
-            raise ResultError(
-                f"Results of {result.analysis} lie beside each other in their own way: "
-                f"{_VIEWS[result.view]}."
-            )
+        require_no_own_way(result.analysis, result.view)
     if first.analysis != second.analysis:
         raise ResultError(
             f"One result is of {first.analysis} and the other of {second.analysis}: only answers "
@@ -129,8 +119,42 @@ def _require_alike(first: Result, second: Result) -> None:
         )
 
 
-def _common_axes(mine: xr.Dataset, theirs: xr.Dataset, names: list[str]) -> list[str]:
-    """Return the axes of some arrays, which have to be the same in both."""
+def require_no_own_way(analysis: str, view: str) -> None:
+    """Refuse an analysis whose results lie beside each other in a view of their own.
+
+    Raises
+    ------
+    ResultError
+        Naming the call.
+    """
+    if view in _VIEWS:
+        raise ResultError(
+            f"Results of {analysis} lie beside each other in their own way: {_VIEWS[view]}."
+        )
+
+
+def changing(data: xr.Dataset, names: Iterable[str]) -> list[str]:
+    """Return those of some arrays of which a difference says something."""
+    known = list(names)
+    apart = {end for name in known for end in ends_of(data, name) or ()}
+    return [
+        name
+        for name in known
+        if data[name].dtype.kind == "f"
+        and name not in apart
+        and not name.endswith("standard_error")
+    ]
+
+
+def common_axes(mine: xr.Dataset, theirs: xr.Dataset, names: Iterable[str]) -> list[str]:
+    """Return the axes of some arrays, which have to be the same in both.
+
+    Raises
+    ------
+    ResultError
+        They are not; the first that differs is named.
+    """
+    names = list(names)
     for name in names:
         if mine[name].dims != theirs[name].dims:
             raise ResultError(
@@ -165,13 +189,20 @@ def _listed(dims: Any) -> str:
     return ", ".join(map(str, dims)) or "no axis"
 
 
-def _change(one: xr.DataArray, two: xr.DataArray, name: str) -> Any:
+def change_words(name: str, long_name: str) -> dict[str, str]:
+    """Return what an array of differences is, as its attributes say it."""
+    return {
+        "long_name": f"{long_name}, second minus first",
+        "formula": f"{OTHER}{name} - {name}",
+    }
+
+
+def _change(one: xr.DataArray, two: xr.DataArray) -> Any:
     with np.errstate(invalid="ignore"):  # infinite in both: no difference can be told
         values = two.values - one.values
-    said = str(one.attrs.get("long_name", name))
-    kept = {key: one.attrs[key] for key in ("units",) if key in one.attrs}
-    about = {"long_name": f"{said}, second minus first", "formula": f"{OTHER}{name} - {name}"}
-    return one.dims, values, {**kept, **about, "signed": 1}
+    name, about = str(one.name), one.attrs
+    words = change_words(name, str(about.get("long_name", name)))
+    return one.dims, values, {"units": about.get("units", "1"), **words, "signed": 1}
 
 
 def _other_words(mine: xr.Dataset, theirs: xr.Dataset, dims: list[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from layerlens.analyses.contract.options import plain
 from layerlens.analyses.contract.provenance import named_texts, several
 from layerlens.export.answer_meta import answer_meta_of, fields_of
 from layerlens.export.pack import Frame, Wire, answer_wires, frames_of, plain_wire
+from layerlens.model.required import require_model
 from layerlens.result.beside import is_beside
 from layerlens.result.select import one_text
 from layerlens.views.adopt import inputs_of, options_of
@@ -21,8 +22,8 @@ from layerlens.views.answer_figure import figure_options
 from layerlens.views.answer_listen import AnswerListener
 from layerlens.views.answer_memory import Answers
 from layerlens.views.answer_question import AnswerQuestion
+from layerlens.views.answer_second import SecondView, second_of
 from layerlens.views.base import Reply
-from layerlens.views.estimated import EstimatedView
 from layerlens.views.frames import Stream
 from layerlens.views.one_run import Run
 from layerlens.views.worker import Task
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
     from layerlens.result import Result
 
 
-class AnswerView(AnswerQuestion, EstimatedView):
+class AnswerView(AnswerQuestion, SecondView):
     """Base of `GridView` and `CurvesView`."""
 
-    KERNEL_ONLY = AnswerQuestion.KERNEL_ONLY | EstimatedView.KERNEL_ONLY
+    KERNEL_ONLY = AnswerQuestion.KERNEL_ONLY | SecondView.KERNEL_ONLY
     PICTURE = (
         "view", "title", "theme", "analysis_name", "inputs", "input_names", "text", "options",
         "estimate", "layer", "position", "head", "focus", "hidden", "scale", "entry", "means",
@@ -70,10 +71,19 @@ class AnswerView(AnswerQuestion, EstimatedView):
         /,
         *texts: Any,
         start: bool = False,
+        other: Any = None,
+        label: str = "",
         **keywords: Any,
     ) -> None:
+        require_model(model)
         self._name(analysis)
+        if "other" in self.analysis.options:  # its own way to ask about two
+            keywords |= {} if other is None else {"other": other}
+            other = None
         inputs, rest = self._sorted(texts, keywords)
+        if other is not None:
+            second = second_of(model, self.analysis, rest["options"], other, label)
+            self._set_second(second, model)
         super().__init__(model, {"inputs": inputs}, rest)
         if start and self._run is not None:
             self._agree(self._run)
@@ -180,8 +190,7 @@ class AnswerView(AnswerQuestion, EstimatedView):
         known = self._known.get(run)
         if known is None:
             super()._compute(run, task)
-            if run.result is not None:
-                self._known.keep(run, run.result)
+            self._answered(run)
             return
         with self._lock:
             if run is not self._run:
@@ -193,6 +202,10 @@ class AnswerView(AnswerQuestion, EstimatedView):
             self._last = run, stream, meta
         self._tell(run, "done")
         run.end(result=known)
+
+    def _answered(self, run: Run) -> None:
+        if run.result is not None:
+            self._known.keep(run, run.result)
 
     def close(self) -> None:
         """Stop what is under way and free everything that the view holds."""
@@ -217,6 +230,12 @@ class GridView(AnswerView):
         that looks at weights.
     start : bool
         Whether the first run begins at once, whatever it takes.
+    other : LensModel or text, optional
+        A second model that is asked the same, or a second text for an analysis of one; the picture
+        holds the first's arrays, the second's (``other.<name>``) and their difference
+        (``change_<name>``), see `layerlens.beside`. Cells do not open then.
+    label : str, optional
+        What to call the second side; by default its name, or the text.
     **keywords
         Options of the analysis and traits: ``focus``, ``hidden``, ``entry``, ``scale``, ``means``,
         ``theme``, ``title``, ... A name that is both is the option.
@@ -226,8 +245,9 @@ class GridView(AnswerView):
     TypeError
         A keyword is none of these; the nearest is named.
     InputError
-        There is no such analysis, or a text is missing. What is wrong with a text or with an
-        option's value does not raise: it is said in the view, in `status` and by `wait`.
+        There is no such analysis, a text is missing, or there can be no `other`. What is wrong
+        with a text or with an option's value does not raise: it is said in the view, in `status`
+        and by `wait`.
 
     Examples
     --------

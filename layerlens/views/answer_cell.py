@@ -31,8 +31,11 @@ def opened_cell(view: AnswerView, params: dict[str, Any], task: Task) -> Reply:
         raise InputError("There is no picture yet to open a cell of.")
     if run is not view._run:
         raise InputError("The picture is about to change; ask again when it has.")
+    from layerlens.result.beside import is_beside
     from layerlens.result.select import one_text
 
+    if is_beside(shown.data):
+        raise InputError("Cells open nothing where two answers lie beside each other.")
     place = place_of(one_text(shown.data, view._index), params)
     inputs, options = run.inputs, run.resolved
     found = view.analysis.open(view.model, inputs, options, place, _Stoppable(task))

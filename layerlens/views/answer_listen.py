@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from layerlens.model.text import Tokens
+    from layerlens.views.answer_second import SecondView
 
 
 class AnswerListener(RunListener):
     """What any analysis calls while it runs for a view."""
 
+    own: Parts | None = None
+    """What the analysis has declared."""
+
     _blank: Parts | None = None
+    _view: SecondView
 
     def on_tokens(self, tokens: Mapping[str, Tokens]) -> None:
         """Keep what is fed; whether several texts give one answer is known when axes are."""
@@ -43,8 +48,10 @@ class AnswerListener(RunListener):
                 f"{kind} shows the answer of one text and got {sizes['batch']}: give one of them, "
                 f"or call ll.{self._view.ANALYSIS} for all."
             )
-        self._blank = Parts(variables, sizes, coords, batched=False)
-        super().on_declare(sizes, coords, variables)
+        self.own = Parts(variables, sizes, coords, batched=False)
+        shown = self._view.both(self.own, variables)
+        self._blank = Parts(shown, sizes, coords, batched=False)
+        super().on_declare(sizes, coords, shown)
 
     def blank(self, attrs: Mapping[str, Any]) -> xr.Dataset:
         """Return the answer as it will be, without numbers.

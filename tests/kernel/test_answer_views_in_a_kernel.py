@@ -129,3 +129,19 @@ def test_last_in_a_cell_a_result_is_its_view(kernel: FrontEnd) -> None:
     until(lambda: kernel.frames(comm))
     assert set(kernel.frames(comm)[0]["vocab"]) == set()
     assert cells(kernel, comm, 1, "induction").shape == (6, 2)
+
+
+def test_a_second_text_is_laid_over_the_first(kernel: FrontEnd) -> None:
+    kernel.run(
+        "pace['seconds'] = 0.0; "
+        "two = ll.GridView(model, 'ablate_sweep', 'w1 w2 w3', how='zero', other='w4 w2 w5')"
+    )
+    comm = kernel.last_opened()
+    kernel.until_state(comm, "done", run=1)
+    first, second, change = (
+        cells(kernel, comm, 1, name) for name in ("effect", "other.effect", "change_effect")
+    )
+    assert np.abs(change).max() > 0
+    assert np.array_equal(change, second - first)
+    assert kernel.states(comm, "meta")[-1]["other"]["label"] == "w4 w2 w5"
+    kernel.run("two.close()")
