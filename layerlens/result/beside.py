@@ -106,6 +106,7 @@ def _require_alike(first: Result, second: Result) -> None:
     for result in (first, second):
         if not isinstance(result, Result):
             raise ResultError(f"beside takes two results, not {result!r:.60}.")
+        # The models among the options of an analysis are told as <option>_load.
         if any(name == "other_label" or name.endswith("_load") for name in result.data.attrs):
             raise ResultError(
                 f"This result of {result.analysis} holds two sides already: give two results of "
@@ -176,8 +177,8 @@ def common_axes(mine: xr.Dataset, theirs: xr.Dataset, names: Iterable[str]) -> l
                 f"Entry {at} of the axis {dim} is {one!r} in the first result and {two!r} in the "
                 "second: they are compared entry by entry, so both need the same ones."
             )
-    padding = real_positions(mine), real_positions(theirs)
-    if "batch" in dims and not np.array_equal(*(np.asarray(found) for found in padding)):
+    one_real, other_real = (np.asarray(real_positions(data)) for data in (mine, theirs))
+    if "batch" in dims and not np.array_equal(one_real, other_real):
         raise ResultError(
             "The texts of the two results differ in length: they are compared position by "
             "position, so each needs as many tokens as its counterpart."
@@ -228,7 +229,9 @@ def _vocabularies_differ(mine: xr.Dataset, theirs: xr.Dataset) -> bool:
 
 def _attributes(first: Result, second: Result, label: str, names: list[str]) -> dict[str, Any]:
     one, two = first.data.attrs, second.data.attrs
-    vocab = [json.loads(attrs.get("vocab", "{}")) for attrs in (two, one)]
+    vocab = json.loads(one.get("vocab", "{}"))
+    if not _vocabularies_differ(first.data, second.data):
+        vocab = json.loads(two.get("vocab", "{}")) | vocab
     gaps = [json.loads(attrs.get("missing", "{}")) for attrs in (one, two)]
     missing = gaps[0] | {OTHER + name: gap for name, gap in gaps[1].items()}
     notes = [note for attrs in (one, two) for note in json.loads(attrs.get("notes", "[]"))]
@@ -238,7 +241,7 @@ def _attributes(first: Result, second: Result, label: str, names: list[str]) -> 
         **{f"other_{name}": two[name] for name in ("text", "options") if name in two},
         **{f"other_{name}": text for name, text in two.items() if name.endswith("_text")},
         "notes": json.dumps(notes, ensure_ascii=False),
-        "vocab": json.dumps(vocab[0] | vocab[1], ensure_ascii=False),
+        "vocab": json.dumps(vocab, ensure_ascii=False),
         "missing": json.dumps(missing),
         "complete": int(bool(one.get("complete", 1) and two.get("complete", 1))),
         "seconds": math.fsum(float(attrs.get("seconds", 0.0)) for attrs in (one, two)),
