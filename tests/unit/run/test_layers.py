@@ -223,8 +223,13 @@ def test_many_rows_give_what_each_gives_alone(family: str) -> None:
         for row in range(3):
             alone = rows.calls[1](several[row : row + 1])
             torch.testing.assert_close(found[row : row + 1], alone, atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match="2 texts"):
-        RowCalls(model, model.tokens([IDS, IDS]))
+    both = RowCalls(model, model.tokens([IDS, IDS[::-1]]))
+    copies = torch.cat([states[0], states[1], states[2], states[0]])
+    with model.running():
+        found = both(1, copies)
+        for first in (0, 2):
+            alone = both.calls[1](copies[first : first + 2])
+            torch.testing.assert_close(found[first : first + 2], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_paths_that_begin_alike_are_run_once_there() -> None:

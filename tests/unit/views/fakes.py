@@ -202,7 +202,7 @@ FAKE_LENS = Analysis(
 )
 
 
-def until(condition: Callable[[], Any], seconds: float = 3.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """Wait until something holds; fail if it does not."""
     end = time.monotonic() + seconds
     while not condition():
