@@ -25,6 +25,8 @@ from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
 from layerlens.figures.names import between_models, capital
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.scale import signed_scale
+from layerlens.result.beside import CHANGE
+from layerlens.result.layers import OTHER
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -134,12 +136,22 @@ def _headline(data: xr.Dataset, grid: Grid, title: str | None) -> list[str]:
         return [title]
     attrs = data.attrs
     site = str(attrs.get("site", ""))
-    one = "" if "mean over" in grid.label else "metric_words"  # a mean has no tokens of its own
-    metric = str(attrs.get(one, ""))
-    model = between_models(data)
+    metric, model = _asked(attrs, grid), between_models(data)
+    if grid.name.startswith(OTHER):
+        model = str(attrs.get("other_model", ""))
     first = " ".join(word for word in (capital(grid.label), f"at {site}" if site else "") if word)
     details = [str(attrs.get("direction", "")), metric, model]
     return [first, ", ".join(word for word in details if word)]
+
+
+def _asked(attrs: Mapping[str, Any], grid: Grid) -> str:
+    """Return which numbers of the output the cells are about, where these are the same in all."""
+    if "mean over" in grid.label:  # a mean has no tokens of its own
+        return ""
+    first, second = str(attrs.get("metric_words", "")), str(attrs.get("other_metric_words", ""))
+    if grid.name.startswith(OTHER):
+        return second
+    return "" if grid.name.startswith(CHANGE) and first != second else first
 
 
 def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:

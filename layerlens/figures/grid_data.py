@@ -30,6 +30,7 @@ class Grid:
     says that values beyond it can occur and are marked; `words` name the axes.
     """
 
+    name: str
     values: np.ndarray
     rows: list[str]
     columns: list[list[str]]
@@ -68,6 +69,7 @@ def grid_of(
     fraction = name.removeprefix(OTHER).startswith("recovered")
     largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
     grid = Grid(
+        name=name,
         values=values,
         rows=[label for i, label in enumerate(labels_of(data, axes[0])) if i in rows],
         columns=[

@@ -238,7 +238,11 @@ def _attributes(first: Result, second: Result, label: str, names: list[str]) -> 
     notes = [*dict.fromkeys(notes), *_remarks(first, second, label)]
     found = {
         **about_other(two, label),
-        **{f"other_{name}": two[name] for name in ("text", "options") if name in two},
+        **{
+            f"other_{name}": two[name]
+            for name in ("text", "options", "metric_words")
+            if name in two
+        },
         **{f"other_{name}": text for name, text in two.items() if name.endswith("_text")},
         "notes": json.dumps(notes, ensure_ascii=False),
         "vocab": json.dumps(vocab, ensure_ascii=False),
@@ -258,12 +262,15 @@ def _remarks(first: Result, second: Result, label: str) -> list[str]:
     one, two = first.data.attrs, second.data.attrs
     found = [f"What begins with other. is of {label}; what begins with change_ is that less the "
              "first."]  # fmt: skip
+    words = [str(attrs.get("metric_words", "")) for attrs in (one, two)]
+    if words[0] != words[1]:
+        found.append(f"The metric is {words[0]} in the first and {words[1]} in the second.")
+        return found
     for name in ("answer", "wrong"):
-        words = [_token(attrs, name) for attrs in (one, two)]
-        if words[0] != words[1]:
-            found.append(
-                f"The {name} token is {words[0]} in the first and {words[1]} in the second."
-            )
+        tokens = [_token(attrs, name) for attrs in (one, two)]
+        if tokens[0] != tokens[1]:
+            said = f"The {name} token is {tokens[0]} in the first"
+            found.append(f"{said} and {tokens[1]} in the second.")
     return found
 
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 import layerlens as ll
 from layerlens.errors import ResultError
@@ -89,8 +90,23 @@ def test_the_code_gives_it_again(model: LensModel, changed: LensModel) -> None:
 def test_answers_that_differ_are_told(model: LensModel) -> None:
     one, two = (ll.ablate_sweep(model, text, how="zero") for text in (ONE, "w8 w9 w7 w40"))
     assert one.data.attrs["answer"] != two.data.attrs["answer"]
-    notes = json.loads(ll.beside(one, two).data.attrs["notes"])
-    assert any(note.startswith("The answer token is") for note in notes)
+    both = ll.beside(one, two)
+    words = [result.data.attrs["metric_words"] for result in (one, two)]
+    said = f"The metric is {words[0]} in the first and {words[1]} in the second."
+    assert said in json.loads(both.data.attrs["notes"])
+    # a figure says the metric of what it draws, and none where there are two
+    drawn = {
+        name: " ".join(text.get_text() for text in both.figure(name).findobj(match=Text))
+        for name in ("effect", "other.effect", "change_effect")
+    }
+    told = {
+        name: [word in " ".join(text.split()) for word in words] for name, text in drawn.items()
+    }
+    assert told == {
+        "effect": [True, False],
+        "other.effect": [False, True],
+        "change_effect": [False, False],
+    }
 
 
 def test_axes_that_differ_are_named(model: LensModel) -> None:
