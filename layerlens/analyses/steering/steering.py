@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.contract.contract import Dose, Job, Work, analysis
-from layerlens.analyses.contract.effects import given
+from layerlens.analyses.contract.effects import given, left_out
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.steering.steering_text import VARIABLES, Steering
 from layerlens.analyses.texts.one_each import one_each
@@ -34,18 +34,21 @@ def count_work(
     layers: Sequence[int] | None,
     coefficients: Sequence[float],
     text: Any,
+    front: bool,
     verify: int,
     **_: Any,
 ) -> Work:
     """Count passes and bytes of one call; runs nothing."""
     chosen = model.layers(layers)
-    passes = float(len(positive.ids) + len(negative.ids))
+    prompts = len(positive.ids) + len(negative.ids)
+    passes = float(prompts * (2 if front else 1))
     rows = 0
     if text is not None:
         replayed = sum(1 - layer / model.n_layers for layer in chosen) * len(coefficients)
         passes += 2 * (1 + replayed + verify)
         rows = 2 * len(chosen) * len(coefficients)
-    states = 4 * model.d_model * len(chosen) * (len(positive.ids) + len(negative.ids) + 2)
+    kept = 4 * max(positive.ids.shape[1], negative.ids.shape[1]) if front else 1
+    states = 4 * model.d_model * len(chosen) * (prompts + 2) * kept
     return Work(passes, rows, states + 4 * 64 * model.d_vocab)
 
 
@@ -61,9 +64,12 @@ def count_work(
     work=count_work,
     inputs=("positive", "negative"),
     doses=[Dose("coefficients", COEFFICIENTS, "how much is added", dim="coefficient")],
-    effects=dict.fromkeys(
-        ("steer_at", "coefficients", "answer", "wrong", "metric", "neutral"), given("text")
-    ),
+    effects={
+        **dict.fromkeys(
+            ("front", "coefficients", "answer", "wrong", "metric", "neutral"), given("text")
+        ),
+        "steer_at": (given("text"), left_out("front")),
+    },
 )
 def steering(
     job: Job,
@@ -76,6 +82,7 @@ def steering(
     layers: Sequence[int] | None = None,
     text: Any = None,
     steer_at: Any = None,
+    front: bool = False,
     coefficients: Sequence[float] = COEFFICIENTS,
     relative: bool = True,
     answer: Any = None,
@@ -111,6 +118,11 @@ def steering(
         A text to steer; None: directions and separation only.
     steer_at
         Positions of the text at which the direction is added; None: all.
+    front
+        Add the prompts' difference position by position to the first positions of the text
+        instead (ActAdd), where the shorter prompts are filled up with spaces at their end;
+        published with one pair, ``site="resid_pre"`` and ``relative=False``. Its ``scale`` is that
+        of the direction.
     coefficients
         How much of the direction is added. 0 must change nothing, and is checked where given.
     relative
@@ -151,6 +163,8 @@ def steering(
     work = Steering(job, model, _sites(model, site, layers))
     work.require_pairs(positive, negative)
     doses = _doses(coefficients)
+    if front:
+        work.find_front(positive, negative)
     work.declare(doses if text is not None else [])
     places = one_each(position, len(positive.ids), "position")
     states = [work.states(tokens, places) for tokens in (positive, negative)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.contract.contract import Job, Variable
 from layerlens.analyses.steering.directions import Separation, separate
+from layerlens.analyses.steering.front import Front, find_front
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
@@ -53,6 +55,16 @@ VARIABLES = {
     ),
     "mean_norm": Variable(("layer",), "float32", "activation", "mean length of the states"),
     "scale": Variable(("layer",), "float32", "directions", "a coefficient of 1, in directions"),
+    "front_ratio": Variable(
+        ("layer", "front"), "float32", "1", "length of the difference there over that of the states"
+    ),
+    "front_direction": Variable(
+        ("layer", "front", "channel"),
+        "float32",
+        "activation",
+        "mean difference of the conditions, position by position",
+        signed=True,
+    ),
 }
 
 
@@ -65,6 +77,7 @@ class Steering:
         self.scales: list[float] = []
         self.passes = 0.0
         self.methods: set[str] = set()
+        self.front: Front | None = None
 
     def require_pairs(self, positive: Tokens, negative: Tokens) -> None:
         """Raise unless the prompts pair up."""
@@ -85,7 +98,18 @@ class Steering:
         if coefficients:
             sizes["coefficient"] = len(coefficients)
             coords["coefficient"] = (("coefficient",), np.array(coefficients))
+        if self.front is not None:
+            sizes["front"] = self.front.length
+            coords["front"] = (("front",), np.arange(self.front.length, dtype=np.int32))
         self.job.declare(sizes, coords)
+        if self.front is not None:
+            found = {"front_ratio": self.front.ratio, "front_direction": self.front.difference}
+            self.job.emit({}, {name: array.astype(np.float32) for name, array in found.items()})
+
+    def find_front(self, positive: Tokens, negative: Tokens) -> None:
+        """Add the prompts' differences position by position, not one direction."""
+        self.front = find_front(self.job, self.model, self.sites, positive, negative)
+        self.passes += self.front.passes
 
     def states(self, tokens: Tokens, places: list[Any]) -> np.ndarray:
         """States ``[layer, prompt, width]`` float64 at one position of each prompt."""
@@ -200,18 +224,35 @@ class Steering:
 
     def _sweep(self, sweep: Sweep, doses: list[float], positions: list[int], verify: int) -> None:
         """Run one text with each dose at each layer."""
-        if not positions:
-            raise InputError("No position of the text was chosen: ask for at least one.")
-        for place, site in enumerate(self.sites):
-            step = torch.from_numpy(self.found[place].direction * self.scales[place])
+        for place in range(len(self.sites)):
             for column, dose in enumerate(doses):
-                value = (dose * step).float()
-                change = Change(site, "add", value, tuple(positions))
+                change = self.change(place, dose, sweep.base.length, positions)
                 sweep.add(Cell((change,)), {"layer": place, "coefficient": column})
         sweep.run()
         sweep.verify(verify)
         self.methods.add(sweep.method)
         self.passes += sweep.passes + 1
+
+    def change(self, place: int, dose: float, length: int, positions: Sequence[int]) -> Change:
+        """So much of what steers at one layer, for a text of a length.
+
+        Raises
+        ------
+        InputError
+            No position was chosen, or the text is shorter than what goes along its front.
+        """
+        step, where = self.found[place].direction, tuple(positions)
+        if self.front is not None:
+            step, where = self.front.difference[place], tuple(range(self.front.length))
+            if length < len(where):
+                raise InputError(
+                    f"The prompts have up to {len(where)} tokens and the text {length}: along its "
+                    "front goes only what is no longer than it; give a longer text (or neutral=)."
+                )
+        if not where:
+            raise InputError("No position of the text was chosen: ask for at least one.")
+        value = torch.from_numpy(dose * self.scales[place] * step).float()
+        return Change(self.sites[place], "add", value, where)
 
     def finish(self) -> None:
         """Say which layers separate best."""

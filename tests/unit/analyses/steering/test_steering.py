@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 import layerlens as ll
 from layerlens.analyses.steering.directions import channel_jsd, held_out, ranked_higher, separate
@@ -136,6 +138,75 @@ def test_doses_equal_plain_runs(model: LensModel, relative: bool) -> None:
             assert float(data.neutral_kl[layer, column]) == pytest.approx(kl, abs=1e-4, rel=1e-3)
     assert result.checks.ok
     assert "coefficient 0 changes nothing" in {check.name for check in result.checks}
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_prompts_added_along_the_front_equal_plain_runs(model: LensModel, relative: bool) -> None:
+    pairs = [[5, 17, 200], [9, 3, 40]], [[5, 18, 201], [9, 4, 42]]
+    data = steering(
+        model,
+        *pairs,
+        text=TEXT,
+        neutral=[*NEUTRAL, 36],
+        answer=ANSWER,
+        wrong=WRONG,
+        front=True,
+        relative=relative,
+        coefficients=(0.0, 1.5),
+    ).data
+    for layer in range(3):
+        plus, minus = (
+            np.stack([states(model, side, at)[layer] for at in range(3)], 1) for side in pairs
+        )
+        matrix = (plus - minus).mean(0)
+        np.testing.assert_allclose(data.front_direction[layer], matrix, atol=1e-4)
+        size = np.linalg.norm(np.concatenate([plus, minus]), axis=-1).mean(0)
+        ratio = np.linalg.norm(matrix, axis=-1) / size
+        np.testing.assert_allclose(data.front_ratio[layer], ratio, rtol=1e-3, atol=1e-6)
+        c = 1.5 * (float(data.scale[layer]) if relative else 1.0)
+        logits = steered(model, TEXT, layer, c * matrix, slice(0, 3))
+        expected = float(logits[ANSWER] - logits[WRONG])
+        assert float(data.dose_metric[layer, 1]) == pytest.approx(expected, abs=1e-3)
+        if layer < 2:  # behind the last block nothing of it reaches the answer
+            assert abs(float(data.dose_change[layer, 1])) > 1e-3
+
+
+def test_shorter_prompts_are_filled_up_with_spaces() -> None:
+    """As published: at the end, with the token of a space, up to the longer one's length."""
+    model = spaced()
+    asked: dict[str, Any] = {"site": "resid_pre", "relative": False, "coefficients": [4.0]}
+    texts: dict[str, Any] = {"text": [5, 6, 7, 8, 9], "neutral": [9, 8, 7, 6]}
+    short = steering(model, [3, 4, 5], [6], front=True, **texts, **asked).data
+    space = model.token_id(" ")
+    full = steering(model, [3, 4, 5], [6, space, space], front=True, **texts, **asked).data
+    np.testing.assert_array_equal(short.front_direction, full.front_direction)
+    np.testing.assert_array_equal(short.dose_metric, full.dose_metric)
+    embedded = ll.record(model, [3, 4, 5], ["embed"])["embed"][0]
+    padded = ll.record(model, [6, space, space], ["embed"])["embed"][0]
+    np.testing.assert_allclose(short.front_direction[0], embedded - padded, atol=1e-6)
+
+
+def spaced() -> LensModel:
+    """A tiny model whose tokens are characters."""
+    characters = [" ", *"abcdefghijklmnopqrstuvwxyz"]
+    core = Tokenizer(models.BPE({c: i for i, c in enumerate(characters)}, []))
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    return LensModel.wrap(
+        tiny_model("llama", vocab_size=27), tokenizer, name="characters", prove=False
+    )
+
+
+def test_what_does_not_go_along_a_front_is_refused(model: LensModel) -> None:
+    same: dict[str, Any] = {"front": True, "neutral": TEXT}
+    with pytest.raises(InputError, match="no token for a space"):
+        steering(model, POSITIVE, NEGATIVE, text=TEXT, **same)
+    with pytest.raises(InputError, match="up to 4 tokens and the text 2"):
+        steering(model, POSITIVE[3:], NEGATIVE[3:], text=[1, 2], **same)
+    with pytest.raises(InputError, match="steer_at of steering has an effect only"):
+        steering(model, POSITIVE[3:], NEGATIVE[3:], text=TEXT, steer_at=[1], **same)
+    with pytest.raises(InputError, match="front of steering has an effect only"):
+        steering(model, POSITIVE, NEGATIVE, front=True)
 
 
 def test_coefficient_zero_changes_nothing(model: LensModel) -> None:
