@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,13 +112,19 @@ class Opened:
             "title": self.title,
             "code": self.code,
             "tables": [
-                {"head": [*t.head], "rows": [[*row] for row in t.rows]} for t in self.tables
+                {"head": [*t.head], "rows": [[_sent(cell) for cell in row] for row in t.rows]}
+                for t in self.tables
             ],
             "texts": [
                 {"tokens": [{"text": text, "mark": float(mark)} for text, mark in tokens]}
                 for tokens in self.texts
             ],
         }
+
+
+def _sent(cell: Any) -> Any:
+    """A word or number of a table; None for what JSON has no number for."""
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 Opener = Callable[..., Opened]

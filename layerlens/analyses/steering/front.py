@@ -45,7 +45,7 @@ class Front:
     @property
     def length(self) -> int:
         """Positions from the front on."""
-        return self.difference.shape[1]
+        return len(self.difference[0])
 
 
 def find_front(

@@ -10,8 +10,8 @@ import numpy as np
 from layerlens.analyses.contract.contract import Dose, Job, Work, analysis
 from layerlens.analyses.contract.effects import given, left_out
 from layerlens.analyses.contract.options import nearest
+from layerlens.analyses.steering.steered_cell import open_steered
 from layerlens.analyses.steering.steering_text import VARIABLES, Steering
-from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -70,6 +70,7 @@ def count_work(
         ),
         "steer_at": (given("text"), left_out("front")),
     },
+    opens=open_steered,
 )
 def steering(
     job: Job,
@@ -161,14 +162,9 @@ def steering(
     """
     job.batched = False  # the prompts are one set of data, not several questions
     work = Steering(job, model, _sites(model, site, layers))
-    work.require_pairs(positive, negative)
     doses = _doses(coefficients)
-    if front:
-        work.find_front(positive, negative)
-    work.declare(doses if text is not None else [])
-    places = one_each(position, len(positive.ids), "position")
-    states = [work.states(tokens, places) for tokens in (positive, negative)]
-    work.separate(*states, relative=relative)
+    how = {"position": position, "relative": relative, "front": front}
+    work.find(positive, negative, doses if text is not None else [], **how)
     if text is not None:
         tokens = row_of(job.tokens(text), 0)
         options = {"verify": verify, "limit": memory_limit, "at": steer_at}

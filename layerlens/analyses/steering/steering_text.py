@@ -14,6 +14,7 @@ from layerlens.analyses.contract.contract import Job, Variable
 from layerlens.analyses.steering.directions import Separation, separate
 from layerlens.analyses.steering.front import Front, find_front
 from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -78,6 +79,27 @@ class Steering:
         self.passes = 0.0
         self.methods: set[str] = set()
         self.front: Front | None = None
+        self.sides: list[np.ndarray] = []
+
+    def find(
+        self,
+        positive: Tokens,
+        negative: Tokens,
+        doses: list[float],
+        *,
+        position: Any,
+        relative: bool,
+        front: bool,
+    ) -> None:
+        """Find the directions, or what goes along a front, and how well they separate."""
+        self.require_pairs(positive, negative)
+        if front:
+            self.front = find_front(self.job, self.model, self.sites, positive, negative)
+            self.passes += self.front.passes
+        self.declare(doses)
+        places = one_each(position, len(positive.ids), "position")
+        self.sides = [self.states(tokens, places) for tokens in (positive, negative)]
+        self.separate(*self.sides, relative=relative)
 
     def require_pairs(self, positive: Tokens, negative: Tokens) -> None:
         """Raise unless the prompts pair up."""
@@ -105,11 +127,6 @@ class Steering:
         if self.front is not None:
             found = {"front_ratio": self.front.ratio, "front_direction": self.front.difference}
             self.job.emit({}, {name: array.astype(np.float32) for name, array in found.items()})
-
-    def find_front(self, positive: Tokens, negative: Tokens) -> None:
-        """Add the prompts' differences position by position, not one direction."""
-        self.front = find_front(self.job, self.model, self.sites, positive, negative)
-        self.passes += self.front.passes
 
     def states(self, tokens: Tokens, places: list[Any]) -> np.ndarray:
         """States ``[layer, prompt, width]`` float64 at one position of each prompt."""

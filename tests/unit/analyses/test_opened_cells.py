@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,48 @@ def test_a_patch_with_nothing_to_patch_with(model: LensModel) -> None:
     assert np.isnan(result.data["attribution"].values[1, 2])
     with pytest.raises(InputError, match="nothing to patch with"):
         opened(model, result, "attribution", 1, 2)
+
+
+PROMPTS = ["w1 w2 w3", "w9 w2 w4", "w5 w2 w8"], ["w1 w7 w3", "w9 w7 w4", "w5 w7 w8"]
+STEERED: list[dict[str, Any]] = [
+    {"steer_at": [1, -1]},
+    {"relative": False, "site": "mlp_out"},
+    {"front": True, "site": "resid_pre", "relative": False},
+]
+
+
+@pytest.mark.parametrize("options", STEERED, ids=str)
+def test_a_dose_of_a_direction(model: LensModel, options: dict[str, Any]) -> None:
+    asked = {"metric": "probability", "answer": "w7", "neutral": OTHERS[0], **options}
+    result = ll.steering(model, *PROMPTS, text=TEXT, coefficients=[0.0, 2.0], **asked)
+    answer = opened(model, result, "dose_change", 1, 1).tables[0].rows[0][0]
+    result = ll.steering(
+        model, *PROMPTS, text=TEXT, coefficients=[0.0, 2.0], **{**asked, "answer": answer}
+    )
+    found = opened(model, result, "dose_change", 1, 1)
+    values = [column(model, found, which, answer) for which in (1, 2)]
+    expected = [result.data.attrs["base_metric"], float(result.data["dose_metric"][1, 1])]
+    assert values == pytest.approx(expected, abs=1e-5)
+    assert values[0] != pytest.approx(values[1], abs=1e-4)
+    aside = opened(model, result, "neutral_kl", 1, 1)
+    plain = ll.run(model, OTHERS[0]).logits[0, -1].float().softmax(-1)
+    for row in aside.tables[0].rows:
+        expected_chance = float(plain[model.token_id(str(row[0]))])
+        assert row[1] == pytest.approx(expected_chance, abs=1e-5)
+
+
+def test_the_pairs_of_a_direction(model: LensModel) -> None:
+    result = ll.steering(model, *PROMPTS)
+    found = opened(model, result, "auc", 2)
+    rows = found.tables[0].rows
+    higher = np.mean([[up[1] > down[3] for down in rows] for up in rows])
+    assert higher == pytest.approx(float(result.data["auc"][2]))
+    assert [row[0] for row in rows] == ["w1w2w3", "w9w2w4", "w5w2w8"]
+    alone = ll.steering(model, PROMPTS[0][0], PROMPTS[1][0])
+    single = opened(model, alone, "norm_ratio", 0)
+    [[_, up, _, down]] = single.tables[0].rows
+    assert np.isnan([up, down]).all()
+    json.dumps(single.to_dict(), allow_nan=False)
 
 
 def test_the_text_of_a_neuron(model: LensModel) -> None:
