@@ -31,6 +31,13 @@ LONGEST_FLOW = 64
 FLOW_OPERATIONS, EDGE_OPERATIONS = 3e7, 4e3
 """What one maximum flow, and each edge in it, takes as long as (measured)."""
 
+ENTRY_OPERATIONS = 400
+"""What each number of a vector that is handed over takes as long as (measured): it is made from
+all heads, and read and written again by what is bound by memory, not by arithmetic."""
+
+ROUNDS = 3
+"""Times that all vectors of a block are made: to be compared with the model, and for both mixes."""
+
 _CELL = ("layer", "position")
 _CONTROL = ", if each head looked at all that it can see alike"
 VARIABLES = {
@@ -62,8 +69,9 @@ def count_work(
     kept = 8 * square * (heads + 8)
     operations = 2.0 * square * length * model.n_layers
     if method in MIXINGS:
-        vectors = length * heads * model.d_model * (model.d_model + 2 * length)
-        operations += 4.0 * vectors * model.n_layers
+        entries = float(ROUNDS * square * model.d_model)
+        writes = 2.0 * length * model.d_model * model.d_model
+        operations += model.n_layers * (writes + entries * (ENTRY_OPERATIONS + 2 * heads))
         kept += 4 * length * heads * model.d_model + 64_000_000
     elif method == "flow":
         flows = 2 * length * model.n_layers  # for each token, by the model and by the control

@@ -348,3 +348,16 @@ def test_a_sum_that_does_not_hold_is_refused(
     monkeypatch.setattr("layerlens.analyses.attention.handed_over.head_writes", doubled)
     with pytest.raises(ModelError, match="does not add up to what its attention writes"):
         ll.token_attribution(llama, TEXT, method="alti")
+
+
+@pytest.mark.parametrize("method", ["norm", "alti"])
+def test_work_grows_with_the_vectors_between_positions(method: str) -> None:
+    """One vector for each two positions, so twice the text is four times the work."""
+    model = ll.load("toy:induction")
+    few, many = (
+        token_attribution.work(model, [1, 2, 3, 4] * times, method=method).operations
+        for times in (4, 8)
+    )
+    assert 3.8 < many / few < 4
+    passing = token_attribution.work(model, [1, 2, 3, 4] * 8, method="rollout").operations
+    assert many > 100 * passing

@@ -50,7 +50,9 @@ def test_what_would_change_nothing_is_refused_before_anything_runs(
 ) -> None:
     asked = registry.get(name)
     texts, options = arguments(name, gpt2)
-    beside = next(v for v in (asked.options[when.option], *OTHERS) if not when.holds(v))
+    usual = asked.options[when.option]
+    others = (not usual,) if isinstance(usual, bool) else OTHERS
+    beside = next(v for v in (usual, *others) if not when.holds(v))
     call = {**options, option: another(asked.options[option]), when.option: beside}
     sentence = f"{option} of {name} has an effect only "
     passes: list[int] = []
