@@ -65,10 +65,10 @@ def count_work(
     inputs=("positive", "negative"),
     doses=[Dose("coefficients", COEFFICIENTS, "how much is added", dim="coefficient")],
     effects={
+        "steer_at": (given("text"), left_out("front")),
         **dict.fromkeys(
             ("front", "coefficients", "answer", "wrong", "metric", "neutral"), given("text")
         ),
-        "steer_at": (given("text"), left_out("front")),
     },
     opens=open_steered,
 )

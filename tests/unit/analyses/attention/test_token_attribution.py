@@ -355,9 +355,9 @@ def test_work_grows_with_the_vectors_between_positions(method: str) -> None:
     """One vector for each two positions, so twice the text is four times the work."""
     model = ll.load("toy:induction")
     few, many = (
-        token_attribution.work(model, [1, 2, 3, 4] * times, method=method).operations
+        ll.token_attribution.work(model, [1, 2, 3, 4] * times, method=method).operations
         for times in (4, 8)
     )
     assert 3.8 < many / few < 4
-    passing = token_attribution.work(model, [1, 2, 3, 4] * 8, method="rollout").operations
+    passing = ll.token_attribution.work(model, [1, 2, 3, 4] * 8, method="rollout").operations
     assert many > 100 * passing
