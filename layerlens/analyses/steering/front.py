@@ -60,7 +60,7 @@ def find_front(
     """
     length = max(*positive.lengths, *negative.lengths)
     sides = [
-        np.stack([_states(job, model, sites, one) for one in _padded(model, tokens, length)])
+        np.stack([_states(job, model, sites, one) for one in _padded(job, model, tokens, length)])
         for tokens in (positive, negative)
     ]
     difference = (sides[0] - sides[1]).mean(0)
@@ -70,13 +70,13 @@ def find_front(
     return Front(difference, ratio, sum(map(len, sides)))
 
 
-def _padded(model: LensModel, tokens: Tokens, length: int) -> list[Tokens]:
+def _padded(job: Job, model: LensModel, tokens: Tokens, length: int) -> list[Tokens]:
     rows = []
     for row in range(len(tokens.ids)):
         one = row_of(tokens, row)
         missing = length - one.ids.shape[1]
         if missing:
-            one = model.tokens([*one.ids[0].tolist(), *[_space(model)] * missing])
+            one = job.tokens([*one.ids[0].tolist(), *[_space(model)] * missing])
         rows.append(one)
     return rows
 
