@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.first_cosine import first_cosine
     from layerlens.analyses.depth.macro_influence import macro_influence
     from layerlens.analyses.depth.matchness import matchness
+    from layerlens.analyses.depth.perturbation_growth import perturbation_growth
     from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
     from layerlens.analyses.depth.residual_erasure import residual_erasure
     from layerlens.analyses.depth.skip_layers import skip_layers
@@ -131,6 +132,7 @@ _PLACES = {
     "causal_trace": "layerlens.analyses.tracing.causal_trace",
     "knockout": "layerlens.analyses.removal.knockout",
     "matchness": "layerlens.analyses.depth.matchness",
+    "perturbation_growth": "layerlens.analyses.depth.perturbation_growth",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
@@ -261,6 +263,7 @@ __all__ = [
     "open",
     "patch_sweep",
     "path_patch",
+    "perturbation_growth",
     "quantisation_sensitivity",
     "record",
     "residual_erasure",
