@@ -208,11 +208,12 @@ class _Growth:
         leaf = change.detach().clone().requires_grad_()
         _, loss = self._run(leaf)
         self.passes += 2  # the way back
-        (slope,) = torch.autograd.grad(loss, leaf)
+        slope: Tensor = torch.autograd.grad(loss, leaf)[0]
         with torch.no_grad():
             # The last token, whose state no loss hears of, has no slope and stays.
-            step = STEP * self._at_length(slope.double(), state.double())
-            return self._at_length(change.double() + step, state.double()).to(change.dtype)
+            step = STEP * self._at_length(slope.float(), state.float())
+            moved = self._at_length(change.float() + step, state.float())
+        return moved.to(change.dtype)
 
     def _count(self, way: str, clean: list[Tensor], loss: float, changes: Sequence[Tensor]) -> None:
         """Add the growth of these changes, and what they do to the loss, as one text's numbers."""
@@ -226,7 +227,7 @@ class _Growth:
             losses.append(float(other) - loss)
         mean = torch.tensor(growth, dtype=torch.float64).mean(0, keepdim=True)
         self.growth[way].add_texts((slice(None),), mean, self.batch)  # type: ignore[arg-type]
-        self.losses[way].add_texts((0,), _one(np.mean(losses)), self.batch)
+        self.losses[way].add_texts((0,), _one(sum(losses) / len(losses)), self.batch)
         self.job.emit({}, {f"growth_{way}": self.growth[way].mean()})
 
     def _relative(self, clean: Tensor, other: Tensor) -> float:
