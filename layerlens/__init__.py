@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
     from layerlens.analyses.depth.residual_erasure import residual_erasure
     from layerlens.analyses.depth.skip_layers import skip_layers
+    from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
@@ -133,6 +134,7 @@ _PLACES = {
     "knockout": "layerlens.analyses.removal.knockout",
     "matchness": "layerlens.analyses.depth.matchness",
     "perturbation_growth": "layerlens.analyses.depth.perturbation_growth",
+    "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
@@ -271,6 +273,7 @@ __all__ = [
     "run_layers",
     "skip_layers",
     "source",
+    "sparse_layers",
     "spectrum",
     "steering",
     "terms",
