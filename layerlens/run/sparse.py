@@ -61,7 +61,8 @@ class Factors:
 
     def low_rank(self, rank: int) -> Tensor:
         """The nearest matrix of this rank, ``[out, in]`` float32."""
-        return self._left[:, :rank] @ self._right[:rank]
+        nearest: Tensor = self._left[:, :rank] @ self._right[:rank]
+        return nearest
 
     def scale(self, rank: int) -> Tensor:
         """How much of each channel the matrix of this rank passes on, ``[in]``; 1 for rank 0."""

@@ -201,7 +201,8 @@ class _Growth:
         """The direction of each token at the length that its change has."""
         size = direction.norm(dim=-1, keepdim=True)
         length = self.epsilon * state.norm(dim=-1, keepdim=True)
-        return direction / size.where(size > 0, 1.0) * length
+        found: Tensor = direction / size.where(size > 0, 1.0) * length
+        return found
 
     def _ascended(self, change: Tensor, state: Tensor) -> Tensor:
         """The change after one step along the gradient of the loss, at its length again."""
