@@ -59,6 +59,20 @@ describe("the view of an answer", () => {
     expect(await counted([{ ...check, ok: false }, check])).toBe("✗ 1 of 2 checks failed");
   });
 
+  it("says in the legend what lies beyond the colours", async () => {
+    const caption = async (limit: number | null) => {
+      const scales = { effect: { kind: "diverging" as const, centre: 0, limit, unit: "nats" } };
+      const { el } = await view({ meta: makeAnswerMeta({ scales }) });
+      return el.querySelector(".ll-legend figcaption")?.textContent;
+    };
+    expect(await caption(null)).toBe("effect (nats)");
+    expect(await caption(1)).toBe("effect (nats)");
+    expect(await caption(0.6)).toBe("effect; beyond 0.6: up to 0.9 (nats)");
+    expect(await caption(0.2)).toBe(
+      "effect; beyond −0.2: down to −0.3; beyond 0.2: up to 0.9 (nats)",
+    );
+  });
+
   it("asks its question, says how it is read and with which options, and what words mean", async () => {
     const { el, model } = await view();
     expect(el.querySelector("h2")?.textContent).toBe("Some sweep");
