@@ -23,7 +23,7 @@ FAMILIES = (
 """Headings, in the order in which they are shown."""
 
 _HEADINGS = {
-    "residual stream": ("stream", "angles", "variance", "massive"),
+    "residual stream": ("stream", "angles", "variance", "massive", "number_range", "spread"),
     "depth use": ("importance", "voids"),
     "representation": (
         "curvature", "entropy", "dataset_entropy", "homogenisation", "intrinsic",
