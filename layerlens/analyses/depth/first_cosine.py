@@ -61,6 +61,13 @@ def first_cosine(job: Job, model: LensModel, tokens: Tokens) -> None:
     beside each cosine stands ``cosine_chance``: the mean cosine of the same state with those of
     the other tokens, the first and itself left out.
 
+    Parameters
+    ----------
+    model
+        From ``ll.load``.
+    text
+        A text or several, of two tokens or more each.
+
     Notes
     -----
     With ``c`` the cosine of two states after layer ``l``, ``decorrelation`` is the mean of
