@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,12 @@ from layerlens.result.beside import (
 )
 from layerlens.result.layers import OTHER
 from layerlens.views.answer_listen import AnswerListener
-from layerlens.views.base import sentence
 from layerlens.views.estimated import EstimatedView
 from layerlens.views.listen import RunListener
 from layerlens.views.one_run import Run, superseded
 from layerlens.views.question import readable
-from layerlens.views.worker import Lane, Task, lane_of
+from layerlens.views.second_lane import SecondLaneView
+from layerlens.views.worker import Task, lane_of
 
 if TYPE_CHECKING:
     from layerlens.analyses.contract.contract import Analysis
@@ -120,11 +119,10 @@ class SecondListener(AnswerListener):
         super().on_progress(done, total, f"{self._label}, {what}" if what else self._label)
 
 
-class SecondView(EstimatedView):
+class SecondView(SecondLaneView, EstimatedView):
     """Base of views that ask a second model, or about a second text, when the first is done."""
 
     second: Second | None = None
-    _second_lane: Lane | None = None
 
     def _set_second(self, second: Second, model: LensModel) -> None:
         self.second = second
@@ -174,32 +172,7 @@ class SecondView(EstimatedView):
         if self._second_lane is None:
             self._compute_second(run, result, listener, listener._task)
             return
-        with self._lock:
-            if run is not self._run:
-                run.end(error=superseded())
-                return
-            # On its own model's lane, so that no thread waits for a model while it holds one.
-            run.task_waits = True
-            self._second_lane.put(self._second_task(run, result, listener))
-
-    def _second_task(self, run: Run, result: Result, first: AnswerListener) -> Task:
-        held = weakref.ref(self)
-
-        def work(task: Task) -> None:
-            run.task_waits = False
-            view = held()
-            if view is not None and not task.cancelled:
-                view._compute_second(run, result, first, task)
-            elif not run.ended:
-                run.end(error=superseded())
-
-        def fail(error: BaseException) -> None:
-            view = held()
-            if view is not None:
-                view._tell(run, "error", message=sentence(error))
-            run.end(error=error)
-
-        return Task(self._owner, "run", work, fail)
+        self._go_on(run, lambda view, task: view._compute_second(run, result, listener, task))
 
     def _compute_second(self, run: Run, result: Result, first: AnswerListener, task: Task) -> None:
         second = self.second
@@ -225,24 +198,6 @@ class SecondView(EstimatedView):
 
     def _answered(self, run: Run) -> None:
         """Remember what a run has found."""
-
-    # Stopping
-
-    def _leave(self) -> None:
-        super()._leave()
-        if self._second_lane is not None:
-            self._second_lane.cancel(self._owner, "run")
-
-    def _drop(self) -> bool:
-        dropped = super()._drop()
-        if self._second_lane is None or not self._second_lane.cancel(self._owner, "run"):
-            return dropped
-        if self._stream is not None:
-            self._stream.finish()
-        return True
-
-    def _lanes(self) -> set[Lane]:
-        return super()._lanes() | ({self._second_lane} if self._second_lane is not None else set())
 
     def close(self) -> None:
         """Stop what is under way and free everything that the view holds."""

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from layerlens.errors import Cancelled, InputError
@@ -233,6 +233,10 @@ class LiveView(QuestionView):
         """Stop what the last run does on other lanes; the lane of the model sees to its own."""
 
     def _task(self, run: Run) -> Task:
+        return self._task_of(run, lambda view, task: view._compute(run, task))
+
+    def _task_of(self, run: Run, answer: Callable[[Any, Task], None]) -> Task:
+        """Return the task that answers a run, or a part of it, with ``answer(view, task)``."""
         # Only weakly: what waits in the lane must not keep a closed widget alive.
         held = weakref.ref(self)
 
@@ -240,7 +244,7 @@ class LiveView(QuestionView):
             run.task_waits = False
             view = held()
             if view is not None and not task.cancelled:
-                view._compute(run, task)
+                answer(view, task)
             elif not run.ended:
                 run.end(error=superseded())
 

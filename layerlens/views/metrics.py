@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -19,14 +18,14 @@ from layerlens.model.required import require_model
 from layerlens.result import Result
 from layerlens.result.beside import about_other
 from layerlens.result.layers import metrics_in, variables_in
-from layerlens.views.base import READ_ONLY, Reply, sentence
+from layerlens.views.base import READ_ONLY, Reply
 from layerlens.views.keywords import MetricsKeywords
-from layerlens.views.live import LiveView
 from layerlens.views.metrics_listen import MetricsListener
 from layerlens.views.metrics_memory import Memory
 from layerlens.views.metrics_texts import of_corpus, texts_of, written
 from layerlens.views.one_run import Run, superseded
-from layerlens.views.worker import Lane, Task, desk, lane_of
+from layerlens.views.second_lane import SecondLaneView
+from layerlens.views.worker import Task, desk, lane_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from layerlens.views.listen import RunListener
 
 
-class MetricsView(LiveView):
+class MetricsView(SecondLaneView):
     """Measurements of every layer of a model, live.
 
     Curves by layer, matrices of layer by layer and grids of heads grow while the model runs.
@@ -82,7 +81,7 @@ class MetricsView(LiveView):
     ANALYSIS = "layer_metrics"
     INPUTS = ("texts",)
     ASKS = ("metrics",)
-    KERNEL_ONLY = LiveView.KERNEL_ONLY | {"catalogue"}
+    KERNEL_ONLY = SecondLaneView.KERNEL_ONLY | {"catalogue"}
     PICTURE = (
         "view", "title", "theme", "texts", "text", "metrics", "options", "layer", "position",
         "head", "hidden", "focus", "scale", "overlay", "cell_width", "catalogue",
@@ -103,7 +102,6 @@ class MetricsView(LiveView):
     catalogue = t.List(t.Dict(), help="All metrics that can be picked.").tag(**READ_ONLY)
 
     other: LensModel | Result | None = None
-    _other_lane: Lane | None = None
 
     def __init__(
         self,
@@ -135,7 +133,7 @@ class MetricsView(LiveView):
             name = str(other.data.attrs.get("model", ""))
         elif other is not None:
             require_model(other, "other (or a result of ll.layer_metrics)")
-            name, self._other_lane = other.name, lane_of(other)
+            name, self._second_lane = other.name, lane_of(other)
         else:
             return
         self.other = other
@@ -397,36 +395,14 @@ class MetricsView(LiveView):
             super()._finished(run, beside(result, other, self._label), listener)
             return
         with self._lock:
-            if run is not self._run or self._other_lane is None:
-                run.end(error=superseded())
-                return
-            # On its own model's lane, so that no thread ever waits for a model while it holds one.
-            run.task_waits = True
-            self._result = result
-            self._other_lane.put(self._other_task(run, result, listener))
+            if run is self._run:
+                self._result = result
+            self._go_on(
+                run,
+                lambda view, task: view._compute_other(run, result, listener, task),
+            )
 
-    def _other_task(self, run: Run, result: Result, first: MetricsListener) -> Task:
-        held = weakref.ref(self)
-
-        def work(task: Task) -> None:
-            run.task_waits = False
-            view = held()
-            if view is not None and not task.cancelled:
-                view._compute_other(run, result, first, first.second(task))
-            elif not run.ended:
-                run.end(error=superseded())
-
-        def fail(error: BaseException) -> None:
-            view = held()
-            if view is not None:
-                view._tell(run, "error", message=sentence(error))
-            run.end(error=error)
-
-        return Task(self._owner, "run", work, fail)
-
-    def _compute_other(
-        self, run: Run, result: Result, first: MetricsListener, second: RunListener
-    ) -> None:
+    def _compute_other(self, run: Run, result: Result, first: MetricsListener, task: Task) -> None:
         if run is not self._run or self.other is None or isinstance(self.other, Result):
             run.end(error=superseded())
             return
@@ -435,7 +411,7 @@ class MetricsView(LiveView):
         if not able:
             raise InputError(f"{self._label} has not what any of these metrics reads.")
         try:
-            found = self._measure(self.other, run, able, second, self._other_memory)
+            found = self._measure(self.other, run, able, first.second(task), self._other_memory)
         except Cancelled as stop:
             if isinstance(stop.partial, Result):
                 stop.partial = beside(result, stop.partial.data, self._label)
@@ -446,21 +422,6 @@ class MetricsView(LiveView):
             return
         both = beside(result, found.data, self._label)
         super()._finished(run, both, first)
-
-    def _leave(self) -> None:
-        if self._other_lane is not None:
-            self._other_lane.cancel(self._owner, "run")
-
-    def _drop(self) -> bool:
-        dropped = super()._drop()
-        if self._other_lane is None or not self._other_lane.cancel(self._owner, "run"):
-            return dropped
-        if self._stream is not None:
-            self._stream.finish()
-        return True
-
-    def _lanes(self) -> set[Lane]:
-        return super()._lanes() | ({self._other_lane} if self._other_lane is not None else set())
 
     def close(self) -> None:
         """Stop what is under way and free everything that the view holds."""
