@@ -1,0 +1,127 @@
+"""How a lens reads a state: as the model's own head does, or through a map that was fitted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.result.fitted import Fitted
+from layerlens.result.opening import open_saved
+
+if TYPE_CHECKING:
+    from layerlens.analyses.lenses.points import Point
+    from layerlens.model.lensmodel import LensModel
+
+LOGIT = "logit"
+KINDS = {
+    "tuned_lens": "tuned",
+    "ridge_lens": "ridge",
+    "bias_lens": "bias",
+    "jacobian_lens": "jacobian",
+}
+"""Kinds of ``Fitted`` that are a lens, and how each is called.
+
+Their arrays are named by the label of the point that they read: ``"7_post.weight"``
+``[d_model, d_model]`` and ``"7_post.bias"`` ``[d_model]`` of ``h + h @ weight.T + bias``, in which
+either may be left out, or ``"7_post.jacobian"`` ``[d_model, d_model]`` of ``h @ jacobian.T``.
+"""
+
+Lens = str | os.PathLike[str] | Fitted
+"""What is given as a lens: ``"logit"``, what ``ll.fit_lens`` returns, or the path of its file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """One way to turn a state into what the model's head is given.
+
+    Parameters
+    ----------
+    model
+        Whose head reads.
+    name
+        How it is called: ``"logit"``, ``"tuned"``, ``"ridge"``, ``"bias"``, ``"jacobian"``.
+    fitted
+        What was fitted; None for the logit lens, which has nothing to fit.
+    """
+
+    model: LensModel
+    name: str = LOGIT
+    fitted: Fitted | None = None
+    _maps: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Labels of the points that it has a map for, in their order; None: it reads any."""
+        if self.fitted is None:
+            return None
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.fitted))
+
+    def require(self, points: Sequence[Point]) -> None:
+        """Refuse points that it has no map for; the last state needs none.
+
+        Raises
+        ------
+        InputError
+            Names the points, and those that it can read.
+        """
+        known = self.labels
+        missing = [p.label for p in points if not self._reads_as_is(p) and p.label not in known]  # type: ignore[operator]
+        if missing:
+            raise InputError(
+                f"This {self.name} lens was fitted for {', '.join(known or ())}, not for "
+                f"{', '.join(missing)}: ask for points that it has, or fit those too."
+            )
+
+    def decode(self, point: Point, state: Tensor) -> Tensor:
+        """What the head is given for states ``[n, d_model]`` at a point."""
+        if self._reads_as_is(point):
+            return self.model.head_input(state)
+        wide = state.float()
+        jacobian = self._map(f"{point.label}.jacobian", state)
+        if jacobian is not None:
+            return self.model.head_input((wide @ jacobian.T).to(state.dtype))
+        weight = self._map(f"{point.label}.weight", state)
+        bias = self._map(f"{point.label}.bias", state)
+        moved = wide if weight is None else torch.addmm(wide, wide, weight.T)
+        return self.model.head_input((moved if bias is None else moved + bias).to(state.dtype))
+
+    def _reads_as_is(self, point: Point) -> bool:
+        """Whether a state goes to the head as it is: for the logit lens any, else the last."""
+        last = point.is_state and point.label == f"{self.model.n_layers - 1}_post"
+        return self.fitted is None or (last and point.label not in (self.labels or ()))
+
+    def _map(self, name: str, state: Tensor) -> Tensor | None:
+        """An array beside the state, in float32; it is moved there once."""
+        if self.fitted is None or name not in self.fitted:
+            return None
+        if name not in self._maps or self._maps[name].device != state.device:
+            self._maps[name] = self.fitted[name].to(state.device, torch.float32)
+        return self._maps[name]
+
+
+def reader_of(model: LensModel, lens: Lens = LOGIT) -> Reader:
+    """What a lens that was given by name, by file or as ``Fitted`` reads with.
+
+    Raises
+    ------
+    InputError
+        It is no lens, or it was fitted on another model.
+    ResultError
+        The file cannot be opened.
+    """
+    if isinstance(lens, str) and lens == LOGIT:
+        return Reader(model)
+    found = open_saved(lens) if isinstance(lens, str | os.PathLike) else lens
+    if not isinstance(found, Fitted) or found.kind not in KINDS:
+        what = f"a {found.kind}" if isinstance(found, Fitted) else f"a {type(found).__name__}"
+        raise InputError(
+            f"lens is {what}; expected 'logit', what ll.fit_lens returns, or the path of its file."
+        )
+    found.require(model)
+    return Reader(model, KINDS[found.kind], found)
