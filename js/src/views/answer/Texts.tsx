@@ -1,20 +1,15 @@
-import { useSignal, useSignalEffect } from "@preact/signals";
+import { useSignalEffect } from "@preact/signals";
 import { Outcome, Progress } from "../common/Footer";
 import { PictureOf } from "../common/Shell";
 import { Terms } from "../common/Term";
+import { RunButton, TextField, useDraft } from "../common/TextField";
 import type { AnswerState } from "./state";
-
-const NO_KERNEL = "Running it again needs a kernel; this page has none.";
-const MOST_LINES = 5;
 
 /** The texts that are asked about, by their names, edited in place; and what a run would cost. */
 export function Texts({ state }: { state: AnswerState }) {
   const { session } = state;
   const { inputs, input_names, linked } = session.traits;
-  const drafts = useSignal<Record<string, string>>(inputs.peek());
-  useSignalEffect(() => {
-    drafts.value = inputs.value;
-  });
+  const drafts = useDraft(inputs);
   useSignalEffect(() => {
     state.drafting.value = JSON.stringify(drafts.value) !== JSON.stringify(inputs.value);
   });
@@ -44,15 +39,7 @@ export function Texts({ state }: { state: AnswerState }) {
           </div>
         )}
         {!fields && <Question state={state} />}
-        <button
-          type="button"
-          class="ll-primary"
-          disabled={!live}
-          title={live ? (names.length > 0 ? "Run (Enter)" : "Run again") : NO_KERNEL}
-          onClick={run}
-        >
-          Run
-        </button>
+        <RunButton live={live} title={names.length > 0 ? "Run (Enter)" : "Run again"} run={run} />
       </div>
       <Cost state={state} />
       <Outcome state={state} />
@@ -87,21 +74,7 @@ function Text({ name, alone, text, live, write, run }: TextProps) {
   return (
     <label class={alone ? "ll-field ll-alone" : "ll-field"}>
       {!alone && <span>{words}</span>}
-      <textarea
-        rows={Math.min(MOST_LINES, text.split("\n").length)}
-        dir="auto"
-        aria-label={`${words}. Enter runs it, Shift and Enter starts a new line.`}
-        spellcheck={false}
-        readOnly={!live}
-        title={live ? undefined : NO_KERNEL}
-        value={text}
-        onInput={(event) => write(event.currentTarget.value)}
-        onKeyDown={(event) => {
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
-          event.preventDefault();
-          run();
-        }}
-      />
+      <TextField name={words} text={text} live={live} write={write} run={run} />
     </label>
   );
 }

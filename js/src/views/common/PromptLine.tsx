@@ -1,8 +1,7 @@
-import { useSignal, useSignalEffect } from "@preact/signals";
+import { useSignalEffect } from "@preact/signals";
 import type { CommonMeta, CommonTraits } from "../../wire/types";
 import type { BaseState } from "./state";
-
-const NO_KERNEL = "Running a prompt needs a kernel; this page has none.";
+import { RunButton, TextField, useDraft } from "./TextField";
 
 interface Asking extends CommonTraits {
   text: string;
@@ -11,10 +10,7 @@ interface Asking extends CommonTraits {
 /** The prompt, edited in place, and the button that runs it. */
 export function PromptLine({ state }: { state: BaseState<Asking, CommonMeta> }) {
   const { session } = state;
-  const draft = useSignal(session.traits.text.peek());
-  useSignalEffect(() => {
-    draft.value = session.traits.text.value;
-  });
+  const draft = useDraft(session.traits.text);
   useSignalEffect(() => {
     state.drafting.value = draft.value !== session.traits.text.value;
   });
@@ -22,33 +18,17 @@ export function PromptLine({ state }: { state: BaseState<Asking, CommonMeta> }) 
   const run = () => session.run({ text: draft.peek(), options: session.traits.options.peek() });
   return (
     <div class="ll-prompt-line">
-      <textarea
-        rows={Math.min(5, draft.value.split("\n").length)}
-        dir="auto"
-        aria-label="Prompt. Enter runs it, Shift and Enter starts a new line."
-        spellcheck={false}
-        aria-invalid={session.traits.status.value.state === "error"}
-        readOnly={!live}
-        title={live ? undefined : NO_KERNEL}
-        value={draft.value}
-        onInput={(event) => {
-          draft.value = event.currentTarget.value;
+      <TextField
+        name="Prompt"
+        text={draft.value}
+        live={live}
+        invalid={session.traits.status.value.state === "error"}
+        write={(text) => {
+          draft.value = text;
         }}
-        onKeyDown={(event) => {
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
-          event.preventDefault();
-          run();
-        }}
+        run={run}
       />
-      <button
-        type="button"
-        class="ll-primary"
-        disabled={!live}
-        title={live ? "Run this prompt (Enter)" : NO_KERNEL}
-        onClick={run}
-      >
-        Run
-      </button>
+      <RunButton live={live} title="Run this prompt (Enter)" run={run} />
     </div>
   );
 }

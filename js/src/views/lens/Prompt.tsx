@@ -1,10 +1,12 @@
-import { useSignal, useSignalEffect } from "@preact/signals";
+import { useSignal } from "@preact/signals";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { TokenInfo } from "../../wire/types";
 import { Outcome, Progress } from "../common/Footer";
+import { More } from "../common/More";
 import { PromptLine } from "../common/PromptLine";
 import { PictureOf } from "../common/Shell";
+import { useDraft } from "../common/TextField";
 import type { ViewState } from "./state";
 
 /** The prompt, edited in place, and under it the tokens that the model was really fed. */
@@ -29,10 +31,7 @@ const WORDS = { model: "Other model", text: "Other text", edits: "Edited run" };
 function Compared({ state }: { state: ViewState }) {
   const { session } = state;
   const { other, other_kind } = session.traits;
-  const draft = useSignal(other.peek());
-  useSignalEffect(() => {
-    draft.value = other.value;
-  });
+  const draft = useDraft(other);
   const kind = other_kind.value;
   if (!kind) return null;
   return (
@@ -90,18 +89,7 @@ function Chips({ state }: { state: ViewState }) {
             {token.cont ? <span class="ll-space">⋯</span> : <TokenText text={token.text} />}
           </button>
         ))}
-        {tokens.length > SHOWN && (
-          <button
-            type="button"
-            class="ll-link"
-            aria-expanded={all.value}
-            onClick={() => {
-              all.value = !all.value;
-            }}
-          >
-            {all.value ? "Show fewer" : `Show all ${tokens.length}`}
-          </button>
-        )}
+        {tokens.length > SHOWN && <More all={all} count={tokens.length} />}
       </span>
       {notes.map((note) => (
         <span class="ll-note" key={note}>

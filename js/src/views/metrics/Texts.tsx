@@ -1,10 +1,10 @@
 import { useSignal, useSignalEffect } from "@preact/signals";
 import { Outcome, Progress } from "../common/Footer";
 import { whole } from "../common/format";
+import { More } from "../common/More";
 import { PictureOf } from "../common/Shell";
+import { RunButton, TextField, useDraft } from "../common/TextField";
 import type { MetricsState } from "./state";
-
-const NO_KERNEL = "Measuring a text needs a kernel; this page has none.";
 
 /** More texts than this show their beginning; the rest is one press away. */
 const MOST = 4;
@@ -28,11 +28,8 @@ export function Texts({ state }: { state: MetricsState }) {
 function OwnTexts({ state }: { state: MetricsState }) {
   const { session } = state;
   const { texts } = session.traits;
-  const drafts = useSignal<string[]>(texts.peek());
+  const drafts = useDraft(texts);
   const all = useSignal(false);
-  useSignalEffect(() => {
-    drafts.value = texts.value;
-  });
   useSignalEffect(() => {
     state.drafting.value = JSON.stringify(drafts.value) !== JSON.stringify(texts.value);
   });
@@ -60,32 +57,13 @@ function OwnTexts({ state }: { state: MetricsState }) {
             />
           ))}
         </div>
-        <button
-          type="button"
-          class="ll-primary"
-          disabled={!live}
-          title={live ? "Measure these texts (Enter)" : NO_KERNEL}
-          onClick={run}
-        >
-          Run
-        </button>
+        <RunButton live={live} title="Measure these texts (Enter)" run={run} />
       </div>
       <Outcome state={state} />
       <div class="ll-fed">
         <PictureOf state={state} />
         <Amount state={state} />
-        {list.length > MOST && (
-          <button
-            type="button"
-            class="ll-link"
-            aria-expanded={all.value}
-            onClick={() => {
-              all.value = !all.value;
-            }}
-          >
-            {all.value ? "Show fewer" : `Show all ${whole(list.length)}`}
-          </button>
-        )}
+        {list.length > MOST && <More all={all} count={list.length} />}
         {live && (
           <button
             type="button"
@@ -117,21 +95,7 @@ interface TextProps {
 function Text({ text, name, live, write, remove, run }: TextProps) {
   return (
     <div class="ll-text">
-      <textarea
-        rows={Math.min(4, text.split("\n").length)}
-        dir="auto"
-        aria-label={`${name}. Enter measures, Shift and Enter starts a new line.`}
-        spellcheck={false}
-        readOnly={!live}
-        title={live ? undefined : NO_KERNEL}
-        value={text}
-        onInput={(event) => write(event.currentTarget.value)}
-        onKeyDown={(event) => {
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
-          event.preventDefault();
-          run();
-        }}
-      />
+      <TextField name={name} text={text} live={live} write={write} run={run} />
       {remove && live && (
         <button
           type="button"

@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { TokenInfo } from "../../wire/types";
+import { More } from "../common/More";
 import { PictureOf } from "../common/Shell";
 import type { PatchData } from "./data";
 import { type Column, columnsOf } from "./links";
@@ -46,18 +47,7 @@ export function Pairs({ state, data }: Props) {
             <Couple key={column.join()} state={state} data={data} column={column} />
           ))
         )}
-        {columns.length > SHOWN && (
-          <button
-            type="button"
-            class="ll-link"
-            aria-expanded={all.value}
-            onClick={() => {
-              all.value = !all.value;
-            }}
-          >
-            {all.value ? "Show fewer" : `Show all ${columns.length}`}
-          </button>
-        )}
+        {columns.length > SHOWN && <More all={all} count={columns.length} />}
       </span>
       {live && (
         <button

@@ -1,10 +1,10 @@
-import { type Signal, useSignal, useSignalEffect } from "@preact/signals";
+import { type Signal, useSignalEffect } from "@preact/signals";
 import { plain } from "../../marks/text";
 import type { TokenName } from "../../wire/types";
+import { RunButton, TextField, useDraft } from "../common/TextField";
 import { TokenSearch } from "../common/TokenSearch";
 import type { PatchState } from "./state";
 
-const NO_KERNEL = "Running a prompt needs a kernel; this page has none.";
 const FIELDS = ["clean", "corrupt", "answer", "wrong"] as const;
 type Field = (typeof FIELDS)[number];
 type Drafts = Record<Field, Signal<string>>;
@@ -43,26 +43,9 @@ export function Prompts({ state }: { state: PatchState }) {
       <AnswerField state={state} name="answer" draft={drafts.answer} run={run} own={meta?.answer} />
       <PromptField label="Corrupted" draft={drafts.corrupt} live={live} run={run} />
       <AnswerField state={state} name="wrong" draft={drafts.wrong} run={run} own={meta?.wrong} />
-      <button
-        type="button"
-        class="ll-run ll-primary"
-        disabled={!live}
-        title={live ? "Run both prompts (Enter)" : NO_KERNEL}
-        onClick={() => run()}
-      >
-        Run
-      </button>
+      <RunButton live={live} title="Run both prompts (Enter)" run={() => run()} />
     </div>
   );
-}
-
-/** What is typed and not run yet; follows the trait. */
-function useDraft(trait: Signal<string>): Signal<string> {
-  const draft = useSignal(trait.peek());
-  useSignalEffect(() => {
-    draft.value = trait.value;
-  });
-  return draft;
 }
 
 interface PromptProps {
@@ -76,22 +59,14 @@ function PromptField({ label, draft, live, run }: PromptProps) {
   return (
     <label class="ll-field">
       <span>{label}</span>
-      <textarea
-        rows={Math.min(4, draft.value.split("\n").length)}
-        dir="auto"
-        aria-label={`${label} prompt. Enter runs both, Shift and Enter starts a new line.`}
-        spellcheck={false}
-        readOnly={!live}
-        title={live ? undefined : NO_KERNEL}
-        value={draft.value}
-        onInput={(event) => {
-          draft.value = event.currentTarget.value;
+      <TextField
+        name={`${label} prompt`}
+        text={draft.value}
+        live={live}
+        write={(text) => {
+          draft.value = text;
         }}
-        onKeyDown={(event) => {
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing || !live) return;
-          event.preventDefault();
-          run();
-        }}
+        run={run}
       />
     </label>
   );
