@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the file format; a reader refuses what is newer than itself."""
 SUFFIX = ".safetensors"
+MOST_SHOWN = 8
+"""Arrays that are listed one by one."""
 _ABOUT = "layerlens_fitted"
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -201,11 +203,10 @@ class Fitted:
             f"{name} {list(array.shape)} {str(array.dtype).removeprefix('torch.')}"
             for name, array in self.arrays.items()
         ]
+        if len(arrays) > MOST_SHOWN:
+            arrays = [arrays[0], f"... {len(arrays)} in all ...", arrays[-1]]
         rows = [("arrays", ", ".join(arrays))]
-        for side, measures in self.scores.items():
-            rows.append(
-                (side, ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
-            )
+        rows += [(side, ", ".join(_in_short(measures))) for side, measures in self.scores.items()]
         failed = [check.name for check in self.checks if not check.ok]
         good = f"{len(self.checks)} ok" if self.checks else "none"
         rows.append(("checks", f"not ok: {', '.join(failed)}" if failed else good))
@@ -234,6 +235,17 @@ def as_arrays(given: Mapping[str, Any]) -> dict[str, Tensor]:
         name: torch.as_tensor(array).detach().to("cpu", copy=True).contiguous()
         for name, array in given.items()
     }
+
+
+def _in_short(measures: Mapping[str, float]) -> list[str]:
+    """Each measure with its value; one that many places have (``kl/7_post``), with its range."""
+    grouped: dict[str, list[float]] = {}
+    for name, value in measures.items():
+        grouped.setdefault(name.split("/")[0], []).append(value)
+    return [
+        f"{name} {min(values):.4g}" + f" to {max(values):.4g}" * (len(values) > 1)
+        for name, values in grouped.items()
+    ]
 
 
 def _bytes(array: Tensor) -> Tensor:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "Analysis", "Dose", "Job", "Variable", "Work", "analysis"]
 
+Learns = str | Callable[[Mapping[str, Any]], str]
+"""Kind of what an analysis learns, or how it follows from the options."""
+
 
 class Analysis:
     """One question that can be asked of a model and a text, or several.
@@ -66,7 +69,8 @@ class Analysis:
     gradients
         Whether it records gradients.
     learns
-        Kind of what it learns; "" for one that only measures.
+        Kind of what it learns, or a function from its options to that; "" for one that only
+        measures.
     effects
         Options that have an effect only beside certain others, and what they need.
     opens
@@ -87,7 +91,7 @@ class Analysis:
         reads: Sequence[str] = ("text",),
         needs: Sequence[str] = (),
         gradients: bool = False,
-        learns: str = "",
+        learns: Learns = "",
         effects: Effects | None = None,
         opens: Opener | None = None,
     ) -> None:
@@ -305,8 +309,9 @@ class Analysis:
         result = Result(analysis=self.name, data=data, checks=job.checks, code=code, model=model)
         result.given = given, {n: v for n, v in options.items() if v is not self.options[n]}
         if self.learns:
+            kind = self.learns if isinstance(self.learns, str) else self.learns(options)
             result.fitted = fitted_of(
-                self.learns, job, model, tokens, options=options, code=code, ended=ended
+                kind, job, model, tokens, options=options, code=code, ended=ended
             )
         return result
 
@@ -345,7 +350,7 @@ def analysis(
     reads: Sequence[str] = ("text",),
     needs: Sequence[str] = (),
     gradients: bool = False,
-    learns: str = "",
+    learns: Learns = "",
     effects: Effects | None = None,
     lead: str = "",
     opens: Opener | None = None,
@@ -391,8 +396,9 @@ def analysis(
         Whether the whole of it runs with gradients recorded. Passes by ``forward`` still record
         none unless they are asked to.
     learns
-        Kind of what it learns, such as ``"tuned_lens"``. It hands its arrays over with
-        ``job.learned``, and a call returns them as a :class:`layerlens.result.fitted.Fitted`.
+        Kind of what it learns, such as ``"probe"``, or a function from all options to it. It hands
+        its arrays over with ``job.learned``, and a call returns them as a
+        :class:`layerlens.result.fitted.Fitted`.
     effects
         Option to what it needs for an effect, where it has not always one:
         ``{"draws": among("how", "resample")}``. Given without it, it is refused. That ``wrong``

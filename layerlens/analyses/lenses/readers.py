@@ -30,6 +30,14 @@ KINDS = {
 Their arrays are named by the label of the point that they read: ``"7_post.weight"``
 ``[d_model, d_model]`` and ``"7_post.bias"`` ``[d_model]`` of ``h + h @ weight.T + bias``, in which
 either may be left out, or ``"7_post.jacobian"`` ``[d_model, d_model]`` of ``h @ jacobian.T``.
+
+Their scores, ``scores["test"]`` and ``scores["train"]``, are named ``"<measure>/<label>"`` and read
+as arrays over points by :func:`layerlens.analyses.lenses.scores.lens_scores`. Measures are ``kl``
+(of the lens from the final answer, nats), ``ce`` (next token, nats) and ``top1`` (share of tokens
+whose final answer is on top) of the lens itself; the same with ``_logit``, ``_bias``, ``_ridge``
+for the simpler lenses on the same tokens; each of them with ``_low`` and ``_high`` behind it for
+the 95 % interval over texts (``kl_low``, ``kl_logit_high``), where there are several; ``identity``
+is 1 where no map was better than none. A score that is not known is left out.
 """
 
 Lens = str | os.PathLike[str] | Fitted

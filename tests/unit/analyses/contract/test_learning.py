@@ -153,6 +153,13 @@ def test_what_is_learned_from_is_the_same_as_a_list_and_as_a_corpus(gpt2: LensMo
     assert datas[0] == datas[1] != datas[2]
 
 
+def test_an_option_can_say_what_kind_is_learned(
+    pair: tuple[Analysis, Analysis], gpt2: LensModel
+) -> None:
+    pair[0].learns = lambda options: f"means_until_{options['fail_at']}"
+    assert pair[0](gpt2, TEXTS, fail_at=50).kind == "means_until_50"
+
+
 def test_texts_that_can_be_read_once_are_refused() -> None:
     require_readable_again({"text": ll.texts(TEXTS)})
     with pytest.raises(InputError, match="which can be read only once"):
