@@ -1,4 +1,4 @@
-"""Whether two models have the same weights, and two calls the same tokens, told by a short hash."""
+"""Whether two models have the same weights, two calls the same tokens: told by a short hash."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -22,11 +23,16 @@ def fingerprint(model: LensModel) -> str:
     Loading the same weights again keeps it; training, edits and rounding to another type change
     it. It is no proof of equality, and cheap however large the model.
     """
+    return fingerprint_of_arrays(model.hf.named_parameters())
+
+
+def fingerprint_of_arrays(arrays: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash of names, shapes, types and some evenly spread entries of tensors."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.hf.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        if not parameter.is_meta:
-            flat = parameter.detach().flatten()
+    for name, array in arrays:
+        digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
+        if not array.is_meta:
+            flat = array.detach().flatten()
             step = max(1, len(flat) // SAMPLES)
             digest.update(flat[::step].to("cpu", torch.float64).numpy().tobytes())
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
@@ -122,6 +123,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     # A function may be called like a word that an option knows, and is not that word.
     return f"{_named(value)}()" if inspect.isroutine(value) else _named(value)
 
@@ -172,7 +175,7 @@ def written(text: Any) -> str:
 
 
 def _literal(option: str, value: Any) -> str:
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist") or isinstance(value, os.PathLike):
         return repr(plain(value))
     if value is None or isinstance(value, bool | int | float | str | slice | range):
         return repr(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.divergence import Reference
-from layerlens.analyses.contract.contract import Job, Variable
+from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.parts import Where
 from layerlens.analyses.lenses import checks as lens_checks
 from layerlens.analyses.lenses.memory import Plan, plan_memory
 from layerlens.analyses.lenses.next_token import targets_of
 from layerlens.analyses.lenses.one_pass import Decode, LensPass, Row
 from layerlens.analyses.lenses.points import Point
+from layerlens.analyses.lenses.settle import settled
+from layerlens.analyses.lenses.variables import VARIABLES
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.run.forward import forward
 from layerlens.run.head_rows import Final, Head
@@ -27,55 +29,12 @@ if TYPE_CHECKING:
     from layerlens.model.sites import Site
     from layerlens.model.text import Tokens
 
-NO_LAYER = -2
-
-_CELL = ("point", "position")
-VARIABLES = {
-    "token_id": Variable((*_CELL, "k"), "int32", "1", "predicted token, best first", is_token=True),
-    "probability": Variable((*_CELL, "k"), "float32", "1", "probability of the predicted token"),
-    "entropy": Variable(_CELL, "float32", "nats", "entropy of the prediction"),
-    "kl_to_final": Variable(_CELL, "float32", "nats", "KL divergence, final from this point"),
-    "cross_entropy": Variable(_CELL, "float32", "nats", "cross-entropy of the next token"),
-    "rank": Variable(_CELL, "int32", "1", "rank of the target token, 1 = best"),
-    "target_id": Variable(
-        ("position",),
-        "int32",
-        "1",
-        "next token; at the end, and at mask tokens, the model's own answer",
-        is_token=True,
-    ),
-    "tracked_probability": Variable(
-        (*_CELL, "tracked"), "float32", "1", "probability of the tracked token"
-    ),
-    "tracked_rank": Variable((*_CELL, "tracked"), "int32", "1", "rank of the tracked token"),
-    "first_layer": Variable(
-        ("position",),
-        "int32",
-        "layer",
-        "first layer whose answer is the final one",
-        NO_LAYER,
-    ),
-    "settle_layer": Variable(
-        ("position",),
-        "int32",
-        "layer",
-        "layer from which the answer stays the final one",
-        NO_LAYER,
-    ),
-    "first_point": Variable(
-        ("position",), "int32", "1", "first point whose answer is the final one (index)"
-    ),
-    "settle_point": Variable(
-        ("position",),
-        "int32",
-        "1",
-        "point from which the answer stays the final one (index)",
-    ),
-}
-
 
 class Lens:
-    """The work of one call of any lens: states become logits where ``decode`` says how.
+    """The work of one call of any lens: states become logits where ``decoders`` say how.
+
+    Rows are counted as `LensPass` counts them: those of the first way to decode, of the next, and
+    in the end the final one.
 
     Parameters
     ----------
@@ -93,8 +52,12 @@ class Lens:
         Token ids whose probability and rank are wanted everywhere.
     limit
         Bytes of working memory above the model's own.
-    decode
-        How a state becomes what the head is given.
+    decoders
+        The ways in which a state becomes what the head is given.
+    ways
+        Names of these ways, which are an axis ``lens`` then; without names there is one way.
+    maps
+        Bytes of what was fitted for them, and of products with it.
     beside
         Before the name of each variable, for a second lens that fills the axes of a first one.
     names
@@ -112,13 +75,16 @@ class Lens:
         top_k: int,
         tracked: list[int],
         limit: int,
-        decode: Decode,
+        decoders: Sequence[Decode],
+        ways: Sequence[str] | None = None,
+        maps: int = 0,
         beside: str = "",
         names: np.ndarray | None = None,
     ) -> None:
         self.beside, self.names = beside, names
         self.job, self.model, self.tokens = job, model, tokens
-        self.decode = decode
+        self.decoders, self.ways = tuple(decoders), ways
+        self.coords: dict[str, tuple[tuple[str, ...], Any]] = {}
         self.resolved, self.changes = resolved, resolved.changes
         self.cells, self.points, self.tracked, self.top_k = (
             cells,
@@ -126,9 +92,12 @@ class Lens:
             tracked,
             top_k,
         )
-        self.plan: Plan = plan_memory(model, len(points), len(cells), top_k, len(tracked), limit)
+        self.plan: Plan = plan_memory(
+            model, len(points), len(cells), top_k, len(tracked), limit,
+            ways=len(self.decoders), maps=maps,
+        )  # fmt: skip
         self.head = Head.of(model, self.plan.buffers)
-        self.rows = len(points) + 1
+        self.rows = len(self.decoders) * len(points) + 1
         self.stored: dict[int, Tensor] = {}
         self.final: Row
         device = self.head.device
@@ -158,7 +127,7 @@ class Lens:
             self.cells,
             self.points,
             self.head,
-            decode=self.decode,
+            decoders=self.decoders,
             chosen=self.chosen,
             top_k=self.top_k,
             done=self._row,
@@ -178,13 +147,17 @@ class Lens:
         """State the axes and their coordinates."""
         layers = [point.layer for point in self.points] + [self.model.n_layers]
         labels = [point.label for point in self.points] + ["final"]
-        sizes = {"point": self.rows, "k": self.top_k, **self.cells.sizes()}
+        sizes = {"point": len(labels), "k": self.top_k, **self.cells.sizes()}
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
             "point": (("point",), np.array(labels)),
             "layer": (("point",), np.array(layers, dtype=np.int32)),
             "k": (("k",), np.arange(self.top_k, dtype=np.int32)),
             **self.cells.coords(),
+            **self.coords,
         }
+        if self.ways is not None:
+            sizes["lens"] = len(self.ways)
+            coords["lens"] = (("lens",), np.array(self.ways))
         if self.tracked:
             strings = [self.model.token_string(i) for i in self.tracked]
             sizes["tracked"] = len(self.tracked)
@@ -199,19 +172,37 @@ class Lens:
     def _row(self, row: Row) -> None:
         """Keep what later steps need of a finished point, and emit it."""
         kept = row.reduced
-        self.log_norm[row.point] = kept.log_norm
-        self.answer[row.point] = kept.top_ids[:, 0]
+        self.log_norm[row.index] = kept.log_norm
+        self.answer[row.index] = kept.top_ids[:, 0]
         if len(self.ends):
-            self.end_rows[row.point] = row.x[self.ends]
-        if row.point == self.rows - 1:
+            self.end_rows[row.index] = row.x[self.ends]
+        last = row.index == self.rows - 1
+        if last:
             self.final = row
         elif self.plan.store:
-            self.stored[row.point] = row.x
+            self.stored[row.index] = row.x
         self.rank_errors += lens_checks.rank_errors(kept, self.chosen)
-        self._emit({"point": row.point}, self._arrays(row))
+        self._emit_row(row.index, self._arrays(row))
         self.done += 1
-        label = "final" if row.point == self.rows - 1 else self.points[row.point].label
+        label = "final" if last else self.points[row.index % len(self.points)].label
         self.job.progress(self.done, self.rows + 1, label)
+
+    def _emit_row(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Emit what belongs to a row; the final one is that of every way to decode."""
+        count = len(self.points)
+        ways = range(len(self.decoders)) if row == self.rows - 1 else (row // count,)
+        point = count if row == self.rows - 1 else row % count
+        for way in ways:
+            self._emit({**self.of_way(way), "point": point}, arrays)
+
+    def of_way(self, way: int) -> dict[str, int | slice]:
+        """Where the numbers of one way to decode belong."""
+        return {} if self.ways is None else {"lens": way}
+
+    def rows_of(self, way: int) -> list[int]:
+        """Indices of the rows of one way to decode, the final one at the end."""
+        count = len(self.points)
+        return [*range(way * count, (way + 1) * count), self.rows - 1]
 
     def _arrays(self, row: Row) -> dict[str, np.ndarray]:
         kept = row.reduced
@@ -246,31 +237,22 @@ class Lens:
             }
         self.job.emit(where, {f"{self.beside}{name}": array for name, array in arrays.items()})
 
-    def input_of(self, point: int) -> Tensor:
-        """What the head was given at a point, [N, d_head]; that of all is kept if there is room."""
-        return self.final.x if point == self.rows - 1 else self.stored[point]
+    def input_of(self, row: int) -> Tensor:
+        """What the head was given in a row, [N, d_head]; that of all is kept if there is room."""
+        return self.final.x if row == self.rows - 1 else self.stored[row]
 
     def _settle(self) -> None:
         """First point whose answer is the final one, and the one from which it stays so."""
-        states = [i for i, point in enumerate(self.points) if point.is_state] + [self.rows - 1]
-        same = (self.answer[states] == self.answer[-1]).cpu().numpy()
-        first = same.argmax(0)
-        stays = np.flip(np.logical_and.accumulate(np.flip(same, 0), 0), 0)
-        settle = stays.argmax(0)
-        index = np.array(states)
-        layers = np.array([point.layer for point in self.points] + [self.model.n_layers])
-        found = {
-            "first_point": index[first],
-            "settle_point": index[settle],
-            "first_layer": layers[index[first]],
-            "settle_layer": layers[index[settle]],
-        }
-        arrays = {
-            name: self.cells.spread(value.astype(np.int32), VARIABLES[name].fill)
-            for name, value in found.items()
-        }
-        self._emit({}, arrays)
-        late = float((first - settle).max(initial=0))
+        late = 0.0
+        for way in range(len(self.decoders)):
+            same = (self.answer[self.rows_of(way)] == self.answer[-1]).cpu().numpy()
+            found = settled(self.points, self.model.n_layers, same)
+            arrays = {
+                name: self.cells.spread(value.astype(np.int32), VARIABLES[name].fill)
+                for name, value in found.items()
+            }
+            self._emit(self.of_way(way), arrays)
+            late = max(late, float((found["first_point"] - found["settle_point"]).max(initial=0)))
         self.job.check("settle after first", late, 0, "points by which settle comes before first")
 
     def _own_answers(self) -> None:
@@ -287,7 +269,10 @@ class Lens:
             if not self.cells.single:
                 where["batch"] = int(self.cells.text[row])
             target = np.array(int(answers[place]), dtype=np.int32)
-            self._emit(where, {"rank": ranks[:, place], "target_id": target})
+            self._emit(where, {"target_id": target})
+            for way in range(len(self.decoders)):
+                rank = ranks[self.rows_of(way), place]
+                self._emit({**self.of_way(way), **where}, {"rank": rank})
 
     def _compare(self, extras: Final) -> int:
         """Fill in the divergence from the final row; returns the passes used in all."""
@@ -296,17 +281,14 @@ class Lens:
         kl = torch.empty_like(self.log_norm)
         kl[-1:] = reference.kl([final.x], self.log_norm[-1:])
         if self.plan.store:
-            stored = [self.stored[point] for point in range(len(self.points))]
+            stored = [self.stored[row] for row in range(self.rows - 1)]
             kl[:-1] = reference.kl(stored, self.log_norm[:-1], self.job.tick)
         else:
             self._run_again(reference, kl)
         lens_checks.divergence(self.job, kl, final.reduced, reference)
         shown = torch.where((kl < 0) & (kl > -lens_checks.ROUNDING), 0.0, kl).float()
-        for point in range(self.rows):
-            self._emit(
-                {"point": point},
-                {"kl_to_final": self._spread("kl_to_final", shown[point])},
-            )
+        for row in range(self.rows):
+            self._emit_row(row, {"kl_to_final": self._spread("kl_to_final", shown[row])})
         self.job.progress(self.rows + 1, self.rows + 1, "KL to final")
         return self.resolved.passes + (1 if self.plan.store else 2)
 
@@ -316,9 +298,10 @@ class Lens:
 
         def see(site: Site, value: Tensor) -> None:
             self.job.tick()
-            here = slice(index[site], index[site] + 1)
-            point = self.points[index[site]]
-            x = self.head.accept(self.decode(point, self.cells.pick(value)))
-            kl[here] = reference.kl([x], self.log_norm[here], self.job.tick)
+            state = self.cells.pick(value)
+            for way, decode in enumerate(self.decoders):
+                row = self.rows_of(way)[index[site]]
+                x = self.head.accept(decode(self.points[index[site]], state))
+                kl[row : row + 1] = reference.kl([x], self.log_norm[row : row + 1], self.job.tick)
 
         forward(self.model, self.tokens, list(index), see, logits=None, changes=self.changes)

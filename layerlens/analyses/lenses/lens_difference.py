@@ -8,18 +8,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.lenses.checks import ROUNDING
-from layerlens.analyses.lenses.lens import VARIABLES as LENS
+from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.lenses.comparison import Comparison, check_negative
+from layerlens.analyses.lenses.given import DEFAULT_POINTS
 from layerlens.analyses.lenses.lens import Lens
-from layerlens.analyses.lenses.logit_lens import DEFAULT_LIMIT, DEFAULT_POINTS, lens_edits
+from layerlens.analyses.lenses.logit_lens import DEFAULT_LIMIT, lens_edits
 from layerlens.analyses.lenses.logit_lens import count_work as one_lens
-from layerlens.analyses.lenses.one_pass import Decode
 from layerlens.analyses.lenses.points import lens_points
+from layerlens.analyses.lenses.readers import LOGIT, reader_of
 from layerlens.analyses.lenses.second_run import Second, second_run
+from layerlens.analyses.lenses.variables import VARIABLES as LENS
+from layerlens.analyses.lenses.variables import apart
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.errors import InputError, MemoryLimitError
 
@@ -28,26 +28,13 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 OTHER = "other_"
-_CELL = ("point", "position")
 VARIABLES = {
     **LENS,
     **{
         f"{OTHER}{name}": replace(variable, long_name=f"{variable.long_name}, other run")
         for name, variable in LENS.items()
     },
-    "change": Variable(
-        _CELL, "float32", "1", "change of the probability of the first run's top token", signed=True
-    ),
-    "tracked_change": Variable(
-        (*_CELL, "tracked"),
-        "float32",
-        "1",
-        "change of the probability of the tracked token",
-        signed=True,
-    ),
-    "kl_between": Variable(
-        _CELL, "float32", "nats", "KL divergence of the other run from the first"
-    ),
+    **apart("point", "position"),
 }
 
 
@@ -55,7 +42,7 @@ def count_work(
     model: LensModel, tokens: Tokens, *, other: Any, memory_limit: int, **options: Any
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    one = one_lens(model, tokens, edits=(), memory_limit=memory_limit, **options)
+    one = one_lens(model, tokens, lens=LOGIT, edits=(), memory_limit=memory_limit, **options)
     rows = (len(lens_points(model, options["points"])) + 1) * len(
         Cells(model, tokens, options["positions"])
     )
@@ -141,7 +128,7 @@ def lens_difference(
             top_k,
             run.ids(wanted, model),
             memory_limit // 2,
-            decode=_decoder(run.model),
+            decoders=[reader_of(run.model).decode],
             beside=beside,
             names=run.names,
         )
@@ -152,10 +139,6 @@ def lens_difference(
             )
         lenses.append(lens)
     _LensDifference(job, second, *lenses).run()
-
-
-def _decoder(model: LensModel) -> Decode:
-    return lambda _, state: model.head_input(state)
 
 
 class _LensDifference:
@@ -180,7 +163,8 @@ class _LensDifference:
             ]
         self.job.note(passes=passes)
         with self.two.model.running():
-            self._compare()
+            both = Comparison(self.job, self.one, self.two, shared=self.second.shared)
+            check_negative(self.job, both.run())
 
     def _say(self) -> None:
         """Tell what the other run is, before anything of it is shown."""
@@ -191,61 +175,3 @@ class _LensDifference:
             other_label=self.second.label,
             other_tokens=json.dumps(rows[0] if read.single else rows, ensure_ascii=False),
         )
-
-    def _compare(self) -> None:
-        """Compare as many points at once as one product with the head takes."""
-        one, two = self.one, self.two
-        size, count = min(one.head.rows, two.head.rows), len(one.cells)
-        step = max(1, size // count)
-        negative = 0.0
-        for first in range(0, one.rows, step):
-            points = range(first, min(first + step, one.rows))
-            a, b = (torch.cat([lens.input_of(point) for point in points]) for lens in (one, two))
-            parts = []
-            for start in range(0, len(a), size):
-                self.job.tick()
-                parts.append(self._cells(a[start : start + size], b[start : start + size]))
-            change, tracked, kl = (torch.cat(few) for few in zip(*parts, strict=True))
-            negative = max(negative, -float(kl.min()))
-            self._emit(points, change, tracked, kl.clamp_min(0))
-            self.job.progress(points[-1] + 1, one.rows, "difference")
-        what = "most negative divergence between the runs before rounding it to zero (nats)"
-        self.job.check("KL between is not negative", negative, ROUNDING, what)
-
-    def _emit(self, points: range, change: Tensor, tracked: Tensor, kl: Tensor) -> None:
-        count = len(self.one.cells)
-        for place, point in enumerate(points):
-            here = slice(place * count, (place + 1) * count)
-            arrays = {"change": change[here], "kl_between": kl[here]}
-            if self.one.tracked:
-                arrays["tracked_change"] = tracked[here]
-            spread = {
-                name: self.one.cells.spread(value.float().cpu().numpy(), float("nan"))
-                for name, value in arrays.items()
-            }
-            self.job.emit({"point": point}, spread)
-
-    def _cells(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Change of the top token and of tracked ones, and the divergence."""
-        mine = self.one.head.logits(a).log_softmax(-1)
-        theirs = self.two.head.logits(b).log_softmax(-1).to(mine)
-        top = mine.argmax(-1, keepdim=True)
-        there, known = self._there(top)
-        change = (theirs.gather(-1, there).exp() - mine.gather(-1, top).exp())[:, 0]
-        change = change.masked_fill(~known[:, 0], float("nan"))
-        tracked = theirs[:, self.two.tracked].exp() - mine[:, self.one.tracked].exp()
-        if self.second.shared is not None:
-            ids = torch.from_numpy(self.second.shared).to(mine.device)
-            mine, theirs = mine[:, ids[0]].log_softmax(-1), theirs[:, ids[1]].log_softmax(-1)
-        kl = torch.nn.functional.kl_div(theirs, mine, reduction="none", log_target=True).sum(-1)
-        return change, tracked, kl
-
-    def _there(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids of tokens in the other vocabulary, and whether it has them."""
-        shared = self.second.shared
-        if shared is None:
-            return ids, torch.ones_like(ids, dtype=torch.bool)
-        table = torch.full((self.one.model.d_vocab,), -1, dtype=torch.int64)
-        table[shared[0]] = torch.from_numpy(shared[1])
-        there = table.to(ids.device)[ids]
-        return there.clamp_min(0), there >= 0

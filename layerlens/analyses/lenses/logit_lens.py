@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
-from layerlens.analyses.lenses.lens import VARIABLES, Lens
+from layerlens.analyses.lenses.comparison import with_first
+from layerlens.analyses.lenses.given import Given
+from layerlens.analyses.lenses.lens import Lens
 from layerlens.analyses.lenses.memory import plan_memory
-from layerlens.analyses.lenses.points import lens_points
+from layerlens.analyses.lenses.readers import LOGIT
+from layerlens.analyses.lenses.readers import Lens as AnyLens
+from layerlens.analyses.lenses.variables import VARIABLES, apart
 from layerlens.analyses.texts.chosen_positions import Cells
-from layerlens.errors import InputError
+from layerlens.errors import InputError, MemoryLimitError
 from layerlens.run.edit_lists import as_edits, code_of
 from layerlens.run.edits import Edit
 from layerlens.run.resolve import Resolved, count_runs, resolve_counted
@@ -19,7 +24,6 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-DEFAULT_POINTS = ("embed", "mid", "post")
 DEFAULT_LIMIT = 400_000_000
 
 
@@ -28,32 +32,38 @@ def count_work(
     tokens: Tokens,
     *,
     top_k: int,
-    points: str | Sequence[str],
+    points: str | Sequence[str] | None,
+    lens: AnyLens | Sequence[AnyLens],
     tracked: Sequence[str | int],
     positions: Any,
     edits: Edit | Iterable[Edit],
     memory_limit: int,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    chosen = lens_points(model, points)
-    cells = Cells(model, tokens, positions)
-    plan = plan_memory(model, len(chosen), len(cells), top_k, len(tracked), memory_limit)
-    rows = (len(chosen) + 1) * len(cells) + (len(chosen) + 1) * len(cells.last)
+    given = Given(model, lens, points)
+    ways, chosen, cells = len(given.readers), len(given.points), Cells(model, tokens, positions)
+    maps, operations = given.cost(len(cells))
+    plan = plan_memory(
+        model, chosen, len(cells), top_k, len(tracked), memory_limit, ways=ways, maps=maps
+    )
+    rows = (ways * chosen + 1) * (len(cells) + len(cells.last))
     again = 1 if plan.linear else 2 if not plan.store else 1
-    compared = len(cells) if plan.linear else again * len(chosen) * len(cells)
-    others = count_runs(model, tokens, edits)
-    return Work(1 + (not plan.store) + others, rows + compared, plan.bytes)
+    compared = len(cells) if plan.linear else again * ways * chosen * len(cells)
+    between = 2 * (ways - 1) * (chosen + 1) * len(cells)
+    passes = 1 + (not plan.store) + count_runs(model, tokens, edits)
+    return Work(passes, rows + compared + between, plan.bytes, operations=float(operations))
 
 
 @analysis(
     name="logit_lens",
     question="What would the model answer if it stopped at this layer?",
     source="nostalgebraist, interpreting GPT: the logit lens (2020)",
-    cost="1 pass (2 for long texts), plus one product of every row with the head",
+    cost="1 pass (2 for long texts), plus one product of every row with the head, and with several "
+    "lenses two more to compare them",
     view="lens",
     lead="Each row is a depth, each column a token: the word in a cell is what the model would "
     "say next if it stopped there.",
-    variables=VARIABLES,
+    variables={**VARIABLES, **apart("lens", "point", "position")},
     work=count_work,
     needs=("head",),
 )
@@ -63,7 +73,8 @@ def logit_lens(
     tokens: Tokens,
     *,
     top_k: int = 5,
-    points: str | Sequence[str] = DEFAULT_POINTS,
+    points: str | Sequence[str] | None = None,
+    lens: AnyLens | Sequence[AnyLens] = LOGIT,
     tracked: Sequence[str | int] = (),
     positions: Any = None,
     edits: Edit | Iterable[Edit] = (),
@@ -72,7 +83,8 @@ def logit_lens(
     """Decode every state of the residual stream with the model's own norm and head.
 
     The final norm's statistics are those of each row itself; scale, bias and soft-cap of the head
-    are applied; the row ``final`` is what the model itself feeds its head.
+    are applied; the row ``final`` is what the model itself feeds its head. A lens that was fitted
+    moves each state by its map first; several read the same pass.
 
     Parameters
     ----------
@@ -80,7 +92,13 @@ def logit_lens(
         How many predictions to keep at each point and position.
     points
         Kinds of points (``embed``, ``mid``, ``post``; ``attn_out`` and ``mlp_out`` decode one
-        sublayer's output alone) or labels such as ``"7_post"``.
+        sublayer's output alone) or labels such as ``"7_post"``; None for ``embed``, ``mid`` and
+        ``post``, and with fitted lenses for the points that all of them have a map for, and the
+        last state.
+    lens
+        What a state goes through on its way to the head: ``"logit"`` for nothing, a lens that was
+        fitted on this model (``Fitted``), or the path of its file. A list of them gives all
+        variables an axis ``lens``, and compares each with the first.
     tracked
         Tokens, as strings or ids, whose probability and rank are wanted everywhere.
     positions
@@ -101,12 +119,19 @@ def logit_lens(
     indices ``first_point`` and ``settle_point``; sublayer rows do not count for them. Missing
     integers are -1 (layers: -2, because -1 is ``embed``), missing numbers NaN.
 
+    With several lenses ``change`` is how much more probability a lens gives to the token that the
+    first one has on top, ``tracked_change`` the same for tracked tokens, and ``kl_between`` is
+    ``KL(P_first || P)`` in nats. The coordinate ``heldout_kl`` holds ``KL(P_final || P)`` of each
+    lens and point on the texts that were set apart when it was fitted, where that is known; above
+    ``ln d_vocab`` a lens does worse than a uniform guess. ``lenses`` among the attributes says
+    where each comes from.
+
     Raises
     ------
     InputError
         An option does not fit.
     MemoryLimitError
-        The limit is too small even for the smallest chunk.
+        The limit is too small even for the smallest chunk, or for the states of several lenses.
     LayerLensError
         The model's activations hold NaN or infinity.
 
@@ -117,23 +142,50 @@ def logit_lens(
     >>> lens = ll.logit_lens(model, "cat dog owl cat", tracked=["dog"])
     >>> lens.data.tracked_rank.sel(point="final").values[-1].tolist()
     [1]
+    >>> both = ll.logit_lens(model, "cat dog owl cat", lens=["logit", "logit"])
+    >>> both.data.lens.values.tolist(), float(both.data.kl_between.max())
+    (['logit', 'logit 2'], 0.0)
     """
     if not 1 <= top_k <= model.d_vocab:
         raise InputError(f"top_k is {top_k}; expected 1 to {model.d_vocab}.")
     names = (tracked,) if isinstance(tracked, str | int) else tuple(tracked)
-    lens = Lens(
+    given = Given(model, lens, points)
+    cells = Cells(model, tokens, positions)
+    work = Lens(
         job,
         model,
         tokens,
         lens_edits(job, model, tokens, edits),
-        Cells(model, tokens, positions),
-        lens_points(model, points),
+        cells,
+        given.points,
         top_k,
         [model.token_id(token) for token in names],
         memory_limit,
-        decode=lambda point, state: model.head_input(state),
+        decoders=[reader.decode for reader in given.readers],
+        ways=given.names,
+        maps=given.cost(len(cells))[0],
     )
-    lens.run()
+    if len(given.readers) > 1 and not work.plan.store:
+        raise MemoryLimitError(
+            f"The states of {len(given.readers)} lenses do not fit into {memory_limit / 1e6:.0f} "
+            "MB: raise memory_limit, or ask for fewer positions, points or lenses."
+        )
+    _tell(job, work, given)
+    work.run()
+    if given.names is not None:
+        with_first(job, work)
+
+
+def _tell(job: Job, work: Lens, given: Given) -> None:
+    """Say what lenses read, where any was fitted or there are several."""
+    if given.names is None and given.readers[0].fitted is None:
+        return
+    job.note(lenses=json.dumps(given.told(), ensure_ascii=False))
+    heldout = given.heldout()
+    if heldout is not None:
+        work.coords["heldout_kl"] = (
+            (("point",), heldout[0]) if given.names is None else (("lens", "point"), heldout)
+        )
 
 
 def lens_edits(

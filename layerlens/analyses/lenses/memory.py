@@ -41,20 +41,32 @@ class Plan:
 
 
 def plan_memory(
-    model: LensModel, points: int, cells: int, top_k: int, tracked: int, limit: int
+    model: LensModel,
+    points: int,
+    cells: int,
+    top_k: int,
+    tracked: int,
+    limit: int,
+    *,
+    ways: int = 1,
+    maps: int = 0,
 ) -> Plan:
     """Decide what is kept and how large the chunks are.
 
     Parameters
     ----------
     points
-        Rows of the lens without the final one.
+        Rows of one lens without the final one.
     cells
         Positions of all texts.
     top_k, tracked
         Predictions and tracked tokens kept in each cell.
     limit
         Bytes.
+    ways
+        In how many ways each point is decoded, which are compared with each other.
+    maps
+        Bytes of what was fitted, and of products with it.
 
     Raises
     ------
@@ -66,10 +78,10 @@ def plan_memory(
     width = model.d_model if matrix is None else matrix.weight.shape[1]
     linear = matrix is not None and not matrix.softcap and dtype in (torch.float32, torch.float64)
     state = cells * width * dtype.itemsize
-    result = (points + 1) * cells * (9 * top_k + 9 * tracked + 5 * 5 + 12)
-    store = points * state <= STORE_SHARE * limit
-    kept = result + (points * state if store else state) + 4 * state
-    compare = 0 if linear else COMPARE_BYTES
+    result = ways * (points + 1) * cells * (9 * top_k + 9 * tracked + 5 * 5 + 12)
+    store = ways * points * state <= STORE_SHARE * limit
+    kept = result + (ways * points * state if store else state) + 4 * state + maps
+    compare = 0 if linear and ways == 1 else COMPARE_BYTES
     a_row = row_bytes(model.d_vocab, dtype)
     left = int(limit - kept)
     compare = min(compare, left // 2)

@@ -29,9 +29,13 @@ norm for the logit lens, after a translator for a lens that is fitted."""
 
 @dataclass(frozen=True)
 class Row:
-    """One finished point: its index, the head's input and what was kept of its logits."""
+    """One finished row: its index, the head's input and what was kept of its logits.
 
-    point: int
+    Rows are those of the first way to decode, point by point, then those of the next; the final
+    row, which all share, is the last.
+    """
+
+    index: int
     x: Tensor
     reduced: Reduced
 
@@ -53,8 +57,8 @@ class LensPass:
         Which points; the final row comes after them.
     head
         The model's head.
-    decode
-        How a state becomes what the head is given.
+    decoders
+        The ways in which a state becomes what the head is given; each is tried on each state.
     chosen
         [N, m] token ids whose logits and ranks are wanted.
     top_k
@@ -75,7 +79,7 @@ class LensPass:
         points: Sequence[Point],
         head: Head,
         *,
-        decode: Decode,
+        decoders: Sequence[Decode],
         chosen: Tensor,
         top_k: int,
         done: Callable[[Row], None],
@@ -88,7 +92,7 @@ class LensPass:
         self._tokens = tokens
         self._cells = cells
         self._head = head
-        self._decode = decode
+        self._decoders = tuple(decoders)
         self._chosen = chosen
         self._top_k = top_k
         self._done = done
@@ -97,7 +101,7 @@ class LensPass:
         self._points = list(points)
         self._index = {point.site: i for i, point in enumerate(self._points)}
         self._pending: list[tuple[int, Tensor]] = []
-        self._held: tuple[int, Tensor] | None = None
+        self._held: list[tuple[int, Tensor]] = []
         self._started = False
         self.final: Final | None = None
         self.logits: Tensor | None = None
@@ -128,14 +132,16 @@ class LensPass:
     def _point(self, index: int, value: Tensor, *, hold: bool) -> None:
         state = self._cells.pick(value)
         self._require_finite(state, self._points[index].label)
-        x = self._head.accept(self._decode(self._points[index], state))
-        if hold:
-            self._held = (index, x)
-            return
-        self._pending.append((index, x))
-        if not self._started or (len(self._pending) + 1) * len(x) > self._head.rows:
-            self._flush()
-        self._started = True
+        for way, decode in enumerate(self._decoders):
+            row = way * len(self._points) + index
+            x = self._head.accept(decode(self._points[index], state))
+            if hold:
+                self._held.append((row, x))
+                continue
+            self._pending.append((row, x))
+            if not self._started or (len(self._pending) + 1) * len(x) > self._head.rows:
+                self._flush()
+            self._started = True
 
     def _finish(self, x: Tensor) -> None:
         """Reduce what the model feeds its head, and what waited for it."""
@@ -147,14 +153,13 @@ class LensPass:
             x, self._chosen, self._top_k, self._tick, keep
         )
         self.head_rows += len(x)
-        if self._held is not None:
-            index, held = self._held
+        for row, held in self._held:
             same = torch.equal(held, x)
             if not same:
                 self.head_rows += len(x)
                 again = self._head.reduce(held, self._chosen, self._top_k, self._tick)
-            self._done(Row(index, held, reduced if same else again))
-        self._done(Row(len(self._points), x, reduced))
+            self._done(Row(row, held, reduced if same else again))
+        self._done(Row(len(self._decoders) * len(self._points), x, reduced))
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
@@ -165,9 +170,9 @@ class LensPass:
         reduced = self._head.reduce(rows, chosen, self._top_k, self._tick)
         self.head_rows += len(rows)
         count = len(self._cells)
-        for place, (index, x) in enumerate(pending):
+        for place, (row, x) in enumerate(pending):
             here = slice(place * count, (place + 1) * count)
-            self._done(Row(index, x, Reduced(*(field[here] for field in reduced))))
+            self._done(Row(row, x, Reduced(*(field[here] for field in reduced))))
 
     def _require_finite(self, x: Tensor, label: str) -> None:
         if bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()):

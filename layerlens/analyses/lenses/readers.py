@@ -86,6 +86,17 @@ class Reader:
                 f"{', '.join(missing)}: ask for points that it has, or fit those too."
             )
 
+    def cost(self, points: Sequence[Point], rows: int) -> tuple[int, int]:
+        """Bytes above the model's own, and operations, of reading `rows` states at each point."""
+        if self.fitted is None:
+            return 0, 0
+        labels = {point.label for point in points}
+        maps = [a for name, a in self.fitted.arrays.items() if name.rpartition(".")[0] in labels]
+        away = self.model.device.type != "cpu"
+        moved = sum(4 * a.numel() for a in maps if away or a.dtype != torch.float32)
+        products = 3 * 4 * rows * self.model.d_model
+        return moved + products, 2 * rows * sum(a.numel() for a in maps)
+
     def decode(self, point: Point, state: Tensor) -> Tensor:
         """What the head is given for states ``[n, d_model]`` at a point."""
         if self._reads_as_is(point):

@@ -11,8 +11,9 @@ import layerlens as ll
 from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.contract import Analysis, Job, Work, analysis
 from layerlens.analyses.lenses import memory
-from layerlens.analyses.lenses.lens import VARIABLES, Lens
+from layerlens.analyses.lenses.lens import Lens
 from layerlens.analyses.lenses.points import lens_points
+from layerlens.analyses.lenses.variables import VARIABLES
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.model.lensmodel import LensModel
 from layerlens.run.resolve import resolve_counted
@@ -48,7 +49,9 @@ def moved_lens(monkeypatch: pytest.MonkeyPatch) -> Analysis:
             2,
             [],
             400_000_000,
-            decode=lambda point, state: model.head_input(state + shifts[point.layer + 1]),
+            decoders=[
+                lambda point, state: model.head_input(state + shifts[point.layer + 1]),
+            ],
         ).run()
 
     return moved_lens

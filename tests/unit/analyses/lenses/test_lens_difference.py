@@ -82,7 +82,7 @@ def test_each_side_is_the_lens_of_that_run(model: LensModel, twin: LensModel) ->
         data = result.data
         assert data.attrs["other_kind"] == kind
         assert result.checks.ok
-        for name in ll.logit_lens.variables:
+        for name in alone.data_vars:
             np.testing.assert_allclose(data[name], alone[name], atol=1e-5, err_msg=name)
             np.testing.assert_allclose(
                 data[f"other_{name}"], expected.data[name], atol=1e-5, err_msg=f"{kind} {name}"

@@ -12,7 +12,8 @@ from torch import Tensor
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.analyses.lenses import memory as lens_memory
-from layerlens.analyses.lenses.logit_lens import DEFAULT_POINTS, logit_lens
+from layerlens.analyses.lenses.given import DEFAULT_POINTS
+from layerlens.analyses.lenses.logit_lens import logit_lens
 from layerlens.errors import Cancelled, InputError, LayerLensError, MemoryLimitError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.text import Tokens
