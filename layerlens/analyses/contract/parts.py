@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,30 @@ class Variable:
         found = tuple(axis.rstrip("?") for axis in self.dims if axis.rstrip("?") in sizes)
         needed = [axis for axis in self.dims if not axis.endswith("?")]
         return found if all(axis in sizes for axis in needed) else None
+
+
+def with_interval(name: str, variable: Variable, over: str = "texts") -> dict[str, Variable]:
+    """A variable and the two ends of its 95 % interval.
+
+    Parameters
+    ----------
+    name
+        Of the variable; the ends are called like it, with ``_low`` and ``_high``.
+    over
+        What was drawn anew for the interval.
+
+    Examples
+    --------
+    >>> list(with_interval("kl", Variable(("layer",), "float64", "nats", "KL divergence")))
+    ['kl', 'kl_low', 'kl_high']
+    """
+    ends = {
+        name + end: replace(
+            variable, long_name=f"{variable.long_name}, {side} end of the 95 % interval over {over}"
+        )
+        for end, side in (("_low", "lower"), ("_high", "upper"))
+    }
+    return {name: variable, **ends}
 
 
 class Parts:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import Batch, split
@@ -27,16 +28,13 @@ WORDS = {
     "jacobian_off_diagonal": "share of the block's Jacobian off its diagonal",
 }
 CHANCE = " (state with its entries shuffled)"
-_ENDS = {
-    "": "",
-    "_low": ", lower end of the 95 % interval over texts",
-    "_high": ", upper end of the 95 % interval over texts",
-}
 VARIABLES = {
-    name + chance + end: Variable(("layer",), "float64", "1", words + added + side)
-    for name, words in WORDS.items()
+    name: variable
+    for measure, words in WORDS.items()
     for chance, added in (("", ""), ("_chance", CHANCE))
-    for end, side in _ENDS.items()
+    for name, variable in with_interval(
+        measure + chance, Variable(("layer",), "float64", "1", words + added)
+    ).items()
 }
 
 

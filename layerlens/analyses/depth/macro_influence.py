@@ -13,6 +13,7 @@ from layerlens.analyses.answers.prediction_change import Distance, Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import When, given
 from layerlens.analyses.contract.options import nearest
+from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.sweeps.clean_pass import (
     Pass,
     TokenMeans,
@@ -36,21 +37,17 @@ Score = Callable[[Tensor], Tensor]
 """From logits ``[n, vocabulary]`` float32 to ``[n]``, larger for better."""
 
 
-def _with_ends(name: str, units: str, words: str) -> dict[str, Variable]:
-    """A variable and the ends of its interval."""
-    ends = {"": "", "_low": ", lower end", "_high": ", upper end"}
-    of = " of the 95 % interval over texts"
-    return {
-        name + end: Variable(_CELL, "float64", units, words + (side + of if side else ""))
-        for end, side in ends.items()
-    }
-
-
+_CURVES = {
+    "macro_influence": ("1", "Macro Influence (turn of the last state)"),
+    "kl": ("nats", "KL divergence of the prediction without the block"),
+    "loss_change": ("nats", "change of the loss without the block"),
+    "score_drop": ("1", "what the own score loses without the block"),
+}
 VARIABLES = {
-    **_with_ends("macro_influence", "1", "Macro Influence (turn of the last state)"),
-    **_with_ends("kl", "nats", "KL divergence of the prediction without the block"),
-    **_with_ends("loss_change", "nats", "change of the loss without the block"),
-    **_with_ends("score_drop", "1", "what the own score loses without the block"),
+    name: variable
+    for curve, (units, words) in _CURVES.items()
+    for name, variable in with_interval(curve, Variable(_CELL, "float64", units, words)).items()
+} | {
     "loss": Variable((), "float64", "nats", "loss of the whole model"),
     "removed": Variable(("round?",), "int32", "layer", "block left out after this round"),
     "loss_removed": Variable(("round?",), "float64", "nats", "loss without the blocks so far"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import left_out
+from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.depth.finercut_trials import Unit, units_of
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.errors import InputError
@@ -30,9 +31,7 @@ MOST, STEPS = 0.6, 6
 _ROW = ("skipped",)
 _OF = "share of tokens that stay the likeliest"
 VARIABLES = {
-    "matchness": Variable(_ROW, "float64", "1", _OF),
-    "matchness_low": Variable(_ROW, "float64", "1", f"{_OF}, lower end of the 95 % interval"),
-    "matchness_high": Variable(_ROW, "float64", "1", f"{_OF}, upper end of the 95 % interval"),
+    **with_interval("matchness", Variable(_ROW, "float64", "1", _OF)),
     "matchness_random": Variable(_ROW, "float64", "1", f"{_OF}, mean of random sets"),
     "matchness_random_best": Variable(_ROW, "float64", "1", f"{_OF}, best of the random sets"),
     "loss_change": Variable(_ROW, "float64", "nats", "change of the loss"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
@@ -29,11 +30,12 @@ STEP = 0.25
 
 _ROW = ("layer",)
 _WAYS = {"worst": "the worst change found", "random": "random changes"}
-_ENDS = {"": "", "_low": ", lower end of the 95 % interval", "_high": ", upper end of it"}
 VARIABLES = {
-    f"growth_{way}{end}": Variable(_ROW, "float64", "1", f"relative change of the states, {of}{to}")
+    name: variable
     for way, of in _WAYS.items()
-    for end, to in _ENDS.items()
+    for name, variable in with_interval(
+        f"growth_{way}", Variable(_ROW, "float64", "1", f"relative change of the states, {of}")
+    ).items()
 } | {
     "ratio": Variable(_ROW, "float64", "1", "worst over random change of the states"),
     "loss_change_worst": Variable((), "float64", "nats", "change of the loss, worst change"),

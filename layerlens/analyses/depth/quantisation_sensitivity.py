@@ -15,6 +15,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import When
 from layerlens.analyses.depth.bit_allocation import allocate
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
+from layerlens.analyses.sweeps.output_changes import output_changes
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.model.integers import is_whole, whole, wholes
@@ -26,22 +27,8 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 _CELL = ("layer", "bits?")
-_ENDS = {"_low": "lower end", "_high": "upper end"}
-
-
-def _with_ends(name: str, words: str) -> dict[str, Variable]:
-    """A variable and the ends of its interval."""
-    of = "of the 95 % interval over texts"
-    ends = {
-        name + end: Variable(_CELL, "float64", "nats", f"{words}, {side} {of}")
-        for end, side in _ENDS.items()
-    }
-    return {name: Variable(_CELL, "float64", "nats", words), **ends}
-
-
 VARIABLES = {
-    **_with_ends("kl", "KL divergence of the prediction with the layer rounded"),
-    **_with_ends("loss_change", "change of the loss with the layer rounded"),
+    **output_changes(_CELL, {"": "with the layer rounded"}),
     "weight_error": Variable(
         _CELL, "float64", "1", "relative error of the layer's rounded weights (Frobenius)"
     ),

@@ -10,6 +10,7 @@ import numpy as np
 from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
+from layerlens.analyses.sweeps.output_changes import OUTPUT_CHANGES, output_changes
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split as split_texts
 from layerlens.model.integers import whole
@@ -26,14 +27,7 @@ _WORDS = {
     "channels": "largest channels only",
     "random": "random channels and low rank",
 }
-_ENDS = {"": "", "_low": ", lower end of the 95 % interval", "_high": ", upper end of it"}
-_MEASURES = {"kl": "KL divergence of the prediction", "loss_change": "change of the loss"}
-VARIABLES = {
-    f"{measure}_{way}{end}": Variable(_CELL, "float64", "nats", f"{what}, {words}{to}")
-    for measure, what in _MEASURES.items()
-    for way, words in _WORDS.items()
-    for end, to in _ENDS.items()
-} | {
+VARIABLES = output_changes(_CELL, _WORDS) | {
     "computed": Variable(_CELL, "float64", "1", "share of the multiplications that is left"),
     "loss": Variable((), "float64", "nats", "loss of the model as it is"),
 }
@@ -203,7 +197,7 @@ class _Sparse:
         self.job, self.model, self.tokens, self.layers = job, model, tokens, layers
         self.shares, self.axis, self.split, self.seed = shares, axis, split, seed
         shape = (len(layers), len(shares))
-        names = [f"{measure}_{way}" for measure in _MEASURES for way in WAYS]
+        names = [f"{measure}_{way}" for measure in OUTPUT_CHANGES for way in WAYS]
         self.means = {name: TokenMeans(*shape) for name in names}
         self.loss = TokenMeans(1)
         self.blocks = self.done = 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.parts import with_interval
 from layerlens.errors import InputError
 from layerlens.metrics.attention import DETECTOR, OverQueries
 from layerlens.metrics.base import Arrays, ModelShape
@@ -29,17 +30,12 @@ _SCORES = {
     "duplicate_token": "attention to the same token, a repeat before",
     "previous_token": "attention to the token before",
 }
-_ENDS = {"": "", "_low": ", lower end", "_high": ", upper end"}
 VARIABLES = {
-    name + end: Variable(
-        _CELL,
-        "float64",
-        "1",
-        words + (f"{side} of the 95 % interval over sequences" if side else ""),
-        source=DETECTOR,
-    )
-    for name, words in _SCORES.items()
-    for end, side in _ENDS.items()
+    name: variable
+    for role, words in _SCORES.items()
+    for name, variable in with_interval(
+        role, Variable(_CELL, "float64", "1", words, source=DETECTOR), "sequences"
+    ).items()
 }
 
 

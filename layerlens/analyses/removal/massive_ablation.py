@@ -13,6 +13,7 @@ from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.removal.massive_text import DimensionMeans, Entries
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
+from layerlens.analyses.sweeps.output_changes import OUTPUT_CHANGES, output_changes
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.model.integers import whole
@@ -31,14 +32,7 @@ HOW = {
     "random_zero": "as many random entries set to 0",
     "random_mean": "as many random entries set to their mean",
 }
-_MEASURES = {"loss_change": "change of the loss", "kl": "KL divergence of the prediction"}
-_ENDS = {"": "", "_low": ", lower end of the 95 % interval", "_high": ", upper end of it"}
-VARIABLES = {
-    f"{measure}_{how}{end}": Variable(_ROW, "float64", "nats", f"{what}, {words}{side}")
-    for measure, what in _MEASURES.items()
-    for how, words in HOW.items()
-    for end, side in _ENDS.items()
-} | {
+VARIABLES = output_changes(_ROW, HOW) | {
     "massive": Variable(_ROW, "float64", "1", "massive entries of a text"),
     "loss": Variable((), "float64", "nats", "loss of the model as it is"),
 }
@@ -174,7 +168,7 @@ class _Ablation:
     ) -> None:
         self.job, self.model, self.tokens, self.layers = job, model, tokens, layers
         self.rule, self.draws, self.seed = rule, draws, seed
-        names = [f"{measure}_{how}" for measure in _MEASURES for how in HOW]
+        names = [f"{measure}_{how}" for measure in OUTPUT_CHANGES for how in HOW]
         self.means = {name: TokenMeans(len(layers)) for name in names}
         self.loss = TokenMeans(1)
         self.massive = np.zeros(len(layers))
@@ -229,22 +223,22 @@ class _Ablation:
                 new = self.dimensions.of(which, place, state)
             changed = [torch.where(mask, new, state) for mask in masks[which]]
             found = [self._measure(one, outputs, layer, each) for each in changed]
-            for name, values in zip(_MEASURES, zip(*found, strict=True), strict=True):
+            for name, values in zip(OUTPUT_CHANGES, zip(*found, strict=True), strict=True):
                 mean = torch.stack(values).mean(0).masked_fill(~having, torch.nan)
                 means = self.means[f"{name}_{how}"]
                 means.add((place,), mean, one.batch)
                 self.job.emit({"layer": place}, {f"{name}_{how}": means.mean()[place]})
             if verified and how == "zero":
-                self._verify(one, outputs, layer, changed[0], found[0][1])
+                self._verify(one, outputs, layer, changed[0], found[0][0])
 
     def _measure(
         self, one: Pass, outputs: Outputs, layer: int, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Change of the loss, and KL divergence, of a batch that goes on from another state."""
+        """KL divergence, and change of the loss, of a batch that goes on from another state."""
         later = range(layer + 1, self.model.n_layers)
         self.blocks += len(later)
         distance, loss = outputs.compare(one.taken(one.run(state, later)), kl)
-        return loss - outputs.loss, distance
+        return distance, loss - outputs.loss
 
     def _verify(
         self, one: Pass, outputs: Outputs, layer: int, state: Tensor, found: Tensor
