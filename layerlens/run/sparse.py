@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from layerlens.model.matrices import matrices
 from layerlens.model.watch import first_tensor
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
 
 WAYS = ("sparse", "channels", "random")
 
@@ -67,6 +71,15 @@ class Factors:
     def scale(self, rank: int) -> Tensor:
         """How much of each channel the matrix of this rank passes on, ``[in]``; 1 for rank 0."""
         return self._right[:rank].norm(dim=0) if rank else torch.ones_like(self._right[0])
+
+
+def layer_factors(model: LensModel, layer: int, tick: Callable[[], None]) -> list[Factors]:
+    """Singular vectors of a layer's weights; ``tick`` is called before each and may stop."""
+    path, found = model.anatomy.blocks[layer].path, []
+    for matrix in matrices(model, layer):
+        tick()
+        found.append(Factors(model.hf.get_submodule(f"{path}.{matrix.name}"), matrix.weight))
+    return found
 
 
 @contextmanager

@@ -68,7 +68,8 @@ def place_of(data: xr.Dataset, params: dict[str, Any]) -> Place:
         for other, values in data.data_vars.items()
         if values.dims == array.dims and np.issubdtype(values.dtype, np.number)
     }
-    return Place(name, labels, companions[name], companions)
+    answer = {str(other): values.values for other, values in data.data_vars.items()}
+    return Place(name, labels, companions[name], companions, answer=answer)
 
 
 class _Stoppable(Silent):

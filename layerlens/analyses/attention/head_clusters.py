@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.attention.clustering import silhouettes, trees_cut
+from layerlens.analyses.attention.head_cells import heads_seen, open_neighbours
 from layerlens.analyses.attention.head_distances import HeadDistances, shuffled
 from layerlens.analyses.attention.head_looks import ROLES, HeadLooks
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
@@ -54,17 +55,11 @@ VARIABLES = {
 }
 
 
-def _heads(model: LensModel) -> list[tuple[int, int]]:
-    """Layer and number of each head whose pattern can be seen."""
-    blocks = enumerate(model.anatomy.blocks)
-    return [(i, h) for i, b in blocks if b.attention is not None for h in range(b.n_heads)]
-
-
 def count_work(
     model: LensModel, tokens: Tokens, *, groups: int | None, most: int, longest: int, seed: int
 ) -> Work:
     """Count passes, bytes and operations of one call; runs nothing."""
-    heads = len(_heads(model))
+    heads = len(heads_seen(model))
     lengths = [min(length, longest) for length in tokens.lengths]
     cells = [n * (n + 1) // (1 if model.bidirectional else 2) for n in lengths]
     operations = 2 * 20.0 * sum(cells) * heads * heads / 2  # by the model and by the control
@@ -85,6 +80,7 @@ def count_work(
     needs=("attention",),
     lead="Heads with the same number look at these texts alike; a group is real as far as its "
     "silhouettes are above those of shuffled keys (silhouette_mean_chance).",
+    opens=open_neighbours,
 )
 def head_clusters(
     job: Job,
@@ -135,7 +131,7 @@ def head_clusters(
     (2, 4)
     """
     most, longest = whole(most, "most"), whole(longest, "longest")
-    heads = _heads(model)
+    heads = heads_seen(model)
     if len(heads) < 3:
         raise InputError(f"{model.name} has {len(heads)} heads; groups need three or more.")
     if most < 2:

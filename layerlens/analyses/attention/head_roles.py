@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layerlens.analyses.attention.head_cells import open_looks
 from layerlens.analyses.attention.head_looks import ROLES, HeadLooks
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.measuring.head_scores import count_work as count_scores
@@ -57,6 +58,7 @@ def count_work(
     needs=("attention",),
     lead="Each cell is the share of a head's attention that goes where heads of the role look, on "
     "random tokens that repeat; chance is what attention that is even would give.",
+    opens=open_looks,
 )
 def head_roles(
     job: Job,

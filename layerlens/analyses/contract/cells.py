@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from layerlens.analyses.contract.options import written
 from layerlens.errors import InputError
 from layerlens.run.edits import Edit
@@ -32,6 +34,9 @@ class Place:
         The call of the analysis, as Python.
     add_bos
         As the texts were asked to be read.
+    answer
+        All numbers of the answer by name, as far as they are there: where a cell stands for what
+        earlier ones led to, such as a step of a search.
     """
 
     array: str
@@ -41,6 +46,7 @@ class Place:
     given: Mapping[str, Any] = field(default_factory=dict)
     call: str = ""
     add_bos: bool | None = None
+    answer: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def need(self, axis: str) -> Any:
         """The label along an axis.

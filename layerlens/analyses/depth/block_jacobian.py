@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
+from layerlens.analyses.depth.jacobian_cell import open_jacobian
+from layerlens.analyses.depth.jacobian_rows import TextJacobians, evenly
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import Batch, split
 from layerlens.model.integers import whole
-from layerlens.run.replay import BlockCall, capture_calls
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -68,6 +66,7 @@ def count_work(
     work=count_work,
     pooled=True,
     gradients=True,
+    opens=open_jacobian,
 )
 def block_jacobian(
     job: Job,
@@ -139,12 +138,6 @@ def block_jacobian(
     run.finish()
 
 
-def evenly(positions: Sequence[int], most: int) -> list[int]:
-    """At most so many of some positions, spread evenly over them."""
-    steps = min(most, len(positions))
-    return [positions[(2 * step + 1) * len(positions) // (2 * steps)] for step in range(steps)]
-
-
 class _Run:
     """The work of one call."""
 
@@ -157,57 +150,17 @@ class _Run:
 
     def text(self, batch: Batch, at: list[int]) -> None:
         """Measure every block at some tokens of one text, each in a row of its own."""
-        tokens = batch.tokens
-        rows = replace(
-            tokens, ids=tokens.ids.repeat(len(at), 1), mask=tokens.mask.repeat(len(at), 1)
-        )
-        states: list[Tensor] = []
-
-        def keep(_: int, state: Tensor) -> None:
-            self.job.tick()
-            states.append(state)
-
-        calls, _ = capture_calls(self.model, rows, keep, logits="last", for_autograd=True)
-        random = torch.Generator().manual_seed(self.seed + int(batch.numbers[0]))
-        for layer, call in enumerate(calls):
-            self.job.tick()
-            signs = torch.randint(2, (self.draws, len(at), self.model.d_model), generator=random)
-            signs = signs.double() * 2 - 1
-            state = states[layer]
+        seed = (self.seed, int(batch.numbers[0]))
+        found = TextJacobians(self.model, batch.tokens, at, self.draws, seed, self.job.tick)
+        for layer in range(self.model.n_layers):
             for chance in ("", "_chance"):
-                given = _shuffled(state, at, random) if chance else state
-                after, pulled = self._pull(call, given, at, signs)
-                for name, value in estimates(pulled, signs).items():
+                for name, value in found.of(layer, shuffled=bool(chance)).items():
                     self.means[name + chance].add_texts((layer,), value.mean()[None], batch)
-                if not chance:
-                    wanted = states[layer + 1]
-                    size = wanted.abs().max().clamp(min=1e-6)
-                    off = (after.to(wanted.device) - wanted).abs().max() / size
-                    self.replayed = max(self.replayed, float(off))
             arrays = {name: mean.mean()[layer] for name, mean in self.means.items()}
             self.job.emit({"layer": layer}, arrays)
         self.passes += len(at) * (1 + 2 * (1 + self.draws))
-
-    def _pull(
-        self, call: BlockCall, state: Tensor, at: list[int], signs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What the block gives, and ``J^T v`` at each row's token, ``[draw, row, d_model]``."""
-        leaf = state.detach().clone().requires_grad_()
-        after = call(leaf)
-        rows = torch.arange(len(at))
-        pulled = torch.empty_like(signs)
-        for draw, sign in enumerate(signs):
-            self.job.tick()
-            along = torch.zeros_like(after)
-            along[rows, at] = sign.to(after)
-            more = draw + 1 < len(signs)
-            (found,) = torch.autograd.grad(after, leaf, along, retain_graph=more)
-            pulled[draw] = found[rows, at].cpu().double()
-            for row, place in enumerate(at if not self.model.bidirectional else ()):
-                beyond = found[row, place + 1 :]
-                if beyond.numel():
-                    self.later = max(self.later, float(beyond.abs().max()))
-        return after.detach(), pulled
+        self.replayed = max(self.replayed, found.replayed)
+        self.later = max(self.later, found.later)
 
     def finish(self) -> None:
         """Hand over the intervals, and what was verified."""
@@ -231,40 +184,3 @@ class _Run:
         if not self.model.bidirectional:
             what = "largest derivative of a token's state by that of a later token"
             self.job.check("no derivative from later tokens", self.later, 0, what)
-
-
-def estimates(pulled: Tensor, signs: Tensor) -> dict[str, Tensor]:
-    """Distance, trace and share off the diagonal of matrices, from products with random signs.
-
-    Parameters
-    ----------
-    pulled
-        ``[draw, row, d]``, ``J^T v``.
-    signs
-        ``[draw, row, d]``, ``v``, plus or minus 1.
-
-    Returns
-    -------
-    dict
-        Name to ``[row]``.
-    """
-    draws, _, width = signs.shape
-    rest = pulled - signs  # (J - I)^T v: its square is not drowned by that of the identity
-    square = rest.square().sum(-1).mean(0)
-    diagonal = signs * rest  # of J - I, with noise that differs from draw to draw
-    pairs = diagonal.sum(0).square() - diagonal.square().sum(0)
-    on = pairs.sum(-1) / (draws * (draws - 1))
-    return {
-        "jacobian_distance": (square / width).sqrt(),
-        "jacobian_trace": 1 + diagonal.sum(-1).mean(0) / width,
-        "jacobian_off_diagonal": (square - on) / pulled.square().sum(-1).mean(0),
-    }
-
-
-def _shuffled(state: Tensor, at: list[int], random: torch.Generator) -> Tensor:
-    """States with the entries of each row's token in a random order."""
-    other = state.clone()
-    for row, place in enumerate(at):
-        order = torch.randperm(state.shape[-1], generator=random).to(state.device)
-        other[row, place] = state[row, place, order]
-    return other

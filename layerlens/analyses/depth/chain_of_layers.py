@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.tolerances import logit_tolerance
+from layerlens.analyses.depth.chain_cell import open_path
 from layerlens.analyses.depth.sequence_search import (
     Path,
     PathSearch,
@@ -92,6 +93,7 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
+    opens=open_path,
 )
 def chain_of_layers(
     job: Job,

@@ -9,6 +9,7 @@ import numpy as np
 from layerlens.analyses.answers.prediction_change import DISTANCES
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.depth.finercut_trials import Cut, Unit, units_of
+from layerlens.analyses.depth.left_out_cells import open_cut
 from layerlens.analyses.sweeps.clean_pass import require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
@@ -70,6 +71,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     pooled=True,
+    opens=open_cut,
 )
 def finercut(
     job: Job,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.depth.cosine_cell import open_cosine
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
@@ -52,6 +53,7 @@ def count_work(model: LensModel, tokens: Tokens) -> Work:
     "like that one only where other tokens' states (cosine_chance) do not point there, too.",
     variables=VARIABLES,
     work=count_work,
+    opens=open_cosine,
 )
 def first_cosine(job: Job, model: LensModel, tokens: Tokens) -> None:
     """Cosine of each token's state with that of its text's first token, after every layer.

@@ -14,6 +14,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import When, given
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
+from layerlens.analyses.depth.left_out_cells import open_influence
 from layerlens.analyses.sweeps.clean_pass import (
     Pass,
     TokenMeans,
@@ -92,6 +93,7 @@ def count_work(
         "by": given("output"),
         "protect": When("rounds", "with rounds above 1", lambda rounds: rounds > 1),
     },
+    opens=open_influence,
 )
 def macro_influence(
     job: Job,

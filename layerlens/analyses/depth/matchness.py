@@ -14,19 +14,18 @@ from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import left_out
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.depth.finercut_trials import Unit, units_of
+from layerlens.analyses.depth.finercut_trials import Unit
+from layerlens.analyses.depth.left_out_cells import open_set
+from layerlens.analyses.depth.skip_sets import drawn, first_of, set_sizes, unit_name, unit_sets
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
-from layerlens.model.integers import whole, wholes
+from layerlens.model.integers import whole
 from layerlens.run.skip import mute
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-MOST, STEPS = 0.6, 6
-"""Share of the sublayers, and numbers of them, that are left out where none are given."""
 
 _ROW = ("skipped",)
 _OF = "share of tokens that stay the likeliest"
@@ -53,8 +52,8 @@ def count_work(
     verify: int,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    order, pool = _sets(model, skip, keep_ends)
-    numbers = _counts(counts, order, pool)
+    order, pool = unit_sets(model, skip, keep_ends)
+    numbers = set_sizes(counts, order, pool)
     runs = sum(1 + draws * (0 < number < len(pool)) for number in numbers)
     widest = max(part.ids.numel() for part, _ in split(tokens, batch_size))
     states = (model.n_layers + 4) * widest * model.d_model * model.dtype.itemsize
@@ -75,6 +74,7 @@ def count_work(
     needs=("head",),
     pooled=True,
     effects={"keep_ends": left_out("skip")},
+    opens=open_set,
 )
 def matchness(
     job: Job,
@@ -141,72 +141,14 @@ def matchness(
     """
     if whole(draws, "draws") < 1:
         raise InputError(f"draws is {draws}; expected 1 or more.")
-    order, pool = _sets(model, skip, keep_ends)
-    numbers = _counts(counts, order, pool)
+    order, pool = unit_sets(model, skip, keep_ends)
+    numbers = set_sizes(counts, order, pool)
     require_tokens(tokens, skip_first)
-    sets = [order[:n] if order else _spread(pool, n) for n in numbers]
-    random = [_drawn(pool, n, draws, seed) for n in numbers]
+    sets = [first_of(order, pool, n) for n in numbers]
+    random = [drawn(pool, n, draws, seed) for n in numbers]
     job.declare({"skipped": len(numbers)}, {"skipped": (_ROW, np.array(numbers, dtype=np.int32))})
-    job.note(sets=json.dumps([[_name(unit) for unit in units] for units in sets]))
+    job.note(sets=json.dumps([[unit_name(unit) for unit in units] for units in sets]))
     _Matchness(job, model, tokens, sets, random).run(skip_first, batch_size, verify)
-
-
-def _name(unit: Unit) -> str:
-    return f"{unit.layer} {unit.part}"
-
-
-def _sets(
-    model: LensModel, skip: Sequence[str] | None, keep_ends: bool
-) -> tuple[list[Unit], list[Unit]]:
-    """The sublayers of ``skip``, and all those that random sets are drawn from."""
-    every = units_of(model)
-    inner = [unit for unit in every if 0 < unit.layer < model.n_layers - 1]
-    if skip is None:
-        if keep_ends and not inner:
-            raise InputError(
-                f"{model.name} has no sublayer between its first and its last block: use "
-                "keep_ends=False."
-            )
-        return [], inner if keep_ends else every
-    known = {_name(unit): unit for unit in every}
-    names = [skip] if isinstance(skip, str) else list(skip)
-    wrong = [name for name in names if name not in known]
-    if wrong or not names or len(set(names)) < len(names):
-        raise InputError(
-            f"skip is {skip!r}; expected sublayers, each once, such as {next(iter(known))!r}."
-        )
-    order = [known[name] for name in names]
-    return order, inner if set(order) <= set(inner) else every
-
-
-def _counts(
-    counts: int | Sequence[int] | None, order: list[Unit], pool: list[Unit]
-) -> tuple[int, ...]:
-    """How many sublayers to leave out."""
-    most = len(order or pool)
-    if counts is None:
-        if order:
-            return tuple(range(most + 1))
-        steps = np.linspace(0, MOST * most, STEPS).round().astype(int)
-        return tuple(np.unique(steps).tolist())
-    found = wholes(counts, "counts", least=0)
-    if max(found) > most:
-        raise InputError(f"counts is {counts}; expected at most {most}, as many as may be skipped.")
-    return found
-
-
-def _spread(pool: list[Unit], count: int) -> list[Unit]:
-    """So many, evenly spread; for half of them every second one."""
-    return [pool[int((place + 0.5) * len(pool) / count)] for place in range(count)]
-
-
-def _drawn(pool: list[Unit], count: int, draws: int, seed: int) -> list[list[Unit]]:
-    """Random sets of this size; none where there is but one."""
-    if not 0 < count < len(pool):
-        return []
-    random = np.random.default_rng((seed, count))
-    chosen = (random.choice(len(pool), count, replace=False) for _ in range(draws))
-    return [[pool[place] for place in sorted(places)] for places in chosen]
 
 
 def mismatch(clean: Tensor, other: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import When
 from layerlens.analyses.depth.bit_allocation import allocate
+from layerlens.analyses.depth.weight_cells import open_rounded
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.analyses.sweeps.output_changes import output_changes
 from layerlens.errors import InputError
@@ -86,6 +87,7 @@ def count_work(
     needs=("head",),
     pooled=True,
     effects={"budget": When("bits", "with several bits", lambda bits: not is_whole(bits))},
+    opens=open_rounded,
 )
 def quantisation_sensitivity(
     job: Job,

@@ -10,16 +10,17 @@ from torch import Tensor
 
 from layerlens.analyses.answers.answer_metric import Metric
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import given, left_out
+from layerlens.analyses.depth.erased_cell import open_erased
+from layerlens.analyses.depth.erased_rows import ErasedRows, answer_places
+from layerlens.analyses.depth.erased_states import EFFECTS, Means, instead, put
+from layerlens.analyses.depth.windows import REDUCTIONS
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
-from layerlens.model.integers import whole
-from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
-from layerlens.run.changes import Change
-from layerlens.run.forward import forward
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def count_work(
     *,
     reference: Any,
     positions: Any,
+    answers: Any,
+    reduce: str,
     skip_first: bool | int,
     seed: int,
     verify: int,
@@ -53,7 +56,12 @@ def count_work(
     cells = 2 * places * (model.n_layers + 1) / 2 * texts
     state = 3 * length * model.d_model * model.n_layers * model.dtype.itemsize
     rows = round(2 * places * model.n_layers * texts)
-    return Work(2 + (cells + verify * texts) / texts, rows, state)
+    whole_passes = 2
+    if answers is not None:
+        found = answer_places(model, tokens, answers)
+        rows = round(rows * sum(map(len, found)) / texts)
+        whole_passes = 4
+    return Work(whole_passes + (cells + verify * texts) / texts, rows, state)
 
 
 @analysis(
@@ -67,6 +75,8 @@ def count_work(
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
+    effects={"reduce": given("answers"), "method": left_out("answers")},
+    opens=open_erased,
 )
 def residual_erasure(
     job: Job,
@@ -75,6 +85,8 @@ def residual_erasure(
     *,
     reference: Any = None,
     positions: Any = None,
+    answers: Any = None,
+    reduce: str = "max",
     skip_first: bool | int = True,
     seed: int = 0,
     verify: int = 2,
@@ -85,8 +97,8 @@ def residual_erasure(
 
     With ``p`` the probabilities of all tokens where the text is answered and ``p'`` those after
     the state at one token is replaced by the layer's mean state, ``effect`` is the Euclidean
-    norm of ``p - p'``: 0 to 1.41. Tokens whose effect ends early were read early; the model has
-    done with them whatever it computes there later.
+    norm of ``p - p'``: 0 to 1.41; of several answers the largest. Tokens whose effect ends early
+    were read early; the model has done with them whatever it computes there later.
 
     Parameters
     ----------
@@ -96,6 +108,12 @@ def residual_erasure(
         one text alone its own tokens. The published mean is over 10 other prompts.
     positions
         Which tokens are erased; None for all.
+    answers
+        Where predictions are measured: positions, a slice, or the text of a span, such as all of
+        a long answer; ``slice(None)`` for every next token. A list of such for several texts is
+        one each. None: where each text is answered, which costs least.
+    reduce
+        What is made of several answers: ``max`` as published, ``mean`` or ``p95``.
     skip_first
         Leave out the first token of each text (or so many) from the mean states, which it would
         own in many models.
@@ -110,9 +128,8 @@ def residual_erasure(
     ``effect_chance`` is the control: the state is moved as far as the mean state is away, in a
     random direction. A cell that does not exceed it says that any change of that size does as
     much, not that the token's content is needed. Published maps take the largest effect over
-    the tokens of a long answer; here it is that of the one prediction. Row ``l`` erases the
-    state before layer ``l``, so that row 0 erases the embedding. The attribute ``replaced_by``
-    says what was put in.
+    the tokens of a long answer. Row ``l`` erases the state before layer ``l``, so that row 0
+    erases the embedding. The attribute ``replaced_by`` says what was put in.
 
     Raises
     ------
@@ -127,21 +144,27 @@ def residual_erasure(
     >>> erased.data.effect.dims
     ('layer', 'position')
     """
-    if whole(int(skip_first), "skip_first") < 0:
-        raise InputError(f"skip_first is {skip_first}; expected 0 or more tokens.")
+    if reduce not in REDUCTIONS:
+        raise InputError(f"reduce is {reduce!r}; expected one of {', '.join(REDUCTIONS)}.")
+    measured = None if answers is None else answer_places(model, tokens, answers)
     cells = Cells(model, tokens, positions)
     _declare(job, model, cells)
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
-    means = _Means(job, model, texts, reference, int(skip_first))
+    means = Means(job, model, texts, reference, int(skip_first))
     passes = float(means.passes)
     methods: dict[str, None] = {}
     for row, text in enumerate(texts):
-        base = record_base(model, text)
-        erased = _Erased(job, model, base, means.of(row), (row, len(texts)))
         where = cells.column[cells.text == row] - int(tokens.mask[row].nonzero()[0])
         places = cells.position[cells.text == row]
-        passes += 1 + erased.run(where, places, seed + row, verify, method, memory_limit)
-        methods |= dict.fromkeys(erased.methods)
+        share, mean = (row, len(texts)), means.of(row)
+        if measured is None:
+            erased = _Erased(job, model, record_base(model, text), mean, share)
+            passes += 1 + erased.run(where, places, seed + row, verify, method, memory_limit)
+            methods |= dict.fromkeys(erased.methods)
+        else:
+            rows = ErasedRows(job, model, text, mean, measured[row], reduce, share)
+            passes += 3 + rows.run(where, places, seed + row, verify, memory_limit)
+            methods["restart"] = None
     job.note(
         replaced_by=means.words,
         direction="the state before a layer is replaced at one token",
@@ -153,63 +176,6 @@ def residual_erasure(
 def _declare(job: Job, model: LensModel, cells: Cells) -> None:
     coords = {"layer": (("layer",), np.arange(model.n_layers, dtype=np.int32)), **cells.coords()}
     job.declare({"layer": model.n_layers, **cells.sizes()}, coords)
-
-
-class _Means:
-    """What takes the place of states: means over tokens of texts.
-
-    Attributes
-    ----------
-    words
-        What they are of.
-    passes
-        Passes used for them.
-    """
-
-    def __init__(
-        self, job: Job, model: LensModel, texts: list[Tokens], reference: Any, skip: int
-    ) -> None:
-        self._given = reference is not None
-        if self._given:
-            others = job.tokens(reference)
-            texts = [row_of(others, row) for row in range(len(others.ids))]
-        self.passes = len(texts)
-        self._sums, counts = [], []
-        for text in texts:
-            job.tick()
-            total, count = _summed(model, text, skip)
-            self._sums.append(total)
-            counts.append(count)
-        self._counts = counts
-        self._alone = len(texts) == 1 and not self._given
-        whose = "the reference texts" if self._given else "the other texts given"
-        self.words = (
-            "the mean state of the text's own tokens" if self._alone else f"the mean of {whose}"
-        )
-
-    def of(self, row: int) -> Tensor:
-        """Mean state before each layer, ``[layer, d_model]`` float64, for one of the texts."""
-        every = self._given or self._alone
-        used = [i for i in range(len(self._sums)) if every or i != row]
-        count = sum(self._counts[i] for i in used)
-        if not count:
-            raise InputError(
-                "No token is left for the mean state: give longer texts with reference=, or "
-                "skip_first=False."
-            )
-        return torch.stack([self._sums[i] for i in used]).sum(0) / count
-
-
-def _summed(model: LensModel, text: Tokens, skip: int) -> tuple[Tensor, int]:
-    """Sum ``[layer, d_model]`` of the states before each layer, and of how many tokens."""
-    sums: list[Tensor] = []
-
-    def add(_: Site, state: Tensor) -> None:
-        sums.append(state[0, skip:].cpu().double().sum(0))
-
-    sites = [Site("resid_pre", layer) for layer in range(model.n_layers)]
-    forward(model, text, sites, add, logits=None)
-    return torch.stack(sums), max(0, text.ids.shape[1] - skip)
 
 
 class _Erased:
@@ -249,7 +215,7 @@ class _Erased:
         random = torch.Generator().manual_seed(seed)
         row, texts = self.share
         passes = 0.0
-        for half, name in enumerate(VARIABLES):
+        for half, name in enumerate(EFFECTS):
             sweep = Sweep(
                 self.job,
                 self.model,
@@ -264,12 +230,10 @@ class _Erased:
             for layer in range(self.model.n_layers):
                 for at, place in zip(where.tolist(), places.tolist(), strict=True):
                     state = self.base.state(layer)[at]
-                    new = self.mean[layer].to(state.device if state.device.type != "mps" else "cpu")
-                    if half:
-                        new = _moved(state, new, random)
-                    change = _set(layer, at, new.to(state))
-                    sweep.add(Cell((change,)), {"layer": layer, "position": place})
-            own = sweep.add(Cell((_set(0, int(where[0]), self.base.state(0)[where[0]]),)), None)
+                    new = instead(state, self.mean[layer], random if half else None)
+                    cell = Cell((put(layer, at, new),))
+                    sweep.add(cell, {"layer": layer, "position": place})
+            own = sweep.add(Cell((put(0, int(where[0]), self.base.state(0)[where[0]]),)), None)
             sweep.run()
             passes += sweep.passes
             self.methods.append(sweep.method)
@@ -283,15 +247,3 @@ class _Erased:
         error = abs(float(sweep.values[own]) - sweep.base_value)
         self.job.check(f"own state changes nothing{text}", error, sweep.tolerance, what)
         sweep.verify(verify, seed)
-
-
-def _set(layer: int, at: int, state: Tensor) -> Change:
-    return Change(Site("resid_pre", layer), "set", state.unsqueeze(0), positions=(at,))
-
-
-def _moved(state: Tensor, mean: Tensor, random: torch.Generator) -> Tensor:
-    """The state moved in a random direction, as far as the mean is away."""
-    here = state.to(mean)
-    way = torch.randn(len(mean), generator=random, dtype=torch.float64).to(mean.device)
-    moved: Tensor = here + way * ((mean - here).norm() / way.norm())
-    return moved

@@ -9,13 +9,14 @@ import numpy as np
 
 from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.depth.weight_cells import open_sparse
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.analyses.sweeps.output_changes import OUTPUT_CHANGES, output_changes
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split as split_texts
 from layerlens.model.integers import whole
 from layerlens.model.matrices import matrices
-from layerlens.run.sparse import WAYS, Budget, Factors, share_of, sparse
+from layerlens.run.sparse import WAYS, Budget, Factors, layer_factors, share_of, sparse
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -73,6 +74,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     pooled=True,
+    opens=open_sparse,
 )
 def sparse_layers(
     job: Job,
@@ -224,11 +226,7 @@ class _Sparse:
 
     def _factors(self, place: int, layer: int) -> list[Factors]:
         """Singular vectors of the layer's weights, and what each sparsity leaves of its work."""
-        path, found = self.model.anatomy.blocks[layer].path, []
-        for matrix in matrices(self.model, layer):
-            self.job.tick()
-            module = self.model.hf.get_submodule(f"{path}.{matrix.name}")
-            found.append(Factors(module, matrix.weight))
+        found = layer_factors(self.model, layer, self.job.tick)
         size = sum(one.weight.numel() for one in found)
         for column, share in enumerate(self.shares):
             left = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from layerlens.analyses.answers.prediction_change import Outputs, kl
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.removal.massive_cell import open_massive
 from layerlens.analyses.removal.massive_text import DimensionMeans, Entries
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.analyses.sweeps.output_changes import OUTPUT_CHANGES, output_changes
@@ -75,6 +76,7 @@ def count_work(
     work=count_work,
     needs=("head",),
     pooled=True,
+    opens=open_massive,
 )
 def massive_ablation(
     job: Job,

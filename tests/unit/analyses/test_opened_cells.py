@@ -337,6 +337,95 @@ def test_two_depths_by_every_measure(model: LensModel) -> None:
     assert len(rows) > 3
 
 
+@pytest.mark.parametrize("positions", [None, slice(None)])
+def test_a_state_erased(model: LensModel, positions: Any) -> None:
+    result = ll.residual_erasure(model, TEXT, reference=OTHERS, answers=positions)
+    found = opened(model, result, "effect", 1, 2)
+    states = [ll.record(model, text, "resid_pre.1")["resid_pre.1"][0, 1:] for text in OTHERS]
+    edits = [ll.edit("resid_pre.1", "set", torch.cat(states).mean(0), position=2)]
+    logits = [ll.run(model, TEXT, edits=some).logits[0].float() for some in ([], edits)]
+    before, after = (each.softmax(-1) for each in logits)
+    at = -1 if positions is None else int((before - after).norm(dim=-1).argmax())
+    for row in found.tables[0].rows:
+        token = model.token_id(str(row[0]))
+        assert row[1] == pytest.approx(float(before[at, token]), abs=1e-5)
+        assert row[3] == pytest.approx(float(after[at, token]), abs=1e-5)
+
+
+def test_what_steps_have_left_out_stays_left_out(model: LensModel) -> None:
+    cut = ll.finercut(model, TEXT, steps=3)
+    found = opened(model, cut, "removed", 2)
+    assert found.code.count("'zero'") == 3
+    agrees_with_its_code(model, found, 3)
+    agrees_with_its_code(model, opened(model, cut, "distance", 0, 5))
+    influence = ll.macro_influence(model, TEXT, rounds=2)
+    gone = int(influence.data.removed[0])
+    other = next(layer for layer in range(4) if layer != gone)
+    found = opened(model, influence, "kl", other, 1)
+    order = [layer for layer in range(4) if layer not in (gone, other)]
+    chances = ll.run_layers(model, TEXT, order=order).logits[0, -1].softmax(-1)
+    for row in found.tables[0].rows:
+        assert row[3] == pytest.approx(float(chances[model.token_id(str(row[0]))]), abs=1e-5)
+    agrees_with_its_code(model, opened(model, ll.macro_influence(model, TEXT), "kl", 1))
+    agrees_with_its_code(
+        model, opened(model, ll.matchness(model, TEXT, counts=2), "matchness", 0), 3
+    )
+
+
+def test_a_path_through_the_layers(model: LensModel) -> None:
+    result = ll.chain_of_layers(model, TEXT, simulations=20)
+    for array, index in (("path", (3, 0)), ("best_length", (5,)), ("skipped", (2,))):
+        found = opened(model, result, array, *index)
+        assert found.code.startswith("ll.run_layers(")
+        logits = eval(found.code, {"ll": ll, "model": model}).logits
+        for row in found.tables[0].rows:
+            expected = float(logits[0, -1].softmax(-1)[model.token_id(str(row[0]))])
+            assert row[2] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(InputError, match="random paths are not kept"):
+        opened(model, result, "random_length", 1)
+
+
+def test_a_layer_with_fewer_bits_or_channels(model: LensModel) -> None:
+    for result, name in (
+        (ll.quantisation_sensitivity(model, TEXT, bits=[8, 2]), "2 bits"),
+        (ll.sparse_layers(model, TEXT, sparsity=0.75), "sparse"),
+        (ll.massive_ablation(model, TEXT, times_median=3, relative=True), "set to 0"),
+    ):
+        first = str(next(iter(result.data.data_vars)))
+        array = result.data[first]
+        index = [1, *(array.shape[1] - 1 for _ in range(array.ndim - 1))]
+        [table] = opened(model, result, first, *index).tables
+        assert table.head[-2] == name
+        moved = max(abs(float(row[-2]) - float(row[1])) for row in table.rows)  # type: ignore[arg-type]
+        assert moved > 1e-6 and float(array.values[tuple(index)]) > 0
+
+
+def test_tokens_behind_a_layers_number(model: LensModel) -> None:
+    jacobian = ll.block_jacobian(model, TEXT)
+    rows = opened(model, jacobian, "jacobian_distance", 2).tables[0].rows
+    mean = np.mean([row[2] for row in rows])  # type: ignore[misc]
+    assert mean == pytest.approx(float(jacobian.data.jacobian_distance[2]))
+    cosine = ll.first_cosine(model, TEXT)
+    rows = opened(model, cosine, "cosine", 2, 3).tables[0].rows
+    (own,) = [row[2] for row in rows if row[0] == 0]
+    assert own == pytest.approx(float(cosine.data.cosine[2, 3]), abs=1e-6)
+    growth = ll.perturbation_growth(model, TEXT, steps=1)
+    rows = opened(model, growth, "growth_worst", 0).tables[0].rows
+    assert all(row[3] > 0 for row in rows) and len(rows) == 5  # type: ignore[operator]
+
+
+def test_what_a_head_looks_at_and_which_look_alike(model: LensModel) -> None:
+    roles = ll.head_roles(model, length=6)
+    found = opened(model, roles, "score", 1, 2, 0)
+    pattern = eval(found.code, {"ll": ll, "model": model})["pattern.1.2"][0]
+    for query, _, _, weight, _ in found.tables[0].rows:
+        assert weight == pytest.approx(float(pattern[query].max()), abs=1e-6)
+    heads = ll.head_clusters(model, TEXT)
+    rows = opened(model, heads, "cluster", 1, 0).tables[0].rows
+    far = np.sort(heads.data.distance.sel(layer_head="L1H0").values)[1:]
+    np.testing.assert_allclose([row[2] for row in rows], far[: len(rows)])
+
+
 def test_what_is_no_cell(model: LensModel) -> None:
     result = ll.ablate_sweep(model, TEXT, how="zero")
     for wrong in ([0], [0, 99], "0", [0, True, 2]):

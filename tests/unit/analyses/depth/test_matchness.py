@@ -11,7 +11,7 @@ import torch
 
 import layerlens as ll
 from layerlens.analyses.depth.finercut_trials import Unit
-from layerlens.analyses.depth.matchness import _drawn, _spread
+from layerlens.analyses.depth.skip_sets import drawn, spread
 from layerlens.errors import InputError
 
 from .. import by_hooks, without
@@ -45,12 +45,12 @@ def test_each_set_equals_plain_hooks(family: str, batch_size: int | None) -> Non
 
 def test_random_sets_are_measured_like_any_other() -> None:
     model = by_hooks.wrapped("llama")
-    drawn = ll.matchness(model, TEXTS, counts=2, keep_ends=False, draws=3, seed=4).data
+    data = ll.matchness(model, TEXTS, counts=2, keep_ends=False, draws=3, seed=4).data
     every = [Unit(layer, part) for layer in range(3) for part in ("attn", "mlp")]
-    names = [[f"{u.layer} {u.part}" for u in units] for units in _drawn(every, 2, 3, 4)]
+    names = [[f"{u.layer} {u.part}" for u in units] for units in drawn(every, 2, 3, 4)]
     found = [float(ll.matchness(model, TEXTS, skip=s, counts=2).data.matchness[0]) for s in names]
-    assert float(drawn.matchness_random[0]) == pytest.approx(np.mean(found))
-    assert float(drawn.matchness_random_best[0]) == max(found)
+    assert float(data.matchness_random[0]) == pytest.approx(np.mean(found))
+    assert float(data.matchness_random_best[0]) == max(found)
 
 
 def test_sublayers_that_write_nothing_are_not_missed() -> None:
@@ -67,12 +67,12 @@ def test_sublayers_that_write_nothing_are_not_missed() -> None:
 
 def test_sets_are_spread_over_depth_and_ends_are_kept() -> None:
     pool = [Unit(layer, part) for layer in range(1, 5) for part in ("attn", "mlp")]
-    assert [unit.part for unit in _spread(pool, 4)] == ["mlp"] * 4
-    assert [unit.layer for unit in _spread(pool, 2)] == [2, 4]
-    assert _spread(pool, 8) == pool
-    assert _spread(pool, 0) == []
-    assert _drawn(pool, 0, 3, 0) == _drawn(pool, 8, 3, 0) == []
-    assert all(len(set(units)) == 5 for units in _drawn(pool, 5, 20, 0))
+    assert [unit.part for unit in spread(pool, 4)] == ["mlp"] * 4
+    assert [unit.layer for unit in spread(pool, 2)] == [2, 4]
+    assert spread(pool, 8) == pool
+    assert spread(pool, 0) == []
+    assert drawn(pool, 0, 3, 0) == drawn(pool, 8, 3, 0) == []
+    assert all(len(set(units)) == 5 for units in drawn(pool, 5, 20, 0))
     data = ll.matchness(by_hooks.wrapped("gpt2"), TEXTS, counts=[0, 2]).data
     assert json.loads(data.attrs["sets"]) == [[], ["1 attn", "1 mlp"]]
     assert (data.matchness == data.matchness_random).all()  # there is one set of each size

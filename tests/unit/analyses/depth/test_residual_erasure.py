@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def states(hf: torch.nn.Module, ids: list[int]) -> list[Tensor]:
 
 
 def put(hf: torch.nn.Module, layer: int, at: int, new: Tensor) -> Tensor:
-    """Probabilities at the last token with one state replaced."""
+    """Probabilities [position, token] with one state replaced."""
 
     def change(_: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         state = (args[0] if args else kwargs["hidden_states"]).clone()
@@ -41,7 +43,7 @@ def put(hf: torch.nn.Module, layer: int, at: int, new: Tensor) -> Tensor:
     hook = by_hooks.blocks(hf)[layer].register_forward_pre_hook(change, with_kwargs=True)
     try:
         with torch.no_grad():
-            return hf(torch.tensor([IDS])).logits[0, -1].softmax(-1)
+            return hf(torch.tensor([IDS])).logits[0].softmax(-1)
     finally:
         hook.remove()
 
@@ -56,8 +58,40 @@ def test_each_cell_equals_plain_hooks(family: str) -> None:
     means = [state[1:].mean(0) for state in states(hf, OTHER)]
     for layer, mean in enumerate(means):
         for at in range(len(IDS)):
-            wanted = float((put(hf, layer, at, mean) - own).norm())
+            wanted = float((put(hf, layer, at, mean)[-1] - own).norm())
             assert float(found.data.effect[layer, at]) == pytest.approx(wanted, abs=2e-6)
+
+
+@pytest.mark.parametrize(("reduce", "how"), [("max", Tensor.amax), ("mean", Tensor.mean)])
+def test_of_several_answers_each_is_measured(reduce: str, how: Callable[..., Tensor]) -> None:
+    model, hf = by_hooks.wrapped("llama"), by_hooks.plain("llama")
+    found = ll.residual_erasure(model, IDS, reference=OTHER, answers=[1, 2, 4], reduce=reduce)
+    assert found.checks.ok and found.data.attrs["complete"] == 1
+    with torch.no_grad():
+        own = hf(torch.tensor([IDS])).logits[0].softmax(-1)
+    for layer, mean in enumerate(state[1:].mean(0) for state in states(hf, OTHER)):
+        for at in range(len(IDS)):
+            far = (put(hf, layer, at, mean) - own).norm(dim=-1)[[1, 2, 4]]
+            assert float(found.data.effect[layer, at]) == pytest.approx(float(how(far)), abs=2e-6)
+    assert (found.data.effect[:, 5:] == 0).all()  # no answer comes after them
+
+
+def test_answers_of_several_texts_are_one_each() -> None:
+    model = by_hooks.wrapped("gpt2")
+    both = ll.residual_erasure(model, [IDS, OTHER], answers=[[-1, 2], [1]]).data
+    for row, (own, other, answers) in enumerate([(IDS, OTHER, [-1, 2]), (OTHER, IDS, [1])]):
+        alone = ll.residual_erasure(model, own, reference=other, answers=answers).data
+        np.testing.assert_allclose(
+            both.effect[row].values[:, : len(own)], alone.effect.values, atol=2e-6
+        )
+    last = ll.residual_erasure(model, IDS, reference=OTHER, answers=-1, seed=2).data
+    usual = ll.residual_erasure(model, IDS, reference=OTHER, seed=2).data
+    np.testing.assert_allclose(last.effect.values, usual.effect.values, atol=2e-6)
+    np.testing.assert_allclose(last.effect_chance.values, usual.effect_chance.values, atol=2e-6)
+    with pytest.raises(InputError, match="may mean one position each"):
+        ll.residual_erasure(model, [IDS, OTHER], answers=[1, 2])
+    with pytest.raises(InputError, match="reduce is 'sum'"):
+        ll.residual_erasure(model, IDS, answers=-1, reduce="sum")
 
 
 def test_the_control_moves_a_state_just_as_far() -> None:
@@ -72,7 +106,7 @@ def test_the_control_moves_a_state_just_as_far() -> None:
         state, mean = before[0][at].double(), means[0][1:].double().mean(0)
         way = torch.randn(len(mean), generator=random, dtype=torch.float64)
         new = state + way / way.norm() * (mean - state).norm()
-        wanted = float((put(hf, 0, at, new.float()) - own).norm())
+        wanted = float((put(hf, 0, at, new.float())[-1] - own).norm())
         assert float(found.effect_chance[0, at]) == pytest.approx(wanted, abs=2e-6)
 
 
