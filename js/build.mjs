@@ -31,6 +31,15 @@ const UNUSED = [
   ),
   ...["timeIncrsMs", "timeIncrsS"].map((name) => `const \\[ ${name},`),
   ...["fmtDate", "tzDate", "join"].map((name) => `uPlot\\.${name}\\s*=`),
+  ...["days3", "months3"].map((name) => `const ${name} =`),
+  ...["mousedown", "mouseup", "dblclick"].map((name) => `events\\.${name} =`),
+  ...["mousedown", "dblclick"].map((name) => `onMouse\\(${name},\\s*over`),
+];
+
+/** The same of whole blocks, to the line that closes them: names in dates, the legend, dragging. */
+const UNUSED_BLOCKS = [
+  ...["months", "days"].map((name) => `const ${name} = \\[`),
+  ...["initLegendRow", "mouseDown", "mouseUp", "dblClick"].map((name) => `function ${name}\\(`),
 ];
 
 /** What uPlot asks of its options, and what the answer always is here. */
@@ -54,6 +63,11 @@ const lean = {
         const line = new RegExp(`^\\s*${start}.*$`, "gm");
         if (!line.test(contents)) throw new Error(`uPlot has no line ${start} any more.`);
         contents = contents.replace(line, "");
+      }
+      for (const start of UNUSED_BLOCKS) {
+        const block = new RegExp(`^(\\t*)${start}[^]*?^\\1[}\\]].*$`, "m");
+        if (!block.test(contents)) throw new Error(`uPlot has no block ${start} any more.`);
+        contents = contents.replace(block, "");
       }
       for (const [asked, answer] of SETTLED) contents = contents.replace(asked, answer);
       return { contents };

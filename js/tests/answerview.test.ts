@@ -67,10 +67,8 @@ describe("the view of an answer", () => {
     };
     expect(await caption(null)).toBe("effect (nats)");
     expect(await caption(1)).toBe("effect (nats)");
-    expect(await caption(0.6)).toBe("effect; beyond 0.6: up to 0.9 (nats)");
-    expect(await caption(0.2)).toBe(
-      "effect; beyond −0.2: down to −0.3; beyond 0.2: up to 0.9 (nats)",
-    );
+    expect(await caption(0.6)).toBe("effect (nats); ▲ above 0.6: to 0.9");
+    expect(await caption(0.2)).toBe("effect (nats); ▼ below −0.2: to −0.3, ▲ above 0.2: to 0.9");
   });
 
   it("asks its question, says how it is read and with which options, and what words mean", async () => {

@@ -10,6 +10,7 @@ import {
 } from "../src/marks/axes";
 import type { ChartInput } from "../src/marks/chart";
 import { compact, written } from "../src/marks/numbers";
+import { namedSpots, spotsOf } from "../src/marks/places";
 import { lineStyle, paletteOf } from "../src/theme/palette";
 import { stubBrowser } from "./page";
 
@@ -55,6 +56,42 @@ describe("the axes of charts", () => {
     expect(compact(Number.NaN)).toBe("–");
     expect(compact(999_999)).toBe("1M");
     expect(written(-0.001)).toBe("0.00");
+  });
+});
+
+describe("places by value", () => {
+  it("are the numbers themselves, and their logarithms where they span decades", () => {
+    expect(spotsOf([-8, -4, -1, 0, 1, 4, 8])).toEqual([-8, -4, -1, 0, 1, 4, 8]);
+    const spots = spotsOf([-10, 0, 0.1, 10, 1000]) ?? [];
+    const root = Math.log1p(100);
+    expect(spots).toEqual([-root, 0, Math.log(2), root, Math.log1p(10_000)]);
+  });
+
+  it("are left to the order where this says the same, or nothing", () => {
+    for (const values of [[], [3], [1, 2], [0, 0.1, 0.2, 0.3], [1, 5, 2], [1, 1, 4], [0, NaN, 4]])
+      expect(spotsOf(values)).toBeNull();
+  });
+
+  it("are named from the last back as far as labels do not touch", () => {
+    expect(namedSpots([0, 1, 2, 10], 100, 15)).toEqual([0, 2, 3]);
+    expect(namedSpots([0, 1, 2, 10], 100, 10)).toEqual([0, 1, 2, 3]);
+  });
+
+  it("are where a curve over doses has its places", async () => {
+    const { Chart } = await chart();
+    const host = document.body.appendChild(document.createElement("div"));
+    const made = new Chart(host, { choose: vi.fn() });
+    made.draw(input({ spots: [-8, -1, 0, 8] }));
+    await Promise.resolve(); // it is laid out a moment later
+    const lefts = [0, 1, 2, 3].map((place) => {
+      made.cross(place);
+      const moved = host.querySelector<HTMLElement>(".u-cursor-x")?.style.transform ?? "";
+      return Number(/translate\(([\d.]+)px/.exec(moved)?.[1]);
+    });
+    const [first = 0, second = 0, third = 0, last = 0] = lefts;
+    expect((second - first) / (last - first)).toBeCloseTo(7 / 16, 1);
+    expect((third - first) / (last - first)).toBeCloseTo(8 / 16, 1);
+    made.dispose();
   });
 });
 

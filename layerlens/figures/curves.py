@@ -22,6 +22,7 @@ from layerlens.figures.canvas import (
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.names import axis_words, capital
 from layerlens.figures.palette import Palette, palette
+from layerlens.figures.places import places_of
 from layerlens.figures.slices import cut, labels_of, main_variable, words_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MOST_LINES = 12
+_LABEL = 0.13  # inches that a label takes of the axis
 _Y_CHARACTERS = 34
 _LEGEND_CHARACTERS = 20
 
@@ -108,9 +110,10 @@ def curves_figure(
     place = (0.75 / width, bottom / height, 1 - 2.3 / width, 1.95 / height)
     axes = figure.add_axes(place, facecolor=colors.page)
     spread = _spread(data[names[0]], axis, at)
-    _draw(axes, lines, colors, scale, axis_words(data, spread) if spread else None)
+    at_x = places_of(data, axis)
+    _draw(axes, lines, at_x, colors, scale, axis_words(data, spread) if spread else None)
     words = words_of(data[names[0]]) if len(names) == 1 else ", ".join(units - {"1"})
-    _dress(axes, points, axis_words(data, axis), words, colors)
+    _dress(axes, points, at_x, axis_words(data, axis), words, colors)
     write_title(figure, above[0], colors, below)
     write_notes(figure, notes, colors)
     return figure
@@ -170,10 +173,16 @@ def _companion(
     return values
 
 
-def _draw(axes: Axes, lines: list[Line], colors: Palette, scale: str, spread: str | None) -> None:
+def _draw(
+    axes: Axes,
+    lines: list[Line],
+    x: np.ndarray,
+    colors: Palette,
+    scale: str,
+    spread: str | None,
+) -> None:
     for i, line in enumerate(lines):
         color = colors.lines[i % len(colors.lines)]
-        x = np.arange(line.values.size)
         if line.low is not None and line.high is not None:
             axes.fill_between(x, line.low, line.high, color=color, alpha=0.18, linewidth=0)
         axes.plot(
@@ -207,12 +216,13 @@ def _draw(axes: Axes, lines: list[Line], colors: Palette, scale: str, spread: st
             label.set_parse_math(False)
 
 
-def _dress(axes: Axes, points: list[str], axis: str, words: str, colors: Palette) -> None:
-    step = max(1, -(-len(points) // 60))
-    at = np.arange(0, len(points), step)
+def _dress(
+    axes: Axes, points: list[str], places: np.ndarray, axis: str, words: str, colors: Palette
+) -> None:
+    at = _labelled(places, axes.get_window_extent().width / axes.figure.dpi)
     style: dict[str, Any] = {"fontsize": FONT, "family": list(families()), "color": colors.ink}
     rotation = 90 if max(map(len, points), default=0) > 2 else 0
-    for label in axes.set_xticks(at, [points[i] for i in at], rotation=rotation, **style):
+    for label in axes.set_xticks(places[at], [points[i] for i in at], rotation=rotation, **style):
         label.label1.set_parse_math(False)
     axes.set_xlabel(axis, **style)
     axes.set_ylabel(textwrap.fill(words, _Y_CHARACTERS), parse_math=False, **style)
@@ -221,3 +231,13 @@ def _dress(axes: Axes, points: list[str], axis: str, words: str, colors: Palette
     for name, side in axes.spines.items():
         side.set_visible(name in ("left", "bottom"))
         side.set_color(colors.faint)
+
+
+def _labelled(places: np.ndarray, inches: float) -> list[int]:
+    """Return which places are named: the last, and before it those whose labels do not touch."""
+    apart = (places[-1] - places[0]) * _LABEL / inches
+    named: list[int] = []
+    for i in range(len(places) - 1, -1, -1):
+        if not named or places[named[-1]] - places[i] >= apart:
+            named.append(i)
+    return named[::-1]

@@ -24,6 +24,7 @@ from layerlens.figures.grid_data import Grid, grid_of
 from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of, outline
 from layerlens.figures.names import between_models, capital
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
+from layerlens.figures.past import extends, mark_past, past_words
 from layerlens.figures.scale import signed_scale
 from layerlens.result.beside import CHANGE
 from layerlens.result.layers import OTHER
@@ -41,8 +42,6 @@ _LINES = 0.35  # strength of its lines
 _PALE = 0.5  # how much of the page covers an estimate
 _NEURONS = 9.6  # the same for neurons, of which each is labelled
 _PAGE = 7.2  # inches of all columns: a wider picture is shrunk to a page until no digit can be read
-SLACK = 1.02
-"""What is beyond the limit by less cannot be told from it by its colour, and is not marked."""
 
 
 def grid_figure(
@@ -72,8 +71,9 @@ def grid_figure(
         Where to cut axes, so that two are left: ``{"head": 3}``. By default those before the last
         two where the largest number is; a line under the grid says which.
     limit : float, optional
-        The value of the strongest colour. By default 1 for a recovered fraction, where a small
-        triangle marks what lies beyond, else the largest absolute value.
+        The value of the strongest colour. By default 1 for a recovered fraction, else the largest
+        absolute value. A small triangle marks what lies past the colours, so also a small value of
+        the other sign where almost all have one.
     selected : (int, int), optional
         Indices of the row and the column of a cell to outline.
     listed : mapping, optional
@@ -122,7 +122,7 @@ def grid_figure(
     outline(axes, selected, colors)
     _number_cells(axes, listed or {}, colors)
     _labels(axes, grid, layout, colors)
-    extend = _extends(grid)
+    extend = extends(grid.values, mesh.norm)
     words = grid.label if title is not None else f"({grid.units})" if grid.units else ""
     color_bar(figure, mesh, words, layout, colors, extend=extend)
     write_title(figure, above[0], colors, lines)
@@ -169,12 +169,7 @@ def _cells(axes: Axes, grid: Grid, colors: Palette) -> QuadMesh:
         axes.add_patch(
             Rectangle((column, row), 1, 1, hatch=_ESTIMATE, linewidth=0, gid="estimate", **pale)
         )
-    if grid.bounded:
-        beyond = np.argwhere(np.abs(np.nan_to_num(grid.values)) > grid.limit * SLACK)
-        axes.plot(
-            beyond[:, 1] + 0.94, beyond[:, 0] + 0.85, linestyle="", marker="^", markersize=2.2,
-            color=colors.page, markeredgewidth=0, gid="beyond",
-        )  # fmt: skip
+    mark_past(axes, grid.values, mesh, colors)
     axes.set_xlim(0, columns)
     axes.set_ylim(0, rows)
     return mesh
@@ -275,25 +270,12 @@ def _of_estimates(data: xr.Dataset, count: int) -> str:
     return f"{words}; on {known} true cells estimates correlate with the truth at {pearson:.2f}"
 
 
-def _extends(grid: Grid) -> str:
-    finite = grid.values[np.isfinite(grid.values)]
-    over, under = (
-        bool((finite > grid.limit * SLACK).any()),
-        bool((finite < -grid.limit * SLACK).any()),
-    )
-    return {(True, True): "both", (True, False): "max", (False, True): "min"}.get(
-        (over, under), "neither"
-    )
-
-
 def _notes(data: xr.Dataset, grid: Grid, layout: Layout) -> list[str]:
     notes = []
     if len(grid.columns) == 2:
         notes.append("under each column: the clean token, and the corrupted one")
-    beyond = int((np.abs(np.nan_to_num(grid.values)) > grid.limit * SLACK).sum())
-    if beyond and grid.bounded:
-        lie = f"{beyond} cells lie" if beyond > 1 else "1 cell lies"
-        notes.append(f"{lie} beyond ±{grid.limit:g}; a triangle marks what does")
+    if past := past_words(grid.values, signed_scale(grid.values, grid.limit)[0]):
+        notes.append(past)
     if grid.guessed.any():
         notes.append(_of_estimates(data, int(grid.guessed.sum())))
     missing = int((~np.isfinite(grid.values)).sum())

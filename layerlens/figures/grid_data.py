@@ -26,8 +26,8 @@ MOST_NEURONS = 64
 class Grid:
     """What is drawn.
 
-    `values` are ``[row, column]``, row 0 at the bottom; `limit` is where the colours end; `bounded`
-    says that values beyond it can occur and are marked; `words` name the axes.
+    `values` are ``[row, column]``, row 0 at the bottom; `limit` is where the colours end; `words`
+    name the axes.
     """
 
     name: str
@@ -39,7 +39,6 @@ class Grid:
     label: str
     units: str
     limit: float
-    bounded: bool
     guessed: np.ndarray
     """Where `values` are estimates in the place of true ones (bool)."""
 
@@ -80,7 +79,6 @@ def grid_of(
         label=_label(data, name),
         units=units if (units := str(array.attrs.get("units", "1"))) != "1" else "",
         limit=limit or (1.0 if fraction else float(largest) or 1.0),
-        bounded=fraction or limit is not None,
         guessed=guessed,
     )
     return grid, "; ".join(word for word in said if word)

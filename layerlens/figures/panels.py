@@ -15,6 +15,7 @@ from layerlens.figures.canvas import FONT
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.names import apart, axis_words, capital
 from layerlens.figures.palette import Palette, color_map
+from layerlens.figures.past import extends, mark_past
 from layerlens.figures.scale import range_scale
 from layerlens.figures.slices import labels_of
 from layerlens.result.layers import CHANCE, OTHER, Array, ends_of, groups_of, numbers_of
@@ -125,12 +126,7 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
             hue = hues.setdefault(key, colors.lines[len(hues) % len(colors.lines)])
             label = labels.get(own) or labels.get(name) or array["long_name"]
             if len(dims) > 1:
-                entry = (
-                    str(i + 1)
-                    if dims[1].removeprefix(OTHER) == "k"
-                    else labels_of(data, dims[1])[i]
-                )
-                label = f"{axis_words(data, dims[1])} {entry}"
+                label = f"{axis_words(data, dims[1])} {_entry(data, dims[1], i)}"
             if array["other"]:
                 label = f"{label}, {data.attrs.get('other_label', 'other')}"
             dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
@@ -216,6 +212,7 @@ def _cells(figure: Figure, axes: Axes, array: Array, data: xr.Dataset, colors: P
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(values), cmap=color_map(cmap, colors), norm=norm, rasterized=True
     )
+    mark_past(axes, values, mesh, colors)
     if array["kind"] == "matrix":
         axes.set_aspect("equal", anchor="W")
         for first, last in groups_of(data, array["name"]):
@@ -226,7 +223,7 @@ def _cells(figure: Figure, axes: Axes, array: Array, data: xr.Dataset, colors: P
             )  # fmt: skip
             axes.add_patch(outline)
     _name_axes(axes, array, data, colors)
-    bar = figure.colorbar(mesh, cax=_beside(figure, axes))
+    bar = figure.colorbar(mesh, cax=_beside(figure, axes), extend=extends(values, norm))
     bar.outline.set_edgecolor(colors.faint)
     bar.ax.tick_params(labelsize=FONT - 1.5, colors=colors.ink, length=2)
 

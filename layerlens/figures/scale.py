@@ -7,9 +7,9 @@ import math
 import numpy as np
 from matplotlib.colors import Normalize
 
-_FAINT = 0.03
-SLIGHT = 0.1
-"""Numbers on the other side of 0, below this share of the largest, get no colours of their own."""
+_SLIGHT = 0.1
+"""Numbers on the other side of 0, below this share of the largest, get no colours of their own;
+`past` marks them."""
 
 
 def range_scale(values: np.ndarray) -> tuple[Normalize, str]:
@@ -20,7 +20,7 @@ def range_scale(values: np.ndarray) -> tuple[Normalize, str]:
     """
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if low < -_FAINT * high:
+    if low < -_SLIGHT * high:
         end = _up(max(-low, high), _step(max(-low, high)))
         return Normalize(-end, end), "signed"
     most = high if high > 0 else 1.0
@@ -34,9 +34,9 @@ def signed_scale(values: np.ndarray, limit: float) -> tuple[Normalize, str]:
     """Return the norm and the colour map of an effect: 0 is the page, and no half of it is idle."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if low >= -SLIGHT * limit:
+    if low >= -_SLIGHT * limit:
         return Normalize(0.0, limit), "base"
-    if high <= SLIGHT * limit:
+    if high <= _SLIGHT * limit:
         return Normalize(-limit, 0.0), "negative"
     return Normalize(-limit, limit), "signed"
 

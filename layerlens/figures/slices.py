@@ -120,7 +120,8 @@ def labels_of(data: xr.Dataset | xr.DataArray, dim: str) -> list[str]:
             words = [word.removesuffix("_post") for word in words]
         return [word.replace("␣", " ") for word in words]
     if dim in data.coords:
-        return [str(label) for label in data.coords[dim].values]
+        values = data.coords[dim].values
+        return [f"{value:.6g}" if values.dtype.kind == "f" else str(value) for value in values]
     return [str(index) for index in range(data.sizes[dim])]
 
 

@@ -1,6 +1,7 @@
 import uPlot from "uplot";
 import type { LineStyle, Palette } from "../theme/palette";
 import { placeTicks, type ValueAxis } from "./axes";
+import { namedSpots } from "./places";
 
 export interface ChartLine {
   style: LineStyle;
@@ -14,8 +15,10 @@ export interface ChartLine {
 }
 
 export interface ChartInput {
-  /** Where values stand along the axis; whole numbers in order. */
+  /** What values are of, in order; whole numbers. */
   places: readonly number[];
+  /** Where these stand along the axis; absent: at their own numbers. */
+  spots?: readonly number[] | undefined;
   /** What a place is called under the axis. */
   label(place: number): string;
   /** The places that are named on an axis so wide; by themselves, evenly spaced ones to the last. */
@@ -39,6 +42,8 @@ const AXIS_WIDTH = 54;
 const AXIS_HEIGHT = 26;
 /** About half the width of a letter. */
 const LETTER = 3.2;
+/** How far the ends of an axis lie from its first and last value, in its range. */
+const BESIDE = 0.04;
 
 /** Curves over one axis of places, by uPlot; made anew when more changes than the numbers. */
 export class Chart {
@@ -105,21 +110,27 @@ export class Chart {
     return typeof index === "number" ? (this.#input?.places[index] ?? null) : null;
   }
 
+  #spot(place: number): number {
+    const { places = [], spots } = this.#input ?? {};
+    return spots?.[places.indexOf(place)] ?? place;
+  }
+
   #showCross(): void {
     const plot = this.#plot;
     if (!plot) return;
-    const left = this.#cross === null ? -10 : plot.valToPos(this.#cross, "x");
+    const left = this.#cross === null ? -10 : plot.valToPos(this.#spot(this.#cross), "x");
     plot.setCursor({ left, top: left < 0 ? -10 : 0 }, false);
   }
 
   #options(input: ChartInput): uPlot.Options {
-    const { palette, places } = input;
-    const [first, last] = [places[0] ?? 0, places.at(-1) ?? 0];
+    const { palette, places, spots } = input;
+    const [first, last] = [this.#spot(places[0] ?? 0), this.#spot(places.at(-1) ?? 0)];
+    const beside = spots ? BESIDE * (last - first) : 0.5;
     return {
       width: this.#width || Math.max(200, this.host.clientWidth),
       height: input.height,
       // The last label stands half beside the chart.
-      padding: [10, Math.max(14, LETTER * input.label(last).length), 0, 0],
+      padding: [10, Math.max(14, LETTER * input.label(places.at(-1) ?? 0).length), 0, 0],
       legend: { show: false },
       cursor: {
         y: false,
@@ -129,7 +140,7 @@ export class Chart {
         // The upright line stands on a place, never between two.
         move: (plot, left, top) => [this.#snapped(plot, left), top],
       },
-      scales: { x: { time: false, range: [first - 0.5, last + 0.5] }, y: input.axis.scale },
+      scales: { x: { time: false, range: [first - beside, last + beside] }, y: input.axis.scale },
       axes: this.#axes(input),
       series: [{}, ...input.lines.flatMap((line) => seriesOf(line, places.length))],
       bands: bandsOf(input.lines, palette),
@@ -145,10 +156,16 @@ export class Chart {
   #snapped(plot: uPlot, left: number): number {
     if (left < 0) return left;
     const place = this.#input?.places[plot.posToIdx(left)];
-    return place === undefined ? left : plot.valToPos(place, "x");
+    return place === undefined ? left : plot.valToPos(this.#spot(place), "x");
   }
 
-  #axes({ palette, font, places, label, axis, ticks }: ChartInput): uPlot.Axis[] {
+  #axes({ palette, font, places, spots, label, axis, ticks }: ChartInput): uPlot.Axis[] {
+    const most = 2 * LETTER * Math.max(...places.map((place) => label(place).length)) + 8;
+    const named = (width: number): number[] => {
+      if (ticks) return ticks(width);
+      const found = spots ? namedSpots(spots, width, most) : placeTicks(places.length, width);
+      return found.map((i) => places[i] ?? 0);
+    };
     const common = {
       stroke: palette.dim,
       font: `11px ${font}`,
@@ -160,11 +177,10 @@ export class Chart {
         ...common,
         grid: { show: false },
         size: AXIS_HEIGHT,
-        splits: (plot) => {
-          const width = plot.bbox.width / devicePixelRatio;
-          return ticks?.(width) ?? placeTicks(places.length, width).map((i) => places[i] ?? 0);
-        },
-        values: (_, splits) => splits.map(label),
+        splits: (plot) =>
+          named(plot.bbox.width / devicePixelRatio).map((place) => this.#spot(place)),
+        values: (_, splits) =>
+          splits.map((spot) => label(spots ? (places[spots.indexOf(spot)] ?? 0) : spot)),
       },
       {
         ...common,
@@ -188,7 +204,7 @@ export class Chart {
     ctx.textBaseline = "middle";
     ctx.setLineDash([]);
     for (const { value, place, color, rank, up } of beyondOf(input)) {
-      const x = plot.valToPos(place, "x", true);
+      const x = plot.valToPos(this.#spot(place), "x", true);
       const y = (up ? bbox.top : bbox.top + bbox.height) + (up ? 1 : -1) * (6 + 12 * rank) * px;
       const tip = up ? -4 * px : 4 * px;
       ctx.fillStyle = color;
@@ -209,7 +225,7 @@ export class Chart {
   #drawMark(plot: uPlot, palette: Palette): void {
     if (this.#at === null) return;
     const { ctx, bbox } = plot;
-    const x = Math.round(plot.valToPos(this.#at, "x", true)) + 0.5;
+    const x = Math.round(plot.valToPos(this.#spot(this.#at), "x", true)) + 0.5;
     ctx.save();
     ctx.strokeStyle = palette.accent;
     ctx.lineWidth = devicePixelRatio;
@@ -288,7 +304,7 @@ function bandsOf(lines: readonly ChartLine[], { name }: Palette): uPlot.Band[] {
   });
 }
 
-function dataOf({ places, lines, axis }: ChartInput): uPlot.AlignedData {
+function dataOf({ places, spots, lines, axis }: ChartInput): uPlot.AlignedData {
   const { floor } = axis;
   const seen = (values: readonly (number | null)[]) =>
     values.map((v) => {
@@ -298,11 +314,11 @@ function dataOf({ places, lines, axis }: ChartInput): uPlot.AlignedData {
   const ys = lines.flatMap(({ values, band }) =>
     band ? [seen(values), seen(band.low), seen(band.high)] : [seen(values)],
   );
-  return [[...places], ...ys];
+  return [[...(spots ?? places)], ...ys];
 }
 
 /** Everything that a chart cannot take in without being made anew. */
-function keyOf({ places, lines, axis, palette, font, height }: ChartInput): string {
+function keyOf({ places, spots, lines, axis, palette, font, height }: ChartInput): string {
   const styles = lines.map((line) => [line.style, !line.band, line.dots, line.width]);
-  return JSON.stringify([places, styles, axis.key, palette.name, font, height]);
+  return JSON.stringify([spots ?? places, styles, axis.key, palette.name, font, height]);
 }

@@ -49,6 +49,7 @@ export class HeatPainter extends Painter {
           ctx.fillStyle = this.#pale(scene);
           ctx.fillRect(x, y, shape.cellWidth - gap, shape.rowHeight - gap);
         }
+        this.#drawPast(scene, value, [x, y, shape.cellWidth - gap, shape.rowHeight - gap]);
         if (shape.rowHeight < TEXT_HEIGHT || shape.cellWidth < TEXT_WIDTH) continue;
         const text = index < 0 ? "–" : `${guessed ? "≈" : ""}${source.text(value)}`;
         if (fitter.width(text) + 4 > shape.cellWidth) continue;
@@ -60,6 +61,21 @@ export class HeatPainter extends Painter {
       }
     }
     ctx.textAlign = "left";
+  }
+
+  /** A value past an end of the colours is drawn like the end, with a triangle that says so. */
+  #drawPast({ scale, palette }: HeatScene, value: number, [x, y, w, h]: Box): void {
+    const way = scale.past(value);
+    if (way === 0) return;
+    const { ctx } = this;
+    const size = Math.min(5, w / 2, h / 2);
+    const [tip, base] = way > 0 ? [y + h - size - 1, y + h - 1] : [y + h - 1, y + h - size - 1];
+    ctx.fillStyle = scale.inks[scale.index(value)] ?? palette.fg;
+    ctx.beginPath();
+    ctx.moveTo(x + w - 1 - size / 2, tip);
+    ctx.lineTo(x + w - 1, base);
+    ctx.lineTo(x + w - 1 - size, base);
+    ctx.fill();
   }
 
   /** An estimate is pale and hatched, so that it cannot be taken for a true number. */

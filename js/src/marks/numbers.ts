@@ -23,3 +23,22 @@ export function compact(value: number, digits = 4): string {
   }
   return text.replaceAll("-", "−");
 }
+
+export interface Ends {
+  low: number;
+  high: number;
+}
+
+/** The smallest and the largest of the numbers that count; null where none does. */
+export function endsOf(
+  values: Iterable<number>,
+  counts: (value: number) => boolean = Number.isFinite,
+): Ends | null {
+  let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (const value of values) {
+    if (!counts(value)) continue;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return low <= high ? { low, high } : null;
+}

@@ -1,4 +1,4 @@
-import { compact } from "../marks/numbers";
+import { compact, type Ends } from "../marks/numbers";
 import type { ColorMode } from "../wire/lens";
 import { inkOn, type Rgb, rampColors, tableColors, toCss } from "./colors";
 import type { Palette } from "./palette";
@@ -9,6 +9,9 @@ export interface Tick {
   at: number;
   label: string;
 }
+
+/** By so much of the scale a number may pass an end and still look like it. */
+const SLACK = 0.01;
 
 /** Number → colour, with the ink to write on it; made anew when mode, theme or range change. */
 export class ColorScale {
@@ -49,6 +52,20 @@ export class ColorScale {
       : (value - low) / (high - low);
     const inside = Math.min(1, Math.max(0, t));
     return this.root ? Math.sqrt(inside) : inside;
+  }
+
+  /** The end of the colours that a value lies past: 1 the upper one, -1 the lower one, else 0. */
+  past(value: number): number {
+    const slack = SLACK * (this.high - this.low);
+    return Number(value > this.high + slack) - Number(value < this.low - slack);
+  }
+
+  /** What of the numbers between two is drawn like an end of the colours, and marked. */
+  pastWords({ low, high }: Ends): string {
+    const under = this.past(low) < 0 ? [`▼ below ${compact(this.low)}: to ${compact(low, 3)}`] : [];
+    const over =
+      this.past(high) > 0 ? [`▲ above ${compact(this.high)}: to ${compact(high, 3)}`] : [];
+    return [...under, ...over].join(", ");
   }
 
   /** The legend's bar as CSS. */

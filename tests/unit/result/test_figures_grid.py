@@ -15,7 +15,7 @@ from layerlens.errors import ResultError
 from layerlens.figures import draw
 from layerlens.figures.grid import short_number
 from layerlens.figures.images import image_bytes
-from layerlens.figures.palette import palette
+from layerlens.figures.palette import ink_on, palette
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -84,11 +84,25 @@ def test_missing_cells_are_hatched_and_those_beyond_are_marked() -> None:
     (hatched,) = marks(figure, "missing")
     assert hatched.get_xy() == (1, 2)
     assert hatched.get_hatch()
-    (beyond,) = marks(figure, "beyond")
-    assert np.allclose(beyond.get_xydata(), [[0.94, 5.85]])
+    (past,) = marks(figure, "past")
+    assert np.allclose(past.get_xydata(), [[0.94, 5.85]])
     notes = " ".join(texts(figure, "note"))
-    assert "1 cell lies beyond ±1" in notes
+    assert "1 cell lies above 1" in notes
     assert "1 cell has no value" in notes
+
+
+def test_small_values_of_the_other_sign_are_marked_where_they_have_no_colour() -> None:
+    data = sweep()[["recovered"]] * 0 - 1
+    data["recovered"][2, 3] = 0.06
+    data["recovered"][4, 1] = 0.004  # as good as 0
+    figure = draw("grid", data)
+    mesh = figure.axes[0].collections[0]
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (-1, 0)
+    (past,) = marks(figure, "past")
+    assert np.allclose(past.get_xydata(), [[3.94, 2.85]])
+    assert past.get_marker() == "^"
+    assert past.get_color() == ink_on((1, 1, 1), palette("light"))  # on the page
+    assert "1 cell lies above 0" in " ".join(texts(figure, "note"))
 
 
 def test_the_title_states_direction_and_metric_and_both_prompts_are_there() -> None:
@@ -177,6 +191,31 @@ def test_the_chosen_cell_and_the_listed_ones_are_marked() -> None:
     numbers = [t for t in figure.axes[0].texts if t.get_gid() == "listed"]
     found = {t.get_text(): tuple(np.floor(t.get_position()).astype(int)) for t in numbers}
     assert found == {"1": (1, 2), "4": (3, 5)}
+
+
+def test_doses_lie_where_their_numbers_are() -> None:
+    values = np.arange(7.0)
+
+    def curve(doses: list[float]) -> Any:
+        data = xr.Dataset({"effect": ("dose", values)}, {"dose": doses})
+        return draw("curves", data).axes[0]
+
+    axes = curve([-8.0, -4.0, -1.0, 0.0, 1.0, 4.0, 8.0])
+    assert axes.lines[0].get_xdata().tolist() == [-8, -4, -1, 0, 1, 4, 8]
+    assert axes.get_xticks().tolist() == [-8, -4, -1, 0, 1, 4, 8]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "-8",
+        "-4",
+        "-1",
+        "0",
+        "1",
+        "4",
+        "8",
+    ]
+    decades = curve([-10.0, 0.0, 0.1, 10.0, 1e3, 1e4, 1e5]).lines[0].get_xdata()
+    assert np.allclose(decades[:4], [-np.log1p(100), 0, np.log(2), np.log1p(100)])
+    for even in ([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [3, 1, 4, 1.5, 9, 2, 6]):  # in their order
+        assert curve(even).lines[0].get_xdata().tolist() == list(range(7))
 
 
 def test_curves_have_lines_bands_and_dashes() -> None:

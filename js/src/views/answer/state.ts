@@ -1,5 +1,4 @@
 import { computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
-import { compact } from "../../marks/numbers";
 import { type ColorScale, effectScale } from "../../theme/scale";
 import type { AnswerMeta, AnswerTraits, ArrayScale, CellPanel, Dose } from "../../wire/answer";
 import type { ArrayInfo } from "../../wire/arrays";
@@ -52,8 +51,7 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
     const { low, high } = data.extent(array.name) ?? { low: 0, high: 0 };
     const middle = centre ?? 0;
     const reach = limit ?? (Math.max(middle - low, high - middle) || 1);
-    const ends = [middle - reach, middle + reach] as const;
-    const label = array.name.replaceAll("_", " ") + beyond([low, high], ends);
+    const label = array.name.replaceAll("_", " ");
     const words = unit || unitName(array.units);
     return effectScale(this.palette.value, [low, high], [middle, reach], label, words);
   }
@@ -120,20 +118,6 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
     return Math.max(0, this.at(dim));
   }
 }
-
-type Ends = readonly [low: number, high: number];
-
-/** What lies behind an end of the scale and is drawn like it. */
-function beyond(values: Ends, ends: Ends): string {
-  const span = ends[1] - ends[0];
-  const said = (i: 0 | 1, to: string) =>
-    `; beyond ${compact(ends[i])}: ${to} ${compact(values[i], 3)}`;
-  const under = values[0] < ends[0] - NEAR * span ? said(0, "down to") : "";
-  return under + (values[1] > ends[1] + NEAR * span ? said(1, "up to") : "");
-}
-
-/** By so much of the scale a number may pass an end by rounding alone. */
-const NEAR = 1e-3;
 
 const UNSAID: ArrayScale = { kind: "sequential", centre: null, limit: null, unit: "" };
 

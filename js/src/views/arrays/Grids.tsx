@@ -46,7 +46,7 @@ export function Grids({ state, tools, children }: Props) {
         {tools}
         <Chooser state={state} chosen={name} />
         <Entry state={state} grid={grid} />
-        <Legend scale={state.scaleOf(grid)} />
+        <Legend scale={state.scaleOf(grid)} values={grid.data.extent(name)} />
       </header>
       <div class="ll-main">
         <HeatGrid

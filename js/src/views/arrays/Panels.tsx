@@ -6,7 +6,7 @@ import { Swatch } from "../common/Swatch";
 import { Terms } from "../common/Term";
 import { type ArraysData, eachOf, layerName, placeName, unitName } from "./data";
 import { fullLabel, lineName, type Panel, type PanelLine } from "./grouping";
-import { axisOf, chartLine, isNamed, placesOf, styleOf, visibleLines } from "./lines";
+import { axisOf, chartLine, isNamed, placesOf, standingOf, styleOf, visibleLines } from "./lines";
 import type { ArraysState } from "./state";
 
 const HEIGHT = 150;
@@ -118,10 +118,16 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
       width: chosen < 0 ? undefined : line.k === chosen ? STRONG : WEAK,
     });
     const drawn = lines.filter((line) => state.shown(lineName(line))).map(draw);
+    const spots = standingOf(data, panel.dim);
+    const entry = (i: number) => {
+      const label = data.label(panel.dim, i);
+      return spots ? compact(Number(label), 3) : short(label);
+    };
     const together = panel.whole ? visibleLines(state, panel.whole).map(draw) : drawn;
     return {
       places,
-      label: panel.dim ? (i: number) => short(data.label(panel.dim, i)) : placeName,
+      spots,
+      label: panel.dim ? entry : placeName,
       ...(panel.dim ? {} : { ticks: (width: number) => layerTicks(places, width) }),
       lines: drawn,
       axis: axisOf(together, scale.value === "log", panel.whole !== undefined),

@@ -1,10 +1,6 @@
+import { type Ends, endsOf } from "../../marks/numbers";
 import type { ArrayInfo, ArraysMeta, AxisInfo } from "../../wire/arrays";
 import type { RunStore } from "../../wire/store";
-
-export interface Interval {
-  low: number;
-  high: number;
-}
 
 /** A number that is not there yet, or never comes. */
 const NONE = Number.NaN;
@@ -99,7 +95,7 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
     return missing === null ? value >= 0 : value !== missing;
   }
 
-  interval(name: string, ...index: number[]): Interval | null {
+  interval(name: string, ...index: number[]): Ends | null {
     const own = this.#arrays.get(name);
     const low = this.at(own?.low || `${name}_low`, ...index);
     const high = this.at(own?.high || `${name}_high`, ...index);
@@ -112,7 +108,7 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
     return index ? this.at(array.name, ...index) : NONE;
   }
 
-  intervalAtPlace(array: ArrayInfo, place: number, k: number | null): Interval | null {
+  intervalAtPlace(array: ArrayInfo, place: number, k: number | null): Ends | null {
     const index = array.interval ? this.#find(array, place, k) : null;
     return index && this.interval(array.name, ...index);
   }
@@ -143,14 +139,8 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
   }
 
   /** The ends of the numbers of an array that have come; null before any has. */
-  extent(name: string): Interval | null {
-    let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
-    for (const value of this.store.arrays.get(name)?.data ?? []) {
-      if (!this.#is(name, value)) continue;
-      if (value < low) low = value;
-      if (value > high) high = value;
-    }
-    return low <= high ? { low, high } : null;
+  extent(name: string): Ends | null {
+    return endsOf(this.store.arrays.get(name)?.data ?? [], (value) => this.#is(name, value));
   }
 }
 

@@ -1,5 +1,6 @@
 import { freeAxis, logAxis, usualAxis, usualRange, type ValueAxis } from "../../marks/axes";
 import type { ChartLine } from "../../marks/chart";
+import { spotsOf } from "../../marks/places";
 import { type LineStyle, lineStyle } from "../../theme/palette";
 import type { ArraysData } from "./data";
 import type { Panel, PanelLine } from "./grouping";
@@ -25,6 +26,12 @@ export function visibleLines(state: ArraysState, panel: Panel): PanelLine[] {
 export function placesOf(state: ArraysState, data: ArraysData, { dim }: Panel): number[] {
   if (!dim) return state.places.value;
   return Array.from({ length: data.size(dim) }, (_, i) => i);
+}
+
+/** Where entries of an axis that are numbers stand along it; absent where their order says it. */
+export function standingOf(data: ArraysData, dim: string): number[] | undefined {
+  const { labels = [], role = "", tokens } = data.meta.axes[dim] ?? {};
+  return (!role && !tokens && spotsOf(labels.map(Number))) || undefined;
 }
 
 /** Whether entries are kinds of things, between which a line would say nothing. */

@@ -89,7 +89,7 @@ function Facts({ state, data }: { state: PatchState; data: PatchData }) {
         <Estimates state={state} data={data} />
       </div>
       <Progress state={state} />
-      <Legend scale={state.scale.value} />
+      <Legend scale={state.scale.value} values={data.ends()} />
     </div>
   );
 }

@@ -1,5 +1,5 @@
 import type { HeatHead, HeatSource } from "../../marks/heattypes";
-import { written } from "../../marks/numbers";
+import { type Ends, endsOf, written } from "../../marks/numbers";
 import { plain } from "../../marks/text";
 import type { Cell } from "../../marks/windowing";
 import type { PatchMeta } from "../../wire/patch";
@@ -123,6 +123,10 @@ export class PatchData {
       }
     }
     return best;
+  }
+
+  ends(): Ends | null {
+    return endsOf(this.store.arrays.get("recovered")?.data ?? []);
   }
 
   tokens(row: Row): readonly TokenInfo[] {
