@@ -1,4 +1,4 @@
-"""Where each head looks: how widely, at the first token, at the token before, at repeats.
+"""Where each head looks: at the first token, at the token before, at repeats.
 
 Heads are query heads. With grouped-query attention several of them share keys and values, but
 each has a pattern of its own. All means are over queries; the first token of a text, which has
@@ -62,62 +62,6 @@ class OverQueries(Mean):
             sums[row], counts[row] = self.measure(pattern, layer.batch, row)
         cell = (layer.number, slice(0, layer.n_heads))
         self.add_texts(cell, sums, counts, layer.batch)
-
-
-@register
-class AttentionEntropy(OverQueries):
-    """Entropy of what each head looks at.
-
-    Keys that are visible are those that any head of the layer looks at, so that causal masks,
-    windows and bidirectional attention need not be told apart. In families with a learnt sink
-    that is no token, rows sum to less than one and its share is left out.
-    """
-
-    name = "attention_entropy"
-    question = "Does a head look at one token or at many?"
-    formula = "mean over queries of -sum_j a_j ln a_j; normalised: over ln of the visible keys"
-    units = "nats"
-    source = "Clark et al. (2019), What Does BERT Look At?, arXiv 1906.04341"
-    outputs: ClassVar[Mapping[str, Output]] = {
-        "attention_entropy": Output(_HEADS, units, "entropy of the attention"),
-        "attention_entropy_normalised": Output(
-            _HEADS, "1", "entropy of the attention, 1 when all visible keys get the same"
-        ),
-    }
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__(shape)
-        self.zeros("share", GROUPS, *self.arrays["sum"].shape[1:])
-        self.zeros("share_count", GROUPS, *self.arrays["sum"].shape[1:])
-
-    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
-        """Sum of the entropies of a text's queries."""
-        entropy = torch.special.entr(pattern).sum(-1)
-        count = entropy.new_full((len(entropy),), entropy.shape[1])
-        return entropy.sum(-1, dtype=torch.float64), count
-
-    def update(self, layer: Layer) -> None:
-        """Add entropies and, of queries that see two keys or more, normalised ones."""
-        super().update(layer)
-        if not layer.has(*self.parts):
-            return
-        sums = torch.zeros(len(layer.batch), layer.n_heads, dtype=torch.float64)
-        counts = torch.zeros_like(sums)
-        for row, pattern in layer.texts("pattern"):
-            pattern = pattern[:, layer.batch.skip_first :]
-            visible = (pattern.amax(0) > 0).sum(-1)
-            some = visible > 1
-            entropy = torch.special.entr(pattern[:, some]).sum(-1).double()
-            sums[row] = (entropy / visible[some].double().log()).sum(-1)
-            counts[row] = float(some.sum())
-        cell = (layer.number, slice(0, layer.n_heads))
-        accumulate(self.arrays["share"], layer.batch.groups, cell, sums)
-        accumulate(self.arrays["share_count"], layer.batch.groups, cell, counts)
-
-    def value(self, intervals: bool = True) -> Arrays:
-        """Entropies, plain and normalised."""
-        share = {"sum": self.arrays["share"], "count": self.arrays["share_count"]}
-        return super().value(intervals) | mean_of(f"{self.name}_normalised", share, intervals)
 
 
 @register

@@ -20,6 +20,7 @@ from layerlens.metrics.attention_several import (
 )
 from layerlens.metrics.base import ModelShape, Output
 from layerlens.metrics.layer import Layer
+from layerlens.metrics.one_thread import one_thread
 from layerlens.metrics.registry import register
 from layerlens.model.integers import whole
 
@@ -67,36 +68,55 @@ class AttentionRank(SeveralMeans):
         if longest < 2:
             raise InputError(f"longest is {longest}; expected 2 tokens or more.")
         super().__init__(shape, diagonal=bool(diagonal), longest=longest)
+        self._even: tuple[Tensor, Tensor] | None = None
 
     def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
         """Ranks of a text's patterns, which count as one."""
         skip, most = layer.batch.skip_first, self.options["longest"]
         pattern = pattern[:, : max(most - skip, 1), :most]
-        control = even(visible(pattern))
-        if not self.options["diagonal"]:
-            own = torch.ones_like(control, dtype=torch.bool).tril(skip).triu(skip)
-            pattern, control = pattern.masked_fill(own, 0), control.masked_fill(own, 0)
-        found = ranks(pattern)
+        seen = visible(pattern)
+        found = ranks(self._counted(pattern, skip))
         return {
             "attention_rank": (found[0], 1),
             "attention_rank_effective": (found[1], 1),
             "attention_rank_stable": (found[2], 1),
-            "attention_rank_effective_chance": (ranks(control)[1], 1),
+            "attention_rank_effective_chance": (self._chance(seen, skip), 1),
         }
+
+    def _counted(self, pattern: Tensor, skip: int) -> Tensor:
+        """A pattern [..., query, key] without what is not asked for."""
+        if self.options["diagonal"]:
+            return pattern
+        return pattern.tril(skip - 1) + pattern.triu(skip + 1)
+
+    def _chance(self, seen: Tensor, skip: int) -> Tensor:
+        """Effective rank of even attention: once for all layers that see the same keys."""
+        if self._even is None or not torch.equal(self._even[0], seen):
+            self._even = seen, ranks(self._counted(even(seen), skip))[1]
+        return self._even[1]
 
 
 def ranks(pattern: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rank, effective rank and stable rank of matrices [..., query, key]: float64 on the CPU.
 
     The rank is that of ``torch.linalg.matrix_rank`` in float32; a matrix of zeros has none.
+
+    Singular values are roots of the eigenvalues of the smaller Gram matrix in float64, whose
+    rounding moves one at the threshold of the rank, ``size * 1e-7 s_1``, by ``1e-9 s_1 / size``.
     """
-    singular = torch.linalg.svdvals(pattern.cpu())
-    largest, size = singular[..., :1], max(pattern.shape[-2:])
-    rounding = largest * size * torch.finfo(singular.dtype).eps
+    rows = pattern.cpu().double()
+    if rows.shape[-2] > rows.shape[-1]:
+        rows = rows.mT
+    with one_thread():
+        squares = torch.linalg.eigvalsh(rows @ rows.mT)
+    size = max(pattern.shape[-2:])
+    noise = size * torch.finfo(squares.dtype).eps * squares[..., -1:]
+    singular = squares.where(squares > noise, 0.0).sqrt()
+    largest = singular[..., -1:]
+    rounding = largest * size * torch.finfo(torch.float32).eps
     rank = (singular > rounding).sum(-1).double()
-    values = singular.double()
-    share = values / values.sum(-1, keepdim=True)
+    share = singular / singular.sum(-1, keepdim=True)
     effective = torch.special.entr(share).sum(-1).exp()
-    stable = values.square().sum(-1) / values[..., 0].square()
+    stable = (singular / largest).square().sum(-1)
     nothing = rank == 0
     return rank, effective.where(~nothing, 0.0), stable.where(~nothing, 0.0)

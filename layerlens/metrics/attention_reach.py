@@ -1,4 +1,4 @@
-"""How far heads look, and at how many keys."""
+"""How far heads look, how widely, and at how many keys."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from layerlens.metrics.attention_several import (
     visible,
 )
 from layerlens.metrics.base import ModelShape, Output
+from layerlens.metrics.fewest import fewest
 from layerlens.metrics.layer import Layer
 from layerlens.metrics.registry import register
 
@@ -69,6 +70,38 @@ class AttentionDistance(SeveralMeans):
 
 
 @register
+class AttentionEntropy(SeveralMeans):
+    """Entropy of what each head looks at.
+
+    In families with a learnt sink that is no token, rows sum to less than one and its share is
+    left out.
+    """
+
+    name = "attention_entropy"
+    question = "Does a head look at one token or at many?"
+    formula = "mean over queries of -sum_j a_j ln a_j; normalised: over ln of the visible keys"
+    units = "nats"
+    source = "Clark et al. (2019), What Does BERT Look At?, arXiv 1906.04341"
+    outputs: ClassVar[Mapping[str, Output]] = {
+        "attention_entropy": Output(HEADS, units, "entropy of the attention"),
+        "attention_entropy_normalised": Output(
+            HEADS, "1", "entropy of the attention, 1 when all visible keys get the same"
+        ),
+    }
+
+    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
+        """Entropies of a text's queries; normalised, of those that see two keys or more."""
+        entropy = torch.special.entr(pattern).sum(-1).double()
+        keys = visible(pattern).sum(-1)
+        some = keys > 1
+        share = entropy[:, some] / keys[some].double().log()
+        return {
+            "attention_entropy": (entropy.sum(-1), entropy.shape[1]),
+            "attention_entropy_normalised": (share.sum(-1), share.shape[1]),
+        }
+
+
+@register
 class AttentionSupport(SeveralMeans):
     """How many keys hold most of what a head looks at.
 
@@ -104,16 +137,11 @@ class AttentionSupport(SeveralMeans):
     def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
         """Numbers of keys of a text's queries."""
         seen = visible(pattern)
-        number, control = self._support(pattern), self._support(even(seen))
+        mass = self.options["mass"]
+        number, control = (fewest(of, mass, _ROUNDING)[0] for of in (pattern, even(seen)))
+        keys = seen.sum(-1).cpu()
         return {
             "attention_support": (number.sum(-1), number.shape[1]),
-            "attention_support_share": ((number / seen.sum(-1)).sum(-1), number.shape[1]),
+            "attention_support_share": ((number / keys).sum(-1), number.shape[1]),
             "attention_support_chance": (control.sum(), len(control)),
         }
-
-    def _support(self, pattern: Tensor) -> Tensor:
-        """Keys that hold the mass: [..., query] float64."""
-        held = pattern.double().sort(-1, descending=True).values.cumsum(-1)
-        enough = self.options["mass"] * held[..., -1:] - _ROUNDING
-        below: Tensor = held < enough
-        return below.sum(-1).double() + 1

@@ -77,10 +77,8 @@ class SpecialMass(SeveralMeans):
         chosen = {"special_mass": special}
         chosen |= {f"special_mass_{kind}": kinds == KINDS.index(kind) for kind in _WORDS}
         count = pattern.shape[1]
-        found: Measured = {
-            name: (pattern[..., keys].sum((1, 2), dtype=torch.float64), count)
-            for name, keys in chosen.items()
-        }
+        by_key = pattern.sum(1, dtype=torch.float64)
+        found: Measured = {name: (by_key[:, keys].sum(-1), count) for name, keys in chosen.items()}
         control = even(visible(pattern))[:, special].sum(dtype=torch.float64)
         return found | {"special_mass_chance": (control, count)}
 

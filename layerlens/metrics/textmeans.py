@@ -15,6 +15,7 @@ from layerlens.metrics.base import Arrays, LayerMetric, ModelShape
 from layerlens.metrics.batch import GROUPS, accumulate
 from layerlens.metrics.layer import Layer
 from layerlens.metrics.means import bootstrap, ratio
+from layerlens.metrics.one_thread import one_thread
 
 ROUNDING = 1e-6
 """What is left of a row by centring and is smaller than this share of it is float32 rounding."""
@@ -43,7 +44,8 @@ def spectrum(rows: Tensor) -> Tensor:
 
     Those below 1e-12 of the largest count as zeros. Empty where all rows are zero.
     """
-    found = torch.linalg.eigvalsh(gram(rows))
+    with one_thread():
+        found = torch.linalg.eigvalsh(gram(rows))
     kept: Tensor = found[found > 1e-12 * found[-1].clamp(min=torch.finfo(found.dtype).tiny)]
     return kept / kept.sum()
 

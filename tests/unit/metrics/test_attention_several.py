@@ -14,10 +14,12 @@ from torch import Tensor
 import layerlens as ll
 from layerlens.errors import InputError
 from layerlens.metrics import registry
+from layerlens.metrics.attention_rank import ranks
 from layerlens.metrics.base import LayerMetric, ModelShape
 from layerlens.metrics.batch import Batch
 from layerlens.metrics.catalogue import catalogue
 from layerlens.metrics.collection import MetricSet
+from layerlens.metrics.fewest import fewest
 from layerlens.metrics.layer import Layer
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
@@ -218,3 +220,39 @@ def test_layers_without_attention_are_missing() -> None:
     heads = [block.attention is not None for block in hybrid.anatomy.blocks]
     assert known.tolist() == heads
     assert 0 < sum(heads) < len(heads)
+
+
+def test_ranks_are_those_of_singular_values_where_most_are_small() -> None:
+    torch.manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(5, 60, 60).double()).Q for _ in range(2))
+    sizes = torch.logspace(0, -9, 60, dtype=torch.float64)
+    matrix = (left * sizes @ right)[:, :, :50].float()
+    matrix[4] = 0
+    rank, effective, stable = ranks(matrix)
+    torch.testing.assert_close(rank, torch.linalg.matrix_rank(matrix).double())
+    singular = torch.linalg.svdvals(matrix[:4].double())
+    share = singular / singular.sum(-1, keepdim=True)
+    expected = torch.special.entr(share).sum(-1).exp()
+    torch.testing.assert_close(effective[:4], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(stable[:4], singular.square().sum(-1) / singular[:, 0].square())
+    assert (rank[4], effective[4], stable[4]) == (0, 0, 0)
+    assert 20 < rank[0] < 50
+
+
+def test_eigenvalues_of_small_matrices_leave_the_number_of_threads_alone() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        ranks(torch.eye(3)[None])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_fewest_entries_are_those_of_a_full_sort() -> None:
+    torch.manual_seed(0)
+    weights = torch.rand(3, 7, 90).square()
+    number, total = fewest(weights, 0.9)
+    held = weights.double().sort(-1, descending=True).values.cumsum(-1)
+    torch.testing.assert_close(total, weights.double().sum(-1))
+    torch.testing.assert_close(number, (held < 0.9 * held[..., -1:]).sum(-1).double() + 1)
