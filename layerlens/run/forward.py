@@ -90,14 +90,7 @@ def forward(
             for layer, group in _by_attention(model, sites).items()
         }
         installed = install(model, changes, plain_rows, gate, stack, reading=reading)
-        for tap, group in _by_tap(model, sites).items():
-            reader = _Reader(model, tap, group, tokens.ids.shape[0], hand_over, gate)
-            paths = (tap.module, *tap.plus)
-            adder = _Adder(reader, len(paths))
-            for index, path in enumerate(paths):
-                take = adder.take(index) if tap.plus else reader
-                module = model.hf.get_submodule(path)
-                stack.callback(_hook(module, tap, take, gate).remove)
+        read_taps(model, sites, tokens.ids.shape[0], hand_over, gate, stack)
         changes_last = any(change.site.kind in GLOBAL for change in changes)
         output = model.hf(**model_inputs(model, tokens, "all" if changes_last else logits))
     installed.require_all()
@@ -128,7 +121,26 @@ def model_inputs(
     return inputs
 
 
-def _by_tap(model: LensModel, sites: list[Site]) -> dict[Tap, list[Site]]:
+def read_taps(
+    model: LensModel,
+    sites: Sequence[Site],
+    batch: int,
+    hand_over: OnSite,
+    gate: Gate,
+    stack: ExitStack,
+) -> None:
+    """Hand over the sites that lie outside the attention function, until the stack closes."""
+    for tap, group in _by_tap(model, sites).items():
+        reader = _Reader(model, tap, group, batch, hand_over, gate)
+        paths = (tap.module, *tap.plus)
+        adder = _Adder(reader, len(paths))
+        for index, path in enumerate(paths):
+            take = adder.take(index) if tap.plus else reader
+            module = model.hf.get_submodule(path)
+            stack.callback(_hook(module, tap, take, gate).remove)
+
+
+def _by_tap(model: LensModel, sites: Sequence[Site]) -> dict[Tap, list[Site]]:
     groups: dict[Tap, list[Site]] = {}
     for site in sites:
         if not is_inside(model, site):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,11 +97,15 @@ def generate(
     edits: Edit | Iterable[Edit] = (),
     *,
     add_bos: bool | None = None,
+    watch: AbstractContextManager[object] | None = None,
     **generate_kwargs: Any,
 ) -> Generation:
-    """Generate with edits; see ``LensModel.generate``."""
+    """Generate with edits; see ``LensModel.generate``.
+
+    ``watch`` is entered once the edits are in place, for hooks that have to see what they changed.
+    """
     found = as_edits(edits)
-    tokens = _left_padded(model, text, add_bos)
+    tokens = left_padded(model, text, add_bos)
     _require_room(model, tokens, max_new_tokens, found)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": _pad(model)}
     if not generate_kwargs.get("do_sample"):
@@ -107,7 +113,7 @@ def generate(
         options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     options |= generate_kwargs
     hf: Any = model.hf
-    with editing(model, found, tokens) as session:
+    with editing(model, found, tokens) as session, watch or nullcontext():
         fed = {TOKEN_IDS: tokens.ids.to(model.device), MASK: tokens.mask.long().to(model.device)}
         try:
             raw: Any = hf.generate(**fed, **options)
@@ -116,7 +122,7 @@ def generate(
         except ValueError as error:  # how generate refuses its options
             raise InputError(f"generate refused what it was given: {error}") from error
     sequences: Tensor = getattr(raw, "sequences", raw)
-    ends = _ends(model, options)
+    ends = end_ids(model, options)
     rows = [_until(row, ends) for row in sequences[:, tokens.ids.shape[1] :].tolist()]
     repeats = len(rows) // len(tokens.ids)
     prompts = ["".join(strings) for strings in tokens.strings for _ in range(repeats)]
@@ -131,7 +137,7 @@ def generate(
     )
 
 
-def _left_padded(model: LensModel, text: Any, add_bos: bool | None) -> Tokens:
+def left_padded(model: LensModel, text: Any, add_bos: bool | None = None) -> Tokens:
     """Tokens whose last column is real in every row, as generating needs it."""
     tokens = model.tokens(text, add_bos=add_bos, padding_side="left")
     if bool(tokens.mask[:, -1].all()):
@@ -174,8 +180,8 @@ def _pad(model: LensModel) -> int:
     return next((int(index) for index in found if index is not None), 0)
 
 
-def _ends(model: LensModel, options: dict[str, Any]) -> set[int]:
-    """Ids that end a text."""
+def end_ids(model: LensModel, options: Mapping[str, Any] = MappingProxyType({})) -> set[int]:
+    """Ids that end a text, by the model or by what ``generate`` is given."""
     given = options.get("eos_token_id", model.hf.generation_config.eos_token_id)
     if given is None:
         return set()

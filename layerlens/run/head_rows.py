@@ -176,6 +176,7 @@ class Head:
         chosen: Tensor,
         top_k: int,
         tick: Callable[[], None] = lambda: None,
+        see: Callable[[int, Tensor], None] | None = None,
     ) -> Reduced:
         """Reduce one row or more.
 
@@ -189,13 +190,21 @@ class Head:
             How many of the largest logits to keep, at most the vocabulary.
         tick
             Called before each product; may raise to stop.
+        see
+            Called with the first row and the logits ``[n, V]`` of each block of rows while they
+            are in the processor's cache; they are gone when it returns.
 
         Raises
         ------
         LayerLensError
             When a logit is NaN or plus infinity.
         """
-        return self._reduce(x, chosen, top_k, tick)
+        if see is None:
+            return self._reduce(x, chosen, top_k, tick)
+        shown = self.d_vocab
+        return self._reduce(
+            x, chosen, top_k, tick, lambda start, logits, _: see(start, logits[:, :shown])
+        )
 
     def reduce_final(
         self,

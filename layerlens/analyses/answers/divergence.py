@@ -113,3 +113,43 @@ class Reference:
     def rows_at_once(head: Head) -> int:
         """Rows that are compared together when logits are made again."""
         return max(8, min(head.rows, COMPARE_BYTES // (2 * head.width * head.work.itemsize)))
+
+
+class FromFirst:
+    """KL divergence of rows from the first row of their group, while their logits are at hand.
+
+    For a few rows at a time, whose logits are made once and in one product: pass :meth:`see` to
+    :meth:`Head.reduce`, then ask :meth:`kl`.
+
+    Parameters
+    ----------
+    group
+        Rows in a group; the first of each is what the others are compared with.
+    """
+
+    def __init__(self, group: int) -> None:
+        self._group = group
+        self._means: list[Tensor] = []
+        self._first = self._probability = torch.empty(0)
+
+    def see(self, start: int, logits: Tensor) -> None:
+        """Take a block of rows; blocks come in their order."""
+        at = 0
+        while at < len(logits):
+            inside = (start + at) % self._group
+            if not inside:
+                self._first = logits[at].clone()
+                self._probability = torch.softmax(self._first, -1)
+            end = min(at + self._group - inside, len(logits))
+            difference = self._first - logits[at:end]
+            # A token that is suppressed (-inf) has weight 0 and adds nothing.
+            difference.masked_fill_(self._probability == 0, 0.0)
+            self._means.append(difference @ self._probability)
+            at = end
+
+    def kl(self, log_norm: Tensor) -> Tensor:
+        """``[rows]`` nats from the log-sum-exp of each row; rounding may leave it below zero."""
+        means = torch.cat(self._means)
+        grouped = log_norm.view(-1, self._group)
+        found: Tensor = means.view_as(grouped) + grouped - grouped[:, :1]
+        return found.flatten()

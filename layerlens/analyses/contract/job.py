@@ -183,6 +183,12 @@ class Job:
         self.parts = Parts(variables, sizes, coords, batched=self.batched)
         self._listener.on_declare(dict(sizes), dict(coords), dict(self.parts.variables))
 
+    def shorten(self, axis: str, length: int) -> None:
+        """Leave off the end of an axis whose length is known only now, such as a written text's."""
+        if self.parts is None:
+            raise RuntimeError("declare() comes before shorten()")
+        self.parts.shorten(axis, length)
+
     def label(self, coords: Coords) -> None:
         """Put in coordinates that were not known before, such as tokens that were written."""
         if self.parts is None:
@@ -209,6 +215,10 @@ class Job:
             raise RuntimeError("declare() comes before emit()")
         self.parts.put(where, arrays)
         self._listener.on_emit(where, arrays)
+
+    def missing(self, name: str) -> float:
+        """Return the value that stands where a variable has none."""
+        return self._variables[name].fill
 
     def progress(self, done: int, total: int, what: str = "") -> None:
         """Say that ``done`` of ``total`` steps are finished."""

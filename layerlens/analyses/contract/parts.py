@@ -139,6 +139,17 @@ class Parts:
             self.arrays[name][index] = array
             self._seen[name][index] = True
 
+    def shorten(self, axis: str, length: int) -> None:
+        """Leave only the first ``length`` places of an axis."""
+        for name, dims in self.dims.items():
+            here = tuple(slice(length) if dim == axis else slice(None) for dim in dims)
+            self.arrays[name], self._seen[name] = self.arrays[name][here], self._seen[name][here]
+        for name, (dims, values) in self.coords.items():
+            if axis in dims:
+                cut = np.take(np.asarray(values), range(length), dims.index(axis))
+                self.coords[name] = (dims, cut)
+        self.sizes[axis] = length
+
     @property
     def begun(self) -> bool:
         """Whether any part was stored."""

@@ -40,6 +40,19 @@ class Row:
     reduced: Reduced
 
 
+def head_source(model: LensModel) -> tuple[Site, Callable[[Tensor], Tensor]]:
+    """Where the model's own final row is read, and how it becomes what the head is given.
+
+    The final norm's output is what the model feeds its head. Where more stands between, the same
+    modules are called on the last state.
+    """
+    head = model.anatomy.head
+    assert head is not None  # lenses need one, and the contract asked
+    if head.chain[-1:] != (head.norm,):
+        return Site("resid_post", model.n_layers - 1), model.head_input
+    return Site("normalized"), lambda rows: rows * head.scale_in
+
+
 class LensPass:
     """Reads the points of one pass and sends their rows through the head.
 
@@ -86,8 +99,6 @@ class LensPass:
         tick: Callable[[], None],
         changes: Sequence[Change] = (),
     ) -> None:
-        assert model.anatomy.head is not None  # lenses need one, and the contract asked
-        self._anatomy = model.anatomy.head
         self._model = model
         self._tokens = tokens
         self._cells = cells
@@ -110,10 +121,7 @@ class LensPass:
     def run(self) -> None:
         """Run the pass; every point and the final row are done when it returns."""
         last = Site("resid_post", self._model.n_layers - 1)
-        # The final norm's output, at every position, is what the model feeds its head (at the
-        # last one only). Where more stands between, the same modules are called on the last state.
-        normed = self._anatomy.chain[-1:] == (self._anatomy.norm,)
-        source = Site("normalized") if normed else last
+        source, head_input = head_source(self._model)
         wanted = dict.fromkeys([*self._index, last, source])
 
         def see(site: Site, value: Tensor) -> None:
@@ -121,9 +129,7 @@ class LensPass:
             if site in self._index:
                 self._point(self._index[site], value, hold=site == last)
             if site == source:
-                rows = self._cells.pick(value)
-                scale = self._anatomy.scale_in
-                self._finish(rows * scale if normed else self._model.head_input(rows))
+                self._finish(head_input(self._cells.pick(value)))
 
         self.logits = forward(
             self._model, self._tokens, list(wanted), see, logits="last", changes=self._changes

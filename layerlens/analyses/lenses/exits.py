@@ -1,0 +1,96 @@
+"""At which point a model could have stopped for a token, by a rule and its threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerlens.errors import InputError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way to decide that a prediction is ready.
+
+    Attributes
+    ----------
+    words
+        What its score is.
+    threshold
+        What the score has to exceed unless another one is given.
+    """
+
+    words: str
+    threshold: float
+
+
+RULES = {
+    "confidence": Rule("probability of the top token minus that of the second", 0.5),
+    "entropy": Rule("1 - entropy / ln(vocabulary)", 0.8),
+    "state": Rule("cosine of the state with the one that its block was given", 0.98),
+    "patience": Rule("points in a row with the same top token", 2),
+}
+"""Scores of Schuster et al. (CALM: ``confidence``, ``state``) and Zhou et al. (PABEE:
+``patience``); that of ``entropy`` is our own scaling of DeeBERT's. The thresholds are ours."""
+
+
+def require_rule(rule: str, threshold: float | None) -> float:
+    """The threshold of a rule, its own where none is given.
+
+    Raises
+    ------
+    InputError
+        There is no such rule.
+    """
+    if rule not in RULES:
+        raise InputError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
+    return RULES[rule].threshold if threshold is None else float(threshold)
+
+
+def exit_scores(rule: str, numbers: Mapping[str, NDArray[Any]], d_vocab: int) -> NDArray[Any]:
+    """Score of a rule at every point.
+
+    Parameters
+    ----------
+    rule
+        Of `RULES`.
+    numbers
+        ``margin``, ``entropy``, ``state_cosine`` and ``top_id``, each ``[point, n]``.
+    d_vocab
+        Tokens of the vocabulary.
+
+    Returns
+    -------
+    ndarray
+        ``[point, n]`` float.
+    """
+    if rule == "confidence":
+        return numbers["margin"]
+    if rule == "entropy":
+        found: NDArray[Any] = 1 - numbers["entropy"] / np.log(max(2, d_vocab))
+        return found
+    if rule == "state":
+        return numbers["state_cosine"]
+    top = numbers["top_id"]
+    score = np.ones(top.shape)
+    for point in range(1, len(top)):
+        score[point] += np.where(top[point] == top[point - 1], score[point - 1], 0)
+    return score
+
+
+def exit_points(score: NDArray[Any], threshold: float) -> NDArray[np.intp]:
+    """First point whose score exceeds a threshold; where none does the last, the model's own.
+
+    Examples
+    --------
+    >>> exit_points(np.array([[0.1, 0.2], [0.7, 0.3], [0.9, 0.4]]), 0.5).tolist()
+    [1, 2]
+    """
+    ready = score > threshold  # False for NaN
+    ready[-1] = True
+    found: NDArray[np.intp] = ready.argmax(0)
+    return found
