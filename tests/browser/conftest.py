@@ -1,4 +1,4 @@
-"""One server for each app and theme, one browser for all; screenshots go to ``shots/``."""
+"""One server, one browser and mostly one page for all; screenshots go to ``shots/``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,40 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import pytest
-from driver import LIGHT, Server, Visit, chromium, serve, visit
-from playwright.sync_api import Browser, Page, sync_playwright
+from driver import (
+    LAB,
+    PATIENCE,
+    PLACES,
+    Place,
+    Visit,
+    chromium,
+    open_notebook,
+    read_again,
+    run_all,
+    visit,
+)
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from serving import Server, serve
 
 SHOTS = Path(__file__).with_name("shots")
 TOUR = Path(__file__).parents[2] / "notebooks" / "00_tour.ipynb"
+NAME = "desk.ipynb"
+"""The notebook that is written anew for each test."""
+
+expect.set_options(timeout=1000 * PATIENCE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put those next to each other that are in one place, which then is gone to once."""
+
+    def where(item: pytest.Item) -> int:
+        asked = getattr(item, "callspec", None) and item.callspec.params.get("place")
+        return PLACES.index(asked) if asked in PLACES else 0
+
+    items.sort(key=where)
 
 
 def notebook(*cells: str) -> str:
@@ -52,39 +77,99 @@ def chrome() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Server]]:
-    """The server of an app and a theme, started when it is first asked for."""
-    with ExitStack() as stack:
-
-        @cache
-        def running(app: str, theme: str) -> Server:
-            folder = tmp_path_factory.mktemp("work")
-            shutil.copy(TOUR, folder)
-            return stack.enter_context(serve(folder, tmp_path_factory.mktemp("home"), app, theme))
-
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copy(TOUR, folder)
+    with serve(folder, tmp_path_factory.mktemp("home")) as running:
         yield running
 
 
-@pytest.fixture
-def server(
-    request: pytest.FixtureRequest, servers: Callable[[str, str], Server]
-) -> Iterator[Server]:
-    """JupyterLab in light colours, or what ``everywhere`` asks for."""
-    running = servers(*getattr(request, "param", ("lab", LIGHT)))
-    yield running
-    running.end_other_kernels()
+class Desk:
+    """The one page on which notebooks are shown, one after the other.
+
+    Loading JupyterLab takes longer than most of what is tested, so a page stays until another app
+    or theme is asked for, or a test has failed on it.
+    """
+
+    def __init__(self, chrome: Browser, server: Server) -> None:
+        self.chrome = chrome
+        self.server = server
+        self.place: Place | None = None
+        self.visit: Visit | None = None
+        self.stack = ExitStack()
+
+    def at(self, place: Place) -> Visit:
+        """The page in an app and a theme."""
+        if self.visit is not None and self.place == place:
+            return self.visit
+        self.leave()
+        self.server.dress(place[1])
+        self.write("")
+        self.visit = self.stack.enter_context(visit(self.chrome))
+        open_notebook(self.visit.page, self.server, place[0], NAME)
+        self.place = place
+        return self.visit
+
+    def write(self, *cells: str) -> None:
+        """Write the notebook anew and empty its kernel."""
+        (self.server.folder / NAME).write_text(notebook(*cells))
+        self.server.lend_kernel(NAME)
+
+    def leave(self) -> None:
+        """Close the page."""
+        self.stack.close()
+        self.visit = self.place = None
+
+
+@pytest.fixture(scope="session")
+def desk(chrome: Browser, server: Server) -> Iterator[Desk]:
+    found = Desk(chrome, server)
+    yield found
+    found.leave()
 
 
 @pytest.fixture
-def visited(chrome: Browser) -> Iterator[Visit]:
+def place() -> Place:
+    """JupyterLab in light colours, where ``everywhere`` does not ask for another."""
+    return LAB
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, desk: Desk, place: Place) -> Iterator[Page]:
+    """The page of most tests, which ``run_cells`` fills; what a failed one has left is gone."""
+    failed = request.session.testsfailed
+    visited = desk.at(place)
+    yield visited.page
+    external = visited.external.copy()
+    if external or request.session.testsfailed > failed:
+        desk.leave()
+        desk.server.lent.clear()
+        desk.server.end_other_kernels()
+    assert external == [], "something was asked for from outside this machine"
+
+
+@pytest.fixture
+def run_cells(desk: Desk, page: Page) -> Callable[..., Locator]:
+    """Run a notebook with these code cells; returns the views that it shows."""
+
+    def run(*cells: str) -> Locator:
+        page.mouse.move(0, 0)
+        desk.write(*cells)
+        read_again(page)
+        run_all(page)
+        return page.locator(".layerlens .ll-view")
+
+    return run
+
+
+@pytest.fixture
+def visited(chrome: Browser, server: Server, place: Place) -> Iterator[Visit]:
+    """A page of its own, on which nothing has been loaded."""
+    server.dress(place[1])
     with visit(chrome) as opened:
         yield opened
+        server.end_other_kernels()
         assert opened.external == [], "something was asked for from outside this machine"
-
-
-@pytest.fixture
-def page(visited: Visit) -> Page:
-    return visited.page
 
 
 @pytest.fixture

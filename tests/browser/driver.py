@@ -1,43 +1,42 @@
 """Drive JupyterLab 4 and Notebook 7 in headless Chromium.
 
-Every server has a home of its own, so that no user's settings leak in or out; every
-request that would leave this machine is blocked and recorded.
+Every request that would leave this machine is blocked and recorded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
-from jupyter_client import BlockingKernelClient
-from playwright.sync_api import Browser, BrowserContext, Locator, Page
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from serving import Server
 
 LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
-#: For tests that run in JupyterLab, light and dark, and in Notebook 7.
-EVERYWHERE = pytest.mark.parametrize(
-    "server",
-    [("lab", LIGHT), ("lab", DARK), ("notebook", LIGHT)],
-    ids=["lab-light", "lab-dark", "notebook"],
-    indirect=True,
-)
+Place = tuple[str, str]
+"""An app, ``lab`` or ``notebook``, and a theme."""
 
-#: What a view says of its checks once they have passed.
+LAB: Place = ("lab", LIGHT)
+NOTEBOOK: Place = ("notebook", LIGHT)
+PLACES: list[Place] = [LAB, ("lab", DARK), NOTEBOOK]
+EVERYWHERE = pytest.mark.parametrize("place", PLACES, ids=["lab-light", "lab-dark", "notebook"])
+"""For tests that run in JupyterLab, light and dark, and in Notebook 7."""
+BOTH = pytest.mark.parametrize("place", [LAB, NOTEBOOK], ids=["lab", "notebook"])
+"""For tests in which colours are not looked at."""
+
+LOAD = "import layerlens as ll\nmodel = ll.load()"
+"""The first cell of most notebooks; the second time the kernel has the weights already."""
+
+PATIENCE = 60.0
+"""Seconds after which what is waited for has failed; a loaded machine is slow, not wrong."""
+
 CHECKED = re.compile(r"\bchecks? passed")
+"""What a view says of its checks once they have passed."""
 
 _LOCAL = (
     "http://127.0.0.1",
@@ -48,69 +47,6 @@ _LOCAL = (
     "file:",
     "about:",
 )
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running Jupyter server."""
-
-    url: str
-    token: str
-    app: str
-    folder: Path
-
-    home: Path
-    lent: list[str] = field(default_factory=list)
-
-    def lend_kernel(self, name: str) -> None:
-        """Connect a notebook with the kernel that this server keeps, emptied of what was in it.
-
-        Starting one and importing torch takes longer than most of what is tested.
-        """
-        if not self.lent:
-            self.lent.append(
-                self._ask("POST", "/api/kernels", {"name": "python3", "path": ""})["id"]
-            )
-        (kernel,) = self.lent
-        empty(self.home / "runtime" / f"kernel-{kernel}.json")
-        session = {"path": name, "name": name, "type": "notebook", "kernel": {"id": kernel}}
-        self._ask("POST", "/api/sessions", session)
-
-    def end_other_kernels(self) -> None:
-        """Shut down all kernels but the one that is lent: each holds a model."""
-        for kernel in self._ask("GET", "/api/kernels"):
-            if kernel["id"] not in self.lent:
-                self._ask("DELETE", f"/api/kernels/{kernel['id']}")
-
-    def _ask(self, method: str, path: str, content: object = None) -> Any:
-        request = urllib.request.Request(
-            self.url + path,
-            data=None if content is None else json.dumps(content).encode(),
-            headers={"Authorization": f"token {self.token}"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
-
-
-_EMPTY = """
-import ipywidgets
-ipywidgets.Widget.close_all()
-get_ipython().reset()
-"""
-
-
-def empty(connection: Path) -> None:
-    """Close the widgets of a kernel and forget its names."""
-    client = BlockingKernelClient()
-    client.load_connection_file(str(connection))
-    client.start_channels(hb=False)  # a kernel on a busy machine misses a beat
-    try:
-        reply = client.execute(_EMPTY, store_history=False, reply=True, timeout=60)
-        assert reply["content"]["status"] == "ok", reply["content"]
-    finally:
-        client.stop_channels()
 
 
 def chromium() -> str:
@@ -124,76 +60,6 @@ def chromium() -> str:
             "or name the program in LAYERLENS_CHROMIUM."
         )
     return found
-
-
-@contextlib.contextmanager
-def serve(folder: Path, home: Path, app: str = "lab", theme: str = LIGHT) -> Iterator[Server]:
-    """Run ``jupyter lab`` or ``jupyter notebook`` on a folder."""
-    settings = home / "settings"
-    apputils = settings / "@jupyterlab" / "apputils-extension"
-    apputils.mkdir(parents=True, exist_ok=True)
-    quiet = {"fetchNews": "false", "checkForUpdates": False}
-    (apputils / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
-    themes = {"theme": theme, "adaptive-theme": False}
-    (apputils / "themes.jupyterlab-settings").write_text(json.dumps(themes))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    cache = os.environ.get("LAYERLENS_CACHE") or str(
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layerlens"
-    )
-    environment = {
-        **os.environ,
-        "HOME": str(home),
-        "LAYERLENS_CACHE": cache,
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-    }
-    command = [
-        *(sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root"),
-        *("--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"),
-        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
-        *("--expose-app-in-browser", "--ServerApp.terminals_enabled=False"),
-    ]
-    url = f"http://127.0.0.1:{port}"
-    log = home / f"{app}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            _wait_for(f"{url}/api/status?token={token}", process, log)
-            yield Server(url, token, app, folder, home)
-        finally:
-            process.send_signal(signal.SIGTERM)  # the server shuts its kernels down
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while True:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended:\n{log.read_text()[-3000:]}")
-        try:
-            urllib.request.urlopen(url, timeout=2).read()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 @dataclass
@@ -249,17 +115,17 @@ _EVALUATE = """async (code) => {
   await future.done; return out; }"""
 
 
-def open_notebook(page: Page, server: Server, name: str, *, own_kernel: bool = False) -> None:
-    """Open a notebook by itself and wait until its kernel is idle.
-
-    ``own_kernel``: start one for it, as a person does; else it gets the server's.
-    """
-    if not own_kernel:
-        server.lend_kernel(name)
-    path = f"doc/tree/{name}" if server.app == "lab" else f"notebooks/{name}"
-    reset = "&reset" if server.app == "lab" else ""
-    page.goto(f"{server.url}/{path}?token={server.token}{reset}", wait_until="domcontentloaded")
+def open_notebook(page: Page, server: Server, app: str, name: str) -> None:
+    """Open a notebook by itself and wait until its kernel is idle."""
+    path = f"doc/tree/{name}" if app == "lab" else f"notebooks/{name}"
+    page.goto(server.address(app, path), wait_until="domcontentloaded")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(state="visible", timeout=90_000)
+    page.wait_for_function(_READY, timeout=90_000)
+
+
+def read_again(page: Page) -> None:
+    """Show the notebook as it is on disk now, and wait until its kernel is idle."""
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.context.revert()")
     page.wait_for_function(_READY, timeout=90_000)
 
 
@@ -280,7 +146,7 @@ def evaluate(page: Page, code: str) -> str:
 def kernel_prints(page: Page, code: str, expected: str) -> None:
     """Wait until the kernel prints this: what is done on the page arrives a moment later."""
     found = ""
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         if (found := evaluate(page, code)) == expected:
             return
@@ -291,15 +157,15 @@ def kernel_prints(page: Page, code: str, expected: str) -> None:
 def save(page: Page) -> None:
     """Save the notebook, again where a picture came while it was written."""
     clean = "() => !window.jupyterapp.shell.currentWidget.context.model.dirty"
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-        page.wait_for_timeout(500)
         if page.evaluate(clean):
             return
+        page.wait_for_timeout(100)
     raise AssertionError("the notebook could not be saved")
 
 
-def cell(page: Page, index: int) -> Locator:
-    """A cell by its number in the notebook, from 0."""
-    return page.locator(f'.jp-Notebook .jp-Cell[data-windowed-list-index="{index}"]')
+def finished(view: Locator) -> None:
+    """Wait until a view has its result, and its checks have passed."""
+    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED)

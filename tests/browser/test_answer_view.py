@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import SHOTS, notebook
-from driver import (
-    CHECKED,
-    EVERYWHERE,
-    Server,
-    evaluate,
-    kernel_prints,
-    open_notebook,
-    run_all,
-    save,
-    visit,
-)
+from conftest import SHOTS
+from driver import EVERYWHERE, LOAD, evaluate, finished, kernel_prints, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
+from serving import Server
 
-LOAD = "import layerlens as ll\nmodel = ll.load()"
 HEADS = """view = ll.GridView(model, "ablate_sweep", "The capital of France is", how="zero")
 view"""
 EDGES = """sources = {"France": "France", "capital": "capital"}
@@ -30,19 +20,12 @@ slow"""
 
 
 @pytest.fixture
-def views(server: Server, page: Page) -> Locator:
+def views(run_cells: Callable[..., Locator]) -> Locator:
     """A notebook that shows a grid and curves of the default model, both finished."""
-    (server.folder / "answers.ipynb").write_text(notebook(LOAD, HEADS, EDGES))
-    open_notebook(page, server, "answers.ipynb")
-    run_all(page)
-    found = page.locator(".layerlens .ll-view")
+    found = run_cells(LOAD, HEADS, EDGES)
     finished(found.nth(0))
     finished(found.nth(1))
     return found
-
-
-def finished(view: Locator) -> None:
-    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED, timeout=90_000)
 
 
 @EVERYWHERE
@@ -100,17 +83,14 @@ def test_grid_and_curves_from_open_to_reload(
 
 
 def test_what_takes_long_waits_and_is_stopped(
-    server: Server, page: Page, shoot: Callable[[str], None]
+    run_cells: Callable[..., Locator], page: Page, shoot: Callable[[str], None]
 ) -> None:
-    (server.folder / "slow.ipynb").write_text(notebook(LOAD, LONG))
-    open_notebook(page, server, "slow.ipynb")
-    run_all(page)
-    slow = page.locator(".layerlens .ll-view")
+    slow = run_cells(LOAD, LONG)
     slow.get_by_role("button", name="Run it").wait_for()
     shoot("1-waiting")
     kernel_prints(page, "print(slow.status['state'])", "waiting")
     slow.get_by_role("button", name="Run it").click()
-    expect(slow.locator(".ll-progress .ll-num")).to_contain_text("of", timeout=60_000)
+    expect(slow.locator(".ll-progress .ll-num")).to_contain_text("of")
     shoot("2-running")
     slow.get_by_role("button", name="Cancel").click()
     kernel_prints(page, "print(slow.status['state'])", "cancelled")

@@ -5,39 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import SHOTS, notebook
-from driver import (
-    CHECKED,
-    EVERYWHERE,
-    Server,
-    evaluate,
-    kernel_prints,
-    open_notebook,
-    run_all,
-    save,
-    visit,
-)
+from conftest import SHOTS
+from driver import EVERYWHERE, LOAD, evaluate, finished, kernel_prints, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
+from serving import Server
 
-LOAD = "import layerlens as ll\nmodel = ll.load()"
 SHOW = """text = "When Mary and John went to the store, John gave a drink to Mary."
 view = ll.AttentionView(model, text, layer=3)
 view"""
 
 
 @pytest.fixture
-def view(server: Server, page: Page) -> Locator:
+def view(run_cells: Callable[..., Locator]) -> Locator:
     """A notebook that shows attention of the default model, finished."""
-    (server.folder / "attention.ipynb").write_text(notebook(LOAD, SHOW))
-    open_notebook(page, server, "attention.ipynb")
-    run_all(page)
-    found = page.locator(".layerlens .ll-view")
-    finished(found)
+    found = run_cells(LOAD, SHOW)
+    shown(found)
     return found
 
 
-def finished(view: Locator) -> None:
-    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED, timeout=90_000)
+def shown(view: Locator) -> None:
+    finished(view)
     expect(view.locator(".ll-head-list[aria-busy=false]")).to_be_visible()
 
 
@@ -88,17 +75,17 @@ def test_attention_from_open_to_reload(
 
     # another weighting is computed when it is asked for
     view.get_by_role("button", name="× value …").click()
-    finished(view)
+    shown(view)
     kernel_prints(page, "print('value_weighted' in view.wait().data)", "True")
 
     # another prompt in place, and the page comes back as it was
     view.get_by_label("Prompt.").fill("The cat sat on the mat and the cat slept.")
     view.get_by_role("button", name="Run", exact=True).click()
     kernel_prints(page, "print(view.wait().data.sizes['query'])", "11")
-    finished(view)
+    shown(view)
     save(page)
     page.reload(wait_until="domcontentloaded")
-    finished(view)
+    shown(view)
     expect(view.get_by_label("Prompt.")).to_have_value("The cat sat on the mat and the cat slept.")
     expect(view.locator(".ll-looks")).to_contain_text("looks at")
     shoot("3-reloaded")
@@ -111,11 +98,11 @@ def test_frozen_attention_without_kernel_or_network(
     with visit(chrome, offline=True) as opened:
         opened.page.goto((server.folder / "attention.html").as_uri())
         frozen = opened.page.locator(".ll-view")
-        finished(frozen)
+        shown(frozen)
         frozen.get_by_label("Layer", exact=True).focus()
         opened.page.keyboard.press("End")
         expect(frozen.get_by_role("heading", name="Layer 29, head 0").first).to_be_visible()
-        finished(frozen)
+        shown(frozen)
         frozen.get_by_role("button", name="Mean", exact=True).click()
         expect(frozen.get_by_text("mean of all 9 heads")).to_be_visible()
         expect(frozen.get_by_text("To ±0.4 % of the head")).to_be_visible()

@@ -7,37 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import notebook
-from driver import (
-    CHECKED,
-    EVERYWHERE,
-    Server,
-    evaluate,
-    kernel_prints,
-    open_notebook,
-    run_all,
-    save,
-    visit,
-)
+from driver import BOTH, EVERYWHERE, LOAD, evaluate, finished, kernel_prints, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
 
-LOAD = "import layerlens as ll\nmodel = ll.load()"
 SHOW = 'view = ll.LensView(model, "The capital of France is")\nview'
 
 
 @pytest.fixture
-def view(server: Server, page: Page) -> Locator:
+def view(run_cells: Callable[..., Locator]) -> Locator:
     """A notebook that shows one lens of the default model, finished."""
-    (server.folder / "one.ipynb").write_text(notebook(LOAD, SHOW))
-    open_notebook(page, server, "one.ipynb")
-    run_all(page)
-    found = page.locator(".layerlens .ll-view")
+    found = run_cells(LOAD, SHOW)
     finished(found)
     return found
-
-
-def finished(view: Locator) -> None:
-    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED, timeout=60_000)
 
 
 def top_answer(view: Locator) -> Locator:
@@ -47,7 +28,7 @@ def top_answer(view: Locator) -> Locator:
 
 @EVERYWHERE
 def test_a_lens_from_open_to_reload(
-    view: Locator, page: Page, server: Server, shoot: Callable[[str], None]
+    view: Locator, page: Page, shoot: Callable[[str], None]
 ) -> None:
     expect(top_answer(view)).to_contain_text("Paris")
     expect(top_answer(view)).to_contain_text("77.25")
@@ -83,7 +64,7 @@ def test_a_lens_from_open_to_reload(
     prompt = view.locator("textarea")
     prompt.fill("The capital of Italy is")
     prompt.press("Enter")
-    expect(top_answer(view)).not_to_contain_text("Paris", timeout=30_000)
+    expect(top_answer(view)).not_to_contain_text("Paris")
     finished(view)
     expect(view.locator(".ll-fed")).to_contain_text("Italy")
     found = "print(view.text, '|', view.wait().data.sizes['position'])"
@@ -99,7 +80,7 @@ def test_a_lens_from_open_to_reload(
     shoot("5-reloaded")
 
 
-@EVERYWHERE
+@BOTH
 def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     table = view.get_by_role("grid")
     box = table.bounding_box()
@@ -118,12 +99,11 @@ def test_mouse_hover_click_and_pin(view: Locator, page: Page, shoot: Callable[[s
     kernel_prints(page, "print(view.transposed, view.color)", "True entropy")
 
 
-def test_two_texts_on_one_grid(server: Server, page: Page, shoot: Callable[[str], None]) -> None:
+def test_two_texts_on_one_grid(
+    run_cells: Callable[..., Locator], page: Page, shoot: Callable[[str], None]
+) -> None:
     show = SHOW.replace('")', '", other="The capital of Italy is")')
-    (server.folder / "two.ipynb").write_text(notebook(LOAD, show))
-    open_notebook(page, server, "two.ipynb")
-    run_all(page)
-    view = page.locator(".layerlens .ll-view")
+    view = run_cells(LOAD, show)
     finished(view)
     expect(view.get_by_role("grid")).to_have_count(2)
     side = view.get_by_label("Next-token distribution by layer")
@@ -155,9 +135,7 @@ def test_two_texts_on_one_grid(server: Server, page: Page, shoot: Callable[[str]
 def test_search_for_a_token(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     search = view.get_by_label("Find a token in the vocabulary")
     search.fill("Rome")
-    expect(view.locator(".ll-search").get_by_role("option").first).to_contain_text(
-        "Rome", timeout=20_000
-    )
+    expect(view.locator(".ll-search").get_by_role("option").first).to_contain_text("Rome")
     shoot("1-found")
     search.press("ArrowDown")
     search.press("Enter")
@@ -171,7 +149,7 @@ def test_bad_input_ends_in_a_sentence(
     prompt = view.locator("textarea")
     prompt.fill("")
     prompt.press("Enter")
-    expect(view.get_by_role("alert").first).to_contain_text("empty", timeout=20_000)
+    expect(view.get_by_role("alert").first).to_contain_text("empty")
     expect(top_answer(view)).to_contain_text("Paris")  # the last picture stays
     shoot("1-empty")
 
@@ -183,26 +161,22 @@ def test_cancel_keeps_what_was_computed(
     prompt.fill("one two three four five six seven eight nine ten " * 40)
     prompt.press("Enter")
     progress = view.locator(".ll-progress")
-    expect(progress).to_contain_text(re.compile(r"[1-9]\d* of \d+"), timeout=30_000)
+    expect(progress).to_contain_text(re.compile(r"[1-9]\d* of \d+"))
     view.get_by_role("button", name="Cancel").click()
     status = view.locator(".ll-status")
-    expect(status).to_contain_text(re.compile(r"Cancelled after [1-9]\d* of \d+"), timeout=30_000)
+    expect(status).to_contain_text(re.compile(r"Cancelled after [1-9]\d* of \d+"))
     shoot("1-cancelled")
     kept = evaluate(page, "print(int(view.partial.data.entropy.notnull().all('position').sum()))")
     assert 1 <= int(kept) < 32  # a row for each block of so long a text
     prompt.fill("The capital of France is")
     prompt.press("Enter")
-    expect(top_answer(view)).to_contain_text("Paris", timeout=60_000)
+    expect(top_answer(view)).to_contain_text("Paris")
 
 
-def test_two_views_of_one_widget(server: Server, page: Page) -> None:
-    name = "two.ipynb"
+def test_two_views_of_one_widget(run_cells: Callable[..., Locator]) -> None:
     load = 'import layerlens as ll\nmodel = ll.load("toy:induction")'
     show = "view = ll.LensView(model, [5, 9, 3, 5, 9])\nview"
-    (server.folder / name).write_text(notebook(load, show, "view"))
-    open_notebook(page, server, name)
-    run_all(page)
-    views = page.locator(".layerlens .ll-view")
+    views = run_cells(load, show, "view")
     expect(views).to_have_count(2)
     for number in range(2):
         finished(views.nth(number))
@@ -219,11 +193,16 @@ def restart(page: Page) -> None:
     )
 
 
-def test_kernel_restart_under_the_view(
-    view: Locator, page: Page, tmp_path: Path, chrome: Browser
+def test_kernel_restart_under_the_view_and_a_saved_picture_without_its_kernel(
+    view: Locator, page: Page, tmp_path: Path, chrome: Browser, shoot: Callable[[str], None]
 ) -> None:
+    kept = page.locator("[class*=ll-kept-] img")
+    expect(kept).to_have_count(1)
+    expect(kept).to_be_hidden()  # the live view is there
+    expect(view.get_by_role("grid")).to_be_visible()
+    save(page)
     restart(page)
-    expect(view.get_by_role("alert")).to_contain_text("restarted", timeout=20_000)
+    expect(view.get_by_role("alert")).to_contain_text("restarted")
     expect(view.get_by_role("button", name="Run")).to_be_disabled()
     expect(top_answer(view)).to_contain_text("Paris")  # what was received can still be read
     slider = view.get_by_label("Layer", exact=True)
@@ -234,7 +213,7 @@ def test_kernel_restart_under_the_view(
 
     # the page is made here, without the kernel
     expect(view.get_by_role("button", name="PNG")).to_be_disabled()
-    with page.expect_download(timeout=20_000) as download:
+    with page.expect_download() as download:
         view.get_by_role("button", name="HTML").click()
     download.value.save_as(tmp_path / "held.html")
     with visit(chrome, offline=True) as opened:
@@ -244,25 +223,15 @@ def test_kernel_restart_under_the_view(
         expect(twin.get_by_role("button", name="Run")).to_be_disabled()
         assert opened.errors == []
 
-
-def test_a_saved_notebook_shows_the_picture_without_its_kernel(
-    view: Locator, page: Page, server: Server, shoot: Callable[[str], None]
-) -> None:
-    kept = page.locator("[class*=ll-kept-] img")
-    expect(kept).to_have_count(1, timeout=20_000)
-    expect(kept).to_be_hidden()  # the live view is there
-    expect(view.get_by_role("grid")).to_be_visible()
-    save(page)
-    restart(page)
-    expect(view.get_by_role("alert")).to_contain_text("restarted", timeout=20_000)
+    # what was saved shows its picture
     page.reload(wait_until="domcontentloaded")
-    expect(kept).to_be_visible(timeout=20_000)
+    expect(kept).to_be_visible()
     expect(page.get_by_text("model not found")).to_be_hidden()
     expect(page.get_by_text("run the cell to make it live").first).to_be_visible()
     shoot("1-reopened")
 
 
-@EVERYWHERE
+@BOTH
 def test_export_opens_offline(
     view: Locator,
     page: Page,
@@ -270,11 +239,11 @@ def test_export_opens_offline(
     chrome,
     shoot: Callable[[str], None],
 ) -> None:
-    with page.expect_download(timeout=60_000) as download:
+    with page.expect_download() as download:
         view.get_by_role("button", name="HTML").click()
     target = tmp_path / "lens.html"
     download.value.save_as(target)
-    with page.expect_download(timeout=60_000) as download:
+    with page.expect_download() as download:
         view.get_by_role("button", name="PNG").click()
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 

@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import SHOTS, notebook
-from driver import (
-    CHECKED,
-    EVERYWHERE,
-    Server,
-    evaluate,
-    kernel_prints,
-    open_notebook,
-    run_all,
-    save,
-    visit,
-)
+from conftest import SHOTS
+from driver import EVERYWHERE, LOAD, evaluate, finished, kernel_prints, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
+from serving import Server
 
-LOAD = "import layerlens as ll\nmodel = ll.load()"
 SHOW = """texts = ["The capital of France is Paris.", "Once upon a time there was a small village."]
 view = ll.MetricsView(model, texts)
 view"""
@@ -28,18 +18,11 @@ everything"""
 
 
 @pytest.fixture
-def view(server: Server, page: Page) -> Locator:
+def view(run_cells: Callable[..., Locator]) -> Locator:
     """A notebook that shows the default metrics of the default model, finished."""
-    (server.folder / "metrics.ipynb").write_text(notebook(LOAD, SHOW))
-    open_notebook(page, server, "metrics.ipynb")
-    run_all(page)
-    found = page.locator(".layerlens .ll-view")
+    found = run_cells(LOAD, SHOW)
     finished(found)
     return found
-
-
-def finished(view: Locator) -> None:
-    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED, timeout=90_000)
 
 
 @EVERYWHERE
@@ -91,11 +74,9 @@ def test_layers_from_open_to_reload(
 
 
 def test_all_views_follow_one_layer_and_position(
-    server: Server, page: Page, shoot: Callable[[str], None]
+    run_cells: Callable[..., Locator], page: Page, shoot: Callable[[str], None]
 ) -> None:
-    (server.folder / "explore.ipynb").write_text(notebook(LOAD, EXPLORE))
-    open_notebook(page, server, "explore.ipynb")
-    run_all(page)
+    run_cells(LOAD, EXPLORE)
     lens = page.locator(".ll-view[aria-label='Logit lens']")
     finished(lens)
     shoot("1-open")

@@ -7,21 +7,11 @@ import re
 from collections.abc import Callable
 
 import pytest
-from conftest import SHOTS, notebook
-from driver import (
-    CHECKED,
-    EVERYWHERE,
-    Server,
-    evaluate,
-    kernel_prints,
-    open_notebook,
-    run_all,
-    save,
-    visit,
-)
+from conftest import SHOTS
+from driver import EVERYWHERE, LOAD, evaluate, finished, kernel_prints, save, visit
 from playwright.sync_api import Browser, Locator, Page, expect
+from serving import Server
 
-LOAD = "import layerlens as ll\nmodel = ll.load()"
 SHOW = """view = ll.PatchView(
     model, clean="The capital of France is", corrupt="The capital of Italy is",
     answer=" Paris", wrong=" Rome",
@@ -30,18 +20,11 @@ view"""
 
 
 @pytest.fixture
-def view(server: Server, page: Page) -> Locator:
+def view(run_cells: Callable[..., Locator]) -> Locator:
     """A notebook that shows one finished sweep of the default model."""
-    (server.folder / "patch.ipynb").write_text(notebook(LOAD, SHOW))
-    open_notebook(page, server, "patch.ipynb")
-    run_all(page)
-    found = page.locator(".layerlens .ll-view")
+    found = run_cells(LOAD, SHOW)
     finished(found)
     return found
-
-
-def finished(view: Locator) -> None:
-    expect(view.locator(".ll-checks > summary")).to_contain_text(CHECKED, timeout=60_000)
 
 
 def middle(page: Page, view: Locator, layer: int, column: int) -> tuple[float, float]:
@@ -58,12 +41,8 @@ def middle(page: Page, view: Locator, layer: int, column: int) -> tuple[float, f
 
 def edits(page: Page, number: int) -> list[dict[str, object]]:
     """The picked patches as the kernel has them, once there are so many: keys are quick."""
-    for _ in range(40):
-        found = json.loads(evaluate(page, "import json; print(json.dumps(view.edits))"))
-        if len(found) == number:
-            return found
-        page.wait_for_timeout(100)
-    raise AssertionError(f"expected {number} patches in the kernel, which has {found}")
+    kernel_prints(page, "print(len(view.edits))", str(number))
+    return json.loads(evaluate(page, "import json; print(json.dumps(view.edits))"))
 
 
 @EVERYWHERE
@@ -81,7 +60,7 @@ def test_a_bench_from_open_to_reload(
     grid.focus()
     page.keyboard.press("Enter")
     side = view.get_by_label("Effect on the next token")
-    expect(side.locator("pre")).to_contain_text("ll.edit", timeout=30_000)
+    expect(side.locator("pre")).to_contain_text("ll.edit")
     expect(side).to_contain_text("Paris")
     shoot("2-cell")
     page.keyboard.press("Escape")
@@ -97,7 +76,7 @@ def test_a_bench_from_open_to_reload(
     expect(patches.locator("li")).to_have_count(1)
     assert page.locator(".jp-Notebook .jp-Cell").count() == 2  # the notebook ate no key
     runs = view.get_by_role("region", name="Runs")
-    expect(runs.locator("li")).to_have_count(1, timeout=30_000)
+    expect(runs.locator("li")).to_have_count(1)
     shoot("3-listed")
 
     # the page comes back as it was
@@ -123,7 +102,7 @@ def test_a_patch_is_dragged_across_layers_and_undone(
     assert (edit["layer"], edit["position"]) == (20, 3)
     assert edit["from"] == {"layer": 28, "position": 4}
     side = view.get_by_label("Effect on the next token")
-    expect(side.locator("pre")).to_contain_text("resid_pre.20", timeout=30_000)
+    expect(side.locator("pre")).to_contain_text("resid_pre.20")
     shoot("2-dragged")
 
     # what the view shows is what its Python gives
@@ -177,27 +156,22 @@ def test_the_lens_before_and_after(view: Locator, page: Page, shoot: Callable[[s
     lens = view.get_by_role("region", name="Lens before and after")
     lens.get_by_role("button", name="Compute").click()
     for name in ("Before", "After", "Difference"):
-        lens.get_by_role("button", name=name).click(timeout=30_000)
+        lens.get_by_role("button", name=name).click()
         lens.scroll_into_view_if_needed()
         shoot(name.lower())
     expect(lens.get_by_label("Top tokens before and after")).to_contain_text("Paris")
 
 
 def test_a_sweep_is_stopped_and_keeps_its_cells(
-    server: Server, page: Page, shoot: Callable[[str], None]
+    run_cells: Callable[..., Locator], page: Page, shoot: Callable[[str], None]
 ) -> None:
     slow = SHOW.replace('" Rome",', '" Rome", method="naive",').replace("The", "In short, the")
-    (server.folder / "slow.ipynb").write_text(notebook(LOAD, slow))
-    open_notebook(page, server, "slow.ipynb")
-    run_all(page)
-    view = page.locator(".layerlens .ll-view")
+    view = run_cells(LOAD, slow)
     count = "import numpy as np; print(int(np.isfinite(view.partial.data.metric).sum()))"
-    expect(view.get_by_role("progressbar")).to_be_visible(timeout=30_000)
-    expect(view.locator(".ll-progress")).to_contain_text(
-        re.compile(r"[1-9]\d* of \d+"), timeout=30_000
-    )
+    expect(view.get_by_role("progressbar")).to_be_visible()
+    expect(view.locator(".ll-progress")).to_contain_text(re.compile(r"[1-9]\d* of \d+"))
     view.get_by_role("button", name="Cancel").click()
-    expect(view).to_contain_text("Cancelled after", timeout=20_000)
+    expect(view).to_contain_text("Cancelled after")
     view.scroll_into_view_if_needed()
     shoot("1-stopped")
     cells = int(evaluate(page, count))
@@ -218,24 +192,24 @@ def test_prompts_that_are_not_equally_long_and_the_same_one_twice(
     corrupt = view.get_by_role("textbox", name="Corrupted prompt")
     corrupt.fill("The capital of the Netherlands is")
     corrupt.press("Enter")
-    expect(view.locator(".ll-fed")).to_contain_text("5 and 6 tokens", timeout=20_000)
+    expect(view.locator(".ll-fed")).to_contain_text("5 and 6 tokens")
     finished(view)
     view.get_by_role("button", name="Pair tokens").click()
     view.scroll_into_view_if_needed()
     shoot("1-pairing")
     view.get_by_role("button", name="the, position 3 of the corrupted").click()
     view.get_by_role("button", name="France, position 3 of the clean").click()
-    expect(view.locator(".ll-fed")).to_contain_text("Paired by hand", timeout=20_000)
+    expect(view.locator(".ll-fed")).to_contain_text("Paired by hand")
     finished(view)
     kernel_prints(page, "print(view.wait().data.attrs['options'].count('[3, 3]'))", "1")
     corrupt.fill("The capital of France is")
     corrupt.press("Enter")
-    expect(view.get_by_role("alert")).to_contain_text("Both prompts are the same", timeout=20_000)
+    expect(view.get_by_role("alert")).to_contain_text("Both prompts are the same")
     view.scroll_into_view_if_needed()
     shoot("2-the-same")
     corrupt.fill("The capital of Spain is")
     corrupt.press("Enter")
-    expect(view.get_by_role("alert")).to_have_count(0, timeout=20_000)
+    expect(view.get_by_role("alert")).to_have_count(0)
     finished(view)
 
 
