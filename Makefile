@@ -29,6 +29,8 @@ display := $(if $(HEADLESS),,$(DISPLAY)$(WAYLAND_DISPLAY)$(if $(filter Darwin,$(
 export OMP_NUM_THREADS ?= 1
 pytest := $(py) -m pytest -q --durations=10
 spread := -n 2 --dist worksteal
+# What takes one process runs beside the browser's tests; each prints when it is over.
+pairwise := -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 # transformers with its bounds, as pyproject.toml states them, and the tests of what leans on it
 allowed := $(shell sed -n 's/^ *"\(transformers>=[^"]*\)".*/\1/p' pyproject.toml)
@@ -52,7 +54,8 @@ files:
 	$(py) -m layerlens.demo demo
 
 test: setup
-	@$(MAKE) --no-print-directory unit js-test kernel-test notebook-test packaging-test browser-test bench-smoke
+	@$(MAKE) --no-print-directory unit notebook-test
+	@$(MAKE) --no-print-directory $(pairwise) browser-test js-test kernel-test packaging-test bench-smoke
 
 unit:
 	$(pytest) $(spread) tests/unit $(wildcard tests/reference)
