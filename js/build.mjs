@@ -12,65 +12,18 @@ import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join, parse } from "node:path";
 import { fileURLToPath } from "node:url";
 import esbuild from "esbuild";
+import { lean } from "./uplot.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = join(here, "..", "layerlens");
 const watch = process.argv.includes("--watch");
 const LIMIT = 150 * 1024; // bytes of the module of one view
 
-/**
- * Lines of uPlot that are left out of every bundle, by their beginnings: other kinds of paths, axes of
- * time with all that writes dates, joining tables, the legend.
- */
-const UNUSED = [
-  ...["stepped", "bars", "spline"].map((kind) => `\\(paths\\.${kind}\\s*=`),
-  "let isTime = ",
-  "const showLegend = ",
-  ...["_tzDate", "_fmtDate", "_timeAxisSplits", "_timeAxisVals", "_timeSeriesVal"].map(
-    (name) => `const ${name}\\s*=`,
-  ),
-  ...["timeIncrsMs", "timeIncrsS"].map((name) => `const \\[ ${name},`),
-  ...["fmtDate", "tzDate", "join"].map((name) => `uPlot\\.${name}\\s*=`),
-  ...["days3", "months3"].map((name) => `const ${name} =`),
-  ...["mousedown", "mouseup", "dblclick"].map((name) => `events\\.${name} =`),
-  ...["mousedown", "dblclick"].map((name) => `onMouse\\(${name},\\s*over`),
-];
-
-/** The same of whole blocks, to the line that closes them: names in dates, the legend, dragging. */
-const UNUSED_BLOCKS = [
-  ...["months", "days"].map((name) => `const ${name} = \\[`),
-  ...["initLegendRow", "mouseDown", "mouseUp", "dblClick"].map((name) => `function ${name}\\(`),
-];
-
-/** What uPlot asks of its options, and what the answer always is here. */
-const SETTLED = [
-  [/\bisTime\b/g, "false"],
-  [/\bshowLegend\b/g, "false"],
-  [/\bmode == 1\b/g, "true"], // places that all lines share; 2 would be scattered points
-  [/\bmode == 2\b/g, "false"],
-  [/\b(?:scaleX|sx)\.ori == 0\b/g, "true"], // places lie from left to right
-  [/\bscaleX\.ori == 1\b/g, "false"],
-  [/\bselect\.show && dragging\b/g, "false"], // nothing is selected by dragging
-  [/\b(?:sc\.)?distr == (?:4|100)\b/g, "false"], // scales by asinh, or by a function of one's own
-];
-
-const lean = {
+const leanUplot = {
   name: "lean-uplot",
   setup(build) {
     build.onLoad({ filter: /uPlot\.esm\.js$/ }, async ({ path }) => {
-      let contents = await readFile(path, "utf8");
-      for (const start of UNUSED) {
-        const line = new RegExp(`^\\s*${start}.*$`, "gm");
-        if (!line.test(contents)) throw new Error(`uPlot has no line ${start} any more.`);
-        contents = contents.replace(line, "");
-      }
-      for (const start of UNUSED_BLOCKS) {
-        const block = new RegExp(`^(\\t*)${start}[^]*?^\\1[}\\]].*$`, "m");
-        if (!block.test(contents)) throw new Error(`uPlot has no block ${start} any more.`);
-        contents = contents.replace(block, "");
-      }
-      for (const [asked, answer] of SETTLED) contents = contents.replace(asked, answer);
-      return { contents };
+      return { contents: lean(await readFile(path, "utf8")) };
     });
   },
 };
@@ -87,7 +40,7 @@ const shared = {
   charset: "utf8",
   loader: { ".svg": "dataurl" },
   logLevel: "warning",
-  plugins: [lean],
+  plugins: [leanUplot],
   define: {
     "process.env.NODE_ENV": watch ? '"development"' : '"production"',
     // Without this a UMD dependency registers itself with a notebook's require.js.

@@ -1,0 +1,2 @@
+/** The text of uPlot's module, made smaller. */
+export function lean(uplot: string): string;
