@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.lenses.fitting.fit_lens import fit_lens
     from layerlens.analyses.lenses.generation_lens import generation_lens
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
@@ -116,6 +117,7 @@ _PLACES = {
     "Generation": "layerlens.run.generation",
     "layer_metrics": "layerlens.analyses.measuring.layer_metrics",
     "generation_lens": "layerlens.analyses.lenses.generation_lens",
+    "fit_lens": "layerlens.analyses.lenses.fitting.fit_lens",
     "lens_difference": "layerlens.analyses.lenses.lens_difference",
     "logit_lens": "layerlens.analyses.lenses.logit_lens",
     "back_patch": "layerlens.analyses.grafting.back_patch",
@@ -246,6 +248,7 @@ __all__ = [
     "explore",
     "finercut",
     "first_cosine",
+    "fit_lens",
     "generate_layers",
     "generation_lens",
     "head_channels",

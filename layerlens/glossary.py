@@ -242,6 +242,12 @@ TERMS: dict[str, Term] = {
     "steering": Term("Adding a direction to the stream while a text runs.", ("steered", "steer")),
     "sublayer": Term("The attention or the MLP of a block.", ("sublayers",)),
     "token": Term("A piece of text that a model reads and writes as one.", ("tokens",)),
+    "tuned lens": Term(
+        "A logit lens through a map that was fitted at each depth: what has to be done to a state "
+        "so that the head can read it. Simpler ones add a mean shift (bias) or an affine map by "
+        "least squares (ridge).",
+        ("tuned", "tuned_lens", "fit_lens", "ridge", "bias lens"),
+    ),
     "value-weighted": Term(
         "The attention weight times the length of the value that it brings.", ("value_weighted",)
     ),

@@ -58,7 +58,7 @@ def fitted_of(
         kind=kind,
         arrays=dict(job.arrays),
         model=ModelFacts.of(model),
-        data=fingerprint_of_rows(row for texts in fed.values() for row in _rows(model, texts)),
+        data=data_of(model, fed),
         options=plain(options),
         scores={side: dict(measures) for side, measures in job.scores.items()},
         checks=Checks(job.checks),
@@ -67,6 +67,11 @@ def fitted_of(
         complete=ended,
         versions=versions(),
     )
+
+
+def data_of(model: LensModel, fed: Fed) -> str:
+    """Fingerprint of what is learned from, as ``Fitted.data`` says it."""
+    return fingerprint_of_rows(row for texts in fed.values() for row in _rows(model, texts))
 
 
 def _rows(model: LensModel, texts: Tokens | Texts) -> Iterator[list[int]]:

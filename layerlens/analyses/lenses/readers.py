@@ -35,9 +35,11 @@ Their scores, ``scores["test"]`` and ``scores["train"]``, are named ``"<measure>
 as arrays over points by :func:`layerlens.analyses.lenses.scores.lens_scores`. Measures are ``kl``
 (of the lens from the final answer, nats), ``ce`` (next token, nats) and ``top1`` (share of tokens
 whose final answer is on top) of the lens itself; the same with ``_logit``, ``_bias``, ``_ridge``
-for the simpler lenses on the same tokens; each of them with ``_low`` and ``_high`` behind it for
-the 95 % interval over texts (``kl_low``, ``kl_logit_high``), where there are several; ``identity``
-is 1 where no map was better than none. A score that is not known is left out.
+for the simpler lenses on the same tokens and with ``_uniform`` for a guess that makes no difference
+between tokens, the control; each of them with ``_low`` and ``_high`` behind it for the 95 %
+interval over texts (``kl_low``, ``kl_logit_high``), where there are several; ``identity`` is 1
+where no map was better than none, ``ridge`` the penalty of a ridge map. A score that is not known
+is left out.
 """
 
 Lens = str | os.PathLike[str] | Fitted
@@ -101,14 +103,12 @@ class Reader:
         """What the head is given for states ``[n, d_model]`` at a point."""
         if self._reads_as_is(point):
             return self.model.head_input(state)
-        wide = state.float()
         jacobian = self._map(f"{point.label}.jacobian", state)
         if jacobian is not None:
-            return self.model.head_input((wide @ jacobian.T).to(state.dtype))
+            return self.model.head_input((state.float() @ jacobian.T).to(state.dtype))
         weight = self._map(f"{point.label}.weight", state)
         bias = self._map(f"{point.label}.bias", state)
-        moved = wide if weight is None else torch.addmm(wide, wide, weight.T)
-        return self.model.head_input((moved if bias is None else moved + bias).to(state.dtype))
+        return self.model.head_input(moved(state, weight, bias))
 
     def _reads_as_is(self, point: Point) -> bool:
         """Whether a state goes to the head as it is: for the logit lens any, else the last."""
@@ -122,6 +122,13 @@ class Reader:
         if name not in self._maps or self._maps[name].device != state.device:
             self._maps[name] = self.fitted[name].to(state.device, torch.float32)
         return self._maps[name]
+
+
+def moved(state: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """``h + h @ weight.T + bias`` in the state's dtype, computed in float32."""
+    wide = state.float()
+    there = wide if weight is None else torch.addmm(wide, wide, weight.T)
+    return (there if bias is None else there + bias).to(state.dtype)
 
 
 def reader_of(model: LensModel, lens: Lens = LOGIT) -> Reader:

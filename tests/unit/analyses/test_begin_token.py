@@ -31,6 +31,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "compare_models": ((LIST,), {"other": None, "unit": "text", "metric": "rsa"}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
+    "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "invariance": ((LIST,), {"views": 2}),
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),
     "layer_metrics": ((ll.texts(LIST),), {}),
