@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from layerlens.errors import Cancelled, InputError
 from layerlens.export.pack import WIRE, Wire
 from layerlens.model.required import require_model
+from layerlens.model.together import running_together
 from layerlens.views.adopt import inputs_of, options_of, shown_of
 from layerlens.views.base import Reply, sentence
 from layerlens.views.frames import Stream
@@ -102,13 +103,18 @@ class LiveView(QuestionView):
 
         model = cls._model_of(result, model)
         data = one_text(result.data, text)
-        view = cls.__new__(cls)
+        view = cls._new(result)
         options = {**options_of(data), **keywords.pop("options", {})}
         asked = cls._asked_of(data, options)
         inputs = cls._inputs_of(result.data, text, model)
         view._open(model, inputs, {**asked, **keywords, "options": options})
         view._adopt(result, data, text)
         return view
+
+    @classmethod
+    def _new(cls, result: Result) -> Self:
+        """Return a view that can ask the question of a result, still without anything in it."""
+        return cls.__new__(cls)
 
     @classmethod
     def _model_of(cls, result: Result, model: LensModel | None) -> LensModel | None:
@@ -261,11 +267,15 @@ class LiveView(QuestionView):
     def _compute(self, run: Run, task: Task) -> None:
         if self.model is None:
             return
+        with running_together(self.model, run.options.values()):  # it is queued until it has them
+            self._work(self.model, run, task)
+
+    def _work(self, model: LensModel, run: Run, task: Task) -> None:
         self._tell(run, "running")
         run.resolved = self._resolved(run)
         listener = self._listener(run, task)
         try:
-            result = self._answer(self.model, run, listener)
+            result = self._answer(model, run, listener)
         except Cancelled as stop:
             self._stopped(run, stop, listener)
         except BaseException:

@@ -14,13 +14,10 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-
-Guard = Callable[[], AbstractContextManager[object]]
 
 _owners = itertools.count(1)
 _lanes: dict[int, Lane] = {}
@@ -78,13 +75,10 @@ class Lane:
     ----------
     name : str
         Name of the thread.
-    guard : callable, optional
-        Gives the context that every task runs in, such as the model's lock.
     """
 
-    def __init__(self, name: str, guard: Guard = nullcontext) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._guard = guard
         self._changed = threading.Condition()
         self._waiting: OrderedDict[int, OrderedDict[str, Task]] = OrderedDict()
         self._running: Task | None = None
@@ -188,8 +182,7 @@ class Lane:
 
     def _do(self, task: Task) -> None:
         try:
-            with self._guard():
-                task.work(task)
+            task.work(task)
         except BaseException as error:
             try:
                 task.fail(error)
@@ -198,14 +191,17 @@ class Lane:
 
 
 def lane_of(model: LensModel) -> Lane:
-    """Return the one lane of a model; its tasks run inside ``model.running()``.
+    """Return the one lane of a model.
+
+    Its tasks hold no model before they need one: a view beside which another model lies would
+    wait for that one while it holds its own.
 
     The lane holds the model weakly: when nobody else has it, it is freed and the thread ends.
     """
     with _lanes_lock:
         lane = _lanes.get(id(model))
         if lane is None:
-            lane = Lane(f"layerlens {model.name}", _guard_of(model))
+            lane = Lane(f"layerlens {model.name}")
             _lanes[id(model)] = lane
             weakref.finalize(model, _forget, id(model), lane).atexit = False
         return lane
@@ -221,16 +217,6 @@ def easel() -> Lane:
     """Return the lane for pictures, which take long to draw and which nobody waits for."""
     with _lanes_lock:
         return _lanes.setdefault(-1, Lane("layerlens easel"))
-
-
-def _guard_of(model: LensModel) -> Guard:
-    held = weakref.ref(model)
-
-    def guard() -> AbstractContextManager[object]:
-        alive = held()
-        return nullcontext() if alive is None else alive.running()
-
-    return guard
 
 
 def _forget(key: int, lane: Lane) -> None:

@@ -32,6 +32,7 @@ from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled, InputError, ModelError
 from layerlens.model.abilities import ABILITIES, reads
 from layerlens.model.required import require_model
+from layerlens.model.together import running_together
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -177,7 +178,7 @@ class Analysis:
         started = time.perf_counter()
         finish = functools.partial(self._result, job, model, given, fed, full, started)
         try:
-            with model.running(gradients=True) if self.gradients else model.running():
+            with running_together(model, full.values(), gradients=self.gradients):
                 named = read_tokens(job, model, fed, full)
                 self._function(job, model, *fed.values(), **own(named))
         except (KeyboardInterrupt, Cancelled) as stop:
@@ -223,7 +224,7 @@ class Analysis:
             self.variables, listener or Silent(), batched=False, model=model, fed=fed,
             add_bos=add_bos,
         )  # fmt: skip
-        with model.running(gradients=True) if self.gradients else model.running():
+        with running_together(model, full.values(), gradients=self.gradients):
             named = read_tokens(job, model, fed, full)
             return self.opens(job, model, *fed.values(), place, **own(named))
 

@@ -1,0 +1,35 @@
+"""Several models held at once, without two threads that wait for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from layerlens.model.lensmodel import LensModel
+
+
+@contextmanager
+def running_together(
+    model: LensModel, beside: Iterable[Any] = (), *, gradients: bool = False
+) -> Iterator[None]:
+    """As ``model.running``, with the locks of other models held too.
+
+    All locks are taken in one order, whichever model is the first: of two threads that need the
+    same two models, one begins and the other waits for both.
+
+    Parameters
+    ----------
+    model
+        The one that runs.
+    beside
+        Where the others are, among things that are no models: the options of a call.
+    gradients
+        As in ``model.running``.
+    """
+    held = {id(each): each for each in beside if isinstance(each, LensModel)} | {id(model): model}
+    with ExitStack() as stack:
+        for number in sorted(held):
+            stack.enter_context(held[number].lock)
+        stack.enter_context(model.running(gradients=True) if gradients else model.running())
+        yield
