@@ -4,7 +4,7 @@ import type { Cell, GridShape } from "../src/marks/windowing";
 import { LensData } from "../src/views/lens/data";
 import { chosen } from "../src/views/patch/Changes";
 import { isReached, reachOf } from "../src/views/patch/cone";
-import { PatchData } from "../src/views/patch/data";
+import { amongStrongest, PatchData } from "../src/views/patch/data";
 import { type Drag, type DragEvent, IDLE, type Outcome, step } from "../src/views/patch/drag";
 import { said } from "../src/views/patch/Estimates";
 import {
@@ -60,7 +60,14 @@ describe("an estimate that is drawn first", () => {
   it("is not asked for where a cell needs no run", () => {
     const data = filled();
     expect(data.guessed(0, 0)).toBe(false);
-    expect(data.agreement()).toEqual({ left: 0, compared: 0, pearson: Number.NaN });
+    expect(data.agreement()).toMatchObject({ left: 0, compared: 0, pearson: Number.NaN });
+  });
+
+  it("may agree with all cells and rank the strongest the wrong way round", () => {
+    const small = Array.from({ length: 72 }, (_, i): [number, number] => [i / 72, i / 72]);
+    const large = Array.from({ length: 8 }, (_, i): [number, number] => [17 - i, 10 + i]);
+    expect(amongStrongest([...small, ...large])).toBeCloseTo(-1);
+    expect(amongStrongest(small)).toBeNaN();
   });
 
   it("is told with how well it agrees so far", () => {

@@ -33,7 +33,8 @@ class EstimatedView(LiveView):
         if found is not None:
             words = sentence_of(found)
             self._post(estimate={"seconds": found.seconds, "passes": found.passes, "words": words})
-            if found.seconds > LONG and self._pauses(run):
+            run.long = found.seconds > LONG
+            if run.long and self._pauses(run):
                 self._tell(run, "waiting", message=words)
                 return
         super()._compute(run, task)
@@ -46,6 +47,16 @@ class EstimatedView(LiveView):
             return self.analysis.estimate(self.model, *run.inputs.values(), **self._resolved(run))
         except LayerLensError:
             return None
+
+    def _resolved(self, run: Run) -> dict[str, Any]:
+        """Return the options; a long sweep is estimated first, where that can be.
+
+        A short one is done before anybody has looked at an estimate, which would cost as much.
+        """
+        options = super()._resolved(run)
+        if run.long and "estimate_first" in self.analysis.options:
+            options.setdefault("estimate_first", True)
+        return options
 
     def _pauses(self, run: Run) -> bool:
         with self._lock:

@@ -18,8 +18,9 @@ class Run:
     """A question put to a model, and what became of it.
 
     `tokens` (by input) and `resolved` are the texts and the options as the analysis took them;
-    `task_waits` says that the worker has not come to it, `paused` that it waits for somebody who
-    has heard what it will take, `agreed` that somebody has.
+    `task_waits` says that the worker has not come to it, `long` that it is expected to take long,
+    `paused` that it waits for somebody who has heard what it will take, `agreed` that somebody
+    has.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ class Run:
         self.tokens: dict[str, Tokens] = {}
         self.resolved = dict(options)
         self.task_waits = True
+        self.long = False
         self.paused = False
         self.agreed = False
         self.result: Result | None = None

@@ -24,9 +24,10 @@ from layerlens.analyses.patching.gradient_effects import (
 )
 from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.patching.pair_runs import PatchRuns
-from layerlens.analyses.patching.quick_estimate import effects_at, flat
+from layerlens.analyses.patching.quick_estimate import effects_at
 from layerlens.analyses.patching.softmax_effects import QUERY_KEY
 from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.sweeps.estimates import flat
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
 from layerlens.errors import InputError

@@ -9,6 +9,7 @@ from torch import Tensor
 from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.patching.gradient_effects import Attribution
 from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.sweeps.estimates import correlation
 from layerlens.analyses.texts.text_pair import Pair
 from layerlens.model.sites import Site
 from layerlens.run.base import Base
@@ -73,10 +74,3 @@ def agreement(job: Job, estimates: np.ndarray, truth: np.ndarray, top: int) -> d
         "overlap": len(best[0] & best[1]) / max(top, 1),
         "verified": float(len(truth)),
     }
-
-
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's correlation; NaN of fewer than three numbers, or where one side is constant."""
-    if len(one) < 3 or np.std(one) < 1e-12 or np.std(other) < 1e-12:
-        return float("nan")
-    return float(np.corrcoef(one, other)[0, 1])

@@ -13,8 +13,9 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.patching import checks as patch_checks
 from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.patching.pair_runs import PatchRuns, distinct, recovered
-from layerlens.analyses.patching.quick_estimate import Agreement, estimate_cells, show_estimate
+from layerlens.analyses.patching.quick_estimate import estimate_cells, show_estimate
 from layerlens.analyses.sweeps.cell_sweep import Show, Sweep
+from layerlens.analyses.sweeps.estimates import Agreement
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
@@ -154,7 +155,9 @@ def patch_sweep(
 
     With ``estimate_first`` there is a variable ``estimate`` beside ``recovered``, in the same
     units; NaN where a cell needs no run. The attributes ``estimate_pearson`` and
-    ``estimate_cells`` say how well it agrees with how many true values. Where it cannot be made
+    ``estimate_cells`` say how well it agrees with how many true values, and
+    ``estimate_pearson_strongest`` how well with the strongest tenth of them: far less, so it
+    finds where to look and does not rank what it finds. Where it cannot be made
     (the metric or the model has no gradient, the cells are windows) it is NaN throughout, and
     the attribute ``no_estimate`` says why.
 
@@ -227,6 +230,8 @@ class _PatchSweep:
             self.runs.passes += sweep.passes
         used = ", ".join(dict.fromkeys(methods))
         self.job.note(method=used, passes=self.runs.passes, cells=cells)
+        if self.agreement:
+            self.agreement.remark()
         if self.job.batched:
             self._sum_up()
 

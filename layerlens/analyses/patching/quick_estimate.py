@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job
-from layerlens.analyses.patching.estimate_checks import correlation
 from layerlens.analyses.patching.gradient_effects import Attribution, part_effect
 from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.patching.pair_runs import PatchRuns, distinct
 from layerlens.analyses.patching.softmax_effects import QUERY_KEY
-from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.sweeps.estimates import flat
 from layerlens.errors import LayerLensError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.sites import Site
@@ -26,18 +23,6 @@ def effects_at(work: Attribution, grid: PatchGrid, positions: Sequence[int]) -> 
     if grid.kind in QUERY_KEY and positions:
         return work.query_key(positions)
     return work.effects(work.gradients(grid.sites))
-
-
-def flat(metric: Any, direction: str) -> str:
-    """Why the gradient of a metric says nothing of a patch; "" where it does."""
-    if metric == "rank":
-        return "a rank has no gradient"
-    if metric == "kl" and direction == "noise":
-        return (
-            "the KL divergence from the clean run is at its minimum in the clean run itself, so "
-            "its gradient there is zero and says nothing"
-        )
-    return ""
 
 
 def estimate_cells(
@@ -90,32 +75,3 @@ def show_estimate(
         for part, change in zip(planned, changes, strict=True):
             grid[tuple(part.place[axis] for axis in axes)] = change / way
     job.emit({"batch": index} if job.batched else {}, {"estimate": grid})
-
-
-class Agreement:
-    """How well estimates agree with the true values that are known so far, pair by pair."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._changes = np.empty(0)
-        self._pearson: list[float] = []
-        self._cells: list[int] = []
-
-    def begin(self, changes: np.ndarray | None) -> None:
-        """Go on with the next pair, of which this was estimated."""
-        self._changes = np.empty(0) if changes is None else changes
-        self._pearson.append(float("nan"))
-        self._cells.append(0)
-
-    def note(self, sweep: Sweep) -> None:
-        """Compare with the cells of the pair that are finished, and say so in the result."""
-        truth = sweep.values[: len(self._changes)] - sweep.base_value
-        known = np.isfinite(truth)
-        self._pearson[-1] = correlation(self._changes[known], truth[known])
-        self._cells[-1] = int(known.sum())
-        found: dict[str, list[Any]] = {
-            "estimate_pearson": self._pearson,
-            "estimate_cells": self._cells,
-        }
-        batched = self._job.batched
-        self._job.note(**{n: json.dumps(v) if batched else v[0] for n, v in found.items()})

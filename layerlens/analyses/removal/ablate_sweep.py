@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,19 +13,20 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.removal.ablated_cell import open_ablated
+from layerlens.analyses.removal.estimated_removals import GRADIENT_PASSES
 from layerlens.analyses.removal.removable_parts import Units
-from layerlens.analyses.removal.replacements import Output, Replacement
+from layerlens.analyses.removal.removal_run import Removal
+from layerlens.analyses.removal.replacements import Replacement
+from layerlens.analyses.sweeps.estimates import Agreement
 from layerlens.analyses.sweeps.intervals import mean_interval
-from layerlens.analyses.sweeps.over_bases import Average, Sampled
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
-from layerlens.run.base import Base, record_base
-from layerlens.run.cell import Cell
+from layerlens.run.base import record_base
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
-    from layerlens.analyses.answers.answer_metric import Metric, MetricFunction
+    from layerlens.analyses.answers.answer_metric import MetricFunction
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -38,6 +39,9 @@ VARIABLES = {
     ),
     "metric": Variable(_GRID, "float32", "1", "metric without this part", signed=True),
     "standard_error": Variable(_GRID, "float32", "1", "standard error of the effect over draws"),
+    "estimate": Variable(
+        _GRID, "float32", "1", "change of the metric, estimated before", signed=True
+    ),
     **{
         f"effect_{end}": Variable(_GRID, "float32", "1", words, summary=True)
         for end, words in (
@@ -58,6 +62,7 @@ def count_work(
     layers: Any,
     neurons: Any,
     draws: int,
+    estimate_first: bool,
     **_: Any,
 ) -> Work:
     """Count passes and bytes of one call. Cells count for what they can change."""
@@ -66,7 +71,8 @@ def count_work(
     times = texts * (draws if how == "resample" else 1)
     cells = [1 - part.layer / model.n_layers for part in units]
     size = 3 * length * model.d_model * model.n_layers * 4
-    return Work(2 * texts + times * (1 + sum(cells)), times * len(cells), size)
+    before = 2 + (GRADIENT_PASSES if estimate_first else 0)
+    return Work(before * texts + times * (1 + sum(cells)), times * len(cells), size)
 
 
 @analysis(
@@ -77,7 +83,8 @@ def count_work(
         "Interpretability in the Wild (2022), for means; Chan et al., Causal Scrubbing (2022), "
         "for resampling"
     ),
-    cost="1 pass a text and reference, plus an edited run for each part (and draw)",
+    cost="1 pass a text and reference, plus an edited run for each part (and draw); an estimate "
+    "before is a pass and a backward pass a text",
     view="grid",
     lead="A cell is the change of the answer's metric when that part is taken out: red parts "
     "helped the answer, blue ones stood in its way.",
@@ -111,6 +118,7 @@ def ablate_sweep(
     answer: str | int | list[str | int] | None = None,
     wrong: str | int | list[str | int] | None = None,
     verify: int = 2,
+    estimate_first: bool = False,
     method: Method = "auto",
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
@@ -142,6 +150,11 @@ def ablate_sweep(
     answer
     wrong
     verify
+    estimate_first
+        Estimate every part by attribution patching (Nanda 2023) towards what replaces it, from a
+        pass and a backward pass a text, before any is removed; then those come first that the
+        estimate finds strongest, and what is finished when the sweep is stopped are the parts
+        that matter most.
     method
     memory_limit
 
@@ -151,6 +164,12 @@ def ablate_sweep(
     helps. For several texts ``effect_mean`` is its mean, with a 95 % bootstrap interval.
     ``standard_error`` is NaN except for ``resample``. The attribute ``replaced_by`` says what
     was put in.
+
+    With ``estimate_first`` there is a variable ``estimate`` beside ``effect``, of several draws
+    the mean; ``estimate_pearson`` says how well it agrees with ``estimate_cells`` true effects,
+    ``estimate_pearson_strongest`` how well with the strongest tenth of them. It says where to
+    look, not which of the strongest is stronger. Where it cannot be made (the metric or the model
+    has no gradient) it is NaN, and the attribute ``no_estimate`` says why.
 
     Raises
     ------
@@ -175,27 +194,30 @@ def ablate_sweep(
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
     answers, wrongs = one_each(answer, len(texts), "answer"), one_each(wrong, len(texts), "wrong")
     replacement = Replacement(job, units, texts, reference, how, by_position, draws, seed)
-    _declare(job, units, len(texts))
+    _declare(job, units, len(texts), estimate_first=estimate_first)
+    agreement = Agreement(job) if estimate_first else None
     found = []
     for row, text in enumerate(texts):
-        first = [site for site in units.sites() if site.block == units.layers[0]]
-        base = record_base(model, text, first)
+        held = units.layers if estimate_first else units.layers[:1]
+        base = record_base(model, text, [site for site in units.sites() if site.block in held])
         measure = make_metric(
             model, metric, final=base.final, answer=answers[row], wrong=wrongs[row]
         )
         where = model.positions(text, positions)
         if not where:
             raise InputError(f"positions={positions!r} names no position: name at least one.")
-        removal = _Removal(job, units, base, measure, where, (row, len(texts)))
+        removal = Removal(job, units, base, measure, where, (row, len(texts)), agreement)
         outputs = replacement.outputs(row, where)
         removal.run(outputs, replacement.draws, verify, method=method, memory_limit=memory_limit)
         found.append(removal)
         _note(job, found, replacement)
+    if agreement:
+        agreement.remark()
     if job.batched:
         _summarise(job)
 
 
-def _declare(job: Job, units: Units, texts: int) -> None:
+def _declare(job: Job, units: Units, texts: int, *, estimate_first: bool) -> None:
     sizes = {"layer": len(units.layers), **{name: len(ids) for name, ids in units.axis.items()}}
     if job.batched:
         sizes["batch"] = texts
@@ -203,74 +225,13 @@ def _declare(job: Job, units: Units, texts: int) -> None:
     coords: dict[str, tuple[tuple[str, ...], Any]] = {
         name: ((name,), np.array(values, dtype=np.int32)) for name, values in axes.items()
     }
-    job.declare(sizes, coords)
+    filled = [name for name in VARIABLES if name != "estimate" or estimate_first]
+    job.declare(sizes, coords, filled)
     if not units.axis:
         job.note(view="curves")
 
 
-class _Removal:
-    """Every unit removed from the run of one text."""
-
-    def __init__(
-        self,
-        job: Job,
-        units: Units,
-        base: Base,
-        measure: Metric,
-        where: Sequence[int],
-        share: tuple[int, int],
-    ) -> None:
-        self.job, self.units, self.base, self.measure = job, units, base, measure
-        self.where, self.share = where, share
-        self.value = float(measure(base.final.unsqueeze(0))[0])
-        self.average = Average(self._arrays)
-        self.passes, self.method = 1.0, ""
-
-    def _arrays(self, mean: np.ndarray, error: np.ndarray) -> dict[str, np.ndarray]:
-        return {"effect": mean + 0.0, "metric": mean + self.value, "standard_error": error}
-
-    def run(self, outputs: Iterator[Output], draws: int, verify: int, **how: Any) -> None:
-        """Remove every unit, once for each draw."""
-        row, texts = self.share
-        for draw, output in enumerate(outputs):
-            sweep = Sampled(
-                self.job,
-                self.units.model,
-                self.base,
-                self.measure,
-                self.average,
-                lead={"batch": row} if self.job.batched else {},
-                share=(row * draws + draw, texts * draws),
-                **how,
-            )
-            values = {layer: output(layer) for layer in self.units.layers}
-            for part in self.units:
-                change = self.units.change(part, self.base, values[part.layer], self.where)
-                sweep.add(Cell((change,)), part.place)
-            own = sweep.add(self._nothing(), None)
-            for gap in self.units.gaps() if draw == 0 else ():
-                sweep.fill(gap, np.nan)
-            sweep.run()
-            if draw == 0:
-                self._check(sweep, own, verify)
-            self.passes += sweep.passes
-            self.method = sweep.method
-
-    def _nothing(self) -> Cell:
-        """A cell in which a unit keeps its own output."""
-        part = next(iter(self.units))
-        value = self.units.output(self.base.trace, part.layer)[list(self.where)]
-        return Cell((self.units.change(part, self.base, value, self.where),))
-
-    def _check(self, sweep: Sampled, own: int, verify: int) -> None:
-        error = abs(float(sweep.values[own]) - self.value)
-        text = f" of text {self.share[0]}" if self.job.batched else ""
-        what = "metric with the first part replaced by its own output, less the plain one"
-        self.job.check(f"own output changes nothing{text}", error, sweep.tolerance, what)
-        sweep.verify(verify)
-
-
-def _note(job: Job, found: Sequence[_Removal], replacement: Replacement) -> None:
+def _note(job: Job, found: Sequence[Removal], replacement: Replacement) -> None:
     """Say what was measured so far, and how."""
     first = found[0]
     assert job.parts is not None

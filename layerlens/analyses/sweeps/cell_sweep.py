@@ -72,6 +72,8 @@ class Sweep:
     passes
         What was run so far, in full passes over the text: the naive way takes one a cell, the
         others only the blocks (and positions) that a cell can change.
+    told
+        What stands beside the progress.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Sweep:
         self.values = np.empty(0)
         self.passes = 0.0
         self.method: str = method
+        self.told = "cells"
         self._show, self._lead, self._share = show, dict(lead or {}), share
         self._wanted: Method = method
         self._limit = memory_limit
@@ -194,7 +197,7 @@ class Sweep:
             self.job.emit({**self._lead, **where}, arrays)
         self._done += len(numbers)
         which, of = self._share
-        self.job.progress(which * len(self) + self._done, of * len(self), "cells")
+        self.job.progress(which * len(self) + self._done, of * len(self), self.told)
 
     def _blocks(self, numbers: Sequence[int]) -> Iterator[tuple[dict[str, int | slice], list[int]]]:
         """Cells that are neighbours along the last axis, together."""

@@ -102,4 +102,4 @@ class Sampled(Sweep):
             self.job.emit({**self._lead, **where}, self._average.shown(block))
         self._done += len(numbers)
         which, of = self._share
-        self.job.progress(which * len(self) + self._done, of * len(self), "cells")
+        self.job.progress(which * len(self) + self._done, of * len(self), self.told)

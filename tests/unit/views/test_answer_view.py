@@ -262,6 +262,21 @@ def test_what_takes_long_waits_for_a_word(
     until(lambda: view.status["state"] == "done" and view.inputs["text"] == "w5 w6", 20)
 
 
+def test_a_long_sweep_is_estimated_first_and_a_short_one_is_not(
+    model: LensModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "estimate" not in heads(model).wait(20).data
+    slow(monkeypatch)
+    view = heads(model, start=True)
+    found = view.wait(20)
+    assert found is not None
+    assert "estimate_first=True" in found.code
+    assert {"effect", "estimate"} <= {array["name"] for array in view.meta["arrays"]}
+    parts = [h["name"] for c, _ in view.comm.customs("frame") for h in c["arrays"]]
+    assert parts[0] == "estimate"
+    assert "estimate" not in heads(model, start=True, estimate_first=False).wait(20).data
+
+
 def test_a_run_that_waits_can_be_taken_back(
     model: LensModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

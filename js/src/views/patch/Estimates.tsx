@@ -16,15 +16,22 @@ export function Estimates({ state, data }: { state: PatchState; data: PatchData 
 }
 
 export function said(data: PatchData, busy: boolean): string {
-  const { left, compared, pearson } = data.agreement();
+  const { left, compared, pearson, strongest } = data.agreement();
   const { no_estimate } = data.meta;
   if (left + compared === 0) return no_estimate ? `No estimate first: ${no_estimate}.` : "";
   const known = compared === 1 ? "1 cell" : `${compared} cells`;
+  const among = Number.isNaN(strongest)
+    ? ""
+    : ` (${decimal(strongest)} among the strongest tenth: do not rank these by it)`;
   const so = Number.isNaN(pearson)
     ? ""
-    : `, correlation ${pearson.toFixed(2).replace("-", "−")} with the true values of ${known}`;
+    : `, correlation ${decimal(pearson)} with the true values of ${known}${among}`;
   if (left === 0) return compared > 0 && so ? `First estimated by attribution patching${so}.` : "";
   const cells = left === 1 ? "1 cell is an estimate" : `${left} cells are estimates`;
   const far = busy ? " so far" : "";
   return `Hatched, ≈: ${cells} by attribution patching${so && so + far}.`;
+}
+
+function decimal(value: number): string {
+  return value.toFixed(2).replace("-", "−");
 }

@@ -15,6 +15,19 @@ export interface Agreement {
   compared: number;
   /** Pearson's; NaN of fewer than three cells, or where one side is constant. */
   pearson: number;
+  /** The same among the tenth of these cells that change most; NaN of too few. */
+  strongest: number;
+}
+
+/** Among fewer cells a correlation says nothing. */
+const FEWEST_STRONGEST = 8;
+
+/** The correlation of pairs of (estimate, truth) among the tenth of the largest truths. */
+export function amongStrongest(pairs: readonly [number, number][]): number {
+  const count = Math.floor(pairs.length / 10);
+  if (count < FEWEST_STRONGEST) return Number.NaN;
+  const sorted = [...pairs].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  return correlation(sorted.slice(0, count));
 }
 
 /** One sweep's numbers, asked by layer and column (a position, or a head). */
@@ -103,7 +116,8 @@ export class PatchData {
         else pairs.push([guess, truth]);
       }
     }
-    return { left, compared: pairs.length, pearson: correlation(pairs) };
+    const strongest = amongStrongest(pairs);
+    return { left, compared: pairs.length, pearson: correlation(pairs), strongest };
   }
 
   #at(name: string, layer: number, column: number): number {

@@ -1,0 +1,112 @@
+"""How well effects that gradients promise agree with those that are measured."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from layerlens.analyses.contract.contract import Job
+from layerlens.analyses.sweeps.cell_sweep import Sweep
+
+STRONGEST = 0.1
+"""Share of the measured cells, by their effect, among which the agreement is told too."""
+
+FEWEST_STRONGEST = 8
+"""Among fewer a correlation says nothing."""
+
+
+def flat(metric: Any, direction: str) -> str:
+    """Why the gradient of a metric says nothing of a change; "" where it does.
+
+    Parameters
+    ----------
+    direction
+        ``"noise"`` where the run that is changed is the one that the metric compares with.
+    """
+    if metric == "rank":
+        return "a rank has no gradient"
+    if metric == "kl" and direction == "noise":
+        return (
+            "the KL divergence from the clean run is at its minimum in the clean run itself, so "
+            "its gradient there is zero and says nothing"
+        )
+    return ""
+
+
+class Agreement:
+    """How well estimates agree with the true values that are known so far, run by run."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._changes = np.empty(0)
+        self._pearson: list[float] = []
+        self._strongest: list[float] = []
+        self._cells: list[int] = []
+
+    def begin(self, changes: np.ndarray | None, *, again: bool = False) -> None:
+        """Go on with the next run, of which this was estimated.
+
+        Parameters
+        ----------
+        again
+            Of the same run with another replacement: what is told is of the newest.
+        """
+        self._changes = np.empty(0) if changes is None else changes
+        if again:
+            return
+        self._pearson.append(float("nan"))
+        self._strongest.append(float("nan"))
+        self._cells.append(0)
+
+    def note(self, sweep: Sweep) -> None:
+        """Compare with the cells of the run that are finished, and say so in the result."""
+        truth = sweep.values[: len(self._changes)] - sweep.base_value
+        known = np.isfinite(truth)
+        self._pearson[-1] = correlation(self._changes[known], truth[known])
+        self._strongest[-1] = among_strongest(self._changes[known], truth[known])
+        self._cells[-1] = int(known.sum())
+        found: dict[str, list[Any]] = {
+            "estimate_pearson": self._pearson,
+            "estimate_pearson_strongest": self._strongest,
+            "estimate_cells": self._cells,
+        }
+        sweep.told = f"cells{_said(self._pearson[-1], self._strongest[-1])}"
+        batched = self._job.batched
+        self._job.note(**{n: json.dumps(v) if batched else v[0] for n, v in found.items()})
+
+    def remark(self) -> None:
+        """Tell the reader how far the estimate is to be trusted."""
+        for pearson, strongest, cells in zip(
+            self._pearson, self._strongest, self._cells, strict=True
+        ):
+            if np.isfinite(pearson):
+                self._job.remark(
+                    f"The estimate was compared with {cells} measured cells"
+                    f"{_said(pearson, strongest)}."
+                )
+
+
+def _said(pearson: float, strongest: float) -> str:
+    """The agreement in words, behind what was compared; "" where nothing can be told."""
+    if not np.isfinite(pearson):
+        return ""
+    few = f" ({strongest:.2f} among the strongest tenth: do not rank these by it)"
+    return f", correlation of the estimate {pearson:.2f}{few if np.isfinite(strongest) else ''}"
+
+
+def among_strongest(estimates: np.ndarray, truth: np.ndarray) -> float:
+    """Correlation among the cells that truly change most; NaN where there are too few."""
+    count = int(len(truth) * STRONGEST)
+    if count < FEWEST_STRONGEST:
+        return float("nan")
+    best = np.argsort(-np.abs(truth), kind="stable")[:count]
+    return correlation(estimates[best], truth[best])
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation; NaN of fewer than three numbers, or where one side is constant."""
+    if len(one) < 3 or np.std(one) < 1e-12 or np.std(other) < 1e-12:
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
