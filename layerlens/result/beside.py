@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerlens.errors import ResultError
+from layerlens.result.beside_words import (
+    attributes_of_both,
+    code_of_both,
+    label_of,
+    vocabularies_differ,
+)
 from layerlens.result.layers import OTHER, ends_of
+from layerlens.result.listed import listing_the_same
 from layerlens.result.result import Result
 from layerlens.result.select import answer_names, real_positions
 
@@ -26,14 +31,6 @@ _VIEWS = {
     "metrics": "ll.MetricsView(model, texts, other=...)",
 }
 """Views whose results have a way of their own to lie beside each other."""
-
-_TOLD = ("model", "load", "model_type", "dtype", "n_layers", "n_heads", "tokens_counted")
-
-
-def about_other(attrs: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """Return the attributes that say what stands beside a result."""
-    found = {f"other_{name}": attrs[name] for name in _TOLD if name in attrs}
-    return {**found, "other_label": label}
 
 
 def beside(first: Result, second: Result, label: str = "") -> Result:
@@ -63,8 +60,9 @@ def beside(first: Result, second: Result, label: str = "") -> Result:
     Notes
     -----
     Whole numbers (ranks, counts, tokens), standard errors and the ends of intervals lie beside
-    each other without a difference. Tokens of a second model whose vocabulary is another one are
-    left out.
+    each other without a difference. A list of the strongest cells (``edge`` of `composition`) has
+    those of the first, then what only the second lists, each with the numbers of both. Tokens of
+    a second model whose vocabulary is another one are left out.
 
     Examples
     --------
@@ -75,11 +73,11 @@ def beside(first: Result, second: Result, label: str = "") -> Result:
     ('layer', 'head')
     """
     _require_alike(first, second)
-    mine, theirs = first.data, second.data
-    label = label or _label(first, second)
+    mine, theirs = listing_the_same(first.data, second.data)
+    label = label or label_of(first, second)
     names = [name for name in answer_names(mine) if name in answer_names(theirs)]
     names = [name for name in names if name != "input_id"]
-    if _vocabularies_differ(mine, theirs):
+    if vocabularies_differ(mine, theirs):
         names = [name for name in names if not mine[name].attrs.get("is_token")]
     if not names:
         raise ResultError("The two results have no array in common.")
@@ -92,14 +90,31 @@ def beside(first: Result, second: Result, label: str = "") -> Result:
         | {CHANGE + name: _change(mine[name], theirs[name]) for name in changing(mine, names)}
     )
     data = data.assign_coords(_other_words(mine, theirs, dims))
-    data.attrs |= _attributes(first, second, label, [str(name) for name in data.data_vars])
+    data.attrs |= attributes_of_both(first, second, label, [str(name) for name in data.data_vars])
     checks = [check._replace(name=f"{OTHER}{check.name}") for check in second.checks]
-    return Result(first.analysis, data, [*first.checks, *checks], _code(first, second, label))
+    code = code_of_both(first, second, label)
+    return Result(first.analysis, data, [*first.checks, *checks], code)
 
 
 def is_beside(data: xr.Dataset) -> bool:
     """Whether a result holds a second answer beside the first."""
     return any(str(name).startswith(OTHER) for name in data.data_vars)
+
+
+def base_name(name: str) -> str:
+    """Return the name that an array has on each of the two sides."""
+    return name.removeprefix(OTHER).removeprefix(CHANGE)
+
+
+def own_side(data: xr.Dataset) -> xr.Dataset:
+    """Return the arrays of the first side alone."""
+    return data[[name for name in data.data_vars if not str(name).startswith((OTHER, CHANGE))]]
+
+
+def other_side(data: xr.Dataset) -> xr.Dataset:
+    """Return the arrays of the second side alone, under the names that it gave them."""
+    names = [str(name) for name in data.data_vars if str(name).startswith(OTHER)]
+    return data[names].rename({name: base_name(name) for name in names})
 
 
 def _require_alike(first: Result, second: Result) -> None:
@@ -216,95 +231,3 @@ def _other_words(mine: xr.Dataset, theirs: xr.Dataset, dims: list[str]) -> dict[
         and set(values.dims) <= set(dims)
         and not (name in mine.coords and np.array_equal(mine[name].values, values.values))
     }
-
-
-def _vocabularies_differ(mine: xr.Dataset, theirs: xr.Dataset) -> bool:
-    one, two = (json.loads(data.attrs.get("vocab", "{}")) for data in (mine, theirs))
-    sizes = {data.attrs.get("d_vocab") for data in (mine, theirs)}
-    return len(sizes) > 1 or any(two[token] != one[token] for token in two if token in one)
-
-
-# What is said of both
-
-
-def _attributes(first: Result, second: Result, label: str, names: list[str]) -> dict[str, Any]:
-    one, two = first.data.attrs, second.data.attrs
-    vocab = json.loads(one.get("vocab", "{}"))
-    if not _vocabularies_differ(first.data, second.data):
-        vocab = json.loads(two.get("vocab", "{}")) | vocab
-    gaps = [json.loads(attrs.get("missing", "{}")) for attrs in (one, two)]
-    missing = gaps[0] | {OTHER + name: gap for name, gap in gaps[1].items()}
-    notes = [note for attrs in (one, two) for note in json.loads(attrs.get("notes", "[]"))]
-    notes = [*dict.fromkeys(notes), *_remarks(first, second, label)]
-    found = {
-        **about_other(two, label),
-        **{
-            f"other_{name}": two[name]
-            for name in ("text", "options", "metric_words")
-            if name in two
-        },
-        **{f"other_{name}": text for name, text in two.items() if name.endswith("_text")},
-        "notes": json.dumps(notes, ensure_ascii=False),
-        "vocab": json.dumps(vocab, ensure_ascii=False),
-        "missing": json.dumps(missing),
-        "complete": int(bool(one.get("complete", 1) and two.get("complete", 1))),
-        "seconds": math.fsum(float(attrs.get("seconds", 0.0)) for attrs in (one, two)),
-        "passes": math.fsum(float(attrs.get("passes", math.nan)) for attrs in (one, two)),
-        "opens": "",
-    }
-    if "variables" in one:
-        found["variables"] = json.dumps(names)
-    # The bench has room for one answer; a grid lets choose among arrays.
-    return {**found, "view": "grid"} if first.view == "patch" else found
-
-
-def _remarks(first: Result, second: Result, label: str) -> list[str]:
-    one, two = first.data.attrs, second.data.attrs
-    found = [f"What begins with other. is of {label}; what begins with change_ is that less the "
-             "first."]  # fmt: skip
-    words = [str(attrs.get("metric_words", "")) for attrs in (one, two)]
-    if words[0] != words[1]:
-        found.append(f"The metric is {words[0]} in the first and {words[1]} in the second.")
-        return found
-    for name in ("answer", "wrong"):
-        tokens = [_token(attrs, name) for attrs in (one, two)]
-        if tokens[0] != tokens[1]:
-            said = f"The {name} token is {tokens[0]} in the first"
-            found.append(f"{said} and {tokens[1]} in the second.")
-    return found
-
-
-def _token(attrs: Mapping[str, Any], name: str) -> str:
-    """Return a token that an analysis has chosen, as it can be read."""
-    token = attrs.get(name)
-    if not isinstance(token, int | np.integer):
-        return str(token)
-    return repr(json.loads(attrs.get("vocab", "{}")).get(str(token), int(token)))
-
-
-def _label(first: Result, second: Result) -> str:
-    """Return what sets the second apart."""
-    one, two = first.data.attrs, second.data.attrs
-    if _other_model(first, second):
-        name = str(two.get("model", "the other model"))
-        return f"{name} (other)" if name == one.get("model") else name
-    texts = [name for name in two if (name == "text" or name.endswith("_text"))]
-    for name in texts:
-        if two[name] != one.get(name):
-            return str(two[name]) if not str(two[name]).startswith("[") else "the other texts"
-    options = [json.loads(attrs.get("options", "{}")) for attrs in (one, two)]
-    changed = {name: value for name, value in options[1].items() if options[0].get(name) != value}
-    return ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "the second"
-
-
-def _other_model(first: Result, second: Result) -> bool:
-    if first.model is not None and second.model is not None:
-        return first.model is not second.model
-    return any(first.data.attrs.get(n) != second.data.attrs.get(n) for n in ("model", "load"))
-
-
-def _code(first: Result, second: Result, label: str) -> str:
-    asked = second.code
-    if _other_model(first, second):
-        asked = asked.replace("(model, ", "(other, ", 1).replace("(model)", "(other)", 1)
-    return f"first = {first.code}\nsecond = {asked}\nll.beside(first, second, label={label!r})"

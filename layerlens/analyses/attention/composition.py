@@ -17,6 +17,7 @@ from layerlens.analyses.contributions.head_matrices import (
 )
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
+from layerlens.result.listed import Listing, told
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -231,6 +232,8 @@ class _Pairs:
             {"edge": (("edge",), np.array([f"{a}.{b} > {c}.{d}" for a, b, c, d in table]))}
         )
         names = ("edge_from_layer", "edge_from_head", "edge_layer", "edge_head")
+        places = dict(zip(("from_layer", "from_head", "layer", "head"), names, strict=True))
+        self.job.note(**told([Listing("edge", "above_chance", "edge_above_chance", places)]))
         self.job.emit(
             {},
             {

@@ -15,7 +15,7 @@ from layerlens.analyses.measuring.measuring_run import axes_of, variables_of
 from layerlens.metrics import registry
 from layerlens.metrics.base import ModelShape
 from layerlens.result import Checks, Result
-from layerlens.result.beside import about_other
+from layerlens.result.beside_words import about_other
 from layerlens.result.layers import OTHER, metrics_in, variables_in
 
 if TYPE_CHECKING:

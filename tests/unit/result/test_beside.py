@@ -162,3 +162,26 @@ def test_tokens_of_another_vocabulary_are_left_out(model: LensModel) -> None:
     )
     assert "other.word" not in ll.beside(first, second).data
     assert "other.word" in ll.beside(first, first).data
+
+
+def test_lists_of_the_strongest_pairs_are_joined(model: LensModel, changed: LensModel) -> None:
+    one, two = (ll.composition(each, "v", top=4) for each in (model, changed))
+    both = ll.beside(one, two).data
+    mine, theirs = (list(each.data["edge"].values) for each in (one, two))
+    assert mine != theirs  # the head that writes nothing is in one of them alone
+    assert list(both["edge"].values) == [*mine, *(edge for edge in theirs if edge not in mine)]
+    for row in range(both.sizes["edge"]):
+        at = {
+            name: int(both[f"edge_{name}"][row])
+            for name in ("from_layer", "from_head", "layer", "head")
+        }
+        for name, data in (("", one.data), ("other.", two.data)):
+            np.testing.assert_array_equal(
+                both[f"{name}edge_above_chance"][row], data["above_chance"].sel(at)
+            )
+            assert int(both[f"{name}edge_head"][row]) == at["head"]
+    assert np.array_equal(both["other.read"], two.data["read"])
+    assert both["edge_above_chance"].attrs["units"] == one.data["edge_above_chance"].attrs["units"]
+    lesser = Result("composition", one.data.isel(head=[0, 1], from_head=[0, 1]))
+    with pytest.raises(ResultError, match="no cell at"):
+        ll.beside(lesser, two)
