@@ -73,7 +73,8 @@ describe("the grid of an answer", () => {
     state.chooseEntry(0);
     expect(model.get("entry")).toBe(0);
     expect(grid().value(2, 1)).toBe(14);
-    state.third.value = "position";
+    state.session.write({ third: "position" });
+    expect(model.get("third")).toBe("position");
     expect([grid().down, grid().across]).toEqual(["layer", "dose"]);
     expect(grid().value(2, 1)).toBe(13);
   });

@@ -250,6 +250,8 @@ describe("the view of attention", () => {
     await vi.waitFor(() => expect(asked(model, "slice")).toHaveLength(2));
     for (const question of asked(model, "slice")) answer(model, question);
     button(el, "Difference").click();
+    expect(model.get("compare")).toBe("difference");
+    expect(model.saved.at(-1)).toEqual({ compare: "difference" });
     await vi.waitFor(() => expect(asked(model, "slice")).toHaveLength(4));
     for (const question of asked(model, "slice").slice(2)) {
       expect(question.params.other).toBe(true);
@@ -258,9 +260,11 @@ describe("the view of attention", () => {
     await vi.waitFor(() => expect(el.querySelector(".ll-looks")?.textContent).toContain("Nothing"));
     expect(el.querySelector(".ll-square h3")?.textContent).toContain("second − first");
     const short = { ...other, tokens: other.tokens.slice(1), key_tokens: other.tokens.slice(1) };
-    const { el: uneven } = await shown(running({}, makeAttentionMeta({ other: short })));
+    const kept = { compare: "difference" as const };
+    const { el: uneven } = await shown(running(kept, makeAttentionMeta({ other: short })));
     await vi.waitFor(() => expect(button(uneven, "Difference").disabled).toBe(true));
     expect(button(uneven, "Difference").title).toMatch(/different numbers of tokens/);
+    expect(uneven.querySelectorAll(".ll-square")).toHaveLength(2);
   });
 
   it("runs an edited prompt", async () => {

@@ -62,6 +62,7 @@ def lens_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "other": meta["other"]["label"] if meta["other"] else "",
         "other_kind": meta["other"]["kind"] if meta["other"] else "",
         "compare": "beside",
+        "scale": "linear",
         "cell_width": 0,
         "meta": meta,
     }
@@ -136,6 +137,7 @@ def answer_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "focus": "",
         "scale": "linear",
         "entry": 0,
+        "third": "",
         "means": False,
         "lead_open": True,
         "cell_width": 0,
@@ -161,6 +163,7 @@ def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "mode": "both",
         "weighting": "pattern",
         "mask_sinks": False,
+        "compare": "first",
         "lead_open": True,
         "part": meta["parts"][0],
         "cell_width": 0,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerlens.errors import ResultError
+from layerlens.figures.attention_shown import Shown, compared, headline
 from layerlens.figures.canvas import (
     CHARACTER,
     FONT,
@@ -22,9 +21,7 @@ from layerlens.figures.fonts import drawable, families
 from layerlens.figures.grid import grid_figure
 from layerlens.figures.layout import Layout, color_bar, fitted, frame
 from layerlens.figures.palette import Palette, color_map, palette
-from layerlens.model.integers import whole
-from layerlens.result.attention import WEIGHTINGS, AttentionData
-from layerlens.result.roles import Role, most_telling, roles_of
+from layerlens.result.attention import WEIGHTINGS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,19 +46,6 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What is drawn: `values` are ``[head, query, key]`` of one layer."""
-
-    layer: int
-    head: int
-    values: np.ndarray
-    weighting: str
-    queries: list[str]
-    keys: list[str]
-    names: list[str]
-
-
 def attention_figure(
     data: xr.Dataset,
     *,
@@ -70,7 +54,7 @@ def attention_figure(
     head: int | None = None,
     weighting: str = "pattern",
     part: str | None = None,
-    other: bool = False,
+    compare: str = "first",
     theme: str = "light",
     title: str | None = None,
     cell_width: float | None = None,
@@ -93,8 +77,8 @@ def attention_figure(
         Which of those that were computed.
     part : str, optional
         Which part, where there are several: ``"encoder"``, ``"decoder"``, ``"cross"``.
-    other : bool
-        Draw the second text or model that lies beside.
+    compare : {"first", "second", "beside", "difference"}
+        Of two texts or models: which one, both side by side, or the second minus the first.
     theme : {"light", "dark", "auto"}
         ``auto`` is light.
     title : str, optional
@@ -109,7 +93,7 @@ def attention_figure(
     Raises
     ------
     ResultError
-        There is no such layer, head, weighting or part.
+        There is no such layer, head, weighting or part, or nothing to compare with.
 
     Examples
     --------
@@ -126,7 +110,7 @@ def attention_figure(
             )
         weighting = named[variable]
     colors = palette(theme)
-    shown = _chosen(data, layer, head, weighting, part, other=other)
+    shown = compared(data, layer, head, weighting, part, compare)
     rows, keys = shown.values.shape[1:]
     cell = cell_width or min(_CELL, _LARGE / max(rows, keys))
     step = max(1, int(np.ceil(_LABEL / cell)))
@@ -147,61 +131,17 @@ def attention_figure(
     axes = figure.add_axes(layout.box, facecolor=colors.page)
     image = _image(axes, shown, shown.head, colors)
     _labels(axes, shown, layout, colors)
-    color_bar(figure, image, WORDS[weighting], layout, colors)
-    write_title(figure, _headline(data, shown, other=other) if title is None else title, colors)
+    color_bar(figure, image, f"{WORDS[weighting]}{shown.said}", layout, colors)
+    write_title(figure, headline(data, shown, compare) if title is None else title, colors)
     write_notes(figure, notes, colors)
     return figure
-
-
-def _chosen(
-    data: xr.Dataset,
-    layer: int | None,
-    head: int | None,
-    weighting: str,
-    part: str | None,
-    *,
-    other: bool,
-) -> Shown:
-    """Return what to draw."""
-    held = AttentionData(data)
-    part = held.parts[0] if part is None else part
-    roles = [] if other or part != held.parts[0] else roles_of(data)
-    layers = held.layers(part, other=other)
-    if layer is None:
-        best = most_telling(roles)
-        layer = layers[0] if best is None else best["layer"]
-    values = held.square(layer, weighting, part, other=other)
-    there = ~np.isnan(values).all((1, 2))
-    values = values[: int(np.flatnonzero(there).max(initial=-1)) + 1]
-    if not len(values):
-        raise ResultError(f"Layer {layer} was not computed; choose one of {layers}.")
-    if head is None:
-        best = most_telling(roles, layer)
-        head = 0 if best is None else best["head"]
-    if not 0 <= whole(head, "head") < len(values):
-        raise ResultError(f"There is no head {head}; layer {layer} has {len(values)}, from 0.")
-    prefix = held.prefix(part, other=other)
-    queries, keys = (
-        [drawable(str(token)) or "⋯" for token in data[prefix + name].values]
-        for name in ("token", "key_token")
-    )
-    given = json.loads(data.attrs.get("head_names", "[]"))
-    names = [_name(index, given, roles, layer) for index in range(len(values))]
-    return Shown(layer, head, values, weighting, queries, keys, names)
-
-
-def _name(head: int, given: list[str], roles: list[Role], layer: int) -> str:
-    """Return what stands above a head: its number or name, and what it does."""
-    own = given[head] if given else str(head)
-    best = most_telling([one for one in roles if one["head"] == head], layer)
-    return own if best is None else f"{own}: {best['role'].replace('_', ' ')}"
 
 
 def _image(axes: Axes, shown: Shown, head: int, colors: Palette) -> AxesImage:
     """Draw one head, coloured from the page to its own largest weight."""
     values = np.ma.masked_invalid(shown.values[head].astype(np.float64))
     low, high = float(values.min()), float(values.max())
-    signed = low < 0 and shown.weighting != "scores"
+    signed = bool(shown.said) or (low < 0 and shown.weighting != "scores")
     if signed:
         high = max(-low, high)
     elif shown.weighting != "scores":
@@ -266,13 +206,6 @@ def _label_height(shown: Shown) -> float:
     """Return how much room the tokens below take, and what stands under them."""
     longest = max(len(fitted(key, _CHARACTERS)) for key in shown.keys)
     return 0.35 + CHARACTER * longest
-
-
-def _headline(data: xr.Dataset, shown: Shown, *, other: bool) -> str:
-    name = str(data.attrs.get("other_model" if other else "model", ""))
-    of = f" of {name}" if name else ""
-    head, _, role = shown.names[shown.head].partition(": ")
-    return f"Layer {shown.layer}, head {head}{f' ({role})' if role else ''}{of}"
 
 
 def _not_labelled(layout: Layout) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from layerlens.result.select import one_text
+from layerlens.views.other_kind import told
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from layerlens.model.lensmodel import LensModel
+    from layerlens.result import Result
 
 
 def options_of(data: xr.Dataset) -> dict[str, Any]:
@@ -44,6 +46,25 @@ def inputs_of(
         exact = model is None or not ids or _ids_again(model, written, add_bos) == ids
         found[name] = written if exact else ids
     return found
+
+
+def asleep(result: Result) -> Result:
+    """Return a result without its model, whose view is frozen."""
+    from layerlens.result import Result
+
+    return Result(result.analysis, result.data, result.checks, result.code)
+
+
+def other_of(result: Result, text: int) -> Any:
+    """Return what a result's call was given as ``other=``; None where that is not at hand.
+
+    It is in results of this session; a file holds what the other side said, and not how to ask it.
+    Of several texts, the one that lies beside the text that is looked at.
+    """
+    other = None if result.given is None else result.given[1].get("other")
+    if "batch" in result.data.dims and told(other)[0] == "text" and other is not None:
+        return other[text]
+    return other
 
 
 def shown_of(data: xr.Dataset, text: int, name: str) -> str:

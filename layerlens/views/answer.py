@@ -43,8 +43,8 @@ class AnswerView(AnswerQuestion, SecondView):
     KERNEL_ONLY = AnswerQuestion.KERNEL_ONLY | SecondView.KERNEL_ONLY
     PICTURE = (
         "view", "title", "theme", "analysis_name", "inputs", "input_names", "text", "options",
-        "estimate", "layer", "position", "head", "focus", "hidden", "scale", "entry", "means",
-        "lead_open", "cell_width",
+        "estimate", "layer", "position", "head", "focus", "hidden", "scale", "entry", "third",
+        "means", "lead_open", "cell_width",
     )  # fmt: skip
 
     LATEST = frozenset({"cell"})
@@ -56,6 +56,7 @@ class AnswerView(AnswerQuestion, SecondView):
     hidden = t.List(t.Unicode(), help="Arrays that are not drawn.").tag(sync=True)
     scale = t.Enum(("linear", "log"), "linear").tag(sync=True)
     entry = t.Int(0, min=0, help="Entry of a third axis that is shown.").tag(sync=True)
+    third = t.Unicode("", help="Axis of which one entry is shown; empty: the last.").tag(sync=True)
     means = t.Bool(False, help="Whether means of rows and columns are drawn.").tag(sync=True)
     lead_open = t.Bool(True, help="Whether it says how to read the picture.").tag(sync=True)
     cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as there is room.").tag(sync=True)
@@ -233,12 +234,12 @@ class GridView(AnswerView):
     other : LensModel or text, optional
         A second model that is asked the same, or a second text for an analysis of one; the picture
         holds the first's arrays, the second's (``other.<name>``) and their difference
-        (``change_<name>``), see `layerlens.beside`. Cells do not open then.
+        (``change_<name>``), see `layerlens.beside`. A cell opens on both sides.
     label : str, optional
         What to call the second side; by default its name, or the text.
     **keywords
-        Options of the analysis and traits: ``focus``, ``hidden``, ``entry``, ``scale``, ``means``,
-        ``theme``, ``title``, ... A name that is both is the option.
+        Options of the analysis and traits: ``focus``, ``hidden``, ``entry``, ``third``, ``scale``,
+        ``means``, ``theme``, ``title``, ... A name that is both is the option.
 
     Raises
     ------

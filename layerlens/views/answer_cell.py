@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerlens.analyses.contract.cells import Place
+from layerlens.analyses.contract.cells import Opened, Place, Table
 from layerlens.analyses.contract.listeners import Silent
-from layerlens.errors import InputError
+from layerlens.errors import InputError, LayerLensError
+from layerlens.result.beside import base_name, is_beside, other_side, own_side
+from layerlens.result.select import one_text
 from layerlens.views.base import Reply
 from layerlens.views.worker import Task
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from layerlens.model.lensmodel import LensModel
     from layerlens.views.answer import AnswerView
+    from layerlens.views.one_run import Run
+
+FIRST = "first"
+"""What the first side is called in a cell that is opened beside another."""
 
 
 def opened_cell(view: AnswerView, params: dict[str, Any], task: Task) -> Reply:
-    """Answer the request ``cell``: ``{array, index, dims}``.
+    """Answer the request ``cell``: ``{array, index, dims}``; of two sides, with both.
 
     Raises
     ------
@@ -31,18 +41,58 @@ def opened_cell(view: AnswerView, params: dict[str, Any], task: Task) -> Reply:
         raise InputError("There is no picture yet to open a cell of.")
     if run is not view._run:
         raise InputError("The picture is about to change; ask again when it has.")
-    from layerlens.result.beside import is_beside
-    from layerlens.result.select import one_text
+    data = one_text(shown.data, view._index)
+    first = _opened(view, view.model, run.inputs, run, own_side(data), params, task)
+    if view.second is None or not is_beside(data):
+        return first.to_dict(), []
+    try:
+        texts = view.second.inputs(run)
+        second = _opened(view, view.second.model, texts, run, other_side(data), params, task)
+        if view.second.model is not view.model:
+            second = replace(second, code=second.code.replace("(model, ", "(other, ", 1))
+    except LayerLensError as error:  # it has no such cell; the first side is still to be seen
+        second = Opened("", tables=[Table([view.second.label], [[str(error)]])])
+    return laid_beside(first, second, (FIRST, view.second.label)).to_dict(), []
 
-    if is_beside(shown.data):
-        raise InputError("Cells open nothing where two answers lie beside each other.")
-    place = place_of(one_text(shown.data, view._index), params)
-    inputs, options = run.inputs, run.resolved
-    found = view.analysis.open(view.model, inputs, options, place, _Stoppable(task))
-    return found.to_dict(), []
+
+def _opened(
+    view: AnswerView,
+    model: LensModel,
+    inputs: Mapping[str, Any],
+    run: Run,
+    data: xr.Dataset,
+    params: Mapping[str, Any],
+    task: Task,
+) -> Opened:
+    """Open the cell of one side."""
+    place = place_of(data, {**params, "array": base_name(str(params.get("array")))})
+    return view.analysis.open(model, inputs, run.resolved, place, _Stoppable(task))
 
 
-def place_of(data: xr.Dataset, params: dict[str, Any]) -> Place:
+def laid_beside(first: Opened, second: Opened, labels: tuple[str, str]) -> Opened:
+    """Return the content of two cells as one: tables side by side, texts one below the other."""
+    pairs = zip_longest(first.tables, second.tables, fillvalue=Table((), ()))
+    texts = [
+        [(f"{label}: ", 0.0), *tokens]
+        for label, opened in zip(labels, (first, second), strict=True)
+        for tokens in opened.texts
+    ]
+    code = "\n".join(each.code for each in (first, second) if each.code)
+    return Opened(first.title, code, [_wide(one, two, labels) for one, two in pairs], texts)
+
+
+def _wide(one: Table, two: Table, labels: tuple[str, str]) -> Table:
+    """Return two tables as one; the first column of each says whose it is."""
+    heads: list[str] = []
+    for label, table in zip(labels, (one, two), strict=True):
+        name, *others = table.head or ("",)
+        heads += [f"{label}: {name}" if table.head and name != label else name, *others]
+    blanks = [[""] * max(1, len(table.head)) for table in (one, two)]
+    rows = zip_longest(one.rows, two.rows)
+    return Table(heads, [[*(a or blanks[0]), *(b or blanks[1])] for a, b in rows])
+
+
+def place_of(data: xr.Dataset, params: Mapping[str, Any]) -> Place:
     """Return the cell that a request names."""
     name, index = str(params.get("array")), params.get("index")
     if name not in data.data_vars:

@@ -41,7 +41,7 @@ def figure_options(
 
 
 def _cut(view: AnswerView, array: Mapping[str, Any]) -> dict[str, Any]:
-    third = array["third"]
+    third = view.third if view.third in array["dims"] and array["third"] else array["third"]
     axes = view._shown_meta["axes"]
     if not third:
         return {}

@@ -19,8 +19,10 @@ from layerlens.result.beside import (
 from layerlens.result.layers import OTHER
 from layerlens.views.answer_listen import AnswerListener
 from layerlens.views.estimated import EstimatedView
+from layerlens.views.frames import Stream
 from layerlens.views.listen import RunListener
 from layerlens.views.one_run import Run, superseded
+from layerlens.views.other_kind import told
 from layerlens.views.question import readable
 from layerlens.views.second_lane import SecondLaneView
 from layerlens.views.worker import Task, lane_of
@@ -71,6 +73,10 @@ def second_of(
     if isinstance(other, LensModel):
         name = f"{other.name} (other)" if other.name == model.name else other.name
         return Second(other, None, label or name)
+    if told(other)[0] == "edits":
+        raise InputError(
+            f"{analysis.name} is asked of a second model or text, not of edits: give one of these."
+        )
     if not analysis.inputs:
         raise InputError(
             f"{analysis.name} reads no text, so other= is a second model from ll.load; "
@@ -147,7 +153,7 @@ class SecondView(SecondLaneView, EstimatedView):
         if self.second is None:
             return attrs
         other = {"other_model": self.second.model.name, "other_label": self.second.label}
-        return {**attrs, **other, "opens": ""}
+        return {**attrs, **other}
 
     def _estimated(self, run: Run) -> Estimate | None:
         found, second = super()._estimated(run), self.second
@@ -191,10 +197,21 @@ class SecondView(SecondLaneView, EstimatedView):
             self._take_back(first)
             raise
         both = beside(result, found, second.label)
-        changes = [name for name in map(str, both.data) if name.startswith(CHANGE)]
-        first.on_emit({}, {name: both.data[name].values for name in changes})
+        self._show_both(run, both, first)
         super()._finished(run, both, first)
         self._answered(run)
+
+    def _show_both(self, run: Run, both: Result, first: AnswerListener) -> None:
+        """Show the differences; all of it anew where the two list other cells."""
+        if "listings" not in both.data.attrs:
+            changes = [name for name in map(str, both.data) if name.startswith(CHANGE)]
+            first.on_emit({}, {name: both.data[name].values for name in changes})
+            return
+        meta = run.signed(self._meta_of(both, both.data, run.number, self.analysis.about))
+        stream = Stream.finished(self._frames(both.data, run.number), run.number)
+        first.stream, first._meta = stream, meta
+        self._post(meta={})  # what has other axes is another picture
+        self._restore(stream, meta)
 
     def _answered(self, run: Run) -> None:
         """Remember what a run has found."""

@@ -16,6 +16,7 @@ from layerlens.result.attention import WEIGHTINGS
 from layerlens.result.given_attention import given_result, part_of
 from layerlens.result.result import Result
 from layerlens.result.select import one_text
+from layerlens.views.adopt import asleep, other_of
 from layerlens.views.attention_answers import Shown, exact_row, slice_of_layer
 from layerlens.views.attention_stream import AttentionStream
 from layerlens.views.base import Answer, Reply
@@ -40,6 +41,7 @@ FROZEN_BYTES = 3 << 19
 
 MODES = ("lines", "matrix", "both")
 REDUCTIONS = ("one", "mean", "max")
+COMPARED = ("first", "second", "beside", "difference")
 
 
 class AttentionView(LiveView):
@@ -61,7 +63,9 @@ class AttentionView(LiveView):
     **keywords
         Options of `layerlens.attention` (``layers``, ``weighting``, ``memory_limit``) and traits:
         ``layer``, ``head``, ``query``, ``key``, ``pins`` (dicts with ``position`` and ``side``),
-        ``shown`` (heads; none for all), ``reduce``, ``mode``, ``mask_sinks``, ``theme``, ``title``.
+        ``shown`` (heads; none for all), ``reduce``, ``mode``, ``mask_sinks``, ``theme``,
+        ``title``; with ``other``, ``compare``: ``"first"``, ``"second"``, ``"beside"`` or
+        ``"difference"``.
 
     Raises
     ------
@@ -83,8 +87,8 @@ class AttentionView(LiveView):
     STREAM = AttentionStream
     PICTURE = (
         "view", "title", "theme", "text", "options", "layer", "position", "head", "query", "key",
-        "pins", "shown", "reduce", "mode", "weighting", "mask_sinks", "part", "lead_open",
-        "cell_width",
+        "pins", "shown", "reduce", "mode", "weighting", "mask_sinks", "compare", "part",
+        "lead_open", "cell_width",
     )  # fmt: skip
 
     view = t.Unicode("attention").tag(sync=True)
@@ -100,6 +104,9 @@ class AttentionView(LiveView):
     mode = t.Enum(MODES, "both").tag(sync=True)
     weighting = t.Enum(tuple(WEIGHTINGS), "pattern").tag(sync=True)
     mask_sinks = t.Bool(False, help="Leave out the first and special tokens.").tag(sync=True)
+    compare = t.Enum(COMPARED, "first", help="Which of two is large, or how both are.").tag(
+        sync=True
+    )
     lead_open = t.Bool(True, help="Whether the line that says how to read it is open.").tag(
         sync=True
     )
@@ -170,12 +177,14 @@ class AttentionView(LiveView):
     ) -> Self:
         """Show a result that exists; see `LiveView.from_result`.
 
-        One beside which a second model lies is frozen, unless that is given as ``other=``.
+        One from a file beside which a second model lies is frozen, unless that is given as
+        ``other=``.
         """
         attrs = result.data.attrs
-        if "parts" in attrs or (attrs.get("other") == "model" and keywords.get("other") is None):
-            result = Result(result.analysis, result.data, result.checks, result.code)
-            model = None
+        if attrs.get("other") == "model" and keywords.get("other") is None:
+            keywords["other"] = other_of(result, text)
+        if "parts" in attrs or (attrs.get("other") == "model" and keywords["other"] is None):
+            result, model = asleep(result), None
         return super().from_result(result, model, text=text, **keywords)
 
     @classmethod
@@ -277,7 +286,16 @@ class AttentionView(LiveView):
             "head": self.head if self.head >= 0 else None,
             "weighting": self.weighting,
             "part": self.part,
+            "compare": self._comparison(),
         }
+
+    def _comparison(self) -> str:
+        """Return how two are drawn; side by side where there is no difference to draw."""
+        meta, other = self._shown_meta, self._shown_meta.get("other")
+        if other is None or self.part != meta["parts"][0]:
+            return "first"
+        alike = all(len(meta[name]) == len(other[name]) for name in ("tokens", "key_tokens"))
+        return self.compare if alike or self.compare != "difference" else "beside"
 
     def _table_data(self, data: xr.Dataset) -> xr.Dataset:
         """Return the layer that is looked at, and the head: of all there are millions of rows."""

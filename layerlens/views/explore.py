@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
-import traitlets as t
 
 from layerlens.analyses.contract.contract import Analysis
 from layerlens.analyses.contract.registry import get
-from layerlens.errors import InputError
+from layerlens.errors import InputError, ResultError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.required import require_model
 from layerlens.views.answer import AnswerView, CurvesView, GridView
+from layerlens.views.answer_second import second_of
 from layerlens.views.attention import AttentionView
 from layerlens.views.kept import Kept
 from layerlens.views.keywords import ExploreOptions
 from layerlens.views.lens import LensView
+from layerlens.views.linked import linked
 from layerlens.views.metrics import MetricsView
+from layerlens.views.other_kind import told
 from layerlens.views.patch import PatchView
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.views.live import LiveView
-
-End = tuple[w.Widget, str]
 
 BELOW = {"max_height": "480px", "overflow": "auto"}
 """With the lens above it, all is no higher than a screen and a half."""
@@ -43,6 +44,8 @@ class Explore(w.VBox):  # type: ignore[misc]
         None where the model has no attention that could be read.
     also : dict
         Further analyses by name, each a `GridView` or a `CurvesView`.
+    alone : dict
+        Views that do not show `other`, by name, and why.
     """
 
     _made: Sequence[Any] = ()
@@ -53,6 +56,7 @@ class Explore(w.VBox):  # type: ignore[misc]
         text: str,
         corrupt: str | None = None,
         *,
+        other: Any = None,
         also: Sequence[str | Analysis] = (),
         options: ExploreOptions | Mapping[str, Mapping[str, Any]] | None = None,
         theme: str = "auto",
@@ -64,6 +68,10 @@ class Explore(w.VBox):  # type: ignore[misc]
         if unknown := [name for name in asked if name not in every]:
             raise InputError(f"explore has no '{unknown[0]}'; it has {', '.join(every)}.")
         require_model(model)
+        self.alone = {} if other is None else _alone(model, more, given, other)
+        for name in every:
+            if other is not None and name not in self.alone:
+                given[name].setdefault("other", other)
         self.also = {
             name: _answer(model, analysis, text, corrupt, given[name])
             for name, analysis in more.items()
@@ -89,8 +97,9 @@ class Explore(w.VBox):  # type: ignore[misc]
         titles = [name for name in _VIEWS[1:] if getattr(self, name) is not None]
         titles += [name.replace("_", " ") for name in self.also]
         below = w.Tab(self._views[1:], titles=titles)
-        self._made = [*links, *self._views, below]
-        super().__init__([self.lens, below], layout={"width": "100%"})
+        said = [w.HTML(_said(self.alone))] if self.alone else []
+        self._made = [*links, *self._views, *said, below]
+        super().__init__([self.lens, *said, below], layout={"width": "100%"})
         self._keeper = Kept(self._views)
         for view in self._views:
             view._keepers.append(self._keeper)
@@ -153,6 +162,33 @@ def _further(also: Sequence[str | Analysis]) -> dict[str, Analysis]:
     return {analysis.name: analysis for analysis in found}
 
 
+def _alone(
+    model: LensModel, more: Mapping[str, Analysis], given: Mapping[str, Any], other: Any
+) -> dict[str, str]:
+    """Return the views that cannot show a second side, by name, and why."""
+    found = {"patching": "The patch bench compares two prompts of one model already."}
+    kind, _ = told(other)
+    if kind != "model":
+        what = "edits" if kind == "edits" else "a text"
+        found["metrics"] = f"Metrics of layers lie beside those of a second model, not of {what}."
+    if kind == "edits":
+        found["attention"] = "Attention lies beside that of a second text or model, not of edits."
+    for name, analysis in more.items():
+        if "other" in analysis.options:
+            continue
+        try:
+            second_of(model, analysis, given[name], other, "")
+        except (InputError, ResultError) as error:
+            found[name] = str(error)
+    return found
+
+
+def _said(alone: Mapping[str, str]) -> str:
+    """Return the line that says which tabs show the first side alone."""
+    lines = " ".join(f"{name.replace('_', ' ')}: {why}" for name, why in alone.items())
+    return f"Without what lies beside – {escape(lines)}"
+
+
 def _answer(
     model: LensModel, analysis: Analysis, text: str, corrupt: str | None, keywords: Any
 ) -> AnswerView:
@@ -168,6 +204,7 @@ def explore(
     text: str,
     corrupt: str | None = None,
     *,
+    other: Any = None,
     also: Sequence[str | Analysis] = (),
     options: ExploreOptions | Mapping[str, Mapping[str, Any]] | None = None,
     theme: str = "auto",
@@ -183,6 +220,9 @@ def explore(
     corrupt : str, optional
         A second prompt of as many tokens, for patching. Without it the patch bench waits until
         one is typed.
+    other : LensModel, text or edits, optional
+        What lies beside in every view that can show two: a second model, a second text, or edits
+        (``ll.edit``) of this text's run. The others show the first alone, and say why.
     also : sequence of str or Analysis
         Further analyses, one more tab each: ``["ablate_sweep"]``. One that takes a text gets the
         prompt, one that compares two gets both; others take theirs from `options`.
@@ -215,73 +255,4 @@ def explore(
     """
     if not isinstance(text, str) or not isinstance(corrupt, str | None):
         raise InputError("explore takes a text, and a second one for patching, as strings.")
-    return Explore(model, text, corrupt, also=also, options=options, theme=theme)
-
-
-def linked(first: End, *others: End) -> list[Any]:
-    """Keep traits of several widgets the same, in the kernel and in the browser.
-
-    The browser links the widgets themselves, so a slider never waits for the kernel and a saved
-    notebook works without one. What arrives from there is passed on in the kernel as if each
-    widget had sent it, so that nothing goes back: an echo would undo what was done meanwhile.
-
-    Parameters
-    ----------
-    first, *others : (widget, trait)
-        The first one's value is what all begin with.
-
-    Returns
-    -------
-    list
-        Objects with ``close``.
-    """
-    kernel = _Kernel((first, *others))
-    return [kernel, *(_page(first, other) for other in others)]
-
-
-def _page(first: End, other: End) -> Any:
-    """Link two traits in the browser."""
-    return w.jslink(first, other)
-
-
-class _Kernel:
-    """Keeps traits the same in the kernel."""
-
-    def __init__(self, ends: Iterable[End]) -> None:
-        self._ends = tuple(ends)
-        self._busy = False
-        (widget, name), *others = self._ends
-        for other, trait in others:
-            if getattr(other, trait) != getattr(widget, name):
-                setattr(other, trait, getattr(widget, name))
-        for widget, name in self._ends:
-            widget.observe(self._changed, name)
-
-    def _changed(self, change: Any) -> None:
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            from_page = bool(change.owner._property_lock)
-            for widget, name in self._ends:
-                if widget is not change.owner:
-                    _set(widget, name, change.new, quietly=from_page)
-        finally:
-            self._busy = False
-
-    def close(self) -> None:
-        """Let go."""
-        for widget, name in self._ends:
-            widget.unobserve(self._changed, name)
-
-
-def _set(widget: w.Widget, name: str, value: Any, *, quietly: bool) -> None:
-    if getattr(widget, name) == value:
-        return
-    try:
-        if quietly:
-            widget.set_state({name: value})
-        else:
-            setattr(widget, name, value)
-    except t.TraitError:  # a value that this one cannot have stays with those that can
-        return
+    return Explore(model, text, corrupt, other=other, also=also, options=options, theme=theme)

@@ -38,6 +38,7 @@ class LensKeywords(_Keywords, total=False):
     color: Literal["probability", "entropy", "rank", "kl", "tracked"]
     transposed: bool
     compare: Literal["beside", "change", "kl"]
+    scale: Literal["linear", "log"]
     memory_limit: int
 
 
@@ -96,6 +97,7 @@ class AttentionKeywords(_Keywords, total=False):
     reduce: Literal["one", "mean", "max"]
     mode: Literal["lines", "matrix", "both"]
     mask_sinks: bool
+    compare: Literal["first", "second", "beside", "difference"]
     lead_open: bool
     part: str
 

@@ -9,10 +9,12 @@ import traitlets as t
 
 from layerlens.errors import InputError
 from layerlens.export.meta import meta_from, meta_of
+from layerlens.views.adopt import asleep, other_of
 from layerlens.views.base import READ_ONLY, Reply
 from layerlens.views.keywords import LensKeywords
 from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
+from layerlens.views.other_kind import told
 from layerlens.views.track import Tracks
 from layerlens.views.worker import Task
 
@@ -62,8 +64,8 @@ class LensView(LiveView):
     **keywords
         Options of `layerlens.logit_lens` (``top_k``, ``points``, ``tracked``: ids or strings that
         are one token each) and traits: ``row`` or ``layer``, ``position``, ``pins`` (dicts with
-        ``position`` and ``id``), ``color``, ``transposed``, ``theme``, ``cell_width``, ``title``;
-        with ``other``, ``compare``: ``"beside"``, ``"change"`` or ``"kl"``.
+        ``position`` and ``id``), ``color``, ``scale``, ``transposed``, ``theme``, ``cell_width``,
+        ``title``; with ``other``, ``compare``: ``"beside"``, ``"change"`` or ``"kl"``.
 
     Raises
     ------
@@ -88,7 +90,8 @@ class LensView(LiveView):
     KERNEL_ONLY = LiveView.KERNEL_ONLY | {"other_kind"}
     PICTURE = (
         "view", "title", "theme", "text", "options", "row", "position", "layer", "pins", "color",
-        "tracked", "transposed", "other", "other_kind", "compare", "cell_width",
+        "tracked", "transposed", "other", "other_kind", "compare", "scale",
+        "cell_width",
     )  # fmt: skip
 
     view = t.Unicode("lens").tag(sync=True)
@@ -108,6 +111,9 @@ class LensView(LiveView):
         **READ_ONLY
     )
     compare = t.Enum(COMPARED, "beside", help="How two lenses are shown.").tag(sync=True)
+    scale = t.Enum(("linear", "log"), "linear", help="Of the chart of pinned tokens.").tag(
+        sync=True
+    )
     transposed = t.Bool(False, help="Positions down, layers across.").tag(sync=True)
     cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as wide as there is room for.").tag(
         sync=True
@@ -118,14 +124,36 @@ class LensView(LiveView):
     ) -> None:
         compared: dict[str, Any] = {}
         if other is not None:
-            self.ANALYSIS, self.ASKS = COMPARISON, ("other",)
+            self._be_of_two()
             compared = {"other": other}
         super().__init__(model, {"text": text}, {**keywords, **compared})
 
     @classmethod
-    def _model_of(cls, result: Result, model: LensModel | None) -> LensModel | None:
-        # A result of two lenses holds what the other run said, and not how to run it.
-        return None if result.analysis == COMPARISON else super()._model_of(result, model)
+    def from_result(
+        cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
+    ) -> Self:
+        """Show a result that exists; see `LiveView.from_result`.
+
+        One of two lenses that comes from a file is frozen, unless its other side is given as
+        ``other=``: it holds what that said, and not how to run it.
+        """
+        if result.analysis == COMPARISON and keywords.get("other") is None:
+            keywords["other"] = other_of(result, text)
+            if keywords["other"] is None:
+                del keywords["other"]
+                result, model = asleep(result), None
+        return super().from_result(result, model, text=text, **keywords)
+
+    @classmethod
+    def _new(cls, result: Result) -> Self:
+        view = super()._new(result)
+        if result.analysis == COMPARISON:
+            view._be_of_two()
+        return view
+
+    def _be_of_two(self) -> None:
+        """Ask about two runs from now on."""
+        self.ANALYSIS, self.ASKS = COMPARISON, ("other",)
 
     @classmethod
     def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
@@ -134,19 +162,19 @@ class LensView(LiveView):
         return {"other": str(data.attrs["other_label"])}
 
     def _adopt(self, result: Result, data: xr.Dataset, text: int) -> None:
-        self.other_kind = str(data.attrs.get("other_kind", ""))
         super()._adopt(result, data, text)
+        self.other_kind = str(data.attrs.get("other_kind", ""))
 
     def _written(self, name: str, value: Any) -> Any:
         if name != "other":
             return super()._written(name, value)
-        kind, words = _told(value)
+        kind, words = told(value)
         return words if kind != "text" else super()._written(name, value)
 
     def _question(self) -> tuple[dict[str, Any], dict[str, Any]]:
         inputs, options = super()._question()
         if self.ASKS:
-            self.other_kind = _told(options["other"])[0]
+            self.other_kind = told(options["other"])[0]
         return inputs, options
 
     def _open(
@@ -322,20 +350,6 @@ class LensView(LiveView):
             run.resolved = self._resolved(run)
         track = self._tracks.get(self, run, params, task)
         return {"probability": track.probability, "rank": track.rank}, []
-
-
-def _told(other: Any) -> tuple[str, str]:
-    """Return what the other run of two is, and how it is written; "" for a text."""
-    from layerlens.model.lensmodel import LensModel
-    from layerlens.run.edit_lists import code_of
-    from layerlens.run.edits import Edit
-
-    if isinstance(other, LensModel):
-        return "model", other.name
-    edits = [other] if isinstance(other, Edit) else other
-    if isinstance(edits, list | tuple) and edits and isinstance(edits[0], Edit):
-        return "edits", code_of(edits)
-    return "text", ""
 
 
 def _pin(pin: Any, limit: int | None) -> dict[str, int]:

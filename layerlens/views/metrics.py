@@ -16,8 +16,9 @@ from layerlens.metrics import registry
 from layerlens.metrics.catalogue import catalogue
 from layerlens.model.required import require_model
 from layerlens.result import Result
-from layerlens.result.beside import about_other
+from layerlens.result.beside_words import about_other
 from layerlens.result.layers import metrics_in, variables_in
+from layerlens.views.adopt import asleep
 from layerlens.views.base import READ_ONLY, Reply
 from layerlens.views.keywords import MetricsKeywords
 from layerlens.views.metrics_listen import MetricsListener
@@ -240,8 +241,7 @@ class MetricsView(SecondLaneView):
         That of a corpus is frozen: it holds how the texts were read, and not the texts.
         """
         if of_corpus(result.data):
-            result = Result(result.analysis, result.data, result.checks, result.code)
-            model = None
+            result, model = asleep(result), None
         return super().from_result(result, model, text=text, **keywords)
 
     @classmethod

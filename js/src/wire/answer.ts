@@ -50,6 +50,8 @@ export interface AnswerTraits extends ArraysTraits {
   options: Record<string, unknown>;
   /** The entry of a third axis. */
   entry: number;
+  /** That axis, where it is not the array's own. */
+  third: string;
   /** Whether the means of rows and columns are drawn. */
   means: boolean;
   lead_open: boolean;
@@ -77,6 +79,7 @@ export const ANSWER: WireSpec<AnswerTraits, AnswerMeta> = {
     focus: "",
     scale: "linear",
     entry: 0,
+    third: "",
     means: false,
     lead_open: true,
     // 0: as wide as there is room for.

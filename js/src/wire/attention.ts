@@ -6,6 +6,8 @@ export type Weighting = "pattern" | "value" | "norm" | "scores";
 export type Reduce = "one" | "mean" | "max";
 export type Mode = "lines" | "matrix" | "both";
 export type Side = "query" | "key";
+/** Which of two texts or models is drawn large. */
+export type Compare = "first" | "second" | "beside" | "difference";
 
 /** What a head does in this text, above the threshold of its role. */
 export interface Role {
@@ -71,6 +73,7 @@ export interface AttentionTraits extends CommonTraits {
   mode: Mode;
   weighting: Weighting;
   mask_sinks: boolean;
+  compare: Compare;
   part: string;
   lead_open: boolean;
 }
@@ -101,6 +104,7 @@ export const ATTENTION: WireSpec<AttentionTraits, AttentionMeta> = {
     mode: "both",
     weighting: "pattern",
     mask_sinks: false,
+    compare: "first",
     part: "self",
     lead_open: true,
     // 0: as wide as there is room for.

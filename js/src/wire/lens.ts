@@ -49,6 +49,8 @@ export interface LensTraits extends CommonTraits {
   other: string;
   other_kind: OtherKind | "";
   compare: Compare;
+  /** Of the chart of pinned tokens. */
+  scale: "linear" | "log";
 }
 
 export const LENS: WireSpec<LensTraits, LensMeta> = {
@@ -64,6 +66,7 @@ export const LENS: WireSpec<LensTraits, LensMeta> = {
     other: "",
     other_kind: "",
     compare: "beside",
+    scale: "linear",
     // 0: as wide as there is room for.
     cell_width: 0,
   },

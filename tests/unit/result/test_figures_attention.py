@@ -46,10 +46,27 @@ def test_what_is_asked_for_is_drawn(result: ll.Result) -> None:
     figure = result.figure(layer=0, head=3, theme="dark", title="mine")
     assert np.allclose(large(figure), result.data["pattern"].values[0, 3])
     assert "mine" in words(figure)
-    beside = result.figure(layer=0, other=True)
-    assert np.allclose(heads(beside), result.data["other_pattern"].values[0])
-    labels = [label.get_text() for axes in beside.axes for label in axes.get_yticklabels()]
+    second = result.figure(layer=0, compare="second")
+    assert np.allclose(heads(second), result.data["other_pattern"].values[0])
+    labels = [label.get_text() for axes in second.axes for label in axes.get_yticklabels()]
     assert labels[:3] == ["<bos>", "owl", "fox"]
+
+
+def test_two_texts_are_drawn_beside_each_other_or_as_their_difference(result: ll.Result) -> None:
+    both = large(result.figure(layer=0, head=1, compare="beside"))
+    one, two = (result.data[name].values[0, 1] for name in ("pattern", "other_pattern"))
+    length = len(one)
+    assert np.allclose(both[:, :length], one)
+    assert np.allclose(both[: len(two), length + 1 :], two)
+    with pytest.raises(ResultError, match="10 and 3 tokens"):
+        result.figure(compare="difference")
+    alike = ll.attention(ll.load("toy:induction"), "cat dog owl", other="cat fox owl")
+    figure = alike.figure(layer=1, head=0, compare="difference")
+    one, two = (alike.data[name].values[1, 0] for name in ("pattern", "other_pattern"))
+    assert np.allclose(large(figure), two - one, atol=1e-6)
+    labels = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert labels[:4] == ["<bos>", "cat", "dog/fox", "owl"]
+    assert any("less the first" in word for word in words(figure))
 
 
 def test_masked_scores_have_no_colour(result: ll.Result) -> None:
@@ -75,6 +92,7 @@ def test_what_is_not_there_is_said(result: ll.Result) -> None:
         ({"head": 9}, "no head 9; layer"),
         ({"weighting": "norm"}, "no weighting 'norm'"),
         ({"part": "cross"}, "no part 'cross'"),
+        ({"compare": "both"}, "compare is 'both'"),
     ):
         with pytest.raises(ResultError, match=said):
             result.figure(**options)

@@ -174,16 +174,31 @@ def test_a_second_text_lies_beside(model: LensModel) -> None:
     assert view.meta["other"] is None
 
 
-def test_a_second_model_lies_beside(model: LensModel) -> None:
+def test_a_second_model_lies_beside(model: LensModel, tmp_path: Path) -> None:
     toy = ll.load("toy:induction")
     view = shown(model, [5, 9, 5], toy)
     assert view.meta["other"]["model"] == "toy:induction"
     assert view.meta["other"]["layers"] == [0, 1]
     assert "other=other" in view.meta["code"]
     assert "other = ll.load('toy:induction')" in view.meta["setup"]
-    frozen = AttentionView.from_result(view.result)
-    assert not frozen.live
-    assert AttentionView.from_result(view.result, other=toy).live
+    assert AttentionView.from_result(view.result).other is toy
+    opened = ll.open(view.result.save(tmp_path / "a.nc"))
+    assert not AttentionView.from_result(opened, model).live
+    assert AttentionView.from_result(opened, model, other=toy).live
+
+
+def test_how_two_are_compared_is_kept_and_drawn(model: LensModel) -> None:
+    view = shown(model, TEXT, "w1 w9 w3 w1 w2", layer=2, compare="difference")
+    assert view._frozen()[0]["compare"] == "difference"
+    assert view._figure_options()["compare"] == "difference"
+    view.run(other="w7")  # there is no difference of texts of 5 tokens and of 1
+    view.wait(20)
+    assert view._figure_options()["compare"] == "beside"
+    view.comm.set(compare="second")
+    assert view._figure_options()["compare"] == view.compare == "second"
+    view.run(other=None)
+    view.wait(20)
+    assert (view._figure_options()["compare"], view.compare) == ("first", "second")
 
 
 def test_the_prompt_can_be_edited_and_what_is_chosen_stays_inside(model: LensModel) -> None:

@@ -15,6 +15,7 @@ from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 from layerlens.views import AttentionView, LensView, MetricsView, PatchView
 from layerlens.views.explore import Explore
+from layerlens.views.question import QuestionView
 
 from .fakes import until
 from .tiny import CLEAN, CORRUPT, N_LAYERS, tiny_llama
@@ -175,3 +176,29 @@ def test_any_analysis_is_one_more_tab(model: LensModel, monkeypatch: pytest.Monk
         ll.explore(model, CLEAN, also=["logit_lens"])
     with pytest.raises(InputError, match="corrupt was not given"):
         ll.explore(model, CLEAN, also=["path_patch"])
+
+
+def test_a_second_side_reaches_every_view_that_can_show_two(
+    model: LensModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LensView, "analysis", QuestionView.analysis)
+    also = ["ablate_sweep", "path_patch"]
+    found = ll.explore(model, CLEAN, CORRUPT, other="w1 w2 w8 w4", also=also)
+    assert found.lens.other == found.attention.other == "w1 w2 w8 w4"
+    assert found.also["ablate_sweep"].second.label == "w1 w2 w8 w4"
+    assert found.metrics.other is None
+    assert set(found.alone) == {"patching", "metrics", "path_patch"}
+    assert "a second model, not of a text" in found.alone["metrics"]
+    assert "compares clean and corrupt already" in found.children[1].value
+    result = found.lens.wait(20)
+    assert result is not None
+    assert result.data.attrs["other_label"] == "w1 w2 w8 w4"
+    found.close()
+    twin = ll.explore(model, CLEAN, other=model, also=["ablate_sweep"])
+    assert twin.metrics.other is model
+    assert set(twin.alone) == {"patching"}
+    twin.close()
+    edited = ll.explore(model, CLEAN, other=[ll.edit("z.1.0", "zero")], also=["ablate_sweep"])
+    assert set(edited.alone) == {"patching", "metrics", "attention", "ablate_sweep"}
+    assert edited.lens.other_kind == "edits"
+    edited.close()

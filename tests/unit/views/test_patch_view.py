@@ -459,6 +459,10 @@ def test_a_sweep_with_more_axes_is_a_grid_with_a_slider(model: LensModel) -> Non
     view.entry = 2
     assert view._figure_options()["at"] == {"position": 2}
     assert len(view._picture()) > 1000
+    view.comm.set(third="head", entry=1)
+    assert view._figure_options()["at"] == {"head": 1}
+    assert view._frozen()[0]["third"] == "head"
+    assert len(view._picture()) > 1000
 
 
 def test_files_and_the_frozen_page(

@@ -15,7 +15,7 @@ from layerlens.export.pack import unpack
 from layerlens.export.twins import traits_of
 from layerlens.model.lensmodel import LensModel
 from layerlens.result import Result, open_saved
-from layerlens.views import GridView, view_of
+from layerlens.views import GridView, answer_cell, view_of
 
 from .fakes import until
 from .test_answer_view import assembled
@@ -115,8 +115,47 @@ def test_the_same_model_differs_nowhere_and_a_second_text_does(model: LensModel)
     assert found is not None
     assert found.data.equals(ll.beside(ablated(model), ablated(model, TWO)).data)
     assert view.meta["other"]["label"] == "with w9"
-    assert view.meta["opens"] == ""
-    assert "open nothing" in ask(view, "cell", array="effect", index=[0, 0])[0]
+
+
+@pytest.mark.parametrize("array", ["effect", "other.effect", "change_effect"])
+def test_a_cell_opens_on_both_sides(model: LensModel, array: str) -> None:
+    other = without_a_head(model)
+    view = live(model, other)
+    view.wait(20)
+    assert view.meta["opens"] == "cell"
+    opened, _ = ask(view, "cell", array=array, index=[1, 2])
+    alone = [
+        ask(one, "cell", array="effect", index=[1, 2])[0] for one in map(single, (model, other))
+    ]
+    heads, rows = (opened["tables"][0][name] for name in ("head", "rows"))
+    sides = [each["tables"][0] for each in alone]
+    assert heads[0] == f"first: {sides[0]['head'][0]}"
+    wide = len(sides[0]["head"])
+    assert heads[wide] == f"without: {sides[1]['head'][0]}"
+    assert [row[:wide] for row in rows] == sides[0]["rows"]
+    assert [row[wide:] for row in rows] == sides[1]["rows"]
+    assert sides[0]["rows"] != sides[1]["rows"]
+    assert [line.split(",")[0] for line in opened["code"].splitlines()] == [
+        "ll.run(model", "ll.run(other",
+    ]  # fmt: skip
+
+
+def test_a_side_without_such_a_cell_says_so(
+    model: LensModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = live(model, TWO)
+    view.wait(20)
+    own = answer_cell.other_side
+    monkeypatch.setattr(answer_cell, "other_side", lambda data: own(data).drop_vars("effect"))
+    opened, _ = ask(view, "cell", array="effect", index=[0, 0])
+    assert opened["tables"][0]["head"][-1] == TWO
+    assert "There is no array 'effect'" in opened["tables"][0]["rows"][0][-1]
+
+
+def single(model: LensModel) -> GridView:
+    view = GridView(model, "ablate_sweep", ONE, how="zero", answer="w5")
+    view.wait(20)
+    return view
 
 
 def test_weights_of_two_models(model: LensModel) -> None:
@@ -124,6 +163,23 @@ def test_weights_of_two_models(model: LensModel) -> None:
     found = view.wait(20)
     assert found is not None
     assert any(str(name).startswith("change_") for name in found.data)
+
+
+def test_lists_that_differ_are_joined_in_the_picture(model: LensModel) -> None:
+    other = without_a_head(model)
+    view = GridView(model, "composition", "v", top=4, other=other, start=True)
+    found = view.wait(20)
+    assert found is not None
+    assert found.data.equals(
+        ll.beside(*(ll.composition(each, "v", top=4) for each in (model, other))).data
+    )
+    assert found.data.sizes["edge"] > 4
+    arrays = [array for array in view.meta["arrays"] if array["name"] == "other.edge_above_chance"]
+    assert len(arrays) == 1
+    assert view.meta["axes"]["edge"]["size"] == found.data.sizes["edge"]
+    drawn = assembled(view, view.meta["run"])["other.edge_above_chance"]
+    np.testing.assert_array_equal(drawn, found.data["other.edge_above_chance"].values)
+    assert {} in view.comm.updates("meta")
 
 
 def test_an_answer_is_known_when_it_is_asked_for_again(model: LensModel) -> None:

@@ -114,8 +114,28 @@ def test_what_is_chosen_is_drawn_and_saved(model: LensModel, tmp_path: Path) -> 
     assert isinstance(frozen, LensView)
     assert not frozen.live
     assert (frozen.other, frozen.other_kind, frozen.result is not None) == (SECOND, "text", True)
-    live = view_of(view.result)
-    assert not live.live  # it holds what the other run said, and not how to run it
+    assert LensView.from_result(ll.open(path), model, other=SECOND).live
+
+
+@pytest.mark.parametrize("second", [SECOND, EDIT, "model"], ids=["text", "edits", "model"])
+def test_a_result_of_this_session_opens_live(model: LensModel, second: Any) -> None:
+    second = model if second == "model" else second
+    result = ll.lens_difference(model, TEXT, other=second, top_k=2)
+    view = view_of(result)
+    assert view.live
+    assert (view.other_kind, view.options["top_k"]) == (result.data.attrs["other_kind"], 2)
+    assert view.wait(10) is result
+    view.run("w5 w6 w7 w8")
+    again = view.wait(10)
+    assert again is not None
+    expected = ll.lens_difference(model, "w5 w6 w7 w8", other=second, top_k=2).data
+    np.testing.assert_array_equal(again.data["kl_between"], expected["kl_between"])
+
+
+def test_one_of_several_texts_has_its_own_other_text(model: LensModel) -> None:
+    both = ll.lens_difference(model, [TEXT, "w5 w6 w7 w8"], other=[SECOND, "w5 w6 w9 w8"])
+    view = LensView.from_result(both, text=1)
+    assert (view.text, view.other, view.live) == ("w5 w6 w7 w8", "w5 w6 w9 w8", True)
 
 
 def test_both_lenses_stand_beside_each_other_in_a_figure(model: LensModel) -> None:

@@ -109,11 +109,8 @@ export function Means({ state }: { state: AnswerState }) {
         <select
           aria-label="Axis that is not drawn"
           title="Which axis is not drawn; one of its entries is shown"
-          value={state.third.value || third}
-          onChange={(event) => {
-            state.third.value = event.currentTarget.value;
-            state.chooseEntry(0);
-          }}
+          value={state.third() || third}
+          onChange={(event) => state.session.write({ third: event.currentTarget.value, entry: 0 })}
         >
           {dims.map((dim) => (
             <option key={dim} value={dim}>

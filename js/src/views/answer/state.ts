@@ -35,6 +35,10 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
     this.session.write({ entry });
   }
 
+  override third(): string {
+    return this.session.traits.third.value;
+  }
+
   override means(): boolean {
     return this.session.traits.means.value;
   }

@@ -45,8 +45,6 @@ export class ArraysState<
   readonly entries: Signal<Entries> = signal({});
   /** Panels whose curves are drawn in a chart each. */
   readonly apart: Signal<readonly string[]> = signal([]);
-  /** The axis of which the grid shows one entry, where it has three; "" for the array's own. */
-  readonly third = signal("");
   /** Which entry that is. */
   readonly entry: ReadonlySignal<number>;
   protected readonly ownEntry = signal(0);
@@ -79,7 +77,8 @@ export class ArraysState<
       const array = grids.find(({ name }) => name === traits.focus.value) ?? grids[0];
       if (!data || !array) return null;
       session.version.value;
-      const third = array.dims.includes(this.third.value) ? this.third.value : array.third;
+      const chosen = this.third();
+      const third = array.dims.includes(chosen) ? chosen : array.third;
       const cut = { third, means: this.means() };
       const { rest } = new GridData(data, array, cut);
       const count = rest.reduce((product, dim) => product * data.size(dim), 1);
@@ -95,6 +94,11 @@ export class ArraysState<
 
   chooseEntry(entry: number): void {
     this.ownEntry.value = entry;
+  }
+
+  /** The axis of which the grid shows one entry, where it has three; "" for the array's own. */
+  third(): string {
+    return "";
   }
 
   /** Whether the means of rows and columns are drawn. */

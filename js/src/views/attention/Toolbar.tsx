@@ -1,10 +1,10 @@
 import type { ComponentChildren } from "preact";
-import type { Weighting } from "../../wire/attention";
+import type { Compare, Weighting } from "../../wire/attention";
 import { percent } from "../common/format";
 import { LayerSlider } from "../common/LayerSlider";
 import { type Choice, Switch } from "../common/Switch";
 import { type AttentionData, placeName, WEIGHTINGS } from "./data";
-import type { AttentionState, Compare } from "./state";
+import type { AttentionState } from "./state";
 
 interface Props {
   state: AttentionState;
@@ -125,9 +125,6 @@ function Parts({ state, data }: Props) {
 function Both({ state, data }: Props) {
   const { other } = data.meta;
   if (!other) return null;
-  const same =
-    other.tokens.length === data.queries(false).length &&
-    data.keys(true).length === data.keys(false).length;
   const choices: Choice<Compare>[] = [
     { value: "first", label: "First", title: `${data.meta.model}: ${state.pictured()}` },
     { value: "second", label: "Second", title: `${other.model}: ${other.text}` },
@@ -136,18 +133,16 @@ function Both({ state, data }: Props) {
       value: "difference",
       label: "Difference",
       title: "The second minus the first",
-      missing: same ? undefined : "The two texts have different numbers of tokens.",
+      missing: state.alike() ? undefined : "The two texts have different numbers of tokens.",
     },
   ];
   return (
     <Group label="Compare">
       <Switch
         label="Compare"
-        value={state.compare.value}
+        value={state.session.traits.compare.value}
         choices={choices}
-        choose={(compare) => {
-          state.compare.value = compare;
-        }}
+        choose={(compare) => state.session.write({ compare })}
       />
     </Group>
   );

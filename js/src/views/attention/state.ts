@@ -19,8 +19,6 @@ import { AttentionData, layerIndex, WEIGHTINGS } from "./data";
 import { Slices } from "./slices";
 import { differenceOf, massOn } from "./squares";
 
-/** Which of two texts is drawn large. */
-export type Compare = "first" | "second" | "beside" | "difference";
 /** What one square shows. */
 export type Shows = "first" | "second" | "difference";
 
@@ -48,7 +46,6 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
   readonly large: ReadonlySignal<number[]>;
   readonly part: ReadonlySignal<string>;
   readonly weighting: ReadonlySignal<Weighting>;
-  readonly compare: Signal<Compare> = signal("first");
   readonly squares: Readonly<Record<Shows, ReadonlySignal<Square | null>>>;
   readonly thumbs = new ThumbCache();
   /** The pixels of the small pictures, by their bytes. */
@@ -157,7 +154,7 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
 
   /** Whether the second text is drawn at all. */
   comparing(): boolean {
-    return this.compare.value !== "first" && Boolean(this.meta.value?.other);
+    return this.session.traits.compare.value !== "first" && Boolean(this.meta.value?.other);
   }
 
   /** A layer of the first text, or the one of the second that stands for it. */
@@ -191,10 +188,20 @@ export class AttentionState extends BaseState<AttentionTraits, AttentionMeta> {
     return this.#cache.of(slice, heads, this.session.traits.reduce.value, this.left(other));
   }
 
+  /** Whether both texts have as many tokens, so that there is a difference. */
+  alike(): boolean {
+    const data = this.data.value;
+    return (
+      data?.meta.other?.tokens.length === data?.queries(false).length &&
+      data?.keys(true).length === data?.keys(false).length
+    );
+  }
+
   /** The squares that are drawn large, from left to right. */
   sides(): Shows[] {
-    const compare = this.comparing() ? this.compare.value : "first";
-    return compare === "beside" ? ["first", "second"] : [compare];
+    const compare = this.comparing() ? this.session.traits.compare.value : "first";
+    const both = compare === "beside" || (compare === "difference" && !this.alike());
+    return both ? ["first", "second"] : [compare as Shows];
   }
 
   /** The colours of a square. */

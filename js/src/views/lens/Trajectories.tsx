@@ -27,14 +27,12 @@ export function Trajectories({ state }: { state: ViewState }) {
         <span class="ll-grow" />
         <Switch
           label="Scale of the probability axis"
-          value={state.logChart.value}
+          value={state.session.traits.scale.value}
           choices={[
-            { value: false, label: "linear" },
-            { value: true, label: "log" },
+            { value: "linear", label: "linear" },
+            { value: "log", label: "log" },
           ]}
-          choose={(log) => {
-            state.logChart.value = log;
-          }}
+          choose={(scale) => state.session.write({ scale })}
         />
         <button type="button" onClick={() => state.session.write({ pins: [] })}>
           Unpin all
@@ -66,7 +64,7 @@ interface CurvesProps {
 
 function Curves({ state, data, lines }: CurvesProps) {
   const palette = state.palette.value;
-  const log = state.logChart.value;
+  const log = state.session.traits.scale.value === "log";
   const input = useMemo(
     () => ({
       places: data.meta.points.map((_, i) => i),

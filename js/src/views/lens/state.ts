@@ -29,7 +29,6 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   readonly trajectories: ReadonlySignal<Trajectory[]>;
   readonly hover: Signal<Anchor | null> = signal(null);
   readonly popup: Signal<Anchor | null> = signal(null);
-  readonly logChart = signal(false);
   /** How wide a column is, chosen or as there is room. */
   readonly columnWidth = signal(72);
 
