@@ -16,6 +16,9 @@ STRONGEST = 0.1
 FEWEST_STRONGEST = 8
 """Among fewer a correlation says nothing."""
 
+RANKS = 0.7
+"""Below this correlation an estimate does not say which of the strongest cells is stronger."""
+
 
 def flat(metric: Any, direction: str) -> str:
     """Why the gradient of a metric says nothing of a change; "" where it does.
@@ -92,8 +95,11 @@ def _said(pearson: float, strongest: float) -> str:
     """The agreement in words, behind what was compared; "" where nothing can be told."""
     if not np.isfinite(pearson):
         return ""
-    few = f" ({strongest:.2f} among the strongest tenth: do not rank these by it)"
-    return f", correlation of the estimate {pearson:.2f}{few if np.isfinite(strongest) else ''}"
+    few = ""
+    if np.isfinite(strongest):
+        warning = ": do not rank these by it" if strongest < RANKS else ""
+        few = f" ({strongest:.2f} among the strongest tenth{warning})"
+    return f", correlation of the estimate {pearson:.2f}{few}"
 
 
 def among_strongest(estimates: np.ndarray, truth: np.ndarray) -> float:

@@ -180,7 +180,7 @@ def test_lists_of_the_strongest_pairs_are_joined(model: LensModel, changed: Lens
                 both[f"{name}edge_above_chance"][row], data["above_chance"].sel(at)
             )
             assert int(both[f"{name}edge_head"][row]) == at["head"]
-    assert np.array_equal(both["other.read"], two.data["read"])
+    np.testing.assert_array_equal(both["other.read"], two.data["read"])
     assert both["edge_above_chance"].attrs["units"] == one.data["edge_above_chance"].attrs["units"]
     lesser = Result("composition", one.data.isel(head=[0, 1], from_head=[0, 1]))
     with pytest.raises(ResultError, match="no cell at"):

@@ -1,6 +1,9 @@
 import type { PatchData } from "./data";
 import type { PatchState } from "./state";
 
+/** Below this correlation an estimate does not say which of the strongest cells is stronger. */
+const RANKS = 0.7;
+
 /** What is only estimated so far, and how far estimates can be trusted here. */
 export function Estimates({ state, data }: { state: PatchState; data: PatchData }) {
   state.session.version.value;
@@ -22,7 +25,7 @@ export function said(data: PatchData, busy: boolean): string {
   const known = compared === 1 ? "1 cell" : `${compared} cells`;
   const among = Number.isNaN(strongest)
     ? ""
-    : ` (${decimal(strongest)} among the strongest tenth: do not rank these by it)`;
+    : ` (${decimal(strongest)} among the strongest tenth${strongest < RANKS ? ": do not rank these by it" : ""})`;
   const so = Number.isNaN(pearson)
     ? ""
     : `, correlation ${decimal(pearson)} with the true values of ${known}${among}`;
