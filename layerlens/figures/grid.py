@@ -267,17 +267,20 @@ def _of_estimates(data: xr.Dataset, count: int) -> str:
     if not np.isfinite(pearson):
         return words
     known = int(data.attrs["estimate_cells"])
-    return f"{words}; on {known} true cells estimates correlate with the truth at {pearson:.2f}"
+    words += f"; on {known} true cells estimates correlate with the truth at {pearson:.2f}"
+    strongest = float(data.attrs.get("estimate_pearson_strongest", np.nan))
+    few = f", on the strongest tenth of them at {strongest:.2f}"
+    return words + (few if np.isfinite(strongest) else "")
 
 
 def _notes(data: xr.Dataset, grid: Grid, layout: Layout) -> list[str]:
     notes = []
     if len(grid.columns) == 2:
         notes.append("under each column: the clean token, and the corrupted one")
-    if past := past_words(grid.values, signed_scale(grid.values, grid.limit)[0]):
-        notes.append(past)
     if grid.guessed.any():
         notes.append(_of_estimates(data, int(grid.guessed.sum())))
+    if past := past_words(grid.values, signed_scale(grid.values, grid.limit)[0]):
+        notes.append(past)
     missing = int((~np.isfinite(grid.values)).sum())
     if missing:
         notes.append(
