@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from layerlens.analyses.contributions.observables import observable
     from layerlens.analyses.depth.block_jacobian import block_jacobian
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
+    from layerlens.analyses.depth.depth_score import depth_score
     from layerlens.analyses.depth.finercut import finercut
     from layerlens.analyses.depth.first_cosine import first_cosine
+    from layerlens.analyses.depth.gradient_norms import gradient_norms
+    from layerlens.analyses.depth.integrated_gradients import integrated_gradients
     from layerlens.analyses.depth.macro_influence import macro_influence
     from layerlens.analyses.depth.matchness import matchness
     from layerlens.analyses.depth.perturbation_growth import perturbation_growth
@@ -136,6 +139,9 @@ _PLACES = {
     "path_patch": "layerlens.analyses.tracing.path_patch",
     "causal_trace": "layerlens.analyses.tracing.causal_trace",
     "knockout": "layerlens.analyses.removal.knockout",
+    "depth_score": "layerlens.analyses.depth.depth_score",
+    "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
+    "gradient_norms": "layerlens.analyses.depth.gradient_norms",
     "matchness": "layerlens.analyses.depth.matchness",
     "perturbation_growth": "layerlens.analyses.depth.perturbation_growth",
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
@@ -238,6 +244,7 @@ __all__ = [
     "compare_models",
     "composition",
     "cross_model_patch",
+    "depth_score",
     "direct_logit_attribution",
     "doctor",
     "edit",
@@ -251,11 +258,13 @@ __all__ = [
     "fit_lens",
     "generate_layers",
     "generation_lens",
+    "gradient_norms",
     "head_channels",
     "head_clusters",
     "head_roles",
     "head_scores",
     "head_view",
+    "integrated_gradients",
     "invariance",
     "knockout",
     "layer_metrics",

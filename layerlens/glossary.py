@@ -90,6 +90,11 @@ TERMS: dict[str, Term] = {
         "How surprised the model is by the token that really comes next, in nats. 0 is certain.",
         ("cross_entropy", "loss"),
     ),
+    "depth score": Term(
+        "The mean layer of a text, each weighted by what later layers, or the output, lose without "
+        "it: how deep those lie that matter for it.",
+        ("depth of a text", "group depth", "group_depth"),
+    ),
     "direct logit attribution": Term(
         "What each part writes into the residual stream, read as logits of one token. They add up "
         "to the logit itself.",
@@ -127,6 +132,11 @@ TERMS: dict[str, Term] = {
     "induction": Term(
         "Continuing a pattern seen before: after A B ... A comes B. An induction head attends to "
         "the token after the last time that the present one occurred.",
+    ),
+    "integrated gradients": Term(
+        "The slope of a metric with respect to an activation, averaged along the straight way from "
+        "a baseline to it and multiplied by that way; all shares add up to what the way changes.",
+        ("completeness",),
     ),
     "key": Term(
         "A token that is looked at by a head; also the vector that queries are compared with.",

@@ -174,7 +174,10 @@ class Analysis:
         listener.on_tokens(_tokens(fed))
         batched = not (self.pooled or _single(fed))
         add_bos = full.get("add_bos")
-        job = Job(self.variables, listener, batched=batched, model=model, fed=fed, add_bos=add_bos)
+        marked = {**fed, **{n: text for n, text in given.items() if isinstance(text, Texts)}}
+        job = Job(
+            self.variables, listener, batched=batched, model=model, fed=marked, add_bos=add_bos
+        )
         started = time.perf_counter()
         finish = functools.partial(self._result, job, model, given, fed, full, started)
         try:

@@ -38,7 +38,8 @@ class Job:
     model
         The model that was asked.
     fed
-        What the analysis is handed, by the name of each text.
+        What the analysis is handed, by the name of each text; ``ll.texts`` themselves where
+        these were given, for what is said of each text.
     add_bos
         How texts become tokens in this call.
     """
@@ -86,20 +87,24 @@ class Job:
         add_bos = False if self._add_bos is None and like and like.chat else self._add_bos
         return tokens_of(model or self._model, text, add_bos)
 
-    def labels(self, of: str | None = None) -> list[Any]:
+    def labels(self, of: str | None = None, *, needed: bool = True) -> list[Any]:
         """The label of each text, as ``ll.texts(..., label=)`` has them.
 
         Parameters
         ----------
         of
             Name of the input; None for the first.
+        needed
+            Whether there must be labels; else, where no text has one, the list is empty.
 
         Raises
         ------
         InputError
-            When the texts have none.
+            When the texts have none, or some of them.
         """
         found = [label for label, _ in self._marks(of)]
+        if not needed and all(label is None for label in found):
+            return []
         if any(label is None for label in found) or not found:
             raise InputError(
                 "These texts have no labels: give ll.texts(texts, label=[...]) with one for each, "
