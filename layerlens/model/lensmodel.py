@@ -5,25 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from layerlens.errors import InputError
 from layerlens.model.accept import accepted, during
 from layerlens.model.anatomy import Anatomy
 from layerlens.model.blocks import find_layers
-from layerlens.model.find import fed_rows, find_anatomy, text_config
+from layerlens.model.find import find_anatomy
 from layerlens.model.settled import settled
-from layerlens.model.targets import choose
-from layerlens.model.text import Tokens, encode, find_positions
-from layerlens.model.trained_range import TrainedRange
-from layerlens.model.vocabulary import Vocabulary
 from layerlens.model.weights import input_device
 from layerlens.model.with_head import WithHead
+from layerlens.model.with_text import WithText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +29,7 @@ if TYPE_CHECKING:
     from layerlens.run.record import Trace
 
 
-class LensModel(WithHead):
+class LensModel(WithHead, WithText):
     """A model that can be looked into.
 
     Made by :func:`layerlens.load`. The Hugging Face model is used as it is: never copied,
@@ -134,26 +128,6 @@ class LensModel(WithHead):
         return self.anatomy.d_model
 
     @property
-    def d_vocab(self) -> int:
-        """Logits of a position, or entries of the embedding where there is no head.
-
-        Answers are counted by them and texts by the embedding (:attr:`d_vocab_in`); in a few
-        models they differ.
-        """
-        return self.anatomy.d_vocab
-
-    @property
-    def d_vocab_in(self) -> int:
-        """Rows of the embedding: ids from here on cannot be fed."""
-        return fed_rows(self.hf)
-
-    @property
-    def max_positions(self) -> int | None:
-        """Longest text that the model takes, in tokens; None if it states no limit."""
-        limit = getattr(text_config(self.hf), "max_position_embeddings", None)
-        return int(limit) if isinstance(limit, int) and limit > 0 else None
-
-    @property
     def dtype(self) -> torch.dtype:
         """Floating type of the parameters."""
         return self.hf.dtype
@@ -162,39 +136,6 @@ class LensModel(WithHead):
     def device(self) -> torch.device:
         """Where token ids have to be."""
         return input_device(self.hf)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """Readable strings of the vocabulary."""
-        form = "" if self.trained_range is None else str(self.trained_range)
-        return Vocabulary(self.tokenizer, self.d_vocab, fed=self.d_vocab_in, form=form)
-
-    @cached_property
-    def trained_range(self) -> TrainedRange | None:
-        """What a small model was trained on, where its configuration says so."""
-        return TrainedRange.of(self.hf.config)
-
-    def tokens(
-        self, text: Any, *, add_bos: bool | None = None, padding_side: str = "right"
-    ) -> Tokens:
-        """The tokens that are fed for a text; see :func:`layerlens.model.text.encode`."""
-        found = encode(
-            self.tokenizer,
-            self.vocabulary,
-            text,
-            max_positions=self.max_positions,
-            add_bos=add_bos,
-            padding_side=padding_side,
-        )
-        trained = self.trained_range
-        remark = None if trained is None else trained.remark(max(found.lengths))
-        if remark is None or remark in found.notes:
-            return found
-        return replace(found, notes=(*found.notes, remark))
-
-    def positions(self, tokens: Tokens, where: Any, row: int = 0) -> list[int]:
-        """Positions that an index, slice, list or span of text names."""
-        return find_positions(tokens, where, row)
 
     def layers(self, which: Any = None) -> list[int]:
         """Numbers of the blocks that are meant, in order, each once.
@@ -210,35 +151,6 @@ class LensModel(WithHead):
             When one does not exist or is no number, or none is named.
         """
         return find_layers(self.n_layers, which)
-
-    def token_id(self, target: str | int, after: Tokens | None = None, row: int = 0) -> int:
-        """The one token that a string or id names, else an ``InputError`` with its pieces.
-
-        Parameters
-        ----------
-        after
-            What it answers: ``"A"`` may be another token behind a text than alone.
-        row
-            Which of its texts.
-        """
-        before = None if after is None else after.texts[row]
-        return choose(self.vocabulary, target, before).id
-
-    def token_string(self, index: int) -> str:
-        """Readable text of one vocabulary entry."""
-        return self.vocabulary.string(index)
-
-    def token_named(self, index: int) -> str | int:
-        """The string that `token_id` takes for this entry; its id where no string names it."""
-        text = self.token_string(index)
-        try:
-            return text if self.token_id(text) == index else index
-        except InputError:
-            return index
-
-    def search_tokens(self, query: str, limit: int = 50) -> list[tuple[int, str]]:
-        """Vocabulary entries whose text holds the query: ``(id, text)``, best first."""
-        return self.vocabulary.search(query, limit)
 
     @contextmanager
     def running(self, *, gradients: bool = False) -> Iterator[None]:

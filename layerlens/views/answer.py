@@ -129,7 +129,7 @@ class AnswerView(AnswerQuestion, SecondView):
     def from_result(
         cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
     ) -> Self:
-        """Show a result that exists; see `LiveView.from_result`."""
+        """Show a result that exists; see `ResultView.from_result`."""
         model = cls._model_of(result, model)
         data = one_text(result.data, text)
         view = cls.__new__(cls)

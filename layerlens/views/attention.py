@@ -175,7 +175,7 @@ class AttentionView(LiveView):
     def from_result(
         cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
     ) -> Self:
-        """Show a result that exists; see `LiveView.from_result`.
+        """Show a result that exists; see `ResultView.from_result`.
 
         One from a file beside which a second model lies is frozen, unless that is given as
         ``other=``.

@@ -132,7 +132,7 @@ class LensView(LiveView):
     def from_result(
         cls, result: Result, model: LensModel | None = None, *, text: int = 0, **keywords: Any
     ) -> Self:
-        """Show a result that exists; see `LiveView.from_result`.
+        """Show a result that exists; see `ResultView.from_result`.
 
         One of two lenses that comes from a file is frozen, unless its other side is given as
         ``other=``: it holds what that said, and not how to run it.

@@ -11,20 +11,18 @@ from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
-from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.contributions.head_matrices import HeadMaps, require_plain_stream
-from layerlens.analyses.contributions.logit_directions import read_out, stream_sites
-from layerlens.analyses.contributions.split_text import components
+from layerlens.analyses.contributions.observable_on_text import (
+    on_text,
+    vector_of,
+    written_before,
+)
 from layerlens.analyses.contributions.token_scores import final_direction, read_scores
-from layerlens.analyses.contributions.value_paths import Node, PathRun, Step, between, parse_path
+from layerlens.analyses.contributions.value_paths import Node, parse_path
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
-from layerlens.model.evidence import logit_size
 from layerlens.model.integers import whole
-from layerlens.model.sites import Site
-from layerlens.run.answer_place import answer_place
-from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -173,7 +171,7 @@ def observable(
     _declare(job, model, nodes, top_k, tokens)
     _by_weights(job, model, nodes, parts, maps, top_k)
     if tokens is not None:
-        _on_text(job, model, nodes, parts, maps, tokens, position)
+        on_text(job, model, nodes, parts, maps, tokens, position)
     job.note(
         passes=(maps is not None) + (0 if tokens is None else 1 + sum(node.mlp for node in nodes)),
         observable=_words(model, parts),
@@ -211,14 +209,6 @@ def _words(model: LensModel, parts: Mapping[int, float]) -> str:
     return " ".join(terms).replace("+1 x ", "+ ").replace("-1 x ", "- ").removeprefix("+ ")
 
 
-def _vector(model: LensModel, parts: Mapping[int, float]) -> Tensor:
-    """``[1, vocabulary]`` float64."""
-    row = torch.zeros(1, model.d_vocab, dtype=torch.float64)
-    for index, weight in parts.items():
-        row[0, index] = weight
-    return row
-
-
 def _declare(
     job: Job, model: LensModel, nodes: list[Node], top_k: int, tokens: Tokens | None
 ) -> None:
@@ -233,7 +223,7 @@ def _declare(
         names = names[4:]
     else:
         cells = Cells(model, tokens)
-        written = _written(model, nodes)
+        written = written_before(model, nodes)
         sizes |= {"position": len(cells.positions), "component": len(written)}
         named = ["embed", *(f"{site.layer}_{site.kind}" for site in written[1:])]
         coords |= {**cells.coords(), "component": (("component",), np.array(named))}
@@ -249,7 +239,7 @@ def _by_weights(
     top_k: int,
 ) -> None:
     """Directions without any text; from the logits back."""
-    along: Tensor | None = final_direction(model, _vector(model, parts))[0]
+    along: Tensor | None = final_direction(model, vector_of(model, parts))[0]
     head = model.anatomy.head
     assert head is not None  # the contract asked
     folded = [f"{head.norm} before the head"] if head.norm else []
@@ -290,119 +280,3 @@ def _before(
     folded += heads.folded
     o, v = heads.o[node.head], heads.v_of_heads()[node.head]
     return v.cpu().double().T @ (o.cpu().double().T @ along), heads.norm
-
-
-def _written(model: LensModel, nodes: list[Node]) -> list[Site]:
-    """What writes the state that the first node reads: its first state, then the sublayers."""
-    every = components(model)
-    if not nodes:
-        return every
-    state = nodes[0].reads(model)
-    return [
-        site
-        for site in every
-        if site.kind == "resid_pre"
-        or site.block < state.block
-        or (site.block == state.block and site.kind == "attn_out" and state.kind == "resid_mid")
-    ]
-
-
-def _on_text(
-    job: Job,
-    model: LensModel,
-    nodes: list[Node],
-    parts: Mapping[int, float],
-    maps: HeadMaps | None,
-    tokens: Tokens,
-    position: Any,
-) -> None:
-    """The path on one text, with norms and patterns as they are there."""
-    asked = answer_place(model, tokens) if position is None else None
-    place = model.positions(tokens, position)[-1] if asked is None else asked
-    values: dict[Site, Tensor] = {}
-
-    def keep(site: Site, value: Tensor) -> None:
-        job.tick()
-        values[site] = value[0].clone()
-
-    wanted = [*stream_sites(model), *_written(model, nodes), *PathRun.sites(model, nodes)]
-    logits = forward(model, tokens, dict.fromkeys(wanted), keep, logits="all")
-    assert logits is not None  # the contract asked for a head
-    own = logits[0, place].cpu().double()
-    vector = _vector(model, parts)
-    value = float(vector[0, vector[0] != 0] @ own[vector[0] != 0])
-    size = logit_size(own) * max(1.0, float(vector.abs().sum()))
-    allowed = logit_tolerance(logits.dtype) * size
-    # Patterns have another shape, and nothing of them is needed here.
-    here = {site: v[place] for site, v in values.items() if site.kind != "pattern"}
-    readout = read_out(model, here, vector)
-    every = components(model)
-    straight = [float(readout.along[s][0] @ here[s].cpu().double()) for s in every]
-    total = sum(straight) + float(readout.constant[0])
-    error = abs(float(readout.capped(torch.tensor(total))) - value)
-    if readout.cap is None or len(parts) == 1:
-        job.check("parts sum to the observable", error, allowed, "against the model's own logits")
-    else:
-        job.remark("The model soft-caps its logits: what is followed is the sum before the cap.")
-    run = PathRun(model, tokens, values, maps, allowed)
-    length = tokens.ids.shape[1]
-    steps = [_straight(straight, readout.constant, place, length)]
-    along = torch.zeros(length, model.d_model, dtype=torch.float64)
-    after = model.n_layers
-    for index in reversed(range(len(nodes))):
-        node = nodes[index]
-        if index == len(nodes) - 1:
-            along[place] = readout.along[node.write][0]
-        else:
-            along = along * between(model, node.layer, after)
-        steps.insert(0, run.back(node, along))
-        along, after = steps[0].along, node.layer
-        job.tick()
-    _emit(job, steps)
-    _split_first(job, model, nodes, steps, values, straight, allowed)
-    if any(not node.mlp for node in nodes):
-        job.check("sources and biases sum to heads", run.error, allowed, "of each head on the path")
-    job.note(value=value, observed_position=place)
-
-
-def _straight(parts: list[float], constant: Tensor, place: int, length: int) -> Step:
-    """The end of the path: what the head of the model reads of the last state."""
-    contribution = torch.zeros(length, dtype=torch.float64)
-    contribution[place] = sum(parts)
-    return Step(torch.empty(0), contribution, sum(parts) + float(constant[0]))
-
-
-def _emit(job: Job, steps: list[Step]) -> None:
-    for index, step in enumerate(steps):
-        constant = step.carried - float(step.contribution.sum())
-        job.emit(
-            {"node": index},
-            {
-                "contribution": step.contribution.numpy(),
-                "carried": np.array(step.carried),
-                "constant": np.array(constant),
-            },
-        )
-
-
-def _split_first(
-    job: Job,
-    model: LensModel,
-    nodes: list[Node],
-    steps: list[Step],
-    values: Mapping[Site, Tensor],
-    straight: list[float],
-    allowed: float,
-) -> None:
-    """What the first node reads, split into what wrote it."""
-    if not nodes:
-        job.emit({}, {"component_contribution": np.array(straight)})
-        return
-    found = []
-    for site in _written(model, nodes):
-        gain = between(model, site.block, nodes[0].layer)
-        written = values[site].cpu().double()
-        found.append(gain * float((steps[0].along * written).sum()))
-    job.emit({}, {"component_contribution": np.array(found)})
-    error = abs(sum(found) - float(steps[0].contribution.sum()))
-    job.check("components sum to positions", error, allowed, "of what the first node reads")

@@ -154,12 +154,11 @@ def patch_sweep(
     that attribution patching finds strongest come first.
 
     With ``estimate_first`` there is a variable ``estimate`` beside ``recovered``, in the same
-    units; NaN where a cell needs no run. The attributes ``estimate_pearson`` and
-    ``estimate_cells`` say how well it agrees with how many true values, and
-    ``estimate_pearson_strongest`` how well with the strongest tenth of them: often far less,
-    and then it finds where to look and does not rank what it finds. Where it cannot be made
-    (the metric or the model has no gradient, the cells are windows) it is NaN throughout, and
-    the attribute ``no_estimate`` says why.
+    units; NaN where a cell needs no run. The attributes ``estimate_pearson`` and ``estimate_cells``
+    say how well it agrees with how many true values, and ``estimate_pearson_strongest`` how well
+    with the strongest tenth of them: often far less, and then it finds where to look and does not
+    rank what it finds. Where it cannot be made (the metric or the model has no gradient, the cells
+    are windows) it is NaN throughout, and the attribute ``no_estimate`` says why.
 
     Raises
     ------

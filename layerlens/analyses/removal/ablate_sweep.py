@@ -165,11 +165,11 @@ def ablate_sweep(
     ``standard_error`` is NaN except for ``resample``. The attribute ``replaced_by`` says what
     was put in.
 
-    With ``estimate_first`` there is a variable ``estimate`` beside ``effect``, of several draws
-    the mean; ``estimate_pearson`` says how well it agrees with ``estimate_cells`` true effects,
-    ``estimate_pearson_strongest`` how well with the strongest tenth of them: where that is
-    low, it says where to look and not which of these is stronger. Where it cannot be made (the metric or the model
-    has no gradient) it is NaN, and the attribute ``no_estimate`` says why.
+    With ``estimate_first`` there is a variable ``estimate`` beside ``effect``, of several draws the
+    mean; ``estimate_pearson`` says how well it agrees with ``estimate_cells`` true effects,
+    ``estimate_pearson_strongest`` how well with the strongest tenth of them: where that is low, it
+    says where to look and not which of these is stronger. Where it cannot be made (the metric or
+    the model has no gradient) it is NaN, and the attribute ``no_estimate`` says why.
 
     Raises
     ------
