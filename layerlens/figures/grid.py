@@ -275,10 +275,10 @@ def _of_estimates(data: xr.Dataset, count: int) -> str:
 
 def _notes(data: xr.Dataset, grid: Grid, layout: Layout) -> list[str]:
     notes = []
-    if len(grid.columns) == 2:
-        notes.append("under each column: the clean token, and the corrupted one")
     if grid.guessed.any():
         notes.append(_of_estimates(data, int(grid.guessed.sum())))
+    if len(grid.columns) == 2:
+        notes.append("under each column: the clean token, and the corrupted one")
     if past := past_words(grid.values, signed_scale(grid.values, grid.limit)[0]):
         notes.append(past)
     missing = int((~np.isfinite(grid.values)).sum())
