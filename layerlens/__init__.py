@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
     from layerlens.analyses.depth.residual_erasure import residual_erasure
     from layerlens.analyses.depth.skip_layers import skip_layers
+    from layerlens.analyses.depth.skip_search import skip_search
     from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
@@ -143,6 +144,7 @@ _PLACES = {
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
     "gradient_norms": "layerlens.analyses.depth.gradient_norms",
     "matchness": "layerlens.analyses.depth.matchness",
+    "skip_search": "layerlens.analyses.depth.skip_search",
     "perturbation_growth": "layerlens.analyses.depth.perturbation_growth",
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
@@ -287,6 +289,7 @@ __all__ = [
     "run",
     "run_layers",
     "skip_layers",
+    "skip_search",
     "source",
     "sparse_layers",
     "spectrum",

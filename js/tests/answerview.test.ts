@@ -147,6 +147,16 @@ describe("the view of an answer", () => {
     await vi.waitFor(() => expect(el.querySelector(".ll-cell")).toBeNull());
   });
 
+  it("opens a point of a curve with Enter", async () => {
+    const { el, model, press } = await view({ view: "panels", layer: 1 });
+    const before = model.sent.length;
+    press(el.querySelector(".ll-panels"), "Enter");
+    await vi.waitFor(() => expect(model.sent.length).toBeGreaterThan(before));
+    const asked = model.sent.at(-1) as Record<string, { index?: number[] }>;
+    expect(asked).toMatchObject({ kind: "request", method: "cell" });
+    expect(asked.params?.index).toContain(1);
+  });
+
   it("says why a cell could not be opened", async () => {
     const { el, model, press, grid } = await view({ layer: 1, position: 1 });
     press(grid(), "Enter");

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +15,19 @@ from layerlens.analyses.contract.effects import left_out
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.depth.finercut_trials import Unit
 from layerlens.analyses.depth.left_out_cells import open_set
-from layerlens.analyses.depth.skip_sets import drawn, first_of, set_sizes, unit_name, unit_sets
+from layerlens.analyses.depth.skip_sets import (
+    drawn,
+    first_of,
+    mismatch,
+    set_sizes,
+    unit_name,
+    unit_sets,
+    without_units,
+)
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.model.integers import whole
-from layerlens.run.skip import mute
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -151,11 +157,6 @@ def matchness(
     _Matchness(job, model, tokens, sets, random).run(skip_first, batch_size, verify)
 
 
-def mismatch(clean: Tensor, other: Tensor) -> Tensor:
-    """1 where the likeliest token is another one, else 0: ``[n]`` float64."""
-    return (clean.argmax(-1) != other.argmax(-1)).double()
-
-
 class _Matchness:
     """The work of one call."""
 
@@ -194,15 +195,9 @@ class _Matchness:
         self._finish(verify)
 
     def _without(self, one: Pass, units: list[Unit]) -> Tensor:
-        """The last state without these sublayers, from the first of their layers on."""
-        first = min((unit.layer for unit in units), default=self.model.n_layers)
-        texts, length = one.batch.tokens.ids.shape
-        later = range(first, self.model.n_layers)
-        self.blocks += len(later)
-        with ExitStack() as stack:
-            for unit in units:
-                mute(self.model, unit.layer, unit.part, tuple(range(length)), texts, stack)
-            return one.run(one.states[first], later)
+        final, blocks = without_units(self.model, one, units)
+        self.blocks += blocks
+        return final
 
     def _add(self, outputs: Outputs, one: Pass, cell: tuple[int, int], final: Tensor) -> None:
         other, loss = outputs.compare(one.taken(final), mismatch)

@@ -1,17 +1,21 @@
-"""Sets of sublayers that are left out together: named, evenly spread, or drawn at random."""
+"""Sets of sublayers that are left out together: named, evenly spread, drawn; and without them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from layerlens.analyses.depth.finercut_trials import Unit, units_of
 from layerlens.errors import InputError
 from layerlens.model.integers import wholes
+from layerlens.run.skip import mute
 
 if TYPE_CHECKING:
+    from layerlens.analyses.sweeps.clean_pass import Pass
     from layerlens.model.lensmodel import LensModel
 
 MOST, STEPS = 0.6, 6
@@ -65,7 +69,12 @@ def set_sizes(
 
 def spread(pool: list[Unit], count: int) -> list[Unit]:
     """So many, evenly spread; for half of them every second one."""
-    return [pool[int((place + 0.5) * len(pool) / count)] for place in range(count)]
+    return [pool[place] for place in spread_places(len(pool), count)]
+
+
+def spread_places(size: int, count: int) -> list[int]:
+    """The places of so many of them."""
+    return [int((place + 0.5) * size / count) for place in range(count)]
 
 
 def drawn(pool: list[Unit], count: int, draws: int, seed: int) -> list[list[Unit]]:
@@ -80,3 +89,22 @@ def drawn(pool: list[Unit], count: int, draws: int, seed: int) -> list[list[Unit
 def first_of(order: list[Unit], pool: list[Unit], count: int) -> list[Unit]:
     """The first so many of an order; without one so many of the pool, evenly spread."""
     return order[:count] if order else spread(pool, count)
+
+
+def mismatch(clean: Tensor, other: Tensor) -> Tensor:
+    """1 where the likeliest token is another one, else 0: ``[n]`` float64."""
+    return (clean.argmax(-1) != other.argmax(-1)).double()
+
+
+def without_units(model: LensModel, one: Pass, units: Sequence[Unit]) -> tuple[Tensor, int]:
+    """The last state without some sublayers, from the first of their layers on.
+
+    Beside it, how many blocks were run.
+    """
+    first = min((unit.layer for unit in units), default=model.n_layers)
+    texts, length = one.batch.tokens.ids.shape
+    later = range(first, model.n_layers)
+    with ExitStack() as stack:
+        for unit in units:
+            mute(model, unit.layer, unit.part, tuple(range(length)), texts, stack)
+        return one.run(one.states[first], later), len(later)

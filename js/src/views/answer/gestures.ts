@@ -1,6 +1,6 @@
 export const GESTURES = [
   ["Hover a chart or a grid", "read that place out in every part of the view"],
-  ["Click a chart", "select that layer, or that entry; linked views follow"],
+  ["Click a chart, or Enter", "select that layer or entry, and open it where there is more"],
   ["Click a cell, or Enter", "select it, and open what it is made of where there is more"],
   ["Arrow keys", "the layer before or after; in the grid the cell beside"],
   ["Home, End", "first, last"],

@@ -35,7 +35,7 @@ export function Panels({ state, data }: Props) {
       // biome-ignore lint/a11y/noNoninteractiveTabindex: arrow keys move the layer
       tabIndex={0}
       aria-label="Curves by layer. Left and right arrow keys select a layer, Home and End the first and last."
-      onKeyDown={(event) => layerKey(state, event)}
+      onKeyDown={(event) => layerKey(state, data, event)}
     >
       {panels.map((panel) => (
         <One key={panel.key} state={state} data={data} panel={panel} />
@@ -53,14 +53,27 @@ const STEPS: Record<string, number> = {
   End: Number.POSITIVE_INFINITY,
 };
 
-function layerKey(state: ArraysState, event: KeyboardEvent): void {
+function layerKey(state: ArraysState, data: ArraysData, event: KeyboardEvent): void {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const step = STEPS[event.key];
+  const [panel] = state.panels.peek();
+  const read = panel ? axisState(state, panel).mark : null;
   if (step !== undefined) state.step(step);
+  else if (event.key === "Enter" && event.target === event.currentTarget && panel && read !== null)
+    openPoint(state, data, panel, read);
   else if (event.key === "?") state.help.value = !state.help.peek();
   else return;
   event.preventDefault();
   event.stopPropagation();
+}
+
+/** Show what a point of the chosen curve, or of the first that is drawn, is made of. */
+function openPoint(state: ArraysState, data: ArraysData, panel: Panel, place: number): void {
+  const chosen = chosenLine(state, panel);
+  const drawn = panel.lines.filter((line) => state.shown(lineName(line)));
+  const line = drawn.find(({ k }) => k === chosen) ?? drawn[0];
+  const index = line && data.find(line.array, place, line.k);
+  if (index) state.open(line.array, index);
 }
 
 /** Which of several curves is chosen, where they are entries of an axis that has a choice; or -1. */
@@ -162,7 +175,16 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
         {panel.question}
         {panel.dim && ` by ${data.axisName(panel.dim)}`}
       </p>
-      <Plot input={input} mark={mark} cross={cross} choose={choose} over={over} />
+      <Plot
+        input={input}
+        mark={mark}
+        cross={cross}
+        choose={(place) => {
+          choose(place);
+          openPoint(state, data, panel, place);
+        }}
+        over={over}
+      />
       <ul class="ll-legend-lines">
         {lines.map((line) => (
           <Line key={lineName(line)} state={state} data={data} line={line} panel={panel} />

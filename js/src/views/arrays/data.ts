@@ -104,17 +104,17 @@ export class ArraysData<M extends ArraysMeta = ArraysMeta> {
 
   /** The number of a curve at a place; `k` is the entry that the curve is of where each has one. */
   atPlace(array: ArrayInfo, place: number, k: number | null): number {
-    const index = this.#find(array, place, k);
+    const index = this.find(array, place, k);
     return index ? this.at(array.name, ...index) : NONE;
   }
 
   intervalAtPlace(array: ArrayInfo, place: number, k: number | null): Ends | null {
-    const index = array.interval ? this.#find(array, place, k) : null;
+    const index = array.interval ? this.find(array, place, k) : null;
     return index && this.interval(array.name, ...index);
   }
 
-  /** Places of an axis of layers are layers, those of any other its entries. */
-  #find(array: ArrayInfo, place: number, k: number | null): number[] | null {
+  /** The cell at a place; places of an axis of layers are layers, those of any other its entries. */
+  find(array: ArrayInfo, place: number, k: number | null): number[] | null {
     const along = alongOf(array, this.meta);
     const index = this.isDepth(along) ? this.index(along, place) : place;
     if (index < 0 || index >= this.size(along)) return null;
