@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MOST_LINES = 12
 _LABEL = 0.13  # inches that a label takes of the axis
+_LETTER = 0.045  # inches that a letter takes of an upright one
+_SHORT = 4  # letters that always have room
 _Y_CHARACTERS = 34
 _LEGEND_CHARACTERS = 20
 
@@ -104,7 +106,7 @@ def curves_figure(
     under = [str(data.attrs.get("direction", "")), model] if title is None else []
     below = wrapped([", ".join(word for word in under if word)], width)
     notes = [note for note in (where, checks_line(data)) if note]
-    bottom = 0.6 + notes_height(notes, width)
+    bottom = 0.6 + _upright(points) + notes_height(notes, width)
     height = bottom + 2.5 + 0.14 * len(below)
     figure = new_figure((width, height), colors)
     place = (0.75 / width, bottom / height, 1 - 2.3 / width, 1.95 / height)
@@ -231,6 +233,11 @@ def _dress(
     for name, side in axes.spines.items():
         side.set_visible(name in ("left", "bottom"))
         side.set_color(colors.faint)
+
+
+def _upright(points: list[str]) -> float:
+    """Return the inches that labels need which are longer than the room there is for any."""
+    return max(0.0, _LETTER * (max(map(len, points), default=0) - _SHORT))
 
 
 def _labelled(places: np.ndarray, inches: float) -> list[int]:

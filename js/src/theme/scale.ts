@@ -92,9 +92,9 @@ function linearTicks(high: number, low = 0): Tick[] {
   const step = roundStep(high - low);
   const ticks: Tick[] = [];
   // At multiples of the step, wherever the ends are.
-  const first = Math.ceil(low / step - ROUNDED) * step;
-  for (let value = first; value <= high + 0.001 * step; value += step) {
-    ticks.push({ at: (value - low) / (high - low), label: compact(Number(value.toPrecision(6))) });
+  for (let n = Math.ceil(low / step - ROUNDED); n * step <= high + ROUNDED * step; n++) {
+    const value = Number((n * step).toPrecision(6));
+    ticks.push({ at: (value - low) / (high - low), label: compact(value) });
   }
   return ticks;
 }

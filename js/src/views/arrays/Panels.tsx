@@ -14,6 +14,8 @@ const LARGE = 300;
 /** The widths of the chosen curve and of the others. */
 const STRONG = 3.5;
 const WEAK = 1;
+const BY_LAYER =
+  "Curves by layer. Left and right arrow keys select a layer, Home and End the first and last.";
 /** A tick has room for no more. */
 const LETTERS = 9;
 
@@ -34,7 +36,7 @@ export function Panels({ state, data }: Props) {
       class="ll-panels"
       // biome-ignore lint/a11y/noNoninteractiveTabindex: arrow keys move the layer
       tabIndex={0}
-      aria-label="Curves by layer. Left and right arrow keys select a layer, Home and End the first and last."
+      aria-label={panels.some(({ dim }) => !dim) ? BY_LAYER : "Curves"}
       onKeyDown={(event) => layerKey(state, data, event)}
     >
       {panels.map((panel) => (

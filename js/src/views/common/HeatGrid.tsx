@@ -57,7 +57,7 @@ export function HeatGrid(props: Props) {
       }
     >
       <Reader {...props} prefix={prefix} />
-      <div class="ll-sizer" ref={sizer}>
+      <div class="ll-sizer" ref={sizer} aria-hidden="true">
         <canvas ref={canvas} />
       </div>
     </div>

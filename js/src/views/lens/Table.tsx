@@ -45,7 +45,7 @@ export function Table({ state, label }: { state: ViewState; label?: string }) {
       aria-activedescendant={data ? `${prefix}-${point}-${position}` : undefined}
     >
       <Reader state={state} prefix={prefix} />
-      <div class="ll-sizer" ref={sizer}>
+      <div class="ll-sizer" ref={sizer} aria-hidden="true">
         <canvas ref={canvas} />
       </div>
     </div>
