@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.generation_lens import generation_lens
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
+    from layerlens.analyses.lenses.tuned_lens_files import export_tuned_lens, import_tuned_lens
     from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
     from layerlens.analyses.measuring.compare_models import compare_models
     from layerlens.analyses.measuring.expert_use import expert_use
@@ -122,6 +123,8 @@ _PLACES = {
     "layer_metrics": "layerlens.analyses.measuring.layer_metrics",
     "generation_lens": "layerlens.analyses.lenses.generation_lens",
     "fit_lens": "layerlens.analyses.lenses.fitting.fit_lens",
+    "export_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
+    "import_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "lens_difference": "layerlens.analyses.lenses.lens_difference",
     "logit_lens": "layerlens.analyses.lenses.logit_lens",
     "back_patch": "layerlens.analyses.grafting.back_patch",
@@ -255,6 +258,7 @@ __all__ = [
     "estimate",
     "expert_use",
     "explore",
+    "export_tuned_lens",
     "finercut",
     "first_cosine",
     "fit_lens",
@@ -266,6 +270,7 @@ __all__ = [
     "head_roles",
     "head_scores",
     "head_view",
+    "import_tuned_lens",
     "integrated_gradients",
     "invariance",
     "knockout",

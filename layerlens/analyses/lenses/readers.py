@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from layerlens.analyses.lenses import default_lens
 from layerlens.errors import InputError
 from layerlens.result.fitted import Fitted
 from layerlens.result.opening import open_saved
@@ -43,7 +44,10 @@ is left out.
 """
 
 Lens = str | os.PathLike[str] | Fitted
-"""What is given as a lens: ``"logit"``, what ``ll.fit_lens`` returns, or the path of its file."""
+"""What is given as a lens: ``"logit"``, what ``ll.fit_lens`` returns, or the path of its file.
+
+For the default model also ``"bias"``, ``"ridge"`` or ``"tuned"``, once it was fitted (see
+`layerlens.analyses.lenses.default_lens`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +147,8 @@ def reader_of(model: LensModel, lens: Lens = LOGIT) -> Reader:
     """
     if isinstance(lens, str) and lens == LOGIT:
         return Reader(model)
+    if isinstance(lens, str) and lens in default_lens.KINDS:
+        lens = default_lens.find(lens)
     found = open_saved(lens) if isinstance(lens, str | os.PathLike) else lens
     if not isinstance(found, Fitted) or found.kind not in KINDS:
         what = f"a {found.kind}" if isinstance(found, Fitted) else f"a {type(found).__name__}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import layerlens as ll
+from layerlens.analyses.lenses import default_lens
 from layerlens.analyses.lenses.points import lens_points
 from layerlens.analyses.lenses.readers import Reader, reader_of
 from layerlens.model.lensmodel import LensModel
@@ -79,3 +82,17 @@ def test_it_is_opened_by_its_path_and_refused_where_it_does_not_fit(model: LensM
     with pytest.raises(ll.InputError, match="lens is a int"):
         reader_of(model, 3)  # type: ignore[arg-type]
     assert isinstance(reader_of(model), Reader)
+
+
+def test_a_name_opens_the_lens_of_the_default_model(
+    model: LensModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERLENS_CACHE", str(tmp_path))
+    with pytest.raises(ll.InputError, match=r"no ridge lens of the default model .* ridge`, or"):
+        reader_of(model, "ridge")
+    at = default_lens.place("bias")
+    at.parent.mkdir()
+    fitted(model, "bias_lens", at_0_post__bias=torch.ones(model.d_model)).save(at)
+    assert reader_of(model, "bias").name == "bias"
+    with pytest.raises(ll.InputError, match="was fitted on toy:induction"):
+        reader_of(ll.load("toy:addition"), "bias")
