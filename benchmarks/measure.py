@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import layerlens as ll
 
@@ -41,6 +42,40 @@ def rivals(*names: str) -> list[str]:
     for name in [name for name in names if name not in found]:
         print(f"{name} is not installed here, so it takes no part: pip install '.[rivals]'")
     return found
+
+
+class Products(TorchDispatchMode):
+    """The matrix products of a call: how many multiply-adds they take, and the same once more.
+
+    Attention is left out where it is one fused kernel.
+    """
+
+    KINDS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm)
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        super().__init__()
+        self._calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._given: dict[torch.Size, torch.Tensor] = {}
+        with self:
+            work()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in self.KINDS:
+            left, right = args[-2:]
+            given = self._given.setdefault(left.shape, torch.rand_like(left))
+            self._calls.append((given, right))
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of all products."""
+        return sum(left.numel() * right.shape[-1] for left, right in self._calls)
+
+    def again(self) -> None:
+        """Nothing but these products, with the same weights in the same order."""
+        with torch.inference_mode():
+            for left, right in self._calls:
+                left @ right
 
 
 class Timer:

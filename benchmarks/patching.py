@@ -10,7 +10,9 @@ Two texts that differ in one token, once late and once early; a grid of layers b
 the bare forward of the same weights in the same process, and the ratio is taken pair by pair;
 what is printed is the median of the ratios, by the wall clock and by CPU time. What runs one pass
 a cell (naive, TransformerLens) is timed on a sample of its cells, and scaled up to all of them.
-TransformerLens takes part where it is installed (``pip install -e .[rivals]``).
+The floor is what the engine's matrix products take, with nothing between them: no activation
+functions, norms, attention or bookkeeping. TransformerLens takes part where it is installed
+(``pip install -e .[rivals]``).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import Timer, bridge, gpt2_shape, peak_above, rivals, tiny
+from measure import Products, Timer, bridge, gpt2_shape, peak_above, rivals, tiny
 
 import layerlens as ll
 from layerlens.analyses.answers.answer_metric import Metric, make_metric
@@ -275,6 +277,9 @@ def report(work: Work, timer: Timer, rival: TransformerLens | None, quick: bool)
         f"sweep's {naive_rows:,} rows x blocks (1 of {naive_rows / own:.0f})"
     )
     found = work.values()  # before any timing: it also finds the method for this model
+    floor, single = Products(work.values), Products(timer.bare)
+    needed = f"{floor.multiply_adds / single.multiply_adds:.1f} x bare's multiply-adds"
+    show("floor: the engine's matrix products alone", timer.ratios(floor.again), remark=needed)
     show("layerlens, engine alone", timer.ratios(work.values))
     show("layerlens, patch_sweep(verify=0)", timer.ratios(partial(work.sweep, 0)))
     show("layerlens, patch_sweep with its checks", timer.ratios(partial(work.sweep, 2)))
