@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network."""
+"""What every test shares: one thread, no network, and the default model, which is read once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 
+import pytest
 import torch
 
+import layerlens as ll
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def default_model() -> ll.LensModel:
+    """Not to be changed; where it has not been fetched, the error says how."""
+    return ll.load()

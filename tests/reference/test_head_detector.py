@@ -15,8 +15,8 @@ DETECTORS = ("previous_token", "duplicate_token", "induction")
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_head_scores(plain: bool) -> None:
-    model = ll.load()
+def test_head_scores(default_model: ll.LensModel, plain: bool) -> None:
+    model = default_model
     assert model.tokens(STORED["text"]).ids[0].tolist() == STORED["ids"]
     names = [*DETECTORS, "attention_entropy"] if plain else list(DETECTORS)
     options = {"exclude_first": not plain, "exclude_current": not plain}

@@ -11,9 +11,9 @@ import layerlens as ll
 TEXT = "In 1492, Columbus sailed the ocean blue. 日本 and 🚀 too."
 
 
-@pytest.fixture(scope="module")
-def model() -> ll.LensModel:
-    return ll.load()
+@pytest.fixture
+def model(default_model: ll.LensModel) -> ll.LensModel:
+    return default_model
 
 
 def test_every_block_output(model: ll.LensModel) -> None:

@@ -7,21 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import layerlens as ll
-from layerlens.metrics.spectra import fit_power_law
+from layerlens.metrics.projections import projections
+from layerlens.metrics.spectra import eigenvalues, fit_power_law
 
 STORED = json.loads(Path(__file__).with_name("power_laws.json").read_text())
 
 
-def test_weights_of_the_default_model() -> None:
-    data = ll.layer_metrics(ll.load(), [1], ["weight_alpha"]).data
+def test_weights_of_the_default_model(default_model: ll.LensModel) -> None:
     for place, fit in STORED["fits"].items():
-        layer, projection = place.split(".")
-        found = data.sel(layer=int(layer), projection=projection)
-        assert found.weight_alpha.item() == pytest.approx(fit["alpha"], rel=1e-5), place
-        assert found.weight_alpha_xmin.item() == pytest.approx(fit["xmin"], rel=1e-5), place
-        assert found.weight_alpha_distance.item() == pytest.approx(fit["distance"], abs=1e-6), place
+        layer, name = place.split(".")
+        parts = {part.name: part for part in projections(default_model, int(layer))}
+        (weight,) = parts[name].weights
+        with torch.inference_mode():
+            law = fit_power_law(eigenvalues(weight))
+        assert law.alpha == pytest.approx(fit["alpha"], rel=1e-5), place
+        assert law.xmin == pytest.approx(fit["xmin"], rel=1e-5), place
+        assert law.distance == pytest.approx(fit["distance"], abs=1e-6), place
 
 
 def test_drawn_numbers() -> None:

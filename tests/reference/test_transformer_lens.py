@@ -14,9 +14,9 @@ import layerlens as ll
 STORED = json.loads(Path(__file__).with_name("transformer_lens.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def model() -> ll.LensModel:
-    return ll.load()
+@pytest.fixture
+def model(default_model: ll.LensModel) -> ll.LensModel:
+    return default_model
 
 
 def test_tokens(model: ll.LensModel) -> None:

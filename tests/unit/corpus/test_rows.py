@@ -44,8 +44,8 @@ def test_begin_tokens_are_as_in_model_tokens(toy: LensModel, add_bos: bool | Non
 
 
 @pytest.mark.model
-def test_rows_of_the_default_model() -> None:
-    model = ll.load(prove=False)
+def test_rows_of_the_default_model(default_model: LensModel) -> None:
+    model = default_model
     texts = ["The capital of France is Paris.", " leading", "naïve café 🐻\n\nend"]
     fed = model.tokens(texts)
     expected = [ids[mask].tolist() for ids, mask in zip(fed.ids, fed.mask, strict=True)]

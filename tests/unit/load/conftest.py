@@ -9,8 +9,6 @@ import torch
 
 from layerlens.errors import ModelError
 from layerlens.model import default
-from layerlens.model.lensmodel import LensModel
-from layerlens.model.load import load
 
 
 @pytest.fixture(scope="session")
@@ -20,11 +18,6 @@ def default_folder() -> Path:
         return default.find()
     except ModelError as error:
         pytest.fail(str(error))
-
-
-@pytest.fixture(scope="session")
-def default_model(default_folder: Path) -> LensModel:
-    return load()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -65,13 +64,9 @@ def test_config_no_longer_says_quantised(default_folder: Path) -> None:
     assert "quantization_config" not in (default_folder / "config.json").read_text("utf-8")
 
 
-def test_loads_in_seconds_and_without_network(
-    default_model: LensModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loads_without_network(default_model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("load() opened a connection")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    started = time.perf_counter()
     load(prove=False)
-    assert time.perf_counter() - started < 10  # 0.8 s on an idle machine
