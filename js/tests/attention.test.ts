@@ -72,6 +72,16 @@ describe("a square", () => {
     expect([square.low, square.high, square.signed]).toEqual([0, 0.5, false]);
   });
 
+  it("has the same colours by its bytes as by its values", () => {
+    const square = squareOf(slice(), [0], "one", [false, true, false, false]);
+    const { coded, ...plain } = square;
+    const scale = weightScale(paletteOf(false), square.high, "Weight");
+    const drawn = pixelsOf(square, scale, [1, 2, 3]);
+    expect(coded).toBeDefined();
+    expect(drawn).toEqual(pixelsOf(plain, scale, [1, 2, 3]));
+    expect(new Set(new Uint32Array(drawn.buffer)).size).toBeGreaterThan(2);
+  });
+
   it("takes heads together by mean and by the largest", () => {
     const mean = squareOf(slice(), [0, 2], "mean", null);
     const max = squareOf(slice(), [0, 2], "max", null);

@@ -11,6 +11,8 @@ export interface Square {
   readonly high: number;
   /** Whether there are numbers below 0. */
   readonly signed: boolean;
+  /** The values as bytes, and the number that each byte stands for, where they came so. */
+  readonly coded?: { readonly bytes: Uint8Array; readonly numbers: ArrayLike<number> };
 }
 
 /** One pixel a pair, as an image has them; `none` is the colour where there is no number. */
@@ -19,13 +21,17 @@ export function pixelsOf(
   scale: ColorScale,
   none: Rgb,
 ): Uint8ClampedArray<ArrayBuffer> {
-  const { values } = square;
+  const { values, coded } = square;
   const pixels = new Uint32Array(values.length);
   const table = Uint32Array.from(scale.colors, packed);
   const blank = packed(none);
+  const pixelOf = (value: number) => table[scale.index(value)] ?? blank;
+  // As many colours as bytes, not as many as pairs.
+  const colors = coded && Uint32Array.from(coded.numbers, pixelOf);
   for (let i = 0; i < values.length; i++) {
-    const index = scale.index(values[i] as number);
-    pixels[i] = index < 0 ? blank : (table[index] as number);
+    const value = values[i] as number;
+    if (Number.isNaN(value)) pixels[i] = blank;
+    else pixels[i] = colors ? (colors[coded.bytes[i] as number] as number) : pixelOf(value);
   }
   return new Uint8ClampedArray(pixels.buffer);
 }

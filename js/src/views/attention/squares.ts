@@ -12,6 +12,8 @@ export function squareOf(
   const { queries, keys } = slice;
   const values = new Float32Array(queries * keys).fill(Number.NaN);
   const max = reduce === "max";
+  const [only, second] = heads;
+  const coded = only !== undefined && second === undefined ? codedOf(slice, only) : undefined;
   heads.forEach((head, nth) => {
     const bytes = slice.head(head);
     const numbers = slice.numbers(head);
@@ -29,7 +31,20 @@ export function squareOf(
     for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) / heads.length;
   if (left) leaveOut(values, keys, left);
   const { low, high } = ends(values);
-  return { queries, keys, values, low, high, signed: low < 0 };
+  return { queries, keys, values, low, high, signed: low < 0, ...(coded && { coded }) };
+}
+
+/** A head's bytes, each pair's in its place. */
+function codedOf(slice: Slice, head: number): NonNullable<Square["coded"]> {
+  const { queries, keys } = slice;
+  const bytes = new Uint8Array(queries * keys);
+  const all = slice.head(head);
+  for (let query = 0, at = 0; query < queries; query++) {
+    const seen = Math.max(0, slice.seen(query));
+    bytes.set(all.subarray(at, at + seen), query * keys);
+    at += seen;
+  }
+  return { bytes, numbers: slice.numbers(head) };
 }
 
 /** The second minus the first; null where they are not of one shape. */
@@ -38,7 +53,8 @@ export function differenceOf(first: Square, second: Square): Square | null {
   const values = second.values.map((value, i) => value - (first.values[i] as number));
   const { low, high } = ends(values);
   const most = Math.max(-low, high);
-  return { ...first, values, low: -most, high: most, signed: true };
+  const { queries, keys } = first;
+  return { queries, keys, values, low: -most, high: most, signed: true };
 }
 
 function leaveOut(values: Float32Array, keys: number, left: readonly boolean[]): void {

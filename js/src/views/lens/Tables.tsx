@@ -19,11 +19,11 @@ function Two({ state, other }: { state: ViewState; other: OtherState }) {
   return (
     <div class="ll-two" ref={both}>
       <section aria-label="First lens">
-        <h4>{kind ? words[kind] : ""}</h4>
+        <h3>{kind ? words[kind] : ""}</h3>
         <Table state={state} />
       </section>
       <section aria-label="Other lens">
-        <h4 title={label}>{label}</h4>
+        <h3 title={label}>{label}</h3>
         <Table state={other} label={label} />
         <Preview state={other} />
         <CellPopup state={other} />
