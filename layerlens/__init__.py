@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.skip_layers import skip_layers
     from layerlens.analyses.depth.skip_search import skip_search
     from layerlens.analyses.depth.sparse_layers import sparse_layers
+    from layerlens.analyses.depth.sparse_split import sparse_split
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
@@ -150,6 +151,7 @@ _PLACES = {
     "skip_search": "layerlens.analyses.depth.skip_search",
     "perturbation_growth": "layerlens.analyses.depth.perturbation_growth",
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
+    "sparse_split": "layerlens.analyses.depth.sparse_split",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
@@ -297,6 +299,7 @@ __all__ = [
     "skip_search",
     "source",
     "sparse_layers",
+    "sparse_split",
     "spectrum",
     "steering",
     "terms",

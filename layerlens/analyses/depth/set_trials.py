@@ -59,11 +59,11 @@ class TrialTexts:
         self._model, self.blocks = model, 0
         self._kept: list[tuple[Pass, Outputs]] = []
         for row in rows:
-            one = Pass(model, Batch(row_of(tokens, row), [row], skip_first), tick)
-            if len(one.batch.kept):
-                outputs = Outputs(model, one.batch, one.taken(one.states[-1]))
-                self._kept.append((one, outputs))
-            self.blocks += model.n_layers
+            batch = Batch(row_of(tokens, row), [row], skip_first)
+            if len(batch.kept):
+                one = Pass(model, batch, tick)
+                self._kept.append((one, Outputs(model, batch, one.taken(one.states[-1]))))
+                self.blocks += model.n_layers
         self.tokens = np.array([len(one.batch.kept) for one, _ in self._kept], dtype=float)
         known = [np.isfinite(outputs.loss.numpy()) for _, outputs in self._kept]
         self.losses = np.array([each.sum() for each in known], dtype=float)

@@ -142,7 +142,7 @@ def sparse_layers(
     whole(seed, "seed")
     wanted = model.layers(layers)
     for layer in wanted:
-        _require_products(model, layer)
+        require_products(model, layer)
     require_tokens(tokens, skip_first)
     axis = not isinstance(sparsity, int | float)
     sizes = {"layer": len(wanted)}
@@ -164,7 +164,7 @@ def _sparsities(sparsity: float | Sequence[float]) -> list[float]:
     return [float(share) for share in given]
 
 
-def _require_products(model: LensModel, layer: int) -> None:
+def require_products(model: LensModel, layer: int) -> None:
     """Raise InputError where a layer's products cannot each be watched by themselves."""
     found = matrices(model, layer)
     if not found:
