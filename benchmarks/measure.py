@@ -50,7 +50,7 @@ class Products(TorchDispatchMode):
     Attention is left out where it is one fused kernel.
     """
 
-    KINDS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm)
+    KINDS = tuple(getattr(torch.ops.aten, name) for name in ("linear", "mm", "addmm", "bmm"))
 
     def __init__(self, work: Callable[[], object]) -> None:
         super().__init__()
@@ -61,7 +61,10 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in self.KINDS:
-            left, right = args[-2:]
+            if func.overloadpacket is torch.ops.aten.linear:
+                left, right = args[0], args[1].mT
+            else:
+                left, right = args[-2:]
             given = self._given.setdefault(left.shape, torch.rand_like(left))
             self._calls.append((given, right))
         return func(*args, **(kwargs or {}))
