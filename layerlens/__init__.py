@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
     from layerlens.analyses.lenses.fitting.fit_lens import fit_lens
+    from layerlens.analyses.lenses.fitting.lens_quality import lens_quality
     from layerlens.analyses.lenses.generation_lens import generation_lens
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
@@ -124,6 +125,7 @@ _PLACES = {
     "layer_metrics": "layerlens.analyses.measuring.layer_metrics",
     "generation_lens": "layerlens.analyses.lenses.generation_lens",
     "fit_lens": "layerlens.analyses.lenses.fitting.fit_lens",
+    "lens_quality": "layerlens.analyses.lenses.fitting.lens_quality",
     "export_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "import_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "lens_difference": "layerlens.analyses.lenses.lens_difference",
@@ -278,6 +280,7 @@ __all__ = [
     "knockout",
     "layer_metrics",
     "lens_difference",
+    "lens_quality",
     "load",
     "logit_lens",
     "macro_influence",

@@ -256,7 +256,7 @@ TERMS: dict[str, Term] = {
         "A logit lens through a map that was fitted at each depth: what has to be done to a state "
         "so that the head can read it. Simpler ones add a mean shift (bias) or an affine map by "
         "least squares (ridge).",
-        ("tuned", "tuned_lens", "fit_lens", "ridge", "bias lens"),
+        ("tuned", "tuned_lens", "fit_lens", "lens_quality", "ridge", "bias lens"),
     ),
     "value-weighted": Term(
         "The attention weight times the length of the value that it brings.", ("value_weighted",)

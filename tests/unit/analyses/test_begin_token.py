@@ -32,6 +32,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "cross_model_patch": ((ONE,), {"other": None}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
+    "lens_quality": ((LIST,), {"positions_skipped": 1}),
     "invariance": ((LIST,), {"views": 2}),
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),
     "layer_metrics": ((ll.texts(LIST),), {}),
