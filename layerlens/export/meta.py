@@ -44,6 +44,18 @@ class MetaOther(TypedDict):
     tokens: list[str]
 
 
+class MetaLens(TypedDict):
+    """One of the lenses that states are read through.
+
+    ``points`` are those that it has a map for, None where it reads any; ``heldout`` is its KL from
+    the final answer at each point, in nats, on texts that were set apart when it was fitted.
+    """
+
+    name: str
+    points: list[str] | None
+    heldout: list[float | None] | None
+
+
 class Meta(TypedDict):
     """The ``meta`` trait."""
 
@@ -60,6 +72,7 @@ class Meta(TypedDict):
     k: int
     tracked: list[dict[str, Any]]
     other: MetaOther | None
+    lenses: list[MetaLens]
     source: str
     question: str
     cost: str
@@ -83,12 +96,13 @@ def meta_from(
     attrs : mapping
         Attributes as a result has them: ``model``, ``model_type``, ``dtype``, ``d_vocab``,
         ``n_layers``, ``notes`` (a list, or JSON of one), ``source``, ``question``, ``cost``,
-        ``code``, of two lenses ``other_kind``, ``other_label``, ``other_tokens``; a missing one
-        becomes empty, ``n_layers`` is read from the points.
+        ``code``, of two runs ``other_kind``, ``other_label``, ``other_tokens``, of lenses that were
+        fitted, or of several, ``lenses``; a missing one becomes empty, ``n_layers`` is read from
+        the points.
     coords : mapping
         Arrays by coordinate name: ``point``, ``layer`` (over point), ``token`` and ``input_id``
-        (over position), ``k``, and where there are any ``tracked``, ``tracked_token`` and
-        ``continues`` (over position).
+        (over position), ``k``, and where there are any ``tracked``, ``tracked_token``,
+        ``continues`` (over position) and ``heldout_kl`` (over lens and point).
     checks : iterable of Check
         Empty until the run ends.
     run : int
@@ -115,6 +129,7 @@ def meta_from(
         k=len(_values(coords, "k")),
         tracked=_tracked(coords),
         other=_other(attrs),
+        lenses=_lenses(attrs, coords),
         source=str(attrs.get("source", "")),
         question=str(attrs.get("question", "")),
         cost=str(attrs.get("cost", "")),
@@ -135,7 +150,17 @@ def meta_of(data: xr.Dataset, checks: Iterable[Check] = (), run: int = 1) -> Met
 
 
 META_NAMES = frozenset(
-    {"point", "layer", "token", "input_id", "continues", "k", "tracked", "tracked_token"}
+    {
+        "point",
+        "layer",
+        "token",
+        "input_id",
+        "continues",
+        "k",
+        "tracked",
+        "tracked_token",
+        "heldout_kl",
+    }
 )
 """Names of a result that `meta_from` reads; ``input_id`` may be a variable or a coordinate."""
 
@@ -162,6 +187,24 @@ def _other(attrs: Mapping[str, Any]) -> MetaOther | None:
         label=str(attrs["other_label"]),
         tokens=[str(text) for text in json.loads(attrs["other_tokens"])],
     )
+
+
+def _lenses(attrs: Mapping[str, Any], coords: Mapping[str, Any]) -> list[MetaLens]:
+    """Return the lenses of a call that names any; of the logit lens alone there is nothing said."""
+    told = json.loads(attrs.get("lenses", "[]"))
+    known = np.atleast_2d(np.asarray(coords["heldout_kl"])) if "heldout_kl" in coords else None
+    return [
+        MetaLens(
+            name=str(lens["name"]),
+            points=lens.get("points"),
+            heldout=None if known is None or np.isnan(known[i]).all() else _numbers(known[i]),
+        )
+        for i, lens in enumerate(told)
+    ]
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _tracked(coords: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -61,8 +61,10 @@ def lens_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "transposed": False,
         "other": meta["other"]["label"] if meta["other"] else "",
         "other_kind": meta["other"]["kind"] if meta["other"] else "",
-        "compare": "beside",
         "scale": "linear",
+        "lens": [lens["name"] for lens in meta["lenses"]],
+        "through": 0,
+        "compare": "alone" if "lens" in data.dims else "beside",
         "cell_width": 0,
         "meta": meta,
     }

@@ -44,12 +44,14 @@ class Layout:
     right: float = 1.1
     top: float = 0.5
     bottom: float = 0.8
+    aside: float = 0.0
+    """What stands between the table and its colour bar."""
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of the figure."""
         rows, columns = self.shape
-        width = max(self.left + columns * self.cell[0] + self.right, 4.5)
+        width = max(self.left + columns * self.cell[0] + self.aside + self.right, 4.5)
         return width, self.bottom + rows * self.cell[1] + self.top
 
     @property
@@ -98,7 +100,7 @@ def color_bar(
 ) -> Axes:
     """Draw the colour bar to the right of the table; return its axes."""
     width, height = layout.size
-    left = layout.left + layout.shape[1] * layout.cell[0] + 0.15
+    left = layout.left + layout.shape[1] * layout.cell[0] + layout.aside + 0.15
     rows = layout.shape[0] * layout.cell[1]
     tall = max(min(rows, 2.4), _SHORTEST_BAR)
     place = (left / width, (layout.bottom + rows - tall) / height, 0.12 / width, tall / height)

@@ -22,7 +22,9 @@ from layerlens.figures.canvas import (
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
 from layerlens.figures.lens_beside import laid_beside
+from layerlens.figures.lens_choice import chosen_lens, lens_index
 from layerlens.figures.lens_marks import Table, draw_key, draw_marks, key_height, marks_of
+from layerlens.figures.lens_scores import ASIDE, Aside, keys_of, score_words, scores_of
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.quantity import Quantity, quantity
 
@@ -39,6 +41,7 @@ def lens_figure(
     *,
     color: str | None = None,
     beside: bool = False,
+    lens: int | str | None = None,
     tracked: int = 0,
     positions: int | slice | Sequence[int] | None = None,
     points: str | Sequence[str] = "all",
@@ -64,6 +67,9 @@ def lens_figure(
         one's top token (``"change"``), else its probability.
     beside : bool
         Two lenses side by side, each with its own colours.
+    lens : int or str, optional
+        Which of several lenses, by its place or its name: that one alone, or with `beside` or a
+        difference as `color` that one against the first. By default the first, or the second.
     tracked : int
         Which of the tracked tokens, where `color` is ``"tracked"``.
     positions : int, slice or sequence of int, optional
@@ -93,9 +99,14 @@ def lens_figure(
     Raises
     ------
     ResultError
-        An option is unknown, no such positions, points or tokens exist, or the figure would be too
-        wide.
+        An option is unknown, no such positions, points, tokens or lens exist, or the figure would
+        be too wide.
     """
+    scores, compared = scores_of(data), beside or color in ("change", "kl_between")
+    read = lens_index(data, lens, compared)
+    data = chosen_lens(data, read, compared)
+    vocabulary = int(data.attrs.get("d_vocab", 0))
+    aside = Aside(scores, (0, read) if beside else () if compared else (read,), vocabulary)
     rows, columns = _chosen(data, positions, points, every)
     if color is None:
         color = "change" if "change" in data.data_vars and not beside else "probability"
@@ -109,10 +120,15 @@ def lens_figure(
     points_shown, positions_shown = shown.values.shape
     table = Table(points_shown, positions_shown, transposed)
     marks = marks_of(data, rows, columns, pins, selected, colors)
+    marks = replace(marks, pins=[*marks.pins, *keys_of(scores, colors)])
     layout = layout_of(table.shape, cell_width)
     notes = [
         note
-        for note in (_not_shown(data, chosen, layout), checks_line(data, _belongs(color)))
+        for note in (
+            score_words(scores, vocabulary) if scores else "",
+            _not_shown(data, chosen, layout),
+            checks_line(data, _belongs(color)),
+        )
         if note
     ]
     under = notes_height(notes, layout.size[0])
@@ -120,13 +136,15 @@ def lens_figure(
     foot = 0.3 if layout.flat else 1.0
     if transposed:
         layout = replace(layout, left=1.15)
-    layout = replace(layout, bottom=foot + key + under)
+    room = ASIDE if scores and not transposed else 0.0
+    layout = replace(layout, bottom=foot + key + under, aside=room)
     figure = new_figure(layout.size, colors)
     axes = figure.add_axes(layout.box, facecolor=colors.page)
     rgba = _cells(axes, shown, table, colors)
     if beside:
         rule = axes.axhline if transposed else axes.axvline
         rule(ends, color=colors.ink, linewidth=1.6, gid="between")
+    aside.draw(axes, rows, layout, table, colors)
     if layout.texts:
         _texts(axes, chosen, rgba, table, layout, colors)
     _labels(axes, chosen, table, layout, colors)
@@ -135,7 +153,9 @@ def lens_figure(
     bar = axes.collections[0]
     color_bar(figure, bar, shown.label, layout, colors, extend=shown.extend)
     name = str(data.attrs.get("model", "")) or "the model"
-    words = f"Top next token after each point of {name}{_and_other(data, beside, transposed)}"
+    through = f", {data.attrs['lens_shown']} lens" if "lens_shown" in data.attrs else ""
+    words = f"Top next token after each point of {name}{through}"
+    words += _and_other(data, beside, transposed)
     words = words if title is None else title
     write_title(figure, words, colors)
     write_notes(figure, notes, colors)

@@ -34,10 +34,12 @@ class LensKeywords(_Keywords, total=False):
     positions: Any
     edits: Edit | Iterable[Edit]
     row: int
+    lens: Any
+    through: int
     pins: Sequence[Mapping[str, int]]
     color: Literal["probability", "entropy", "rank", "kl", "tracked"]
     transposed: bool
-    compare: Literal["beside", "change", "kl"]
+    compare: Literal["alone", "beside", "change", "kl"]
     scale: Literal["linear", "log"]
     memory_limit: int
 

@@ -11,6 +11,7 @@ from layerlens.errors import InputError
 from layerlens.export.meta import meta_from, meta_of
 from layerlens.views.adopt import asleep, other_of
 from layerlens.views.base import READ_ONLY, Reply
+from layerlens.views.given_lenses import lens_words
 from layerlens.views.keywords import LensKeywords
 from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
@@ -33,17 +34,18 @@ Nearly all time goes into the head, which is as much for each row: half as many 
 """
 
 BLOCKS = ("embed", "post")
+LOGIT = "logit"
 
 PIXELS_PER_INCH = 96  # of CSS
 WIDEST_INCHES = 60  # of a figure with columns as wide as on screen
 
 COLORS = ("probability", "entropy", "rank", "kl", "tracked")
-COMPARED = ("beside", "change", "kl")
+COMPARED = ("alone", "beside", "change", "kl")
 COMPARISON = "lens_difference"
 
 
 class LensView(LiveView):
-    """Logit lens of one text, live.
+    """Lens of one text, live: the logit lens, or lenses that were fitted.
 
     It appears at once, computes on the model's own thread and shows each layer as the forward
     pass reaches it. The prompt can be edited in place; the newest question wins. A text of more
@@ -56,6 +58,10 @@ class LensView(LiveView):
         From ``ll.load``.
     text : str, list of int or chat messages
         One text.
+    lens : str, Fitted, path or list of them, optional
+        What states are read through on their way to the head; see `layerlens.logit_lens`. Of
+        several, each can be looked at, alone, beside the first or as its difference from the
+        first; a curve beside the rows says how well each did on texts that were set apart.
     other : LensModel, str, list of int, chat messages or edits, optional
         What lies over it on the same grid: a second model that reads the same tokens and has the
         same points, a second text of as many tokens (which can be edited in place too), or edits
@@ -65,7 +71,9 @@ class LensView(LiveView):
         Options of `layerlens.logit_lens` (``top_k``, ``points``, ``tracked``: ids or strings that
         are one token each) and traits: ``row`` or ``layer``, ``position``, ``pins`` (dicts with
         ``position`` and ``id``), ``color``, ``scale``, ``transposed``, ``theme``, ``cell_width``,
-        ``title``; with ``other``, ``compare``: ``"beside"``, ``"change"`` or ``"kl"``.
+        ``title``; with ``other`` or several lenses, ``compare``: ``"beside"``, ``"change"`` or
+        ``"kl"``; with several lenses also ``"alone"``, and ``through``, the index of the one that
+        is looked at.
 
     Raises
     ------
@@ -84,13 +92,17 @@ class LensView(LiveView):
     >>> pair = ll.LensView(model, "cat dog owl cat", other="cat fox owl cat", compare="kl")
     >>> pair.wait().data["kl_between"].dims
     ('point', 'position')
+    >>> several = ll.LensView(model, "cat dog owl cat", lens=["logit", "logit"], through=1)
+    >>> several.wait().data["token_id"].dims, several.lens
+    (('lens', 'point', 'position', 'k'), ['logit', 'logit'])
     """
 
     ANALYSIS = "logit_lens"
+    ASKS = ("lens",)
     KERNEL_ONLY = LiveView.KERNEL_ONLY | {"other_kind"}
     PICTURE = (
         "view", "title", "theme", "text", "options", "row", "position", "layer", "pins", "color",
-        "tracked", "transposed", "other", "other_kind", "compare", "scale",
+        "tracked", "transposed", "lens", "through", "other", "other_kind", "compare", "scale",
         "cell_width",
     )  # fmt: skip
 
@@ -104,6 +116,10 @@ class LensView(LiveView):
     pins = t.List(t.Dict(), help="Trajectories: {'position': int, 'id': int}.").tag(sync=True)
     color = t.Enum(COLORS, "probability").tag(sync=True)
     tracked = t.Int(0, min=0, help="Which tracked token colours the cells.").tag(sync=True)
+    lens = t.List(t.Unicode(), help="What states are read through; empty: the head alone.").tag(
+        sync=True
+    )
+    through = t.Int(0, min=0, help="Which of the lenses is looked at.").tag(sync=True)
     other = t.Unicode("", help="What it is compared with; a second text can be edited.").tag(
         sync=True
     )
@@ -123,9 +139,13 @@ class LensView(LiveView):
         self, model: LensModel, text: Any, *, other: Any = None, **keywords: Unpack[LensKeywords]
     ) -> None:
         compared: dict[str, Any] = {}
+        if other is not None and "lens" in keywords:
+            raise InputError("Either lens= or other= can be compared with, not both at once.")
         if other is not None:
             self._be_of_two()
             compared = {"other": other}
+        elif _are_several(keywords.get("lens")):
+            keywords.setdefault("compare", "alone")
         super().__init__(model, {"text": text}, {**keywords, **compared})
 
     @classmethod
@@ -135,8 +155,14 @@ class LensView(LiveView):
         """Show a result that exists; see `ResultView.from_result`.
 
         One of two lenses that comes from a file is frozen, unless its other side is given as
-        ``other=``: it holds what that said, and not how to run it.
+        ``other=``: it holds what that said, and not how to run it. So is one of lenses that were
+        fitted, unless they are given as ``lens=``.
         """
+        if "lenses" in result.data.attrs and keywords.get("lens") is None:
+            if result.given is None:
+                result, model = asleep(result), None
+            else:
+                keywords["lens"] = result.given[1]["lens"]
         if result.analysis == COMPARISON and keywords.get("other") is None:
             keywords["other"] = other_of(result, text)
             if keywords["other"] is None:
@@ -157,15 +183,21 @@ class LensView(LiveView):
 
     @classmethod
     def _asked_of(cls, data: xr.Dataset, options: dict[str, Any]) -> dict[str, Any]:
-        if options.pop("other", None) is None:
+        lens = options.pop("lens", None)
+        if options.pop("other", None) is not None:
+            return {"other": str(data.attrs["other_label"])}
+        if lens is None or lens == LOGIT:
             return {}
-        return {"other": str(data.attrs["other_label"])}
+        alone = {"compare": "alone"} if "lens" in data.dims else {}
+        return {"lens": [one["name"] for one in meta_of(data)["lenses"]], **alone}
 
     def _adopt(self, result: Result, data: xr.Dataset, text: int) -> None:
         super()._adopt(result, data, text)
         self.other_kind = str(data.attrs.get("other_kind", ""))
 
     def _written(self, name: str, value: Any) -> Any:
+        if name == "lens":
+            return lens_words(value)
         if name != "other":
             return super()._written(name, value)
         kind, words = told(value)
@@ -173,8 +205,10 @@ class LensView(LiveView):
 
     def _question(self) -> tuple[dict[str, Any], dict[str, Any]]:
         inputs, options = super()._question()
-        if self.ASKS:
+        if "other" in options:
             self.other_kind = told(options["other"])[0]
+        elif not self.lens:
+            options.pop("lens")
         return inputs, options
 
     def _open(
@@ -230,7 +264,7 @@ class LensView(LiveView):
 
     @t.validate("other")
     def _valid_other(self, proposal: Any) -> str:
-        if proposal["value"] and not self.ASKS and self.model is not None:
+        if proposal["value"] and "other" not in self.ASKS and self.model is not None:
             raise t.TraitError(
                 "This view shows one lens: make one of two with LensView(model, text, other=...)."
             )
@@ -295,11 +329,24 @@ class LensView(LiveView):
 
     def _comparison(self) -> dict[str, Any]:
         """Return the options of the figure that draw two lenses as they are looked at."""
-        if self._shown_meta.get("other") is None:
-            return {}
+        chosen = {"lens": self._looked_at} if self._several else {}
+        alone = self._shown_meta.get("other") is None and not chosen.get("lens")
+        if alone or self.compare == "alone":
+            return chosen
         if self.compare == "beside":
-            return {"beside": True}
-        return {"color": {"change": "change", "kl": "kl_between"}[self.compare]}
+            return {**chosen, "beside": True}
+        return {**chosen, "color": {"change": "change", "kl": "kl_between"}[self.compare]}
+
+    @property
+    def _several(self) -> int:
+        """How many lenses are shown, where there are several."""
+        count = len(self._shown_meta.get("lenses", []))
+        return count if count > 1 else 0
+
+    @property
+    def _looked_at(self) -> int:
+        """Index of the lens that is looked at."""
+        return min(self.through, max(self._several - 1, 0))
 
     def _table(self, data: xr.Dataset) -> pd.DataFrame:
         """Return the numbers with columns for the selected cell and the tokens pinned to a row.
@@ -314,6 +361,8 @@ class LensView(LiveView):
             if pin["position"] < len(positions):
                 pins.setdefault(int(positions[pin["position"]]), []).append(str(pin["id"]))
         row = table["point"] == points[self.row]
+        if "lens" in table:
+            row &= table["lens"] == data["lens"].values[self._looked_at]
         table["selected"] = (row & (table["position"] == positions[self.position])).astype(int)
         table["pins"] = [" ".join(pins.get(int(at), [])) for at in table["position"]]
         return table
@@ -332,7 +381,7 @@ class LensView(LiveView):
         ids = [self.model.token_id(token, after) for token in [*given, *pinned]]
         if ids:
             options["tracked"] = [self.model.token_named(i) for i in dict.fromkeys(ids)]
-        if "points" not in options:
+        if "points" not in options and not self.lens:
             tokens = self.model.tokens(run.inputs["text"], add_bos=run.options.get("add_bos"))
             options |= {"points": BLOCKS} if tokens.ids.shape[1] > LONG_TEXT else {}
         return options
@@ -350,6 +399,10 @@ class LensView(LiveView):
             run.resolved = self._resolved(run)
         track = self._tracks.get(self, run, params, task)
         return {"probability": track.probability, "rank": track.rank}, []
+
+
+def _are_several(lens: Any) -> bool:
+    return isinstance(lens, list | tuple) and len(lens) > 1
 
 
 def _pin(pin: Any, limit: int | None) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Track(NamedTuple):
-    """A trajectory; None where there is no value."""
+    """A trajectory, or one through each of several lenses; None where there is no value."""
 
-    probability: list[float | None]
-    rank: list[int | None]
+    probability: list[Any]
+    rank: list[Any]
 
 
 class Tracks:
@@ -86,9 +85,16 @@ def _read(data: xr.Dataset, position: int, token: int) -> Track | None:
     if token not in tokens or position not in positions:
         return None
     where = {"tracked": tokens.index(token), "position": positions.index(position)}
-    probability = data["tracked_probability"].isel(where).values.tolist()
-    ranks = np.asarray(data["tracked_rank"].isel(where).values).tolist()
+    probability = data["tracked_probability"].isel(where).values
+    ranks = data["tracked_rank"].isel(where).values
     return Track(
-        [None if math.isnan(p) else p for p in probability],
-        [int(r) if r >= 1 else None for r in ranks],
+        _known(probability, ~np.isnan(probability)),
+        _known(ranks, ranks >= 1),
     )
+
+
+def _known(values: np.ndarray, known: np.ndarray) -> list[Any]:
+    """Return nested lists with None where nothing is known."""
+    plain = values.astype(object)
+    plain[~known] = None
+    return list(plain.tolist())

@@ -1,4 +1,5 @@
 import { drawColumnHeads, drawCorner, drawRowHeads } from "./gridheads";
+import { drawScores } from "./gridscores";
 import type { Scene } from "./gridtypes";
 import { type Box, Painter } from "./painter";
 import { drawFitted } from "./text";
@@ -20,6 +21,7 @@ export class GridPainter extends Painter {
     });
     drawColumnHeads(ctx, scene, columns, this.fitter);
     drawRowHeads(ctx, scene, rows, this.fitter);
+    drawScores(ctx, scene, scene.shape.transposed ? columns : rows);
     drawCorner(ctx, scene);
   }
 
@@ -45,14 +47,26 @@ export class GridPainter extends Painter {
         const index = scale.index(source.value(point, position));
         ctx.fillStyle = index < 0 ? scene.palette.raised : (scale.fills[index] as string);
         ctx.fillRect(x, y, cellWidth - gap, rowHeight - gap);
+        const doubtful = source.doubtful?.(point) ?? false;
+        if (doubtful) {
+          ctx.fillStyle = this.#doubt(scene);
+          ctx.fillRect(x, y, cellWidth - gap, rowHeight - gap);
+        }
         if (!withText) continue;
         const fitted = fitter.fit(source.topText(point, position), cellWidth - gap - 2 * PAD + 2);
         if (!fitted) continue;
         if (ctx.font !== font) ctx.font = font;
-        ctx.fillStyle = index < 0 ? scene.palette.dim : (scale.inks[index] as string);
+        const dim = index < 0 || doubtful;
+        ctx.fillStyle = dim ? scene.palette.dim : (scale.inks[index] as string);
         drawFitted(ctx, fitted, x + PAD, y + rowHeight / 2);
       }
     }
+  }
+
+  /** What is not to be believed lies behind hatching; its colour shines through. */
+  #doubt({ palette, ratio }: Scene): CanvasPattern | string {
+    const hatch = { fill: `${palette.bg}cc`, line: palette.strong, falling: true };
+    return this.hatched(hatch, ratio) ?? `${palette.bg}cc`;
   }
 
   /** A stepped line: above it (or right of it) the top token no longer changes. */

@@ -1,6 +1,15 @@
+import { STRIP } from "./gridscores";
 import type { Scene } from "./gridtypes";
 import { drawFitted, type TextFitter } from "./text";
 import { cellAt, columnCount, type Range } from "./windowing";
+
+/** Where the labels of the rows end, and those of the columns: curves may stand after them. */
+function labelEnds({ shape, scores }: Scene): [number, number] {
+  const strip = scores ? STRIP : 0;
+  return shape.transposed
+    ? [shape.headWidth, shape.headHeight - strip]
+    : [shape.headWidth - strip, shape.headHeight];
+}
 
 type Fitters = (font: string) => TextFitter;
 
@@ -90,10 +99,11 @@ function upright(
   }
   const font = `11px ${scene.font}`;
   const text = shape.cellWidth < NUMBERS_BELOW ? String(column) : columnText(scene, column);
-  const fitted = fitters(font).fit(text, shape.headHeight - 14);
+  const [, end] = labelEnds(scene);
+  const fitted = fitters(font).fit(text, end - 14);
   if (!fitted) return;
   ctx.save();
-  ctx.translate(x + shape.cellWidth / 2, shape.headHeight - 7);
+  ctx.translate(x + shape.cellWidth / 2, end - 7);
   ctx.rotate(-Math.PI / 2);
   ctx.font = font;
   ctx.fillStyle = shape.cellWidth < NUMBERS_BELOW ? scene.palette.dim : ink;
@@ -175,18 +185,19 @@ function pointLabel(
   const { shape, palette, source } = scene;
   const [number, kind] = source.pointLabel(point).split(" ");
   const middle = y + shape.rowHeight / 2;
+  const [end] = labelEnds(scene);
   const font = `12px ${scene.font}`;
   const fitter = fitters(font);
   ctx.font = font;
   ctx.fillStyle = ink;
   if (!kind) {
     const text = number ?? "";
-    ctx.fillText(text, shape.headWidth - 10 - fitter.width(text), middle);
+    ctx.fillText(text, end - 10 - fitter.width(text), middle);
     return;
   }
   const small = `10.5px ${scene.font}`;
   const kindWidth = Math.max(fitters(small).width("post"), fitters(small).width("mid"));
-  const right = shape.headWidth - 10 - kindWidth - 5;
+  const right = end - 10 - kindWidth - 5;
   ctx.font = font;
   ctx.fillText(number ?? "", right - fitter.width(number ?? ""), middle);
   ctx.font = small;
@@ -235,7 +246,12 @@ export function drawCorner(ctx: CanvasRenderingContext2D, scene: Scene): void {
   ctx.font = `10px ${scene.font}`;
   ctx.fillStyle = palette.faint;
   const [across, down] = shape.transposed ? ["layer →", "token ↓"] : ["token →", "layer ↑"];
+  const [right, bottom] = labelEnds(scene);
   const width = ctx.measureText(across as string).width;
   ctx.fillText(across as string, shape.headWidth - 8 - width, 12);
-  ctx.fillText(down as string, 8, shape.headHeight - 11);
+  ctx.fillText(down as string, 8, bottom - 11);
+  if (scene.scores) {
+    const [x, y] = shape.transposed ? [8, bottom + STRIP / 2] : [right + 6, bottom - 11];
+    ctx.fillText(`KL 0–${scene.scores.most.toPrecision(2)}`, x, y);
+  }
 }

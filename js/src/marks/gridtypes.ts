@@ -14,6 +14,22 @@ export interface GridSource {
   pointLabel(point: number): string;
   /** The first row from which the top token stays the final one; -1 while unknown. */
   settled(position: number): number;
+  /** Whether what stands in a row is not to be believed. */
+  doubtful?(point: number): boolean;
+}
+
+/** Curves beside the rows: how far each lens is from the final answer at each point. */
+export interface Scores {
+  lines: readonly {
+    values: readonly number[];
+    color: string;
+    dash: number[];
+    /** Whether the table shows this one. */
+    shown: boolean;
+  }[];
+  /** Where a uniform guess lies, and where the curves end. */
+  uniform: number;
+  most: number;
 }
 
 export interface Scene extends Surface {
@@ -23,4 +39,5 @@ export interface Scene extends Surface {
   hover: Cell | null;
   pins: readonly { position: number; id: number; color: string }[];
   focused: boolean;
+  scores?: Scores | undefined;
 }

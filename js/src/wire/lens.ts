@@ -19,12 +19,22 @@ export interface LensMeta extends CommonMeta {
   tracked: TokenName[];
   /** What the lens is compared with; null where it stands alone. */
   other?: { kind: OtherKind; label: string; tokens: string[] } | null;
+  /** The lenses that states are read through; none for the logit lens alone. */
+  lenses?: LensInfo[];
+}
+
+export interface LensInfo {
+  name: string;
+  /** Points that it has a map for; null where it reads any. */
+  points: string[] | null;
+  /** KL from the final answer at each point on texts that were set apart, nats. */
+  heldout: (number | null)[] | null;
 }
 
 export type OtherKind = "model" | "text" | "edits";
 
-/** How two lenses are shown. */
-export type Compare = "beside" | "change" | "kl";
+/** How two lenses are shown; of several read in one pass also one alone. */
+export type Compare = "alone" | "beside" | "change" | "kl";
 
 export interface Pin {
   position: number;
@@ -51,6 +61,9 @@ export interface LensTraits extends CommonTraits {
   compare: Compare;
   /** Of the chart of pinned tokens. */
   scale: "linear" | "log";
+  /** What states are read through, and which of these lenses is looked at. */
+  lens: string[];
+  through: number;
 }
 
 export const LENS: WireSpec<LensTraits, LensMeta> = {
@@ -67,12 +80,15 @@ export const LENS: WireSpec<LensTraits, LensMeta> = {
     other_kind: "",
     compare: "beside",
     scale: "linear",
+    lens: [],
+    through: 0,
     // 0: as wide as there is room for.
     cell_width: 0,
   },
   isMeta: (meta): meta is LensMeta =>
     "run" in meta && typeof meta.run === "number" && "points" in meta && "tokens" in meta,
-  axes: ({ points, tokens, k, tracked }) => ({
+  axes: ({ points, tokens, k, tracked, lenses }) => ({
+    lens: lenses?.length ?? 1,
     point: points.length,
     position: tokens.length,
     k,

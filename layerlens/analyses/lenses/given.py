@@ -73,7 +73,7 @@ class Given:
         each = [reader.cost(self.points, rows) for reader in self.readers]
         return sum(size for size, _ in each), sum(operations for _, operations in each)
 
-    def told(self) -> list[dict[str, str]]:
+    def told(self) -> list[dict[str, Any]]:
         """What the result says of each: its name, and of what was fitted where it comes from."""
         names = self.names or [reader.name for reader in self.readers]
         return [
@@ -109,13 +109,14 @@ def _apart(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _origin(reader: Reader) -> dict[str, str]:
+def _origin(reader: Reader) -> dict[str, Any]:
     """Where what was fitted comes from."""
     fitted = reader.fitted
     if fitted is None:
         return {}
     return {
         "kind": fitted.kind,
+        "points": list(reader.labels or ()),
         "fingerprint": fingerprint_of_arrays(fitted.arrays.items()),
         "data": fitted.data,
         "created": fitted.created,

@@ -526,7 +526,7 @@ def test_a_result_without_its_model_is_a_frozen_view(model: FakeModel) -> None:
 def test_a_picture_says_which_question_it_answers(model: FakeModel) -> None:
     view = show(model, "1 2")
     view.wait(3)
-    assert view.meta["asked"] == {"inputs": {"text": "1 2"}, "options": {}}
+    assert view.meta["asked"] == {"inputs": {"text": "1 2"}, "options": {"lens": []}}
     model.hold()
     view.text = "3 4"
     until(lambda: view.status["state"] == "running")

@@ -16,7 +16,7 @@ export function Preview({ state }: { state: ViewState }) {
     <div class="ll-float ll-preview" ref={box} role="tooltip">
       <Where data={data} cell={at.cell} />
       <TopList state={state} data={data} cell={at.cell} pinnable={false} ids />
-      <Numbers data={data} cell={at.cell} />
+      <Numbers state={state} data={data} cell={at.cell} />
     </div>
   );
 }
@@ -48,7 +48,7 @@ export function CellPopup({ state }: { state: ViewState }) {
         <Where data={data} cell={at.cell} />
       </Head>
       <TopList state={state} data={data} cell={at.cell} pinnable ids />
-      <Numbers data={data} cell={at.cell} />
+      <Numbers state={state} data={data} cell={at.cell} />
       <p class="ll-hint">Press a token to pin it and follow it through the layers.</p>
     </div>
   );

@@ -1,3 +1,4 @@
+import type { LensInfo } from "../../wire/lens";
 import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
@@ -6,6 +7,7 @@ import { Picture, Shell, Waiting } from "../common/Shell";
 import { CellPopup, Preview } from "./Floating";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Prompt } from "./Prompt";
+import { ScoreKey } from "./ScoreKey";
 import { Side } from "./Side";
 import type { OtherState, ViewState } from "./state";
 import { Tables } from "./Tables";
@@ -20,7 +22,7 @@ export function LensView({ state, other }: { state: ViewState; other: OtherState
   };
   return (
     <Shell state={state} label="Logit lens" onPress={close}>
-      <Header state={state} name="Logit lens" />
+      <Header state={state} name={title(state.meta.value?.lenses ?? [])} />
       <Prompt state={state} />
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
       <Lead state={state} />
@@ -32,6 +34,7 @@ export function LensView({ state, other }: { state: ViewState; other: OtherState
               <Tables state={state} other={other} />
               <Side state={state} other={other} />
             </div>
+            <ScoreKey state={state} />
             <p class="ll-hint">
               Stepped line: from there on the top token stays final. Click a cell for its top
               tokens; arrow keys move, Enter opens, P pins, ? lists all.
@@ -47,6 +50,14 @@ export function LensView({ state, other }: { state: ViewState; other: OtherState
       <CellPopup state={state} />
     </Shell>
   );
+}
+
+/** "Logit lens", or the names of all that read: "Logit, ridge and tuned lens". */
+function title(lenses: readonly LensInfo[]): string {
+  const names = lenses.map(({ name }) => name);
+  const last = names.pop() ?? "logit";
+  const all = names.length > 0 ? `${names.join(", ")} and ${last}` : last;
+  return `${all.charAt(0).toUpperCase()}${all.slice(1)} lens`;
 }
 
 /** A press outside the popup closes it. */

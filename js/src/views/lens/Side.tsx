@@ -22,8 +22,8 @@ export function Side({ state, other }: { state: ViewState; other: OtherState }) 
       />
       <Where data={data} cell={cell} />
       <TopList state={state} data={data} cell={cell} pinnable ids={false} />
-      <Numbers data={data} cell={cell} />
-      {data.meta.other && <Other state={other} cell={cell} />}
+      <Numbers state={state} data={data} cell={cell} />
+      {(data.meta.other || state.compared) && <Other state={other} cell={cell} />}
     </section>
   );
 }
@@ -32,9 +32,9 @@ export function Side({ state, other }: { state: ViewState; other: OtherState }) 
 function Other({ state, cell }: { state: OtherState; cell: Cell }) {
   state.session.version.value;
   const data = state.data.value;
-  const label = data?.meta.other?.label;
+  const { label } = state;
   if (!data) return null;
-  const { change, kl } = apart(data.store, cell.point, cell.position);
+  const { change, kl } = apart(data.store, cell.point, cell.position, data.lens);
   const points = Number.isNaN(change) ? "–" : (100 * change).toFixed(2).replace("-", "−");
   return (
     <>

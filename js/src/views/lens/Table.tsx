@@ -8,6 +8,7 @@ import { percent } from "../common/format";
 import { useRoot } from "../common/root";
 import { TableController } from "./controller";
 import { pointLabel } from "./data";
+import { isWorse } from "./scores";
 import type { ViewState } from "./state";
 
 /** The lens table: one canvas to look at, and a few real cells around the focus to be read out. */
@@ -37,7 +38,7 @@ export function Table({ state, label }: { state: ViewState; label?: string }) {
       ref={scroller}
       role="grid"
       tabIndex={0}
-      aria-label={`Logit lens of “${label ?? state.session.traits.text.value}”: ${
+      aria-label={`${data?.name || "Logit"} lens of “${label ?? state.session.traits.text.value}”: ${
         shape.transposed ? "tokens down, layers across" : "tokens across, layers upwards"
       }. Arrow keys move, Enter shows the top tokens, P pins.`}
       aria-rowcount={rowCount(shape)}
@@ -74,7 +75,11 @@ function Reader({ state, prefix }: { state: ViewState; prefix: string }) {
   const chosen = placeOf(shape, state.selected.value);
   const rows = around(chosen.row, 1, rowCount(shape));
   const columns = around(chosen.column, 2, columnCount(shape));
-  const pointName = (point: number) => pointLabel(data.meta.points[point] ?? "");
+  const score = state.scores.value[data.lens];
+  const pointName = (point: number) => {
+    const worse = isWorse(score, point, data.meta.d_vocab) ? ", worse than a uniform guess" : "";
+    return pointLabel(data.meta.points[point] ?? "") + worse;
+  };
   const nameAt = (position: number) => tokenName(data.meta.tokens[position]);
   return (
     <div class="ll-offscreen">

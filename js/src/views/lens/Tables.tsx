@@ -15,11 +15,11 @@ function Two({ state, other }: { state: ViewState; other: OtherState }) {
   const meta = state.meta.value;
   const kind = meta?.other?.kind;
   const words = { model: meta?.model, text: "This text", edits: "As it is" };
-  const label = meta?.other?.label ?? "";
+  const label = other.label;
   return (
     <div class="ll-two" ref={both}>
       <section aria-label="First lens">
-        <h3>{kind ? words[kind] : ""}</h3>
+        <h3>{kind ? words[kind] : `${state.data.value?.name} lens`}</h3>
         <Table state={state} />
       </section>
       <section aria-label="Other lens">

@@ -1,7 +1,7 @@
 import { headHeight } from "../../marks/gridheads";
 import { plain } from "../../marks/text";
 import { MAX_CELL, MIN_CELL } from "../../marks/windowing";
-import type { ColorMode, Compare } from "../../wire/lens";
+import type { ColorMode, Compare, LensInfo } from "../../wire/lens";
 import type { TokenName } from "../../wire/types";
 import { Legend } from "../common/Legend";
 import { Switch } from "../common/Switch";
@@ -16,17 +16,23 @@ const MODES: { mode: ColorMode; label: string; title: string }[] = [
   { mode: "tracked", label: "Tracked", title: "Probability of a tracked token" },
 ];
 
+const ALONE = {
+  value: "alone" as Compare,
+  label: "Alone",
+  title: "The chosen lens by itself",
+};
+
 const COMPARISONS: { value: Compare; label: string; title: string }[] = [
   { value: "beside", label: "Side by side", title: "Both tables, on one row and one position" },
   {
     value: "change",
     label: "Change",
-    title: "How much more or less the other run gives the token that is on top here",
+    title: "How much more or less the other one gives the token that is on top here",
   },
   {
     value: "kl",
     label: "KL between",
-    title: "Divergence of the other run’s distribution from this one’s, in nats",
+    title: "Divergence of the other distribution from this one, in nats",
   },
 ];
 
@@ -37,16 +43,37 @@ export function Toolbar({ state }: { state: ViewState }) {
   const tracked = state.data.value?.meta.tracked ?? [];
   const { position } = state.selected.value;
   // A difference has a colour of its own.
-  const coloured = !state.meta.value?.other || state.beside;
+  const coloured = !state.compared || state.beside;
+  const lenses = state.several ? (state.meta.value?.lenses ?? []) : [];
+  const first = state.through === 0 && lenses[0];
   const after = plain(state.data.value?.meta.tokens[position]?.text ?? "");
   return (
     <div class="ll-toolbar" role="toolbar" aria-label="Table">
-      {state.meta.value?.other && (
+      {lenses.length > 0 && (
+        <Switch
+          state={state}
+          label="Lens"
+          value={String(state.through)}
+          choices={lenses.map(({ name }, i) => ({
+            value: String(i),
+            label: name,
+            title: `What the ${name} lens reads in each state`,
+          }))}
+          choose={(through) => session.write({ through: Number(through) })}
+        />
+      )}
+      {(state.meta.value?.other || lenses.length > 0) && (
         <Switch
           state={state}
           label="Two lenses"
-          value={traits.compare.value}
-          choices={COMPARISONS}
+          value={state.compared || lenses.length === 0 ? traits.compare.value : "alone"}
+          choices={[...(lenses.length > 0 ? [ALONE] : []), ...COMPARISONS].map((choice) => ({
+            ...choice,
+            missing:
+              first && choice !== ALONE
+                ? `Choose another lens: each is compared with ${first.name}, the first.`
+                : undefined,
+          }))}
           choose={(compare) => session.write({ compare })}
         />
       )}
@@ -103,27 +130,45 @@ const ROWS = [
     title: "A row for each block: half as many, in half the time",
   },
   { value: "all", label: "All", title: "Also between a block’s attention and its MLP" },
+  {
+    value: "sublayers",
+    label: "Sublayers",
+    title: "What each attention and each MLP writes, decoded alone",
+  },
 ] as const;
 
 const POINTS: Record<string, string[]> = {
   blocks: ["embed", "post"],
   all: ["embed", "mid", "post"],
+  sublayers: ["attn_out", "mlp_out"],
 };
+
+/** The lens that has no map for rows of these kinds, in words. */
+function lacking(lenses: readonly LensInfo[], kinds: readonly string[]): string | undefined {
+  const lens = lenses.find(
+    ({ points }) => points && !kinds.every((kind) => points.some((label) => label.endsWith(kind))),
+  );
+  return lens && `The ${lens.name} lens was not fitted for these rows.`;
+}
 
 /** Which states of the stream are decoded; another choice is another run. */
 function Rows({ state }: { state: ViewState }) {
   const { session } = state;
   const points = state.data.value?.meta.points ?? [];
   const has = (kind: string) => points.some((label) => label.endsWith(kind));
-  const missing = session.live.value ? undefined : "Other rows need a running kernel.";
+  const { lenses = [] } = state.data.value?.meta ?? {};
+  const dead = session.live.value ? undefined : "Other rows need a running kernel.";
   return (
     <span class="ll-group">
       <span class="ll-dim">Rows</span>
       <Switch
         state={state}
         label="Rows"
-        value={has("_mid") ? "all" : has("_post") ? "blocks" : ""}
-        choices={ROWS.map((choice) => ({ ...choice, missing }))}
+        value={has("_mid") ? "all" : has("_post") ? "blocks" : has("_out") ? "sublayers" : ""}
+        choices={ROWS.map((choice) => ({
+          ...choice,
+          missing: dead ?? lacking(lenses, POINTS[choice.value] ?? []),
+        }))}
         choose={(rows) =>
           session.write({ options: { ...session.traits.options.peek(), points: POINTS[rows] } })
         }

@@ -4,6 +4,7 @@ import type { Cell } from "../../marks/windowing";
 import { Bar } from "../common/Bar";
 import { nats, percent, whole } from "../common/format";
 import { type LensData, pointLabel, type TopToken } from "./data";
+import { isWorse, scoreWords } from "./scores";
 import type { ViewState } from "./state";
 
 /** Where a distribution was read: after which token, at which row. */
@@ -91,7 +92,8 @@ function Top({ state, top, position, pinnable, ids }: TopProps) {
 }
 
 /** Entropy, divergence and the rank of what really follows. */
-export function Numbers({ data, cell }: { data: LensData; cell: Cell }) {
+export function Numbers({ state, data, cell }: { state: ViewState; data: LensData; cell: Cell }) {
+  const score = state.scores.value[data.lens];
   const { entropy, kl, rank, targetId } = data.numbers(cell.point, cell.position);
   return (
     <dl class="ll-numbers">
@@ -99,6 +101,17 @@ export function Numbers({ data, cell }: { data: LensData; cell: Cell }) {
       <dd>{nats(entropy)}</dd>
       <dt>KL to final</dt>
       <dd>{nats(kl)}</dd>
+      {score && (
+        <>
+          <dt>{scoreWords(score)}</dt>
+          <dd>
+            {nats(score.values[cell.point] ?? Number.NaN)}
+            {isWorse(score, cell.point, data.meta.d_vocab) && (
+              <div class="ll-note">worse than a uniform guess</div>
+            )}
+          </dd>
+        </>
+      )}
       {targetId >= 0 && !Number.isNaN(rank) && (
         <>
           <dt>

@@ -42,7 +42,7 @@ export function Trajectories({ state }: { state: ViewState }) {
       <ul class="ll-lines">
         {lines.map((line) => (
           <Line
-            key={`${line.pin.position}:${line.pin.id}`}
+            key={`${line.pin.position}:${line.pin.id}:${line.lens}`}
             state={state}
             data={data}
             line={line}
@@ -106,6 +106,7 @@ function Line({ state, data, line, point }: LineProps) {
       <span class="ll-dim">
         after <PromptToken token={data.meta.tokens[pin.position]} />
         <span class="ll-num"> · position {pin.position}</span>
+        {line.lens && ` · ${line.lens}`}
       </span>
       <span class="ll-num ll-value">
         {value === null || value === undefined ? "not in the top k" : percent(value)}

@@ -1,6 +1,8 @@
 import { effect } from "@preact/signals";
 import { GridPainter } from "../../marks/grid";
 import { headHeight } from "../../marks/gridheads";
+import { STRIP } from "../../marks/gridscores";
+import type { Scores } from "../../marks/gridtypes";
 import type { Surface } from "../../marks/painter";
 import {
   type Cell,
@@ -19,8 +21,10 @@ import {
   type GridElements,
   ROW_HEIGHT,
 } from "../common/canvasgrid";
+import { DifferenceData } from "./difference";
 import { keyAction } from "./keyboard";
-import type { ViewState } from "./state";
+import { isWorse } from "./scores";
+import { OtherState, type ViewState } from "./state";
 
 /** Columns are as wide as there is room for, between these. */
 const LEAST = 72;
@@ -59,7 +63,8 @@ export class TableController extends CanvasGrid {
     const data = this.state.data.value;
     const transposed = traits.transposed.value;
     const [points, positions] = [data?.points ?? 0, data?.positions ?? 0];
-    const headWidth = transposed ? 148 : 76;
+    const strip = this.scored ? STRIP : 0;
+    const headWidth = transposed ? 148 : 76 + strip;
     const own = traits.cell_width.value;
     const columns = transposed ? points : positions;
     const fitting = fittingWidth(this.#room() - headWidth, columns, LEAST, MOST);
@@ -71,7 +76,31 @@ export class TableController extends CanvasGrid {
       cellWidth,
       rowHeight: ROW_HEIGHT,
       headWidth,
-      headHeight: headHeight(cellWidth),
+      headHeight: headHeight(cellWidth) + (transposed ? strip : 0),
+    };
+  }
+
+  /** Whether curves stand beside the rows; of two tables the first has them. */
+  private get scored(): boolean {
+    const { state } = this;
+    return state.scores.value.length > 0 && !(state instanceof OtherState);
+  }
+
+  #scores(): Scores | undefined {
+    const { state } = this;
+    const data = state.data.peek();
+    if (!this.scored || !data) return undefined;
+    const known = state.scores.peek();
+    const uniform = Math.log(data.meta.d_vocab);
+    const all = known.flatMap(({ values }) => values.filter((value) => !Number.isNaN(value)));
+    return {
+      uniform,
+      most: Math.max(1.1 * uniform, ...all),
+      lines: known.map(({ values, style }, i) => ({
+        values,
+        ...style,
+        shown: i === state.through,
+      })),
     };
   }
 
@@ -89,6 +118,7 @@ export class TableController extends CanvasGrid {
     state.hover.value;
     traits.pins.value;
     state.trajectories.value;
+    state.scores.value;
   }
 
   protected override paint(surface: Omit<Surface, "shape" | "palette">): void {
@@ -96,11 +126,17 @@ export class TableController extends CanvasGrid {
     const data = state.data.peek();
     if (!data) return;
     const { traits } = state.session;
+    const scores = state.scores.peek();
+    const compared = data instanceof DifferenceData;
     this.#painter.draw({
       ...surface,
       shape: this.shape(),
       palette: state.palette.peek(),
-      source: data.source(traits.color.peek(), traits.tracked.peek()),
+      source: {
+        ...data.source(traits.color.peek(), traits.tracked.peek()),
+        doubtful: (point) => !compared && isWorse(scores[data.lens], point, data.meta.d_vocab),
+      },
+      scores: this.#scores(),
       scale: state.scale.peek(),
       selected: state.selected.peek(),
       hover: state.hover.peek()?.cell ?? null,

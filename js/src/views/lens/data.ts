@@ -23,6 +23,18 @@ export function pointLabel(label: string): string {
   return label.replace("_", " ");
 }
 
+/** A number of one lens; arrays that all lenses share have no axis for them. */
+export function numberAt(
+  store: RunStore<LensMeta>,
+  name: string,
+  lens: number,
+  ...index: number[]
+): number {
+  const array = store.arrays.get(name);
+  const at = array?.dims[0] === "lens" ? [lens, ...index] : index;
+  return array?.at(...at) ?? Number.NaN;
+}
+
 /** One run's numbers, asked by lens point and token position. */
 export class LensData {
   readonly meta: LensMeta;
@@ -33,6 +45,8 @@ export class LensData {
     readonly store: RunStore<LensMeta>,
     /** Before the names of its arrays: those of the other lens of two have one. */
     private readonly prefix: "" | "other_" = "",
+    /** Which of several lenses. */
+    readonly lens = 0,
   ) {
     const { meta } = store;
     const other = prefix ? meta.other : null;
@@ -50,7 +64,12 @@ export class LensData {
   }
 
   #at(name: string, ...index: number[]): number {
-    return this.store.arrays.get(this.prefix + name)?.at(...index) ?? Number.NaN;
+    return numberAt(this.store, this.prefix + name, this.lens, ...index);
+  }
+
+  /** What this lens is called; "" for the logit lens alone. */
+  get name(): string {
+    return this.meta.lenses?.[this.lens]?.name ?? "";
   }
 
   arrived(point: number): boolean {

@@ -1,6 +1,6 @@
-import type { ColorMode, Compare, LensMeta } from "../../wire/lens";
+import type { ColorMode, LensMeta } from "../../wire/lens";
 import type { RunStore } from "../../wire/store";
-import { LensData } from "./data";
+import { LensData, numberAt } from "./data";
 
 /** Nats from which two distributions differ at all. */
 const SOME = 1e-3;
@@ -15,8 +15,8 @@ export interface Apart {
   kl: number;
 }
 
-export function apart(store: RunStore<LensMeta>, point: number, position: number): Apart {
-  const at = (name: string) => store.arrays.get(name)?.at(point, position) ?? Number.NaN;
+export function apart(store: RunStore<LensMeta>, point: number, position: number, lens = 0): Apart {
+  const at = (name: string) => numberAt(store, name, lens, point, position);
   return { change: at("change"), kl: at("kl_between") };
 }
 
@@ -24,13 +24,15 @@ export function apart(store: RunStore<LensMeta>, point: number, position: number
 export class DifferenceData extends LensData {
   constructor(
     store: RunStore<LensMeta>,
-    readonly compare: Exclude<Compare, "beside">,
+    readonly compare: "change" | "kl",
+    /** The one of several lenses that is compared with the first. */
+    readonly against = 0,
   ) {
     super(store);
   }
 
   override value(_mode: ColorMode, _tracked: number, point: number, position: number): number {
-    return apart(this.store, point, position)[this.compare];
+    return apart(this.store, point, position, this.against)[this.compare];
   }
 
   /** Where the colours end: a few cells (a token that differs, by itself) are far above the rest. */

@@ -10,6 +10,7 @@ import type { Anchor } from "../common/canvasgrid";
 import { BaseState } from "../common/state";
 import { LensData } from "./data";
 import { DifferenceData } from "./difference";
+import { type Score, scoresOf } from "./scores";
 
 export interface Trajectory {
   pin: Pin;
@@ -19,6 +20,8 @@ export interface Trajectory {
   full: boolean;
   /** Why a full line could not be had; empty while all is well. */
   problem: string;
+  /** Through which of several lenses; "" where there is one. */
+  lens: string;
 }
 
 /** The state of one lens: what is pointed at and opened on this screen, and what follows from it. */
@@ -27,6 +30,8 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   readonly scale: ReadonlySignal<ColorScale>;
   readonly selected: ReadonlySignal<Cell>;
   readonly trajectories: ReadonlySignal<Trajectory[]>;
+  /** How each lens does at each row; none for the logit lens alone. */
+  readonly scores: ReadonlySignal<Score[]>;
   readonly hover: Signal<Anchor | null> = signal(null);
   readonly popup: Signal<Anchor | null> = signal(null);
   /** How wide a column is, chosen or as there is room. */
@@ -46,28 +51,53 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
       };
     });
     this.trajectories = computed(() => this.#trajectories());
+    this.scores = computed(() => {
+      session.version.value;
+      return session.store.value ? scoresOf(session.store.value) : [];
+    });
   }
 
   protected makeData(store: RunStore<LensMeta>): LensData {
     const compare = this.session.traits.compare.value;
-    if (!store.meta.other || compare === "beside") return new LensData(store);
-    return new DifferenceData(store, compare);
+    if (!this.compared) return new LensData(store, "", this.through);
+    if (compare === "beside") return new LensData(store);
+    return new DifferenceData(store, compare as "change" | "kl", this.through);
+  }
+
+  /** Which of several lenses is looked at. */
+  get through(): number {
+    return clamp(this.session.traits.through.value, 0, Math.max(0, this.several - 1));
+  }
+
+  /** How many lenses read this pass, where there are several. */
+  get several(): number {
+    const count = this.meta.value?.lenses?.length ?? 0;
+    return count > 1 ? count : 0;
+  }
+
+  /** Whether two lenses are shown: of two runs, or the first of several and the chosen one. */
+  get compared(): boolean {
+    const two = Boolean(this.meta.value?.other) || this.through > 0;
+    return two && this.session.traits.compare.value !== "alone";
   }
 
   /** Whether a second lens is shown beside this one. */
   get beside(): boolean {
-    return Boolean(this.meta.value?.other) && this.session.traits.compare.value === "beside";
+    return this.compared && this.session.traits.compare.value === "beside";
   }
 
   protected makeScale(): ColorScale {
     const { traits, version } = this.session;
     const data = this.data.value;
     if (data instanceof DifferenceData) {
+      const name = data.meta.lenses?.[data.against]?.name;
       if (data.compare === "change") {
-        return divergingScale(this.palette.value, "Change of P(top token)", "other − this");
+        const words = name ? `${name} − ${data.name}` : "other − this";
+        return divergingScale(this.palette.value, "Change of P(top token)", words);
       }
       version.value;
-      return rangeScale(this.palette.value, 0, data.end(), "KL to the other", "nats, or more");
+      const label = name ? `KL to the ${name} lens` : "KL to the other";
+      return rangeScale(this.palette.value, 0, data.end(), label, "nats, or more");
     }
     const mode = traits.color.value;
     // Only the divergence has a range that depends on what has arrived.
@@ -133,16 +163,23 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
     const data = this.data.value;
     const answers = this.session.answers.value;
     if (!data) return [];
-    return this.session.traits.pins.value.map((pin, index) => {
-      const answer = answers.get(this.#key(pin));
-      const values =
-        answer && "reply" in answer
-          ? (answer.reply.result as { probability: (number | null)[] }).probability
-          : data.trajectory(pin.position, pin.id);
-      const full = values.every((v, point) => v !== null || !data.arrived(point));
-      const problem = answer && "problem" in answer ? answer.problem : "";
-      return { pin, style: lineStyle(index), values, full, problem };
-    });
+    const { store } = data;
+    const lenses = this.several && this.compared ? [0, this.through] : [this.through];
+    return this.session.traits.pins.value.flatMap((pin, index) =>
+      lenses.map((lens, place) => {
+        const read = new LensData(store, "", lens);
+        const answer = answers.get(this.#key(pin));
+        const values =
+          answer && "reply" in answer
+            ? ofLens((answer.reply.result as { probability: Line | Line[] }).probability, lens)
+            : read.trajectory(pin.position, pin.id);
+        const full = values.every((v, point) => v !== null || !data.arrived(point));
+        const problem = answer && "problem" in answer ? answer.problem : "";
+        const plainStyle = lineStyle(index);
+        const style = place > 0 ? { ...plainStyle, dash: [1, 3] } : plainStyle;
+        return { pin, style, values, full, problem, lens: this.several ? read.name : "" };
+      }),
+    );
   }
 
   /**
@@ -158,10 +195,23 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   }
 }
 
+type Line = (number | null)[];
+
+/** A line that the kernel has sent: one alone, or one through each of several lenses. */
+function ofLens(lines: Line | Line[], lens: number): Line {
+  const first = lines[0];
+  return Array.isArray(first) ? ((lines[lens] as Line | undefined) ?? first) : (lines as Line);
+}
+
 /** The other lens of two: the same row and position, with numbers of its own. */
 export class OtherState extends ViewState {
   protected override makeData(store: RunStore<LensMeta>): LensData {
-    return new LensData(store, "other_");
+    return this.several ? new LensData(store, "", this.through) : new LensData(store, "other_");
+  }
+
+  /** What it is called. */
+  get label(): string {
+    return this.meta.value?.other?.label ?? `${this.data.value?.name} lens`;
   }
 }
 

@@ -1,0 +1,31 @@
+import { Swatch } from "../common/Swatch";
+import { scoreWords } from "./scores";
+import type { ViewState } from "./state";
+
+/** What the curves beside the rows are, with their numbers in the row that is looked at. */
+export function ScoreKey({ state }: { state: ViewState }) {
+  const scores = state.scores.value;
+  const data = state.data.value;
+  if (!data || scores.length === 0) return null;
+  const { point } = state.selected.value;
+  return (
+    <ul class="ll-lines ll-scores" aria-label="How well each lens does in this row">
+      {scores.map((score) => (
+        <li key={score.name}>
+          <Swatch style={score.style} />
+          <span>{score.name}</span>
+          <span class="ll-dim">{scoreWords(score)}</span>
+          <span class="ll-num">{kl(score.values[point])}</span>
+        </li>
+      ))}
+      <li class="ll-dim">
+        dotted: a uniform guess, ln {data.meta.d_vocab} = {Math.log(data.meta.d_vocab).toFixed(2)}{" "}
+        nats; rows that do worse are hatched
+      </li>
+    </ul>
+  );
+}
+
+function kl(value: number | undefined): string {
+  return value === undefined || Number.isNaN(value) ? "–" : value.toFixed(2);
+}
