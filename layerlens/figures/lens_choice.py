@@ -61,6 +61,6 @@ def chosen_lens(data: xr.Dataset, lens: int, compared: bool) -> xr.Dataset:
     return first.assign({**apart, **others}).assign_attrs(
         lens_shown=str(data["lens"].values[0]),
         other_kind="lens",
-        other_label=f"{name} lens",
+        other_label=name,
         other_tokens=json.dumps([str(token) for token in data["token"].values]),
     )

@@ -96,7 +96,9 @@ def test_a_pinned_token_is_followed_through_each(model: LensModel, ridge: Fitted
     until(lambda: view.comm.customs("reply"))
     reply = view.comm.customs("reply")[0][0]["result"]
     expected = ll.logit_lens(model, TEXT, lens=["logit", ridge], tracked=[7]).data
-    np.testing.assert_allclose(reply["probability"], expected.tracked_probability[:, :, 1, 0])
+    np.testing.assert_allclose(
+        reply["probability"], expected.tracked_probability[:, :, 1, 0], rtol=1e-5
+    )
 
 
 def test_what_is_chosen_is_drawn_and_saved(model: LensModel, ridge: Fitted, tmp_path: Path) -> None:
