@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from layerlens.views import (
         AttentionView,
         CurvesView,
+        GenerationView,
         GridView,
         LensView,
         MetricsView,
@@ -184,6 +185,7 @@ _PLACES = {
     "Fitted": "layerlens.result.fitted",
     "AttentionView": "layerlens.views",
     "CurvesView": "layerlens.views",
+    "GenerationView": "layerlens.views",
     "GridView": "layerlens.views",
     "terms": "layerlens.glossary",
     "LensView": "layerlens.views",
@@ -219,6 +221,7 @@ __all__ = [
     "Edit",
     "Fitted",
     "Generation",
+    "GenerationView",
     "GridView",
     "InputError",
     "LayerLensError",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from layerlens.errors import ResultError
 from layerlens.export.attention_meta import WIRES, attention_meta_of
 from layerlens.export.attention_slices import slice_of, with_slices
+from layerlens.export.generation_meta import WIRES as GENERATION_WIRES
+from layerlens.export.generation_meta import generation_meta_of, written
 from layerlens.export.meta import meta_of
 from layerlens.export.pack import Frame, answer_wires, frames_of, pack
 from layerlens.export.patch_meta import GRIDS, SITES, patch_meta_of
@@ -65,6 +67,27 @@ def lens_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "lens": [lens["name"] for lens in meta["lenses"]],
         "through": 0,
         "compare": "alone" if "lens" in data.dims else "beside",
+        "cell_width": 0,
+        "meta": meta,
+    }
+
+
+def generation_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the view of what is written has."""
+    meta = generation_meta_of(written(data), checks)
+    return {
+        "text": str(data.attrs.get("text", "")),
+        "options": {},
+        "begin": [],
+        "before": [],
+        "row": len(meta["points"]) - 1,
+        "step": -1,
+        "layer": meta["layers"][-1],
+        "pins": [],
+        "color": "written",
+        "rule": str(data.attrs.get("rule", "confidence")),
+        "threshold": float(data.attrs.get("threshold", 0.5)),
+        "transposed": False,
         "cell_width": 0,
         "meta": meta,
     }
@@ -175,6 +198,7 @@ def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
 
 TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "attention": attention_traits,
+    "generation": generation_traits,
     "lens": lens_traits,
     "metrics": metrics_traits,
     "patch": patch_traits,
@@ -202,6 +226,8 @@ def frames_for(data: xr.Dataset) -> list[Frame]:
     """Return the arrays of a result of one text as its view gets them."""
     if view_for(data) == "attention":
         return frames_of(data, wires=WIRES)
+    if view_for(data) == "generation":
+        return frames_of(written(data), wires=GENERATION_WIRES)
     wires = answer_wires(data) if TWINS.get(view_for(data)) is answer_traits else None
     return frames_of(data, wires=wires)
 

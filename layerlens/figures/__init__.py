@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FIGURES = {
     "attention": "layerlens.figures.attention:attention_figure",
+    "generation": "layerlens.figures.generation:generation_figure",
     "lens": "layerlens.figures.lens:lens_figure",
     "patch": "layerlens.figures.grid:grid_figure",
     "grid": "layerlens.figures.grid:grid_figure",

@@ -56,6 +56,8 @@ def quantity(data: xr.Dataset, color: str, tracked: int) -> Quantity:
         "kl": _kl,
         "change": _change,
         "kl_between": _kl_between,
+        "written": _written,
+        "margin": _margin,
     }
     if color == "tracked":
         return _tracked(data, tracked)
@@ -78,6 +80,16 @@ def _probability(data: xr.Dataset) -> Quantity:
     return Quantity(
         _values(data, "probability", k=0), "probability of the top token", Normalize(0, 1), "base"
     )
+
+
+def _written(data: xr.Dataset) -> Quantity:
+    values = _values(data, "written_probability")
+    return Quantity(values, "probability of the written token", Normalize(0, 1), "base")
+
+
+def _margin(data: xr.Dataset) -> Quantity:
+    words = "top probability minus the second"
+    return Quantity(_values(data, "margin"), words, Normalize(0, 1), "base")
 
 
 def _upper(values: NDArray[np.float64]) -> float:

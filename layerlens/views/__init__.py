@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from layerlens.export.twins import view_for
 from layerlens.views.answer import CurvesView, GridView
 from layerlens.views.attention import AttentionView
+from layerlens.views.generation import GenerationView
 from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionView",
     "CurvesView",
+    "GenerationView",
     "GridView",
     "LensView",
     "MetricsView",
@@ -28,6 +30,7 @@ __all__ = [
 VIEWS: dict[str, type[LiveView]] = {
     "attention": AttentionView,
     "curves": CurvesView,
+    "generation": GenerationView,
     "grid": GridView,
     "lens": LensView,
     "metrics": MetricsView,

@@ -9,7 +9,6 @@ from typing import Any
 import traitlets as t
 
 from layerlens.analyses.contract.contract import Analysis
-from layerlens.analyses.contract.options import plain
 from layerlens.analyses.contract.registry import get
 from layerlens.errors import InputError
 from layerlens.export.answer_meta import fields_of
@@ -21,8 +20,8 @@ from layerlens.views.question import QuestionView
 class AnswerQuestion(QuestionView):
     """Base of views that show whichever analysis they are told to.
 
-    What is given may be anything that the analysis takes (tensors, edits, another model). The
-    traits hold what can be shown of it, and it is meant as long as they are not changed.
+    What is given may be anything that the analysis takes. The traits hold what can be shown of it,
+    and it is meant as long as they are not changed.
     """
 
     INPUTS = ("inputs",)
@@ -47,7 +46,6 @@ class AnswerQuestion(QuestionView):
         self.ANALYSIS, self.names = found.name, found.inputs
 
     def _open(self, model: Any, inputs: Mapping[str, Any], keywords: dict[str, Any]) -> None:
-        self._options: dict[str, Any] = {}
         super()._open(model, inputs, keywords)
         self.analysis_name, self.input_names = self.ANALYSIS, list(self.names)
         self._follow_inputs()
@@ -94,13 +92,7 @@ class AnswerQuestion(QuestionView):
         }
 
     def _question(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        options = self.options
-        meant = {
-            name: self._options[name] if plain(self._options.get(name)) == value else value
-            for name, value in options.items()
-            if name in self._options
-        }
-        return self._texts(), {**options, **meant}
+        return self._texts(), self._meant_options()
 
     def _asked(self) -> dict[str, Any]:
         return {"inputs": dict(self.inputs), "options": {}}
@@ -128,15 +120,6 @@ class AnswerQuestion(QuestionView):
 
     def _follow_inputs(self) -> None:
         self.text = self.inputs[self.names[0]] if self.names and self.inputs else ""
-
-    @t.validate("options")
-    def _valid_options(self, proposal: Any) -> dict[str, Any]:
-        options = super()._valid_options(proposal)
-        shown = {name: plain(value) for name, value in options.items()}
-        for name, value in options.items():
-            if plain(self._options.get(name)) != value or name not in self._options:
-                self._options[name] = value
-        return shown
 
     def _adopt_texts(self, data: Any, text: int) -> None:
         """Show the texts of a result as they were written."""

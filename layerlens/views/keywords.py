@@ -44,6 +44,30 @@ class LensKeywords(_Keywords, total=False):
     memory_limit: int
 
 
+class GenerationKeywords(_Keywords, total=False):
+    """Keywords of `GenerationView`: options of ``ll.generation_lens``, and how it looks."""
+
+    max_new_tokens: int
+    lens: Any
+    points: str | Sequence[str]
+    top_k: int
+    edits: Edit | Iterable[Edit]
+    temperature: float
+    seed: int
+    begin: str | int | Sequence[str | int]
+    stop: str | Sequence[str]
+    rule: Literal["confidence", "entropy", "state", "patience"]
+    threshold: float
+    verify: int
+    row: int
+    step: int
+    before: Sequence[Mapping[str, Any]]
+    pins: Sequence[Mapping[str, int]]
+    color: Literal["written", "probability", "entropy", "margin", "rank", "kl"]
+    transposed: bool
+    memory_limit: int
+
+
 class PatchKeywords(_Keywords, total=False):
     """Keywords of `PatchView`: options of ``ll.patch_sweep``, and how it looks."""
 

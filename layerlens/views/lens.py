@@ -13,9 +13,9 @@ from layerlens.views.adopt import asleep, other_of
 from layerlens.views.base import READ_ONLY, Reply
 from layerlens.views.given_lenses import lens_words
 from layerlens.views.keywords import LensKeywords
-from layerlens.views.live import LiveView
 from layerlens.views.one_run import Run
 from layerlens.views.other_kind import told
+from layerlens.views.point_rows import PointRows, valid_pin
 from layerlens.views.track import Tracks
 from layerlens.views.worker import Task
 
@@ -44,7 +44,7 @@ COMPARED = ("alone", "beside", "change", "kl")
 COMPARISON = "lens_difference"
 
 
-class LensView(LiveView):
+class LensView(PointRows):
     """Lens of one text, live: the logit lens, or lenses that were fitted.
 
     It appears at once, computes on the model's own thread and shows each layer as the forward
@@ -99,7 +99,7 @@ class LensView(LiveView):
 
     ANALYSIS = "logit_lens"
     ASKS = ("lens",)
-    KERNEL_ONLY = LiveView.KERNEL_ONLY | {"other_kind"}
+    KERNEL_ONLY = PointRows.KERNEL_ONLY | {"other_kind"}
     PICTURE = (
         "view", "title", "theme", "text", "options", "row", "position", "layer", "pins", "color",
         "tracked", "transposed", "lens", "through", "other", "other_kind", "compare", "scale",
@@ -108,10 +108,6 @@ class LensView(LiveView):
 
     view = t.Unicode("lens").tag(sync=True)
     text = t.Unicode("", help="The prompt.").tag(sync=True)
-    row = t.Int(-1, help="Index of the lens point that is looked at; -1: the last.").tag(sync=True)
-    layer = t.Int(-1, help="Layer of that point, for linking views; -1: the embedding.").tag(
-        sync=True
-    )
     position = t.Int(-1, help="Token that is looked at; -1: the last.").tag(sync=True)
     pins = t.List(t.Dict(), help="Trajectories: {'position': int, 'id': int}.").tag(sync=True)
     color = t.Enum(COLORS, "probability").tag(sync=True)
@@ -219,7 +215,6 @@ class LensView(LiveView):
             # The word of the analysis; the trait of the same name is an index into it.
             options = keywords.setdefault("options", {})
             keywords["options"] = {**options, "tracked": keywords.pop("tracked")}
-        self._row_given = "row" in keywords or "layer" in keywords
         self._tracks = Tracks()
         super()._open(model, inputs, keywords)
         if self._lane is not None:
@@ -254,13 +249,10 @@ class LensView(LiveView):
 
     # Traits that follow each other
 
-    def _layers(self) -> list[int]:
-        return list(self._shown_meta.get("layers", []))
-
     @t.validate("pins")
     def _valid_pins(self, proposal: Any) -> list[dict[str, int]]:
         limit = self.model.d_vocab if self.model is not None else None
-        return [_pin(pin, limit) for pin in proposal["value"]]
+        return [valid_pin(pin, limit) for pin in proposal["value"]]
 
     @t.validate("other")
     def _valid_other(self, proposal: Any) -> str:
@@ -274,42 +266,10 @@ class LensView(LiveView):
     def _valid_position(self, proposal: Any) -> int:
         return max(-1, int(proposal["value"]))
 
-    @t.validate("row")
-    def _valid_row(self, proposal: Any) -> int:
-        row, count = int(proposal["value"]), len(self._layers())
-        return max(row, -1) if count == 0 else min(row if row >= 0 else count - 1, count - 1)
-
-    @t.observe("row")
-    def _row_changed(self, change: Any) -> None:
-        layers = self._layers()
-        if layers:
-            self.layer = layers[self.row]
-
-    @t.observe("layer")
-    def _layer_changed(self, change: Any) -> None:
-        layers = self._layers()
-        if not layers or layers[self.row] == self.layer:
-            return
-        nearest = min(layers, key=lambda layer: (abs(layer - self.layer), -layer))
-        self.row = len(layers) - 1 - layers[::-1].index(nearest)
-        self.layer = nearest
-
     def _follow_meta(self) -> None:
         """Keep row, position and pins inside the new picture, and row beside layer."""
-        layers, n_tokens = self._layers(), len(self._shown_meta.get("tokens", []))
-        if not layers:
-            return
-        if not self._row_given:
-            self.row, self._row_given = len(layers) - 1, True
-            self.layer = layers[-1]
-        elif self.row >= 0 and self.row < len(layers) and layers[self.row] == self.layer:
-            pass
-        elif self.row >= 0 and self.layer == -1:
-            self.row = min(self.row, len(layers) - 1)
-            self.layer = layers[self.row]
-        else:
-            self._layer_changed(None)
-        if self.position >= n_tokens:
+        super()._follow_meta()
+        if self._layers() and self.position >= len(self._shown_meta.get("tokens", [])):
             self.position = -1
 
     def _figure_options(self) -> dict[str, Any]:
@@ -403,13 +363,3 @@ class LensView(LiveView):
 
 def _are_several(lens: Any) -> bool:
     return isinstance(lens, list | tuple) and len(lens) > 1
-
-
-def _pin(pin: Any, limit: int | None) -> dict[str, int]:
-    position, token = pin.get("position"), pin.get("id")
-    whole = isinstance(position, int) and isinstance(token, int)
-    if not whole or position < -1 or token < 0 or (limit is not None and token >= limit):
-        raise t.TraitError(
-            f"A pin is {{'position': int, 'id': int}} with a token of the vocabulary, not {pin!r}."
-        )
-    return {"position": position, "id": token}

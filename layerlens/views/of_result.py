@@ -48,7 +48,9 @@ class ResultView(QuestionView):
         model = cls._model_of(result, model)
         data = one_text(result.data, text)
         view = cls._new(result)
-        options = {**options_of(data), **keywords.pop("options", {})}
+        given = {} if result.given is None else result.given[1]
+        options = {name: given.get(name, value) for name, value in options_of(data).items()}
+        options |= keywords.pop("options", {})
         asked = cls._asked_of(data, options)
         inputs = cls._inputs_of(result.data, text, model)
         view._open(model, inputs, {**asked, **keywords, "options": options})

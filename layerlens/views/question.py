@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets as t
 
+from layerlens.analyses.contract.options import plain
 from layerlens.views.base import READ_ONLY
 from layerlens.views.keywords import KeywordSignature
 from layerlens.views.picture import PictureView
@@ -23,6 +24,9 @@ class QuestionView(PictureView):
     A subclass names its analysis in `ANALYSIS`, the traits that hold the analysis's texts in
     `INPUTS`, and in `ASKS` the traits that are options of the analysis by the same name. These and
     `options` are the question.
+
+    An option may be anything that the analysis takes (tensors, edits, another model). The trait
+    holds what can be shown of it, and what was given is meant as long as that is not changed.
     """
 
     ANALYSIS = ""
@@ -49,6 +53,7 @@ class QuestionView(PictureView):
         self.model = model
         self._given: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}
+        self._options: dict[str, Any] = {}
         asked = {name: keywords.pop(name) for name in self.ASKS if name in keywords}
         written = self._take({**inputs, **asked})
         super().__init__(**written, options=options, **keywords)
@@ -97,12 +102,24 @@ class QuestionView(PictureView):
                 raise t.TraitError(
                     f"{self.ANALYSIS} has no option '{name}'; it has {', '.join(others)}."
                 )
-        return options
+        shown = {name: plain(value) for name, value in options.items()}
+        for name, value in options.items():
+            if plain(self._options.get(name)) != value or name not in self._options:
+                self._options[name] = value
+        return shown
+
+    def _meant_options(self) -> dict[str, Any]:
+        """Return the options that `options` stands for: as given, or as they were changed since."""
+        return {
+            name: self._options[name] if plain(self._options.get(name)) == value else value
+            for name, value in self.options.items()
+        }
 
     def _question(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the texts and all options as they stand now."""
         asked = {name: self._meant(name) for name in self.ASKS}
-        return {name: self._meant(name) for name in self.INPUTS}, {**self.options, **asked}
+        inputs = {name: self._meant(name) for name in self.INPUTS}
+        return inputs, {**self._meant_options(), **asked}
 
     def _asked(self) -> dict[str, Any]:
         """Return the question as the fields of the view show it."""

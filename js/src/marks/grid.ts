@@ -39,7 +39,7 @@ export class GridPainter extends Painter {
       for (let column = columns.from; column < columns.to; column++) {
         const x = shape.headWidth + column * cellWidth - scene.scrollLeft;
         const { point, position } = cellAt(shape, row, column);
-        if (!source.arrived(point)) {
+        if (!source.arrived(point, position)) {
           ctx.fillStyle = this.pending(scene);
           ctx.fillRect(x, y, cellWidth - gap, rowHeight - gap);
           continue;

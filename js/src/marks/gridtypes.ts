@@ -4,7 +4,7 @@ import type { Cell } from "./windowing";
 
 /** What the table asks of the data; every answer must be quick, it is asked for each cell drawn. */
 export interface GridSource {
-  arrived(point: number): boolean;
+  arrived(point: number, position: number): boolean;
   /** The number that colours a cell; NaN where there is none. */
   value(point: number, position: number): number;
   topId(point: number, position: number): number;

@@ -115,6 +115,8 @@ export interface ScaleInput {
   /** Largest divergence in the picture; only used by "kl". */
   klMax: number;
   trackedText: string;
+  /** Whose rank is shown. */
+  ranked?: string;
 }
 
 /**
@@ -125,22 +127,15 @@ export function makeScale(input: ScaleInput): ColorScale {
   const { mode, palette, vocabulary } = input;
   const most = Math.max(vocabulary, 2);
   switch (mode) {
-    case "probability": {
-      const colors = rampColors([palette.bg, palette.base]);
-      return new ColorScale(
-        "Probability of the top token",
-        "%",
-        0,
-        1,
-        false,
-        colors,
-        PERCENT_TICKS,
-      );
-    }
+    case "probability":
+      return shareScale(palette, palette.base, "Probability of the top token");
+    case "written":
+      return shareScale(palette, palette.base, "Probability of the written token");
+    case "margin":
+      return shareScale(palette, palette.base, "Top probability minus the second");
     case "tracked": {
-      const colors = rampColors([palette.bg, palette.trackedBase]);
       const label = `Probability of ${input.trackedText || "the tracked token"}`;
-      return new ColorScale(label, "%", 0, 1, false, colors, PERCENT_TICKS);
+      return shareScale(palette, palette.trackedBase, label);
     }
     case "entropy": {
       const high = Math.log(most);
@@ -162,10 +157,16 @@ export function makeScale(input: ScaleInput): ColorScale {
     }
     case "rank": {
       const colors = tableColors(viridis);
-      const label = "Rank of the next token";
+      const label = `Rank of the ${input.ranked ?? "next"} token`;
       return new ColorScale(label, "log, 1 = best", 1, most, true, colors, decadeTicks(most));
     }
   }
+}
+
+/** Shares of 1 as percents, from the page itself to one colour. */
+function shareScale(palette: Palette, full: string, label: string): ColorScale {
+  const colors = rampColors([palette.bg, full]);
+  return new ColorScale(label, "%", 0, 1, false, colors, PERCENT_TICKS);
 }
 
 /** An estimate of zero may fall a little below it; that makes no second side. */

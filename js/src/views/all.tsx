@@ -1,6 +1,7 @@
 import type { AfmModel } from "../wire/types";
 import { openAnswer } from "./answer/open";
 import { openAttention } from "./attention/open";
+import { openGeneration } from "./generation/open";
 import { openLens } from "./lens/open";
 import { openMetrics } from "./metrics/open";
 import type { OpenView } from "./open";
@@ -9,6 +10,7 @@ import { openPatch } from "./patch/open";
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   attention: openAttention,
   curves: openAnswer,
+  generation: openGeneration,
   grid: openAnswer,
   lens: openLens,
   metrics: openMetrics,

@@ -7,7 +7,15 @@ import {
   type TokenName,
 } from "./types";
 
-export const COLOR_MODES = ["probability", "entropy", "rank", "kl", "tracked"] as const;
+export const COLOR_MODES = [
+  "probability",
+  "entropy",
+  "rank",
+  "kl",
+  "tracked",
+  "written",
+  "margin",
+] as const;
 export type ColorMode = (typeof COLOR_MODES)[number];
 
 export interface LensMeta extends CommonMeta {

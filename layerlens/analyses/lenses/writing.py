@@ -65,7 +65,7 @@ class Writing:
         buffers: int,
     ) -> None:
         self.job, self.model, self.shown, self.wanted = job, model, shown, wanted
-        self.tokens = left_padded(model, tokens)
+        self.given, self.tokens = tokens, left_padded(model, tokens)
         self.head = Head.of(model, buffers)
         self.rows = NewestRows(model, reader, shown.points, self.head)
         self.count = len(self.tokens.ids)
@@ -112,11 +112,11 @@ class Writing:
         }
         if not self.tokens.single:
             sizes["batch"] = self.count
-            texts = [text or "" for text in self.tokens.texts]
+            texts = [text or "" for text in self.given.texts]
             coords["text"] = (("batch",), np.array(texts))
         self.job.declare(sizes, coords)
         self.job.note(rule=self.shown.rule, threshold=self.shown.threshold)
-        self.job.note(**named_texts({"text": self.tokens}))
+        self.job.note(**named_texts({"text": self.given}))
 
     def _read(self, site: Site, value: Tensor) -> None:
         self.job.tick()

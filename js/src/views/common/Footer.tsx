@@ -3,7 +3,7 @@ import { roughly, scientific, seconds, whole } from "./format";
 import type { BaseState } from "./state";
 
 /** How far a run is, and the button that ends it. */
-export function Progress({ state }: { state: BaseState }) {
+export function Progress({ state, verb = "Cancel" }: { state: BaseState; verb?: string }) {
   const { session } = state;
   const status = session.traits.status.value;
   if (!state.busy()) return null;
@@ -20,7 +20,7 @@ export function Progress({ state }: { state: BaseState }) {
         {status.what && <span class="ll-dim"> · {status.what.replace("_", " ")}</span>}
       </span>
       <button type="button" onClick={() => session.cancel()}>
-        Cancel
+        {verb}
       </button>
     </div>
   );

@@ -7,15 +7,24 @@ interface Asking extends CommonTraits {
   text: string;
 }
 
+interface Props {
+  state: BaseState<Asking, CommonMeta>;
+  /** What the button says. */
+  verb?: string;
+  /** What else is asked with the prompt. */
+  also?: object;
+}
+
 /** The prompt, edited in place, and the button that runs it. */
-export function PromptLine({ state }: { state: BaseState<Asking, CommonMeta> }) {
+export function PromptLine({ state, verb, also }: Props) {
   const { session } = state;
   const draft = useDraft(session.traits.text);
   useSignalEffect(() => {
     state.drafting.value = draft.value !== session.traits.text.value;
   });
   const live = session.live.value;
-  const run = () => session.run({ text: draft.peek(), options: session.traits.options.peek() });
+  const run = () =>
+    session.run({ text: draft.peek(), options: session.traits.options.peek(), ...also });
   return (
     <div class="ll-prompt-line">
       <TextField
@@ -28,7 +37,7 @@ export function PromptLine({ state }: { state: BaseState<Asking, CommonMeta> }) 
         }}
         run={run}
       />
-      <RunButton live={live} title="Run this prompt (Enter)" run={run} />
+      <RunButton live={live} title="Run this prompt (Enter)" verb={verb} run={run} />
     </div>
   );
 }

@@ -43,8 +43,15 @@ export function TextField({ name, text, live, write, run, invalid = false }: Pro
   );
 }
 
+interface RunProps {
+  live: boolean;
+  title: string;
+  run: () => void;
+  verb?: string | undefined;
+}
+
 /** The button that runs what the fields hold. */
-export function RunButton({ live, title, run }: { live: boolean; title: string; run: () => void }) {
+export function RunButton({ live, title, run, verb = "Run" }: RunProps) {
   return (
     <button
       type="button"
@@ -53,7 +60,7 @@ export function RunButton({ live, title, run }: { live: boolean; title: string; 
       title={live ? title : NO_KERNEL}
       onClick={run}
     >
-      Run
+      {verb}
     </button>
   );
 }

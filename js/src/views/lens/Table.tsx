@@ -92,7 +92,7 @@ function Reader({ state, prefix }: { state: ViewState; prefix: string }) {
             </span>
             {columns.map((column) => {
               const { point, position } = cellAt(shape, row, column);
-              const top = data.arrived(point)
+              const top = data.arrived(point, position)
                 ? `${plain(data.tokenName(data.topId(point, position)))}, ${percent(data.probability(point, position))}`
                 : "not computed yet";
               const where = shape.transposed ? pointName(point) : nameAt(position);

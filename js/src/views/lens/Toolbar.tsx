@@ -187,7 +187,7 @@ function pinFound(state: ViewState, token: TokenName): void {
 const WIDTH_STEPS = 40;
 const SPAN = MAX_CELL / MIN_CELL;
 
-function Layout({ state }: { state: ViewState }) {
+export function Layout({ state }: { state: ViewState }) {
   const { session } = state;
   const { traits } = session;
   const width = state.columnWidth.value;

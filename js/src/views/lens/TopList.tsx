@@ -12,10 +12,10 @@ export function Where({ data, cell }: { data: LensData; cell: Cell }) {
   const token = data.meta.tokens[cell.position];
   return (
     <div class="ll-where">
-      <span class="ll-dim">after</span> <PromptToken token={token} />
+      <span class="ll-dim">{data.relation}</span> <PromptToken token={token} />
       <span class="ll-dim ll-num">
         {" "}
-        · position {cell.position} · {pointLabel(data.meta.points[cell.point] ?? "")}
+        · {data.place} {cell.position} · {pointLabel(data.meta.points[cell.point] ?? "")}
       </span>
     </div>
   );
@@ -40,6 +40,7 @@ export function TopList({ state, data, cell, pinnable, ids }: ListProps) {
       {tops.map((top) => (
         <li key={top.id}>
           <Top state={state} top={top} position={cell.position} pinnable={pinnable} ids={ids} />
+          {pinnable && <Branch state={state} cell={cell} top={top} />}
         </li>
       ))}
       {rest > 0.00005 && (
@@ -87,6 +88,25 @@ function Top({ state, top, position, pinnable, ids }: TopProps) {
       onClick={() => state.togglePin(pin)}
     >
       {cells}
+    </button>
+  );
+}
+
+/** The button that writes on from a token, where something is written. */
+function Branch({ state, cell, top }: { state: ViewState; cell: Cell; top: TopToken }) {
+  const { branch } = state;
+  if (!branch) return null;
+  const missing = state.noBranch(cell, top.id);
+  return (
+    <button
+      type="button"
+      class="ll-icon ll-branch"
+      disabled={Boolean(missing)}
+      aria-label={`Write on from ${plain(top.text)}`}
+      title={missing || `Write ${plain(top.text)} here and go on from there`}
+      onClick={() => branch(cell, top.id)}
+    >
+      ↳
     </button>
   );
 }

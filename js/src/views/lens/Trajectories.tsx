@@ -104,8 +104,11 @@ function Line({ state, data, line, point }: LineProps) {
       <Swatch style={style} />
       <TokenText text={name} />
       <span class="ll-dim">
-        after <PromptToken token={data.meta.tokens[pin.position]} />
-        <span class="ll-num"> · position {pin.position}</span>
+        {data.relation} <PromptToken token={data.meta.tokens[pin.position]} />
+        <span class="ll-num">
+          {" "}
+          · {data.place} {pin.position}
+        </span>
         {line.lens && ` · ${line.lens}`}
       </span>
       <span class="ll-num ll-value">
@@ -118,7 +121,7 @@ function Line({ state, data, line, point }: LineProps) {
             : `known only in the top ${data.meta.k}; broken elsewhere`}
         </span>
       )}
-      <ColorBy state={state} data={data} id={pin.id} />
+      {!state.branch && <ColorBy state={state} data={data} id={pin.id} />}
       <button
         type="button"
         class="ll-icon"

@@ -185,6 +185,7 @@ export class TableController extends CanvasGrid {
     const action = keyAction(event, this.shape(), state.selected.peek(), this.page());
     if (!action || !state.data.peek()) return;
     if (action.kind === "close" && !state.popup.peek() && !state.hover.peek()) return;
+    if (action.kind === "branch" && !state.branch) return;
     event.preventDefault();
     event.stopPropagation();
     const { point, position } = state.selected.peek();
@@ -195,6 +196,10 @@ export class TableController extends CanvasGrid {
     else if (action.kind === "pin") {
       const id = state.data.peek()?.topId(point, position) ?? -1;
       if (id >= 0) state.togglePin({ position, id });
+    } else if (action.kind === "branch") {
+      const id = state.data.peek()?.topId(point, position) ?? -1;
+      if (id >= 0 && !state.noBranch({ point, position }, id))
+        state.branch?.({ point, position }, id);
     } else if (action.kind === "help") state.help.value = !state.help.peek();
     else {
       state.popup.value = null;

@@ -37,7 +37,11 @@ export function numberAt(
 
 /** One run's numbers, asked by lens point and token position. */
 export class LensData {
-  readonly meta: LensMeta;
+  readonly #meta: LensMeta;
+  /** What stands before the token of a column where a cell is named. */
+  readonly relation: string = "after";
+  readonly place: string = "position";
+  readonly ranked: string = "next";
   #settled: { seq: number; values: Int32Array } = { seq: -1, values: new Int32Array(0) };
   #klMax: { seq: number; value: number } = { seq: -1, value: 0 };
 
@@ -52,7 +56,11 @@ export class LensData {
     const other = prefix ? meta.other : null;
     const words = other?.kind === "text" ? other.tokens : null;
     const tokens = words?.map((text) => ({ id: -1, text, cont: false }));
-    this.meta = tokens ? { ...meta, tokens } : meta;
+    this.#meta = tokens ? { ...meta, tokens } : meta;
+  }
+
+  get meta(): LensMeta {
+    return this.#meta;
   }
 
   get points(): number {
@@ -63,7 +71,7 @@ export class LensData {
     return this.meta.tokens.length;
   }
 
-  #at(name: string, ...index: number[]): number {
+  protected at(name: string, ...index: number[]): number {
     return numberAt(this.store, this.prefix + name, this.lens, ...index);
   }
 
@@ -72,17 +80,17 @@ export class LensData {
     return this.meta.lenses?.[this.lens]?.name ?? "";
   }
 
-  arrived(point: number): boolean {
-    return !Number.isNaN(this.#at("logprob", point, 0, 0));
+  arrived(point: number, position = 0): boolean {
+    return !Number.isNaN(this.at("logprob", point, position, 0));
   }
 
   topId(point: number, position: number, k = 0): number {
-    const id = this.#at("token_id", point, position, k);
+    const id = this.at("token_id", point, position, k);
     return Number.isNaN(id) ? -1 : id;
   }
 
   probability(point: number, position: number, k = 0): number {
-    return Math.exp(this.#at("logprob", point, position, k));
+    return Math.exp(this.at("logprob", point, position, k));
   }
 
   tokenName(id: number): string {
@@ -93,7 +101,7 @@ export class LensData {
 
   top(point: number, position: number): TopToken[] {
     const out: TopToken[] = [];
-    if (!this.arrived(point)) return out;
+    if (!this.arrived(point, position)) return out;
     for (let k = 0; k < this.meta.k; k++) {
       const id = this.topId(point, position, k);
       const probability = this.probability(point, position, k);
@@ -103,10 +111,10 @@ export class LensData {
   }
 
   numbers(point: number, position: number): CellNumbers {
-    const rank = this.#at("rank", point, position);
+    const rank = this.at("rank", point, position);
     return {
-      entropy: this.#at("entropy", point, position),
-      kl: this.#at("kl_to_final", point, position),
+      entropy: this.at("entropy", point, position),
+      kl: this.at("kl_to_final", point, position),
       rank: rank > 0 ? rank : Number.NaN,
       targetId: this.targetId(position),
     };
@@ -114,7 +122,7 @@ export class LensData {
 
   /** The token that follows in the text; -1 after the last one. */
   targetId(position: number): number {
-    const id = this.#at("target_id", position);
+    const id = this.at("target_id", position);
     return Number.isNaN(id) ? -1 : id;
   }
 
@@ -123,7 +131,7 @@ export class LensData {
   }
 
   tracked(point: number, position: number, index: number): number {
-    return this.#at("tracked_probability", point, position, index);
+    return this.at("tracked_probability", point, position, index);
   }
 
   value(mode: ColorMode, tracked: number, point: number, position: number): number {
@@ -131,13 +139,17 @@ export class LensData {
       case "probability":
         return this.probability(point, position);
       case "entropy":
-        return this.#at("entropy", point, position);
+        return this.at("entropy", point, position);
       case "kl":
-        return this.#at("kl_to_final", point, position);
+        return this.at("kl_to_final", point, position);
       case "rank":
         return this.numbers(point, position).rank;
       case "tracked":
         return this.tracked(point, position, tracked);
+      case "written":
+        return this.at("written_probability", point, position);
+      case "margin":
+        return this.at("margin", point, position);
     }
   }
 
@@ -190,7 +202,7 @@ export class LensData {
   /** What the canvas asks, for one way of colouring. */
   source(mode: ColorMode, tracked: number): GridSource {
     return {
-      arrived: (point) => this.arrived(point),
+      arrived: (point, position) => this.arrived(point, position),
       value: (point, position) => this.value(mode, tracked, point, position),
       topId: (point, position) => this.topId(point, position),
       topText: (point, position) => this.tokenName(this.topId(point, position)),

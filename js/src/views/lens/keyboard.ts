@@ -5,6 +5,7 @@ export type KeyAction =
   | { kind: "move"; cell: Cell }
   | { kind: "open" }
   | { kind: "pin" }
+  | { kind: "branch" }
   | { kind: "close" }
   | { kind: "help" };
 
@@ -25,6 +26,9 @@ export function keyAction(
     case "p":
     case "P":
       return { kind: "pin" };
+    case "b":
+    case "B":
+      return { kind: "branch" };
     case "Escape":
       return { kind: "close" };
     case "?":

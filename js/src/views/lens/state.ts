@@ -47,7 +47,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
       if (!data) return { point: 0, position: 0 };
       return {
         point: rowOf(traits.layer.value, fromEnd(traits.row.value, data.points), data.meta.layers),
-        position: fromEnd(traits.position.value, data.positions),
+        position: fromEnd(this.place.value, data.positions),
       };
     });
     this.trajectories = computed(() => this.#trajectories());
@@ -55,6 +55,23 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
       session.version.value;
       return session.store.value ? scoresOf(session.store.value) : [];
     });
+  }
+
+  /** The column that is looked at. */
+  protected get place(): Signal<number> {
+    return this.session.traits.position;
+  }
+
+  protected placed(position: number): Partial<LensTraits> {
+    return { position };
+  }
+
+  /** Write on from a token; null where nothing is written. */
+  readonly branch: ((cell: Cell, id: number) => void) | null = null;
+
+  /** Why nothing can be written on from a token; empty where it can. */
+  noBranch(_cell: Cell, _id: number): string {
+    return "";
   }
 
   protected makeData(store: RunStore<LensMeta>): LensData {
@@ -107,6 +124,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
       palette: this.palette.value,
       vocabulary: data?.meta.d_vocab ?? 2,
       klMax: mode === "kl" ? (data?.klMax() ?? 1) : 1,
+      ranked: data?.ranked,
       trackedText: plain(data?.meta.tracked[traits.tracked.value]?.text ?? ""),
     });
   }
@@ -114,7 +132,11 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   select(cell: Cell, when: "now" | "soon" = "soon"): void {
     const layer = this.data.peek()?.meta.layers[cell.point];
     this.session.write(
-      { row: cell.point, position: cell.position, ...(layer === undefined ? {} : { layer }) },
+      {
+        row: cell.point,
+        ...this.placed(cell.position),
+        ...(layer === undefined ? {} : { layer }),
+      },
       when,
     );
   }

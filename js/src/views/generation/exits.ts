@@ -1,0 +1,43 @@
+/** What a rule asks of the numbers of one token. */
+export interface Scored {
+  readonly meta: { readonly d_vocab: number; readonly states: readonly boolean[] };
+  number(name: string, point: number, step: number): number;
+  topId(point: number, step: number): number;
+}
+
+/** Where the slider of a rule begins and ends, and by how much it steps. */
+export const REACH: Readonly<Record<string, readonly [low: number, high: number, step: number]>> = {
+  confidence: [0, 1, 0.01],
+  entropy: [0, 1, 0.01],
+  state: [0.8, 1, 0.002],
+  patience: [0, 10, 1],
+};
+
+/** As `layerlens/analyses/lenses/exits.py`: the score of each point that is a state. */
+export function scores(data: Scored, rule: string, step: number): number[] {
+  let [row, last] = [0, -1];
+  return data.meta.states.map((state, point) => {
+    if (!state) return Number.NaN;
+    switch (rule) {
+      case "confidence":
+        return data.number("margin", point, step);
+      case "entropy":
+        return 1 - data.number("entropy", point, step) / Math.log(Math.max(2, data.meta.d_vocab));
+      case "state":
+        return data.number("state_cosine", point, step);
+      default: {
+        const top = data.topId(point, step);
+        row = top === last ? row + 1 : 1;
+        last = top;
+        return row;
+      }
+    }
+  });
+}
+
+/** The first point whose score exceeds the threshold; the last one where none does. */
+export function exitPoint(data: Scored, rule: string, threshold: number, step: number): number {
+  const found = scores(data, rule, step);
+  const first = found.findIndex((score) => score > threshold);
+  return first < 0 ? found.length - 1 : first;
+}
