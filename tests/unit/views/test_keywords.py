@@ -12,6 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import layerlens as ll
 from layerlens.views.keywords import (
     AttentionKeywords,
+    GenerationKeywords,
     LensKeywords,
     MetricsKeywords,
     PatchKeywords,
@@ -19,6 +20,7 @@ from layerlens.views.keywords import (
 
 KEYWORDS: dict[type, Any] = {
     ll.AttentionView: AttentionKeywords,
+    ll.GenerationView: GenerationKeywords,
     ll.LensView: LensKeywords,
     ll.PatchView: PatchKeywords,
     ll.MetricsView: MetricsKeywords,
