@@ -13,16 +13,21 @@ if TYPE_CHECKING:
 _CONSTANT = frozenset({"view"})
 
 
-class _Keywords(TypedDict, total=False):
+class _Common(TypedDict, total=False):
     """What every view takes."""
 
     title: str
     theme: Literal["auto", "light", "dark"]
     cell_width: int
     layer: int
-    position: int
     options: Mapping[str, Any]
     add_bos: bool | None
+
+
+class _Keywords(_Common, total=False):
+    """What every view of the positions of a text takes."""
+
+    position: int
 
 
 class LensKeywords(_Keywords, total=False):
@@ -44,7 +49,7 @@ class LensKeywords(_Keywords, total=False):
     memory_limit: int
 
 
-class GenerationKeywords(_Keywords, total=False):
+class GenerationKeywords(_Common, total=False):
     """Keywords of `GenerationView`: options of ``ll.generation_lens``, and how it looks."""
 
     max_new_tokens: int
