@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from layerlens.analyses.lenses.exits import RULES
 from layerlens.export.meta import Meta, meta_from
 from layerlens.export.pack import WIRE, Wire, vocabulary_rows
 from layerlens.glossary import terms_in
@@ -64,7 +63,7 @@ def generation_meta_from(
     Parameters
     ----------
     attrs : mapping
-        Attributes as a result has them; ``text_tokens`` is JSON, ``options`` too.
+        Attributes as a result has them; ``text_tokens``, ``options`` and ``rules`` are JSON.
     coords : mapping
         ``point``, ``layer``, ``k``, ``step``, and ``token``, ``continues`` and ``written_id``
         (over step) of what is written.
@@ -87,10 +86,7 @@ def generation_meta_from(
         prompt=[str(token) for token in json.loads(attrs.get("text_tokens", "[]"))],
         begun=1 if isinstance(begin, str | int) else len(begin),
         states=[not label.endswith("_out") for label in labels],
-        rules=[
-            MetaRule(name=name, words=rule.words, threshold=rule.threshold)
-            for name, rule in RULES.items()
-        ],
+        rules=json.loads(attrs.get("rules", "[]")),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,11 @@ RULES = {
 }
 """Scores of Schuster et al. (CALM: ``confidence``, ``state``) and Zhou et al. (PABEE:
 ``patience``); that of ``entropy`` is our own scaling of DeeBERT's. The thresholds are ours."""
+
+
+def rules_told() -> str:
+    """Every rule as JSON, for a view to offer: its name, words and threshold."""
+    return json.dumps([{"name": name, **asdict(rule)} for name, rule in RULES.items()])
 
 
 def require_rule(rule: str, threshold: float | None) -> float:

@@ -14,7 +14,7 @@ from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.provenance import named_texts
 from layerlens.analyses.lenses import writing_checks
 from layerlens.analyses.lenses.checks import ROUNDING, rank_errors
-from layerlens.analyses.lenses.exits import exit_points, exit_scores
+from layerlens.analyses.lenses.exits import exit_points, exit_scores, rules_told
 from layerlens.analyses.lenses.newest_rows import NewestRows
 from layerlens.analyses.lenses.settle import settled
 from layerlens.analyses.lenses.write_calls import Calls, Wanted, drawn, generate_options, stops
@@ -115,7 +115,7 @@ class Writing:
             texts = [text or "" for text in self.given.texts]
             coords["text"] = (("batch",), np.array(texts))
         self.job.declare(sizes, coords)
-        self.job.note(rule=self.shown.rule, threshold=self.shown.threshold)
+        self.job.note(rule=self.shown.rule, threshold=self.shown.threshold, rules=rules_told())
         self.job.note(**named_texts({"text": self.given}))
 
     def _read(self, site: Site, value: Tensor) -> None:
