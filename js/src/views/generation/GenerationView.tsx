@@ -88,9 +88,9 @@ function Side({ state }: { state: GenerationState }) {
         name={pointLabel(data.meta.points[cell.point] ?? "")}
         go={(point) => state.select({ ...state.selected.peek(), point })}
       />
-      <Where state={state} data={data} cell={cell} />
+      <Where data={data} cell={cell} />
       <TopList state={state} data={data} cell={cell} pinnable ids={false} />
-      <Numbers data={data} cell={cell} />
+      <Numbers state={state} data={data} cell={cell} />
     </section>
   );
 }
