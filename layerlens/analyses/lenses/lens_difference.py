@@ -55,8 +55,8 @@ def count_work(
     source="nostalgebraist, interpreting GPT: the logit lens (2020), of two runs",
     cost="2 passes, plus two products of every row of both with the head",
     view="lens",
-    lead="Each cell holds how far two runs lie apart at that depth and token: where colour "
-    "begins, they begin to say something else.",
+    lead="Two runs over the same depths and tokens, side by side or as what changes between them: "
+    "the first depth at which a cell differs is where they begin to say something else.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -46,7 +46,7 @@ function Other({ state, cell }: { state: OtherState; cell: Cell }) {
         <dt title="Of the token that the first lens has on top, in percentage points">
           change of P(top token)
         </dt>
-        <dd>{change > 0 ? `+${points}` : points}</dd>
+        <dd>{change > 0 ? `+${points}` : points} pp</dd>
         <dt>KL to this one</dt>
         <dd>{nats(kl)}</dd>
       </dl>

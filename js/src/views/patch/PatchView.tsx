@@ -112,8 +112,10 @@ function Hint({ state, data }: { state: PatchState; data: PatchData }) {
           Source: layer {data.meta.rows[from.point]}, {data.columnName(from.position)}. Press the
           cell that its value goes to, or move there and press Enter; Esc lets go.
         </b>
-      ) : (
+      ) : state.session.live.value ? (
         "Press a cell to run its patch; drag to another, or Enter, arrows, Enter, to patch across. ? lists all keys."
+      ) : (
+        "Press a cell for its numbers; arrow keys move. A patch of one’s own needs a running kernel."
       )}
     </p>
   );
