@@ -37,6 +37,7 @@ export function AnswerView({ state }: { state: AnswerState }) {
           {view.value === "grid" && grids}
           <Panels state={state} data={data} />
           {view.value !== "grid" && grids}
+          {!state.grid.value && <Cell state={state} />}
           <Singles state={state} data={data} />
           <Numbers state={state} />
         </Picture>
