@@ -13,7 +13,7 @@ def one_thread() -> Iterator[None]:
     """Let torch compute on one thread inside.
 
     LAPACK shares even a matrix of 180 rows among all threads, which then wait for each other at
-    every column: on two busy cores the eigenvalues of a pattern take 30 times as long as on one.
+    every column, longer than they compute where the cores are busy.
 
     Examples
     --------
