@@ -144,7 +144,7 @@ def lens_figure(
     if beside:
         rule = axes.axhline if transposed else axes.axvline
         rule(ends, color=colors.ink, linewidth=1.6, gid="between")
-    aside.draw(axes, rows, layout, table, colors)
+    aside.draw(axes, rgba, rows, layout, table, colors)
     if layout.texts:
         _texts(axes, chosen, rgba, table, layout, colors)
     _labels(axes, chosen, table, layout, colors)

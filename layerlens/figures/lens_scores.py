@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from layerlens.figures.canvas import FONT
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 ASIDE = 0.85
 """Inches that the curves take beside the table."""
 _GAP = 0.08
+FADED = 0.55
+"""How much of the page covers what is not to be believed."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def hatch_rows(
     axes: Axes, points: NDArray[np.bool_], table: Table, colors: Palette, columns: range
 ) -> None:
     """Dim and hatch the cells of points that are not to be believed."""
-    style: dict[str, Any] = {"linewidth": 0, "edgecolor": colors.faint, "alpha": 0.55}
+    style: dict[str, Any] = {"linewidth": 0, "edgecolor": colors.faint, "alpha": FADED}
     for point in np.flatnonzero(points):
         first, last = (table.place(int(point), at) for at in (columns[0], columns[-1]))
         corner = (min(first[0], last[0]), min(first[1], last[1]))
@@ -149,9 +152,18 @@ class Aside:
     d_vocab: int
 
     def draw(
-        self, axes: Axes, rows: list[int], layout: Layout, table: Table, colors: Palette
+        self,
+        axes: Axes,
+        rgba: NDArray[np.float64],
+        rows: list[int],
+        layout: Layout,
+        table: Table,
+        colors: Palette,
     ) -> None:
-        """Draw the curves, and hatch the rows in which a lens does worse than a uniform guess."""
+        """Draw the curves, and hatch the rows in which a lens does worse than a uniform guess.
+
+        The colours of their cells, `rgba`, become those that are seen through the hatching.
+        """
         if not self.scores:
             return
         figure = axes.figure
@@ -160,4 +172,9 @@ class Aside:
         each = table.positions // max(len(self.shown), 1)
         for part, lens in enumerate(self.shown):
             worse = worse_than_uniform(self.scores[lens], self.d_vocab)[rows]
-            hatch_rows(axes, worse, table, colors, range(part * each, (part + 1) * each))
+            columns = range(part * each, (part + 1) * each)
+            hatch_rows(axes, worse, table, colors, columns)
+            places = [table.place(int(p), at) for p in np.flatnonzero(worse) for at in columns]
+            for column, row in places:
+                seen = rgba[row, column, :3]
+                seen += FADED * (np.array(to_rgb(colors.page)) - seen)

@@ -128,6 +128,9 @@ export class TableController extends CanvasGrid {
     const { traits } = state.session;
     const scores = state.scores.peek();
     const compared = data instanceof DifferenceData;
+    // A pin has a line through each lens that is shown, and one mark.
+    const lines = state.trajectories.peek();
+    const pins = lines.filter(({ pin }, i) => lines.findIndex((line) => line.pin === pin) === i);
     this.#painter.draw({
       ...surface,
       shape: this.shape(),
@@ -140,7 +143,7 @@ export class TableController extends CanvasGrid {
       scale: state.scale.peek(),
       selected: state.selected.peek(),
       hover: state.hover.peek()?.cell ?? null,
-      pins: state.trajectories.peek().map(({ pin, style }) => ({ ...pin, color: style.color })),
+      pins: pins.map(({ pin, style }) => ({ ...pin, color: style.color })),
       focused: this.focused,
     });
   }

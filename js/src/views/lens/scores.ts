@@ -1,4 +1,4 @@
-import { LINE_COLORS, type LineStyle, lineStyle } from "../../theme/palette";
+import { LINE_COLORS, type LineStyle } from "../../theme/palette";
 import type { LensMeta } from "../../wire/lens";
 import type { RunStore } from "../../wire/store";
 import { LensData } from "./data";
@@ -12,14 +12,24 @@ export interface Score {
   style: LineStyle;
 }
 
+/** None is dotted: that is the uniform guess. */
+const DASHES: readonly number[][] = [[], [7, 4], [9, 3, 2, 3], [3, 3]];
+
+/** Pins take the colours from the other end. */
+function styleOf(lens: number): LineStyle {
+  return {
+    color: LINE_COLORS[LINE_COLORS.length - 1 - (lens % LINE_COLORS.length)] as string,
+    dash: DASHES[lens % DASHES.length] as number[],
+  };
+}
+
 /** One score for each lens; none for the logit lens alone. */
 export function scoresOf(store: RunStore<LensMeta>): Score[] {
   return (store.meta.lenses ?? []).map(({ name, heldout }, i) => ({
     name,
     values: heldout ? heldout.map((value) => value ?? Number.NaN) : meanKl(store, i),
     heldout: heldout !== null,
-    // Pins count from the other end of the colours.
-    style: lineStyle(LINE_COLORS.length - 1 - (i % LINE_COLORS.length)),
+    style: styleOf(i),
   }));
 }
 
