@@ -103,6 +103,12 @@ TERMS: dict[str, Term] = {
     "direction": Term(
         "A vector in the space of states. Adding one pushes a run along it.", ("directions",)
     ),
+    "early exit": Term(
+        "Stopping a pass at a layer where the prediction seems ready, by a rule: the top token "
+        "stands out (confidence), the entropy is low, the state hardly changes, or the same token "
+        "stayed on top (patience). What a rule exceeds to stop is its threshold.",
+        ("exit", "exits", "generation_lens", "exit layer", "patience"),
+    ),
     "effect": Term("The metric of the changed run less that of the run as it was.", ("effects",)),
     "effective rank": Term(
         "How many directions are really in use: e to the entropy of the normalised singular "
@@ -121,6 +127,11 @@ TERMS: dict[str, Term] = {
         ("experts",),
     ),
     "gradient": Term("The slope of a number with respect to an activation.", ("gradients",)),
+    "greedy": Term(
+        "Writing the most probable token each time. Else one is drawn by its probability; a "
+        "temperature above 1 evens the probabilities out, one below 1 sharpens them.",
+        ("temperature", "sampling"),
+    ),
     "head": Term(
         "One of several independent parts of an attention sublayer, with its own pattern.",
         ("heads",),
@@ -234,6 +245,10 @@ TERMS: dict[str, Term] = {
     "score of attention": Term(
         "How well a query and a key fit, before the softmax makes weights of the scores of a row.",
         ("scores", "attention score", "attn_scores"),
+    ),
+    "settle layer": Term(
+        "The first layer from which on the top token of a lens stays the model's final answer.",
+        ("settle", "settles", "settled", "decided", "settle_layer"),
     ),
     "silhouette": Term(
         "How much nearer something is to its own group than to the next one, from -1 to 1.",

@@ -29,6 +29,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pins = [{"position": -1, "id": 13}, {"position": 3, "id": 9}]
     lens = ll.LensView(model, TEXT, tracked=[13], pins=[{**pins[0], "position": 7}, pins[1]])
     edits = [{"site": "resid_pre", "layer": 1, "position": 4}]
+    writing = ll.GenerationView(model, TEXT, max_new_tokens=6, points=("embed", "mid", "post"))
+    writing.wait(60)
+    writing.branch(2, 7)
     bench = ll.PatchView(model, TEXT, [*TEXT[:4], 2, 7, *TEXT[5:]], edits=edits)
     metrics = ll.MetricsView(model, [TEXT, TEXT[2:]], ["attn_norm", "cka", "massive_activations"])
     attention = ll.AttentionView(model, TEXT, TEXT[::-1], pins=[{"position": 3}], query=7, key=2)
@@ -36,6 +39,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     edges = ll.CurvesView(model, "knockout", TEXT, sources={"a": [0], "b": [1]})
     found = {
         "lens": lens,
+        "generation": writing,
         "patch": bench,
         "metrics": metrics,
         "attention": attention,
@@ -56,7 +60,9 @@ def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
         assert opened.errors == []
 
 
-@pytest.mark.parametrize("view", ["lens", "patch", "metrics", "attention", "grid", "curves"])
+@pytest.mark.parametrize(
+    "view", ["lens", "generation", "patch", "metrics", "attention", "grid", "curves"]
+)
 def test_nothing_serious_stands_in_anyones_way(
     view: str, page: Page, pages: dict[str, Path]
 ) -> None:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.lenses.exits import require_rule
-from layerlens.analyses.lenses.logit_lens import DEFAULT_LIMIT
+from layerlens.analyses.lenses.logit_lens import DEFAULT_LIMIT, shown_edits
 from layerlens.analyses.lenses.points import lens_points
 from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
 from layerlens.analyses.lenses.variables import NO_LAYER
 from layerlens.analyses.lenses.write_calls import Wanted
 from layerlens.analyses.lenses.writing import Shown, Writing
 from layerlens.errors import InputError
-from layerlens.run.edit_lists import as_edits, code_of
 from layerlens.run.edits import Edit
 from layerlens.run.head_rows import row_bytes
 from layerlens.run.resolve import count_runs
 
 if TYPE_CHECKING:
     from layerlens.analyses.lenses.points import Point
+    from layerlens.analyses.lenses.readers import Reader
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -59,11 +59,25 @@ EVERY = 4
 """Blocks from one point to the next unless points are named: the head costs more than a block."""
 
 
-def written_points(model: LensModel, points: str | Sequence[str] | None) -> list[Point]:
-    """The points that were asked for; by default every fourth block and the last, or all of few."""
-    if points is not None:
-        return lens_points(model, points)
+def written_points(
+    model: LensModel, points: str | Sequence[str] | None, reader: Reader
+) -> list[Point]:
+    """The points that were asked for; by default every fourth block and the last, or all of few.
+
+    A lens that was fitted is by default asked for the points that it has, and the last.
+
+    Raises
+    ------
+    InputError
+        There is no such point, or the lens has no map for it.
+    """
     last = model.n_layers - 1
+    if points is None and reader.labels is not None:
+        points = [*reader.labels, f"{last}_post"]
+    if points is not None:
+        found = lens_points(model, points)
+        reader.require(found)
+        return found
     step = EVERY if model.n_layers > 2 * EVERY else 1
     chosen = sorted({*range(0, model.n_layers, step), last})
     return lens_points(model, [f"{layer}_post" for layer in chosen])
@@ -91,8 +105,7 @@ def count_work(
     **_: object,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    chosen = written_points(model, points)
-    reader_of(model, lens).require(chosen)
+    chosen = written_points(model, points, reader_of(model, lens))
     texts, length = tokens.ids.shape
     new = Wanted(max_new_tokens).new
     buffers = buffers_of(model, len(chosen), texts, new, top_k, memory_limit)
@@ -151,7 +164,7 @@ def generation_lens(
         How states are read: ``"logit"``, what ``ll.fit_lens`` returns, or the path of its file.
     points
         Kinds of points or labels, as in ``ll.logit_lens``; None: after every fourth block and the
-        last, in a model of at most eight blocks after each.
+        last, in a model of at most eight blocks after each, and of a fitted lens those it has.
     top_k
         How many predictions to keep at each point.
     edits
@@ -206,9 +219,8 @@ def generation_lens(
     """
     if not 1 <= top_k <= model.d_vocab:
         raise InputError(f"top_k is {top_k}; expected 1 to {model.d_vocab}.")
-    chosen = written_points(model, points)
     reader = reader_of(model, lens)
-    reader.require(chosen)
+    chosen = written_points(model, points, reader)
     wanted = Wanted(
         max_new_tokens,
         float(temperature),
@@ -216,9 +228,7 @@ def generation_lens(
         tuple(model.token_id(token) for token in _listed(begin)),
         (stop,) if isinstance(stop, str) and stop else tuple(stop),
     )
-    found = as_edits(edits)
-    if found:
-        job.note(edits=code_of(found))
+    found = shown_edits(job, edits)
     shown = Shown(chosen, top_k, rule, require_rule(rule, threshold))
     buffers = buffers_of(model, len(chosen), len(tokens.ids), wanted.new, top_k, memory_limit)
     Writing(job, model, tokens, reader, shown, wanted, buffers).run(found, verify)

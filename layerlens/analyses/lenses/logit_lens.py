@@ -192,6 +192,17 @@ def lens_edits(
     job: Job, model: LensModel, tokens: Tokens, edits: Edit | Iterable[Edit]
 ) -> Resolved:
     """What edits change in a run that a lens decodes; the result says which they were."""
+    return resolve_counted(model, tokens, shown_edits(job, edits))
+
+
+def shown_edits(job: Job, edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
+    """Edits that a lens can show; the result says which they were.
+
+    Raises
+    ------
+    InputError
+        One is of what the head is given, which a lens does not read.
+    """
     found = as_edits(edits)
     if any(edit.kind == "head_input" for edit in found):
         raise InputError(
@@ -200,4 +211,4 @@ def lens_edits(
         )
     if found:
         job.note(edits=code_of(found))
-    return resolve_counted(model, tokens, found)
+    return found

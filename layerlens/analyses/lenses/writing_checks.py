@@ -112,7 +112,7 @@ def uncached(writing: Writing, edits: tuple[Edit, ...], steps: list[int]) -> Non
 
     sites = writing.rows.sites
     with editing(model, edits, tokens), reading(model, sites, writing.count, read):
-        model.hf(**model_inputs(model, whole, "all"))
+        model.hf(**model_inputs(model, whole, "last"))
     rows = writing.rows.rows(states)
     tops = [torch.stack(part, 1).flatten(0, 1) for part in _of(writing.found, steps)]
     # Rows of a group may stand for one point or another: each is read for the point it is.
