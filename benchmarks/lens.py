@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import torch
 from measure import Timer, bridge, gpt2_shape, peak_above, rivals, tiny
+from writing import report_writing
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
@@ -175,6 +176,7 @@ def report(model: ll.LensModel, length: int, repeats: int, installed: list[str])
         f"{sent / 1e6:.3f} MB to the browser "
         f"({sent / least_bytes:.2f} x the least for ids, log p and entropy)"
     )
+    report_writing(model, ids, repeats)
 
 
 def main() -> None:
