@@ -120,6 +120,9 @@ describe("a text as it is written", () => {
     receive(model, 1);
     receive(model, 2);
     await vi.waitFor(() => expect(el.querySelectorAll(".ll-written").length).toBe(3));
+    await vi.waitFor(() =>
+      expect(el.querySelectorAll(".ll-strip tr:last-child td").length).toBe(3),
+    );
     const sent = model.sent.length;
     const slider = el.querySelector<HTMLInputElement>(".ll-strip input[type=range]");
     expect(el.querySelector(".ll-strip")?.textContent).toContain("0 post");

@@ -21,6 +21,7 @@ export function Strip({ state }: { state: GenerationState }) {
 
 /** The rule and its threshold, moved on the numbers that are there. */
 function Rule({ state }: { state: GenerationState }) {
+  state.session.version.value;
   const data = state.written;
   const { rule, threshold } = state.own.traits;
   if (!data) return null;
@@ -78,6 +79,7 @@ function Row({ state }: { state: GenerationState }) {
     table.addEventListener("scroll", follow, { passive: true });
     return () => table.removeEventListener("scroll", follow);
   }, []);
+  state.session.version.value;
   const data = state.written;
   const { rule, threshold } = state.own.traits;
   if (!data) return null;
