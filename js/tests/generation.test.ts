@@ -134,6 +134,21 @@ describe("a text as it is written", () => {
     expect(model.sent.length).toBe(sent);
   });
 
+  it("looks at the newest token until another one is chosen", () => {
+    const model = running({ step: -1 });
+    const session = new Session(model, GENERATION);
+    const state = new GenerationState(session, signal(false));
+    for (const step of [0, 1]) {
+      receive(model, step);
+      expect(state.selected.value.position).toBe(step);
+    }
+    model.push("step", 0);
+    receive(model, 2);
+    expect(state.selected.value.position).toBe(0);
+    model.push("step", 9);
+    expect(state.selected.value.position).toBe(2);
+  });
+
   it("branches from another token, and marks where the texts part", async () => {
     const model = running();
     const session = new Session(model, GENERATION);

@@ -1,6 +1,6 @@
-import type { ReadonlySignal, Signal } from "@preact/signals";
+import { computed, type ReadonlySignal, type Signal } from "@preact/signals";
 import { plain } from "../../marks/text";
-import type { Cell } from "../../marks/windowing";
+import { type Cell, clamp } from "../../marks/windowing";
 import type { GenerationMeta, GenerationTraits } from "../../wire/generation";
 import type { LensMeta, LensTraits } from "../../wire/lens";
 import type { Session } from "../../wire/session";
@@ -26,6 +26,23 @@ export class GenerationState extends ViewState {
 
   protected override get place(): Signal<number> {
     return this.own.traits.step;
+  }
+
+  /** How many tokens there are, by which alone a choice that follows them changes. */
+  readonly #count = computed(() => {
+    this.own.version.value;
+    return this.written?.written ?? 0;
+  });
+  readonly #room = computed(() => {
+    this.own.version.value;
+    return this.written?.positions ?? 0;
+  });
+
+  /** Without a choice it is the newest token, while it writes too. */
+  protected override column(): number {
+    const step = this.place.value;
+    if (step < 0) return Math.max(0, this.#count.value - 1);
+    return clamp(step, 0, Math.max(0, this.#room.value - 1));
   }
 
   protected override placed(step: number): Partial<LensTraits> {

@@ -47,7 +47,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
       if (!data) return { point: 0, position: 0 };
       return {
         point: rowOf(traits.layer.value, fromEnd(traits.row.value, data.points), data.meta.layers),
-        position: fromEnd(this.place.value, data.positions),
+        position: this.column(data),
       };
     });
     this.trajectories = computed(() => this.#trajectories());
@@ -60,6 +60,10 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   /** The column that is looked at. */
   protected get place(): Signal<number> {
     return this.session.traits.position;
+  }
+
+  protected column(data: LensData): number {
+    return fromEnd(this.place.value, data.positions);
   }
 
   protected placed(position: number): Partial<LensTraits> {
