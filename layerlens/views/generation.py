@@ -220,12 +220,14 @@ class GenerationView(PointRows):
         return options
 
     def _figure_options(self) -> dict[str, Any]:
+        shown = self._partial or self._result
+        there = shown is not None and self.step < shown.data.sizes["step"]
         return {
             **super()._figure_options(),
             "color": self.color,
             "transposed": self.transposed,
             "pins": self.pins,
-            "selected": (self.row, self.step),
+            "selected": (self.row, self.step if there else -1),
         }
 
 

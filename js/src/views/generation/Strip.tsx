@@ -76,6 +76,7 @@ function Row({ state }: { state: GenerationState }) {
     const follow = () => {
       if (box.current) box.current.scrollLeft = table.scrollLeft;
     };
+    follow();
     table.addEventListener("scroll", follow, { passive: true });
     return () => table.removeEventListener("scroll", follow);
   }, []);
