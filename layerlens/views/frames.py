@@ -76,6 +76,11 @@ class Stream:
         """Learn the lengths of the axes."""
         self._parts = Parts(self._variables, sizes, coords, batched=False)
 
+    def shorten(self, axis: str, length: int) -> None:
+        """Leave off the end of an axis; nothing was put there."""
+        if self._parts is not None:
+            self._parts.shorten(axis, length)
+
     def put(self, where: Mapping[str, int | slice], arrays: Mapping[str, np.ndarray]) -> None:
         """Take a finished part; it leaves at once, or with the next frame."""
         if self._parts is None:

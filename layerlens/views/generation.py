@@ -201,9 +201,9 @@ class GenerationView(PointRows):
         return dict(generation_meta_of(shown, result.checks, run))
 
     def _meta_after(self, meta: dict[str, Any], result: Result) -> dict[str, Any]:
-        after = super()._meta_after(meta, result)
-        # The arrays have been sent for as many tokens as were asked for.
-        return {**after, "tokens": generation_meta_of(result.data)["tokens"]}
+        known = generation_meta_of(result.data)
+        return {**super()._meta_after(meta, result), "tokens": known["tokens"],
+                "steps": known["steps"]}  # fmt: skip
 
     def _wires(self, variables: Mapping[str, Variable]) -> Mapping[str, Wire]:
         return WIRES

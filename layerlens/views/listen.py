@@ -97,6 +97,11 @@ class RunListener:
         self.stream.put(where, arrays)
         self.emitted |= {name for name, array in arrays.items() if not np.isnan(array).all()}
 
+    def on_shorten(self, axis: str, length: int) -> None:
+        """Keep no room for what did not come."""
+        if self.stream is not None:
+            self.stream.shorten(axis, length)
+
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the status line, at most ten times a second."""
         self.done = done

@@ -193,6 +193,7 @@ class Job:
         if self.parts is None:
             raise RuntimeError("declare() comes before shorten()")
         self.parts.shorten(axis, length)
+        self._listener.on_shorten(axis, length)
 
     def label(self, coords: Coords) -> None:
         """Put in coordinates that were not known before, such as tokens that were written."""

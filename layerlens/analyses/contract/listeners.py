@@ -36,6 +36,9 @@ class Listener(Protocol):
     def on_emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
         """Hear of a finished part; the arrays are not used again by who sent them."""
 
+    def on_shorten(self, axis: str, length: int) -> None:
+        """Hear that an axis ended sooner than was declared."""
+
     def on_progress(self, done: int, total: int, what: str) -> None:
         """``done`` of ``total`` steps, or tokens of a corpus; 0 where the total is not known."""
 
@@ -64,6 +67,9 @@ class Silent:
         """Ignore."""
 
     def on_emit(self, where: Where, arrays: Mapping[str, np.ndarray]) -> None:
+        """Ignore."""
+
+    def on_shorten(self, axis: str, length: int) -> None:
         """Ignore."""
 
     def on_progress(self, done: int, total: int, what: str) -> None:

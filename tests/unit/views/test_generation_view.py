@@ -116,6 +116,20 @@ def test_a_front_end_branches_by_setting_what_is_written_first(model: LensModel)
     assert ids(view)[0] == 7 and view.before == before
 
 
+def test_what_ends_early_is_kept_without_room_for_more(model: LensModel) -> None:
+    free = shown(model, "w4 w5", max_new_tokens=2)
+    model.hf.generation_config.eos_token_id = ids(free)[0]
+    for view in (
+        shown(model, "w4 w5", max_new_tokens=9),
+        ll.GridView(model, "generation_lens", "w4 w5", max_new_tokens=9),
+    ):
+        view.wait(20)
+        _, packed = unpack(view.snapshot)
+        shapes = {h["name"]: h["shape"] for frame, _ in packed for h in frame["arrays"]}
+        assert shapes["margin"][1] == 1
+    model.hf.generation_config.eos_token_id = 2
+
+
 def test_from_a_drawn_token_another_text_is_drawn(model: LensModel) -> None:
     view = shown(model, temperature=3.0, max_new_tokens=8)
     first = ids(view)
