@@ -39,8 +39,9 @@ def quantity(data: xr.Dataset, color: str, tracked: int) -> Quantity:
     ----------
     data : xarray.Dataset
         The data of one text.
-    color : {"probability", "entropy", "rank", "kl", "tracked", "change", "kl_between"}
-        What the cells show.
+    color : str
+        What the cells show: ``probability``, ``entropy``, ``rank``, ``kl``, ``tracked``; of two
+        lenses ``change``, ``kl_between``; of what was written ``written``, ``margin``.
     tracked : int
         Which of the tracked tokens, for ``"tracked"``.
 

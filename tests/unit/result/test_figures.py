@@ -161,7 +161,7 @@ def test_checks_are_part_of_the_figure() -> None:
     [
         (
             {"color": "beauty"},
-            "choose probability, entropy, rank, kl, change, kl_between or tracked",
+            "kl_between, written, margin or tracked",
         ),
         ({"color": "tracked", "tracked": 2}, "tracks 2 tokens"),
         ({"theme": "blue"}, "no theme 'blue'"),

@@ -230,6 +230,9 @@ def test_an_estimate_counts_what_is_then_used() -> None:
     estimate = ll.estimate("generation_lens", model, IDS, max_new_tokens=NEW)
     assert estimate.passes == lens.data.attrs["passes"] == 2
     assert estimate.tokens == len(IDS) + NEW - 1
+    longer = ll.generation_lens(model, IDS * 8, max_new_tokens=NEW)
+    # Three rows a token (the last block's is the final one), and two tokens read again.
+    assert longer.data.attrs["head_rows"] == lens.data.attrs["head_rows"] == 3 * NEW + 2 * 4
 
 
 def test_divergences_from_the_first_of_a_group_are_those_of_whole_rows() -> None:
