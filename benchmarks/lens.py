@@ -200,6 +200,22 @@ def main() -> None:
     print(f"{arguments.threads} threads, {model.dtype}, torch {torch.__version__}, load {load:.1f}")
     for length in arguments.lengths:
         report(model, length, arguments.repeats, installed)
+    report_neurons(model)
+
+
+def report_neurons(model: ll.LensModel) -> None:
+    """Print what the tokens of all neurons cost, once, beside their product with the head alone."""
+    seconds = counted = 0.0
+
+    def work() -> None:
+        nonlocal seconds, counted
+        start = time.perf_counter()
+        found = ll.neuron_tokens.run(model, {}, {"k": 5}, Silent())
+        seconds, counted = time.perf_counter() - start, float(found.data.prominence.notnull().sum())
+
+    size = peak_above(work)
+    floor, _ = Timer.once(head_product(model, round(counted)))
+    print(f"tokens of {counted:,.0f} neurons: {seconds:.1f} s, {size:.0f} MB; head {floor:.1f} s")
 
 
 if __name__ == "__main__":

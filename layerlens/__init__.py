@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.attention.token_attribution import token_attribution
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
+    from layerlens.analyses.contributions.neuron_tokens import neuron_tokens
     from layerlens.analyses.contributions.observables import observable
     from layerlens.analyses.depth.block_jacobian import block_jacobian
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
@@ -161,6 +162,7 @@ _PLACES = {
     "top_texts": "layerlens.analyses.measuring.top_texts",
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
+    "neuron_tokens": "layerlens.analyses.contributions.neuron_tokens",
     "observable": "layerlens.analyses.contributions.observables",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_clusters": "layerlens.analyses.attention.head_clusters",
@@ -291,6 +293,7 @@ __all__ = [
     "matchness",
     "metrics",
     "model_view",
+    "neuron_tokens",
     "observable",
     "open",
     "patch_sweep",

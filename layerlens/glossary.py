@@ -214,6 +214,11 @@ TERMS: dict[str, Term] = {
     ),
     "pre": Term("The state of the stream before a block.", ("resid_pre",)),
     "probability": Term("A token's share of the softmax over the vocabulary."),
+    "prominence": Term(
+        "How far the best token of a direction stands out: its score above the mean over the "
+        "vocabulary, in standard deviations. A random direction has some, too: read it beside one.",
+        ("median_prominence", "random_prominence"),
+    ),
     "q, k, v": Term(
         "Query, key and value of a head. Where query and key fit, the value is taken along; rot_q "
         "and rot_k are what rotary embeddings make of the first two.",

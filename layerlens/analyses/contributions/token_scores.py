@@ -72,14 +72,27 @@ def write_scores(model: LensModel, columns: Tensor) -> Tensor:
     """
     head = model.anatomy.head
     assert head is not None  # the caller asked
-    for path in head.chain:
-        columns = _through(model, path, columns)
-    logits = _through(model, head.head, columns * head.scale_in).T
+    logits = _through(model, head.head, through_final_norm(model, columns)).T
     for operation, value in head.operations:
         if operation == "cap":
             break
         logits = logits * (value if operation == "multiply" else 1 / value)
     return logits - logits.mean(1, keepdim=True)
+
+
+def through_final_norm(model: LensModel, columns: Tensor) -> Tensor:
+    """Directions in the last state as the head is given them, norms without their statistics.
+
+    Parameters
+    ----------
+    columns
+        ``[d_model, direction]``.
+    """
+    head = model.anatomy.head
+    assert head is not None  # the caller asked
+    for path in head.chain:
+        columns = _through(model, path, columns)
+    return columns * head.scale_in
 
 
 def _through(model: LensModel, path: str, columns: Tensor) -> Tensor:
