@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.lenses.contrast_layers import contrast_layers
     from layerlens.analyses.lenses.fitting.fit_lens import fit_lens
     from layerlens.analyses.lenses.fitting.lens_quality import lens_quality
     from layerlens.analyses.lenses.generation_lens import generation_lens
@@ -125,6 +126,7 @@ _PLACES = {
     "edits_from_json": "layerlens.run.edit_lists",
     "Generation": "layerlens.run.generation",
     "layer_metrics": "layerlens.analyses.measuring.layer_metrics",
+    "contrast_layers": "layerlens.analyses.lenses.contrast_layers",
     "generation_lens": "layerlens.analyses.lenses.generation_lens",
     "fit_lens": "layerlens.analyses.lenses.fitting.fit_lens",
     "lens_quality": "layerlens.analyses.lenses.fitting.lens_quality",
@@ -257,6 +259,7 @@ __all__ = [
     "checkpoint_difference",
     "compare_models",
     "composition",
+    "contrast_layers",
     "cross_model_patch",
     "depth_score",
     "direct_logit_attribution",

@@ -76,6 +76,11 @@ TERMS: dict[str, Term] = {
     "coefficient": Term(
         "How much of a direction is added; 0 is the run as it was.", ("coefficients", "dose")
     ),
+    "contrast of layers": Term(
+        "Writing by the last layer's answer with an earlier one's taken off or added, among the "
+        "tokens that the last layer finds plausible.",
+        ("contrast", "contrast_layers", "dola", "DoLa", "amateur"),
+    ),
     "corrupted run": Term(
         "A run over a text that differs in what matters, so that the model answers differently.",
         ("corrupt", "corrupted"),

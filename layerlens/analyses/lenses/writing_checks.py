@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +13,10 @@ from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses import checks as lens_checks
 from layerlens.analyses.lenses.checks import ROUNDING
+from layerlens.analyses.lenses.written_again import states_again
 from layerlens.model.evidence import logit_size
-from layerlens.model.sites import Site
-from layerlens.run.editing import editing
 from layerlens.run.edits import Edit
-from layerlens.run.forward import model_inputs
 from layerlens.run.head_rows import Reduced
-from layerlens.run.reading import reading
 
 if TYPE_CHECKING:
     from layerlens.analyses.lenses.writing import Writing
@@ -91,28 +88,10 @@ def report(job: Job, found: Found, model: LensModel, *, greedy: bool) -> None:
 
 def uncached(writing: Writing, edits: tuple[Edit, ...], steps: list[int]) -> None:
     """Run the finished text once without a cache, and read some of its tokens again."""
-    model, tokens = writing.model, writing.tokens
-    length, written = tokens.ids.shape[1], len(writing.found.tops)
-    # The last token is written and never fed.
-    pad = int(tokens.ids[0, 0])
-    after = torch.full((len(tokens.ids), written - 1), pad)
-    for row, text in enumerate(writing.texts):
-        after[row, : len(text)] = torch.tensor(text[: written - 1])
-    whole = replace(
-        tokens,
-        ids=torch.cat([tokens.ids, after], 1),
-        mask=torch.cat([tokens.mask, torch.ones_like(after, dtype=torch.bool)], 1),
+    model = writing.model
+    states = states_again(
+        model, writing.tokens, writing.texts, edits, writing.rows.sites, steps, writing.job.tick
     )
-    columns = [length - 1 + step for step in steps]
-    states: dict[Site, Tensor] = {}
-
-    def read(site: Site, value: Tensor) -> None:
-        writing.job.tick()
-        states[site] = value[:, columns].flatten(0, 1)
-
-    sites = writing.rows.sites
-    with editing(model, edits, tokens), reading(model, sites, writing.count, read):
-        model.hf(**model_inputs(model, whole, "last"))
     rows = writing.rows.rows(states)
     tops = [torch.stack(part, 1).flatten(0, 1) for part in _of(writing.found, steps)]
     # Rows of a group may stand for one point or another: each is read for the point it is.

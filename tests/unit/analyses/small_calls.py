@@ -17,6 +17,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "compare_models": ((LIST,), {"other": None}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "lens_quality": ((ONE,), {"positions_skipped": 1}),
+    "contrast_layers": ((ONE,), {"max_new_tokens": 3}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "generation_lens": ((ONE,), {"max_new_tokens": 3}),
     "head_scores": ((), {"length": 8}),

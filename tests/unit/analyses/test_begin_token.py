@@ -29,6 +29,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "back_patch": ((ONE,), {"into": THIRD}),
     "causal_trace": ((ONE,), {"subject": "w11", "samples": 2}),
     "compare_models": ((LIST,), {"other": None, "unit": "text", "metric": "rsa"}),
+    "contrast_layers": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
