@@ -30,10 +30,15 @@ VARIABLES = {
     "chosen": Variable(
         ("point", "step"), "float32", "nats", "the same at the layer that was chosen"
     ),
-    "written_id": Variable(
-        ("writing", "step"), "int32", "1", "token that was written", is_token=True
-    ),
     "chosen_layer": Variable(("step",), "int32", "layer", "layer that was chosen", NO_LAYER),
+    **{
+        name: Variable(("step",), "int32", "1", words, is_token=True)
+        for name, words in (
+            ("written_id", "token written with contrast"),
+            ("own_written_id", "token of the model's own text"),
+            ("random_written_id", "token written with layers drawn at random"),
+        )
+    },
     "own_id": Variable(
         ("step",), "int32", "1", "what the model itself would write there", is_token=True
     ),
@@ -97,10 +102,10 @@ def _writings(control: bool, points: int) -> tuple[str, ...]:
     "knowledge) and difference in the style of Chen et al., Lower Layer Matters (2024)",
     cost="1 pass of the text and of each new token for each of two or three texts, with a product "
     "of every candidate with the head; 1 pass more to verify; an amateur adds a pass of each token",
-    view="panels",
+    view="grid",
     lead="Each column is a token that was written with contrast, each row a layer that it could be "
-    "held against: how far its answer is from the final one, and which was chosen. Below stand the "
-    "texts without it, with it, and with layers drawn at random.",
+    "held against: how far its answer is from the final one, and which was chosen. The table has "
+    "the texts with it, without it, and with layers drawn at random.",
     variables=VARIABLES,
     work=count_work,
     needs=("head", "causal"),
@@ -178,8 +183,9 @@ def contrast_layers(
 
     Notes
     -----
-    ``writing`` holds ``own``, ``contrast`` and ``random layer``; everything else is of the text
-    with contrast. The attributes ``text_own``, ``text_contrast``, ``text_random_layer`` hold the
+    ``written_id`` is the text with contrast, ``own_written_id`` the model's own,
+    ``random_written_id`` that of ``control``; everything else is of the text with contrast. The
+    attributes ``text_contrast``, ``text_own``, ``text_random_layer`` hold the
     texts. For ``"fused"`` the divergence is that between the answers before and after a block's
     MLP, and the smallest is chosen. DoLa's code chooses one layer for all texts of a batch; here
     each text has its own, so that none depends on the others. Of LFD and LOL only descriptions
@@ -197,8 +203,8 @@ def contrast_layers(
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> both = ll.contrast_layers(model, "cat dog owl cat", layers=[0], max_new_tokens=3)
-    >>> both.data.written_id.dims, both.data.chosen_layer.values.tolist()
-    (('writing', 'step'), [0, 0, 0])
+    >>> both.data.token.values.tolist(), both.data.chosen_layer.values.tolist()
+    (['dog', 'owl', 'cat'], [0, 0, 0])
     >>> both.data.attrs["text_own"]
     'dogowlcat'
     """
@@ -217,7 +223,9 @@ def contrast_layers(
     weaker = None if amateur is None else (amateur, reader_of(_require_amateur(model, amateur)))
     wanted = Wanted(max_new_tokens, seed=seed, stop=texts)
     writings = _writings(control, len(points))
-    Contrast(job, model, tokens, reader, rule, wanted, writings, weaker).run(found, verify)
+    Contrast(job, model, tokens, reader, rule, wanted, writings, VARIABLES, weaker).run(
+        found, verify
+    )
 
 
 def _require_reference(model: LensModel, method: str, fitted: bool) -> None:

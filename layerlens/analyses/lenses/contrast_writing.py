@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 OWN, CONTRAST, RANDOM = WRITINGS = ("own", "contrast", "random layer")
+IDS = {OWN: "own_written_id", CONTRAST: "written_id", RANDOM: "random_written_id"}
+"""Which variable holds the tokens of each text."""
 
 
 @dataclass
@@ -55,10 +58,11 @@ class Contrast:
         rule: Rule,
         wanted: Wanted,
         writings: tuple[str, ...],
+        variables: Iterable[str],
         amateur: tuple[LensModel, Reader] | None,
     ) -> None:
         self.job, self.model, self.rule, self.wanted = job, model, rule, wanted
-        self.writings = writings
+        self.writings, self.variables = writings, variables
         self.given, self.tokens = tokens, left_padded(model, tokens)
         self.answers = EarlyAnswers(model, rule, reader)
         self.amateur = amateur and (amateur[0], EarlyAnswers(amateur[0], rule, amateur[1]))
@@ -90,17 +94,17 @@ class Contrast:
     def declare(self) -> None:
         """State the axes and their coordinates."""
         points, new = self.rule.points, self.wanted.new
-        sizes = {"point": len(points), "step": new, "writing": len(self.writings)}
+        sizes = {"point": len(points), "step": new}
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
             "point": (("point",), np.array([point.label for point in points])),
             "layer": (("point",), np.array([point.layer for point in points], dtype=np.int32)),
             "step": (("step",), np.arange(new, dtype=np.int32)),
-            "writing": (("writing",), np.array(self.writings)),
         }
         if not self.tokens.single:
             sizes["batch"] = self.count
             coords["text"] = (("batch",), np.array([text or "" for text in self.given.texts]))
-        self.job.declare(sizes, coords)
+        unused = {name for writing, name in IDS.items() if writing not in self.writings}
+        self.job.declare(sizes, coords, [name for name in self.variables if name not in unused])
         self.job.note(**named_texts({"text": self.given}))
 
     def _write(self, number: int, writing: str, edits: tuple[Edit, ...]) -> None:
@@ -126,9 +130,7 @@ class Contrast:
                 text.append(int(ids[row, -1]))
                 ended = text[-1] in self.ends or stops(self.model, text, self.wanted.stop)
                 now.ended[row] = ended
-            self._put(
-                {"writing": now.number, "step": calls.step}, {"written_id": ids[:, -1]}, going
-            )
+            self._put({"step": calls.step}, {IDS[now.writing]: ids[:, -1]}, going)
             if now.writing == CONTRAST and now.picked is not None:
                 arrays = self._arrays(calls.own, ids[:, -1], now.picked)
                 self._put({"step": calls.step}, arrays, going)
@@ -196,9 +198,9 @@ class Contrast:
         nothing = torch.zeros(self.count, dtype=torch.int64)
         flat = torch.zeros(self.count, len(self.rule.points))
         empty = Picked(flat, nothing, torch.zeros(self.count, self.model.d_vocab))
-        for number, writing in enumerate(self.writings):
+        for writing in self.writings:
             for step in range(self._longest(writing), steps):
-                self._put({"writing": number, "step": step}, {"written_id": nothing}, nobody)
+                self._put({"step": step}, {IDS[writing]: nothing}, nobody)
                 if writing == CONTRAST:
                     arrays = self._arrays(empty.early, nothing, empty)
                     self._put({"step": step}, arrays, nobody)

@@ -78,12 +78,12 @@ def test_dola_is_its_formula_on_whole_passes(variant: str, by_hand: Any) -> None
         layer, token, divergence = by_hand(model, ids, [0, 1])
         here = result.data.isel(step=step)
         assert int(here.chosen_layer) == layer
-        assert int(here.written_id.sel(writing="contrast")) == token
+        assert int(here.written_id) == token
         close(here.divergence, divergence)
         assert int(here.chosen.notnull().sum()) == 1
         ids.append(token)
     own = model.generate(IDS, max_new_tokens=NEW).new_ids
-    assert result.data.written_id.sel(writing="own").values.tolist() == own != ids[len(IDS) :]
+    assert result.data.own_written_id.values.tolist() == own != ids[len(IDS) :]
 
 
 def test_the_two_variants_may_choose_different_layers() -> None:
@@ -138,8 +138,8 @@ def test_without_weight_or_choice_the_text_is_the_models_own(method: str) -> Non
             model, IDS, method=method, layers=[0, 1], max_new_tokens=NEW, **options
         )
         assert result.checks.ok
-        written = result.data.written_id.values
-        assert written.shape == (3, NEW) and (written == own).all()
+        for name in ("written_id", "own_written_id", "random_written_id"):
+            assert result.data[name].values.tolist() == own
         assert (result.data.own_rank == 1).all()
 
 
@@ -155,7 +155,7 @@ def test_fused_takes_the_block_whose_mlp_changes_the_answer_least() -> None:
     assert int(result.data.chosen_layer[0]) == layer
     q, early = (last[f"resid_post.{n}"] for n in (model.n_layers - 1, layer))
     score = torch.where(q >= 0.1 * q.max(), q.log() + early.log(), -math.inf)
-    assert int(result.data.written_id[1, 0]) == int(score.argmax())
+    assert int(result.data.written_id[0]) == int(score.argmax())
 
 
 def test_an_amateur_is_taken_off_both_layers_and_cancels_where_it_is_the_same() -> None:
@@ -177,7 +177,7 @@ def test_an_amateur_is_taken_off_both_layers_and_cancels_where_it_is_the_same() 
             logs += [one.unembed(state).log_softmax(-1) for state in states]
         score = (3 * logs[0] - 2 * logs[2]) + (3 * logs[1] - 2 * logs[3])
         score[logs[0] < logs[0].max() + math.log(0.01)] = -math.inf
-        assert int(found.data.written_id[1, step]) == int(score.argmax())
+        assert int(found.data.written_id[step]) == int(score.argmax())
         ids.append(int(score.argmax()))
 
 
@@ -187,7 +187,7 @@ def test_edits_reach_every_text_and_order_of_candidates_changes_nothing() -> Non
     result = ll.contrast_layers(model, IDS, layers=[1, 0], max_new_tokens=NEW, edits=edit)
     assert result.checks.ok
     own = model.generate(IDS, max_new_tokens=NEW, edits=edit).new_ids
-    assert result.data.written_id[0].values.tolist() == own
+    assert result.data.own_written_id.values.tolist() == own
     assert own != model.generate(IDS, max_new_tokens=NEW).new_ids
     again = ll.contrast_layers(model, IDS, layers=(0, 1), max_new_tokens=NEW, edits=edit)
     assert result.data.drop_attrs().equals(again.data.drop_attrs())
@@ -198,16 +198,17 @@ def test_several_texts_are_each_as_alone_and_one_that_ends_early_is_left() -> No
     texts = [IDS, IDS[:3], IDS]
     options: dict[str, Any] = {"layers": [0, 1], "max_new_tokens": NEW, "control": False}
     alone = [ll.contrast_layers(model, text, **options).data for text in texts]
-    written = [data.written_id.values for data in alone]
-    end = next(t for t in written[1][1].tolist() if t not in written[0])
+    written = [data.written_id.values.tolist() for data in alone]
+    others = {*written[0], *alone[0].own_written_id.values.tolist()}
+    end = next(token for token in written[1] if token not in others)
     model.hf.generation_config.eos_token_id = end
     result = ll.contrast_layers(model, texts, **options)
     assert result.checks.ok and result.data.attrs["complete"] == 1
     close(result.data.divergence[0], alone[0].divergence)
     close(result.data.divergence[2], alone[0].divergence)
-    n = written[1][1].tolist().index(end) + 1
+    n = written[1].index(end) + 1
     close(result.data.divergence[1, :, :n], alone[1].divergence[:, :n])
-    assert (result.data.written_id[1, 1, n:] == -1).all()
+    assert (result.data.written_id[1, n:] == -1).all()
     assert result.data.divergence[1, :, n:].isnull().all()
 
 
