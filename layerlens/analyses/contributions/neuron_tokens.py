@@ -105,7 +105,7 @@ def neuron_tokens(
     InputError
         An option does not fit, a layer has experts or no such weight, or it is quantised.
     ModelError
-        The head is not one plain matrix.
+        The head is not one plain matrix, or lies behind something that is not linear (BERT).
 
     Examples
     --------

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import layerlens as ll
-from layerlens.errors import InputError
+from layerlens.errors import InputError, ModelError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 
@@ -100,3 +100,9 @@ def test_what_does_not_fit_is_refused(model: LensModel, wrong: dict[str, object]
 def test_a_model_without_a_gate_says_so() -> None:
     with pytest.raises(InputError, match="no weight 'gate'"):
         ll.neuron_tokens(LensModel.wrap(tiny_model("gpt2"), None, name="gpt2"), direction="gate")
+
+
+def test_a_head_behind_something_nonlinear_is_refused() -> None:
+    bert = LensModel.wrap(tiny_model("bert"), None, name="bert")
+    with pytest.raises(ModelError, match="not linear"):
+        ll.neuron_tokens(bert)
