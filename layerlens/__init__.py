@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
     from layerlens.analyses.lenses.contrast_layers import contrast_layers
+    from layerlens.analyses.lenses.early_exit import early_exit
     from layerlens.analyses.lenses.fitting.fit_lens import fit_lens
     from layerlens.analyses.lenses.fitting.lens_quality import lens_quality
     from layerlens.analyses.lenses.generation_lens import generation_lens
@@ -118,6 +119,7 @@ _PLACES = {
     "Site": "layerlens.model.sites",
     "record": "layerlens.run.record",
     "Trace": "layerlens.run.record",
+    "early_exit": "layerlens.analyses.lenses.early_exit",
     "edit": "layerlens.run.edits",
     "Edit": "layerlens.run.edits",
     "source": "layerlens.run.values",
@@ -264,6 +266,7 @@ __all__ = [
     "depth_score",
     "direct_logit_attribution",
     "doctor",
+    "early_exit",
     "edit",
     "edits_from_json",
     "edits_to_json",

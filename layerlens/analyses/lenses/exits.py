@@ -88,8 +88,10 @@ def exit_scores(rule: str, numbers: Mapping[str, NDArray[Any]], d_vocab: int) ->
     return score
 
 
-def exit_points(score: NDArray[Any], threshold: float) -> NDArray[np.intp]:
+def exit_points(score: NDArray[Any], threshold: float | NDArray[Any]) -> NDArray[np.intp]:
     """First point whose score exceeds a threshold; where none does the last, the model's own.
+
+    A threshold may be one number, or one for each of the ``n`` tokens of ``score`` [point, n].
 
     Examples
     --------
@@ -99,4 +101,25 @@ def exit_points(score: NDArray[Any], threshold: float) -> NDArray[np.intp]:
     ready = score > threshold  # False for NaN
     ready[-1] = True
     found: NDArray[np.intp] = ready.argmax(0)
+    return found
+
+
+def decayed(threshold: float, place: NDArray[Any], decay: float) -> NDArray[np.float64]:
+    """A threshold that falls along a text, as in CALM.
+
+    Parameters
+    ----------
+    threshold
+        At the beginning of a text.
+    place
+        ``[n]`` where in its text each token stands, 0 to 1.
+    decay
+        How fast it falls to nine tenths: ``threshold (0.9 + 0.1 exp(-decay place))``; 0: not.
+
+    Examples
+    --------
+    >>> decayed(0.5, np.array([0.0, 1.0]), 4.0).round(4).tolist()
+    [0.5, 0.4509]
+    """
+    found: NDArray[np.float64] = threshold * (0.9 + 0.1 * np.exp(-decay * place))
     return found

@@ -31,6 +31,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "compare_models": ((LIST,), {"other": None, "unit": "text", "metric": "rsa"}),
     "contrast_layers": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "cross_model_patch": ((ONE,), {"other": None}),
+    "early_exit": ((LIST,), {}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "lens_quality": ((LIST,), {"positions_skipped": 1}),

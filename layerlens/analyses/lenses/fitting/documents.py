@@ -40,12 +40,15 @@ class Seen:
         ``[n]`` int64 on the CPU: the next token, -1 where there is none.
     text
         ``[n]`` int64 on the CPU: the number of its text among all.
+    position
+        ``[n]`` int64 on the CPU: its place in its row.
     """
 
     states: list[Tensor]
     final: Tensor
     target: Tensor
     text: Tensor
+    position: Tensor
 
 
 def rows_of(model: LensModel, texts: Tokens | Texts) -> list[Row]:
@@ -106,7 +109,8 @@ def seen(
             states, final = _states(model, tokens, kept, points, tick)
             text = torch.tensor([number % PIECE for number in numbers])
             of = text.unsqueeze(1).expand_as(kept)[kept]
-            yield Seen(states, final, _next_tokens(model, tokens)[kept], of)
+            following = _next_tokens(model, tokens)[kept]
+            yield Seen(states, final, following, of, tokens.position_ids[kept])
 
 
 def _states(
