@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from layerlens.model.lensmodel import LensModel
 
+PATIENCE = 0.1  # seconds between two looks at whether someone wants to stop
+
 
 @contextmanager
 def running_together(
-    model: LensModel, beside: Iterable[Any] = (), *, gradients: bool = False
+    model: LensModel,
+    beside: Iterable[Any] = (),
+    *,
+    tick: Callable[[], None],
+    gradients: bool = False,
 ) -> Iterator[None]:
     """As ``model.running``, with the locks of other models held too.
 
@@ -24,12 +30,17 @@ def running_together(
         The one that runs.
     beside
         Where the others are, among things that are no models: the options of a call.
+    tick
+        Called while a model is busy; may raise to stop the waiting.
     gradients
         As in ``model.running``.
     """
     held = {id(each): each for each in beside if isinstance(each, LensModel)} | {id(model): model}
     with ExitStack() as stack:
         for number in sorted(held):
-            stack.enter_context(held[number].lock)
+            lock = held[number].lock
+            while not lock.acquire(timeout=PATIENCE):
+                tick()
+            stack.callback(lock.release)
         stack.enter_context(model.running(gradients=True) if gradients else model.running())
         yield

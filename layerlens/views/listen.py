@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerlens.errors import InputError
+from layerlens.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
     from layerlens.analyses.contract.parts import Variable
@@ -117,6 +117,11 @@ class RunListener:
 
     def on_check(self, check: Check) -> None:
         """Wait: checks are shown all together when the run ends."""
+
+    def tick(self) -> None:
+        """Stop here when someone asked for it, before the analysis has begun."""
+        if self.cancelled():
+            raise Cancelled("The run was stopped while it waited for a model.")
 
     def cancelled(self) -> bool:
         """Whether someone asked to stop; asked often, so what is late leaves here too."""

@@ -181,17 +181,21 @@ class LiveView(ResultView):
     def _compute(self, run: Run, task: Task) -> None:
         if self.model is None:
             return
-        with running_together(self.model, run.options.values()):  # it is queued until it has them
-            self._work(self.model, run, task)
-
-    def _work(self, model: LensModel, run: Run, task: Task) -> None:
-        self._tell(run, "running")
-        run.resolved = self._resolved(run)
         listener = self._listener(run, task)
+        beside = run.options.values()
         try:
-            result = self._answer(model, run, listener)
+            with running_together(self.model, beside, tick=listener.tick):  # queued until then
+                self._work(self.model, run, listener)
         except Cancelled as stop:
             self._stopped(run, stop, listener)
+
+    def _work(self, model: LensModel, run: Run, listener: RunListener) -> None:
+        self._tell(run, "running")
+        run.resolved = self._resolved(run)
+        try:
+            result = self._answer(model, run, listener)
+        except Cancelled:
+            raise
         except BaseException:
             self._take_back(listener)
             raise

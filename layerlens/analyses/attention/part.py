@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-_PATIENCE = 0.1  # seconds between two looks at whether someone wants to stop
 _BYTES = 5  # of a cell: its number, and whether it is there
 
 _SQUARE = ("layer", "head", "query", "key")
@@ -162,11 +160,10 @@ class Part:
 
     def run(self, done: int, total: int) -> int:
         """Read every text; return how many layers are finished then, of all parts."""
-        with _holding(self._job, self.model):
-            for row in range(len(self.tokens.ids)):
-                alone = row_of(self.tokens, row)
-                where = {} if self.tokens.single else {"batch": row}
-                done = self._text(alone, where, done, total)
+        for row in range(len(self.tokens.ids)):
+            alone = row_of(self.tokens, row)
+            where = {} if self.tokens.single else {"batch": row}
+            done = self._text(alone, where, done, total)
         return done
 
     def _text(self, tokens: Tokens, where: Mapping[str, int], done: int, total: int) -> int:
@@ -220,17 +217,6 @@ class Part:
         }
         for name, off in self._weighing.errors.items():
             self._job.check(f"{self.prefix}{name}", off, allowed, whose + what[name])
-
-
-@contextmanager
-def _holding(job: Job, model: LensModel) -> Iterator[None]:
-    """Hold the lock of a model; who waits for a second model that is busy can be stopped."""
-    while not model.lock.acquire(timeout=_PATIENCE):
-        job.tick()
-    try:
-        yield
-    finally:
-        model.lock.release()
 
 
 def _prefixed(prefix: str, axis: str) -> str:

@@ -173,7 +173,8 @@ class Analysis:
         started = time.perf_counter()
         finish = functools.partial(self._result, job, model, given, fed, full, started)
         try:
-            with running_together(model, full.values(), gradients=self.gradients):
+            beside = full.values()
+            with running_together(model, beside, tick=job.tick, gradients=self.gradients):
                 named = read_tokens(job, model, fed, full)
                 self._function(job, model, *fed.values(), **own(named))
         except (KeyboardInterrupt, Cancelled) as stop:
@@ -219,7 +220,8 @@ class Analysis:
             self.variables, listener or Silent(), batched=False, model=model, fed=fed,
             add_bos=add_bos,
         )  # fmt: skip
-        with running_together(model, full.values(), gradients=self.gradients):
+        beside = full.values()
+        with running_together(model, beside, tick=job.tick, gradients=self.gradients):
             named = read_tokens(job, model, fed, full)
             return self.opens(job, model, *fed.values(), place, **own(named))
 

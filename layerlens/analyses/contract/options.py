@@ -90,11 +90,18 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def nearest(word: str, known: Sequence[str], what: str) -> InputError:
-    """Return the error for a misspelt word, naming the nearest valid one."""
+def nearest(word: str, known: Sequence[str], what: str, listed: str = "") -> InputError:
+    """Return the error for a misspelt word, naming the nearest valid one.
+
+    Parameters
+    ----------
+    listed
+        Where all valid words stand, if they are too many for a sentence.
+    """
     close = get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return InputError(f"{what} {word!r} is not known: {hint}Valid are {', '.join(known)}.")
+    valid = f"{listed} lists all {len(known)}" if listed else f"Valid are {', '.join(known)}"
+    return InputError(f"{what} {word!r} is not known: {hint}{valid}.")
 
 
 def complete(options: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:

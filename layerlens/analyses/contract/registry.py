@@ -58,7 +58,7 @@ def get(name: str) -> Analysis:
     """
     _discover()
     if name not in _ANALYSES:
-        raise nearest(str(name), sorted(_ANALYSES), "Analysis")
+        raise nearest(str(name), sorted(_ANALYSES), "Analysis", "ll.analyses()")
     return _ANALYSES[name]
 
 

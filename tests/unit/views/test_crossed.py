@@ -81,7 +81,7 @@ def test_crossed_views_end(
 
 def test_it_runs_as_the_model_does(models: list[LensModel]) -> None:
     one, two = models
-    with running_together(one, ["no model", 3, two], gradients=True):
+    with running_together(one, ["no model", 3, two], tick=list, gradients=True):
         assert torch.is_grad_enabled()
         assert one.passes == 1
         taken = threading.Thread(target=lambda: free.append(two.lock.acquire(timeout=0)))
