@@ -222,7 +222,7 @@ TERMS: dict[str, Term] = {
     "prominence": Term(
         "How far the best token of a direction stands out: its score above the mean over the "
         "vocabulary, in standard deviations. A random direction has some, too: read it beside one.",
-        ("median_prominence", "random_prominence"),
+        ("median_prominence", "random_median_prominence"),
     ),
     "q, k, v": Term(
         "Query, key and value of a head. Where query and key fit, the value is taken along; rot_q "

@@ -59,6 +59,15 @@ describe("the axes of charts", () => {
   });
 });
 
+describe("values without a neighbour", () => {
+  it("are found, for no line would show them", async () => {
+    const { alone } = await chart();
+    expect(alone([1, null, 2, null, 3])).toEqual([0, 2, 4]);
+    expect(alone([0, undefined, 2, 3, null, null])).toEqual([0]);
+    expect(alone([1, 2, 3])).toEqual([]);
+  });
+});
+
 describe("places by value", () => {
   it("are the numbers themselves, and their logarithms where they span decades", () => {
     expect(spotsOf([-8, -4, -1, 0, 1, 4, 8])).toEqual([-8, -4, -1, 0, 1, 4, 8]);

@@ -250,6 +250,8 @@ function seriesOf({ style, band, dots, width = 2 }: ChartLine, count: number): u
     spanGaps: false,
     points: {
       show: (plot) => dots || plot.bbox.width / devicePixelRatio >= POINTS_FROM * count,
+      // No line ends at a value whose neighbours are missing, so it is always drawn.
+      filter: (plot, series, all) => (all ? null : alone(plot.data[series])),
       size: 5,
       fill: color,
       stroke: color,
@@ -257,6 +259,12 @@ function seriesOf({ style, band, dots, width = 2 }: ChartLine, count: number): u
   };
   const edge: uPlot.Series = { points: { show: false } };
   return band ? [line, edge, edge] : [line];
+}
+
+/** Where a value stands between two that are missing. */
+export function alone(values: ArrayLike<number | null | undefined> = []): number[] {
+  const has = (i: number) => values[i] != null;
+  return Array.from(values, (_, i) => i).filter((i) => has(i) && !has(i - 1) && !has(i + 1));
 }
 
 /** The number of each line's series; that of the first is 1. */

@@ -37,7 +37,7 @@ VARIABLES = {
         formula="(max_t s_t - mean_t s_t) / sd_t s_t",
     ),
     "median_prominence": Variable(("layer",), "float32", "sd", "median over the layer's neurons"),
-    "random_prominence": Variable(
+    "random_median_prominence": Variable(
         ("layer",), "float32", "sd", "median over random directions, as long as the neurons"
     ),
     "token": Variable(_ENDS, "int32", "1", "tokens at either end", is_token=True),
@@ -135,7 +135,7 @@ class NeuronTable:
             "token": self._padded(tokens.int(), "token"),
             "score": self._padded(scores, "score"),
             "median_prominence": prominence.median().numpy(),
-            "random_prominence": by_chance.median().numpy(),
+            "random_median_prominence": by_chance.median().numpy(),
         }
         if self.tracked:
             theirs = decoder.of(rows, self.tracked).cpu()
