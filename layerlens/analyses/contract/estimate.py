@@ -36,6 +36,9 @@ class Work:
         Tokens of a pass, for an analysis that makes them itself; None: those of its first text.
     operations
         Floating-point operations beside the passes, where these are what takes time.
+    steps
+        Tokens that are written one after the other: each has every weight read for itself, which
+        takes longer than its operations.
     """
 
     passes: float
@@ -43,6 +46,7 @@ class Work:
     bytes: int
     tokens: int | None = None
     operations: float = 0.0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,15 @@ def estimate_work(model: LensModel, fed: Mapping[str, Tokens | Texts], work: Wor
     speed, how = _operations_per_second(model)
     tokens = _tokens_in(fed) if work.tokens is None else work.tokens
     head = model.d_vocab * model.d_model
-    passes = 2.0 * _in_blocks(model) * tokens * work.passes + 2.0 * head * work.head_rows
-    operations = passes + work.operations
+    blocks = _in_blocks(model)
+    operations = 2.0 * blocks * tokens * work.passes + 2.0 * head * work.head_rows
+    seconds = (operations + work.operations) / speed
     how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {how}"
-    return Estimate(work.passes, operations / speed, work.bytes, how, tokens)
+    if work.steps:
+        slow, one = _operations_per_second(model, 1)
+        seconds += 2.0 * (blocks + head) * work.steps / slow
+        how += f"; {work.steps} steps of one token at {slow / 1e9:.2g} GFLOP/s, on {one}"
+    return Estimate(work.passes, seconds, work.bytes, how, tokens)
 
 
 def _tokens_in(fed: Mapping[str, Tokens | Texts]) -> int:
@@ -113,33 +122,35 @@ def _in_blocks(model: LensModel) -> int:
     return sum(p.numel() for p in hf.parameters() if id(p) not in aside)
 
 
-def _operations_per_second(model: LensModel) -> tuple[float, str]:
-    """Speed of a product, and in words of which."""
+def _operations_per_second(model: LensModel, rows: int = PROBE_ROWS) -> tuple[float, str]:
+    """Speed of a product of so many rows, and in words of which."""
+    probe = _head_product if model.anatomy.head else _largest_product
     with model.running():
-        product, x, out = _head_product(model) if model.anatomy.head else _largest_product(model)
+        product, x, out = probe(model, rows)
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
             product(x)[:, 0].sum().item()
             seconds.append(time.perf_counter() - started)
     what = "the head" if model.anatomy.head else "the largest matrix"
-    return 2.0 * x.numel() * out / min(seconds), f"{len(x)} rows of {what}"
+    words = "a row" if len(x) == 1 else f"{len(x)} rows"
+    return 2.0 * x.numel() * out / min(seconds), f"{words} of {what}"
 
 
 Product = tuple[Callable[[Tensor], Tensor], Tensor, int]
 """A product with a matrix, what goes in, and the width of what comes out."""
 
 
-def _head_product(model: LensModel) -> Product:
+def _head_product(model: LensModel, most: int) -> Product:
     head = Head.of(model)
     width = model.d_model if head.matrix is None else head.matrix.weight.shape[1]
-    rows = min(PROBE_ROWS, head.rows)
+    rows = min(most, head.rows)
     x = torch.zeros((rows, width), dtype=head.dtype, device=head.device)
     return head.logits, x, model.d_vocab
 
 
-def _largest_product(model: LensModel) -> Product:
+def _largest_product(model: LensModel, rows: int) -> Product:
     found = [p for p in model.hf.parameters() if p.dim() == 2 and p.is_floating_point()]
     weight = max(found, key=lambda p: (not p.is_meta, p.numel()))
-    x = torch.zeros((PROBE_ROWS, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+    x = torch.zeros((rows, weight.shape[1]), dtype=weight.dtype, device=weight.device)
     return lambda x: x @ weight.T, x, len(weight)

@@ -86,7 +86,7 @@ def count_work(
     passes += count_runs(model, tokens, edits)
     # Log probabilities of a candidate, the chosen one, the final one, and what they are made of.
     held = 8 * 4 * model.d_vocab * texts * max(1, min(verify, new))
-    return Work(passes, rows + again, held, texts * (length + new - 1))
+    return Work(passes, rows + again, held, texts * (length + new - 1), steps=writings * new)
 
 
 def _writings(control: bool, points: int) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def count_work(
     rows = ((len(chosen) + 1) * (new + min(verify, new)) + new) * texts
     passes = 1 + bool(verify) + count_runs(model, tokens, edits)
     answer = (len(chosen) + 1) * texts * new * (8 * top_k + 28)
-    return Work(passes, rows, answer + buffers, texts * (length + new - 1))
+    return Work(passes, rows, answer + buffers, texts * (length + new - 1), steps=new)
 
 
 @analysis(

@@ -164,7 +164,7 @@ def test_work_counts_a_pass_for_each_dose(
     llama: LensModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed = "layerlens.analyses.contract.estimate._operations_per_second"
-    monkeypatch.setattr(speed, lambda model: (1e9, "nothing"))
+    monkeypatch.setattr(speed, lambda model, rows=64: (1e9, "nothing"))
     assert ll.head_channels.work(llama).passes == 0
     work = ll.head_channels.work(llama, channels=3, text=TEXT, coefficients=[0, 2], verify=1)
     assert work.passes == 1 + 6 + 1

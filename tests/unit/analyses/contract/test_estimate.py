@@ -56,6 +56,20 @@ def test_a_head_of_its_own_is_counted_with_its_rows_only() -> None:
         assert operations(hf, Work(0, 7, 0)) == pytest.approx(2 * 500 * 32 * 7, rel=0.06)
 
 
+def test_steps_of_one_token_take_the_time_of_a_row_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=32, vocab_size=500, n_positions=16)
+    hf = GPT2LMHeadModel(config).eval()
+    model = LensModel.wrap(hf, None, name="tiny", prove=False)
+    speeds = {64: (1e9, "64 rows"), 1: (1e6, "a row")}
+    speed = "layerlens.analyses.contract.estimate._operations_per_second"
+    monkeypatch.setattr(speed, lambda model, rows=64: speeds[rows])
+    fed = {"text": model.tokens([1] * 10)}
+    found = estimate_work(model, fed, Work(0, 0, 0, steps=3))
+    read = sum(p.numel() for p in hf.parameters()) - 16 * 32  # places are looked up
+    assert found.seconds == pytest.approx(2 * read * 3 / 1e6)
+    assert "3 steps of one token" in found.how
+
+
 def test_a_model_without_a_head_is_estimated_by_its_largest_matrix() -> None:
     config = GPT2Config(n_layer=2, n_head=2, n_embd=32, vocab_size=500, n_positions=16)
     model = LensModel.wrap(GPT2Model(config).eval(), None, name="headless", prove=False)
