@@ -105,6 +105,12 @@ TERMS: dict[str, Term] = {
         "to the logit itself.",
         ("contribution",),
     ),
+    "delimiter": Term(
+        "A token that sets parts of a text apart: a separator (a special token of the tokenizer, "
+        "or a line break) or punctuation. The first token of a text counts as none, whatever it "
+        "is.",
+        ("delimiters", "separators", "special_mass"),
+    ),
     "direction": Term(
         "A vector in the space of states. Adding one pushes a run along it.", ("directions",)
     ),

@@ -35,8 +35,8 @@ _WORDS = {
 class SpecialMass(SeveralMeans):
     """How much each head looks at tokens that carry little of what a text says.
 
-    The first token counts as such, whatever it is; a separator is a special token of the
-    tokenizer anywhere else, or a line break.
+    The first token and the delimiters; which are separators and which punctuation is said at
+    `token_kinds`, as for the role ``delimiter`` of ``ll.attention``.
     """
 
     name = "special_mass"

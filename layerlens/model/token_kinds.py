@@ -8,6 +8,9 @@ from unicodedata import category
 KINDS = ("first", "separator", "punctuation", "other")
 """Each token is of the first of these that fits it."""
 
+DELIMITERS = ("separator", "punctuation")
+"""Kinds that are delimiters."""
+
 
 def token_kinds(ids: Sequence[int], strings: Sequence[str], special: Collection[int]) -> list[str]:
     """The kind of each token of a text.

@@ -72,7 +72,9 @@ def find_routers(model: LensModel) -> dict[int, Router]:
     """The router of each block that has one, seen in a short pass.
 
     A router is known by what it gives: for each token the numbers of a few experts and as many
-    weights, or (Llama 4) a score for every expert that is 0 for all but the few best.
+    weights; or (Llama 4) a score for every expert that is 0 for all but the few best; or (JetMoE)
+    all choices of all tokens sorted by expert, and how many each expert gets. Where the attention
+    chooses experts, too, the router beside it is meant.
 
     Raises
     ------
@@ -91,7 +93,11 @@ def find_routers(model: LensModel) -> dict[int, Router]:
                     stack.callback(handle.remove)
         ids = [index % model.d_vocab_in for index in range(_PROBE)]
         forward(model, model.tokens([ids]), [], lambda site, value: None, logits=None)
-    found = {layer: _router(calls) for layer, calls in seen.items() if calls}
+    found = {
+        layer: _router(calls, model.anatomy.blocks[layer].mixer)
+        for layer, calls in seen.items()
+        if calls
+    }
     if not found:
         raise ModelError(
             f"No module in the blocks of {model.name} says which experts each token goes to, so "
@@ -162,7 +168,35 @@ def choice_in(values: Any, rows: int) -> Choice | None:
                 wider = [s.shape[1] for s in scores if s.shape[1] > experts.shape[1]]
                 width = wider[0] if len(wider) == 1 else 0
                 return Choice(experts.cpu().long(), weights.cpu().float(), width)
-    return _scattered(scores) if len(scores) == 2 else None
+    if len(scores) == 2 and (scattered := _scattered(scores)):
+        return scattered
+    return _sorted_by_expert(values, rows)
+
+
+def _sorted_by_expert(values: Any, rows: int) -> Choice | None:
+    """A choice that is said for all rows at once.
+
+    Slots ``row * choices + choice`` in the order of the experts that they go to, a weight for
+    each in that order, and a list of how many slots each expert gets.
+    """
+    if not isinstance(values, tuple):
+        return None
+    sizes = next((v for v in values if isinstance(v, list) and v and type(v[0]) is int), [])
+    number, rest = divmod(sum(sizes), rows)
+    if rest or not number:
+        return None
+    lines = [v for v in values if isinstance(v, Tensor) and v.shape == (number * rows,)]
+    every = torch.arange(number * rows)
+    slots = [v.cpu() for v in lines if not v.is_floating_point()]
+    slots = [v for v in slots if torch.equal(v.sort().values, every)]
+    weights = [v.cpu().float() for v in lines if v.is_floating_point()]
+    if not slots or len(weights) != 1:
+        return None
+    places = slots[0].argsort()
+    experts = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    return Choice(
+        experts[places].view(rows, number), weights[0][places].view(rows, number), len(sizes)
+    )
 
 
 def _scattered(scores: list[Tensor]) -> Choice | None:
@@ -197,8 +231,12 @@ def _look(calls: list[tuple[str, str, Choice]], path: str, gate: Gate) -> Callab
     return hook
 
 
-def _router(calls: list[tuple[str, str, Choice]]) -> Router:
-    """The router among the modules that a choice passes: one that gives it, else the first."""
+def _router(calls: list[tuple[str, str, Choice]], mixer: str | None) -> Router:
+    """The router among the modules that a choice passes: one that gives it, else the first.
+
+    What mixes positions is left out where something else chooses as well.
+    """
+    calls = [call for call in calls if not call[0].startswith(f"{mixer}.")] or calls
     path, side, choice = next((c for c in calls if c[1] == "output"), calls[0])
     experts = [other for other, way, _ in calls if way == "input" and other != path]
     width, number = choice.width, choice.experts.shape[1]

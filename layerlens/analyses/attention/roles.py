@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from layerlens.metrics.attention import (
 from layerlens.metrics.base import ModelShape
 from layerlens.metrics.batch import Batch
 from layerlens.metrics.layer import Layer
+from layerlens.model.token_kinds import DELIMITERS, token_kinds
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -53,9 +53,10 @@ class Local(OverQueries):
 
 
 class Delimiter(OverQueries):
-    """Share of a head's attention that goes to special tokens and punctuation.
+    """Share of a head's attention that goes to delimiters: separators and punctuation.
 
-    The first token of a text is left out, because it draws attention whatever it is.
+    What these are is said at `token_kinds`; the first token of a text is none, because it draws
+    attention whatever it is.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ class Delimiter(OverQueries):
     name = "delimiter"
     question = "Which heads look at separators and punctuation?"
     long_name = "attention to separators and punctuation"
-    formula = "mean over queries of sum of a_tj over keys j > 0 that are special or punctuation"
+    formula = "mean over queries of sum of a_tj over delimiters j, which are never the first token"
     units = "1"
     source = "Clark et al. (2019), What Does BERT Look At?, arXiv 1906.04341"
 
@@ -136,22 +137,12 @@ class Roles:
 
 def special(model: LensModel, tokens: Tokens) -> np.ndarray:
     """Which tokens of a text are no words, [position] bool: the first one, and special ones."""
-    known = set(getattr(model.tokenizer, "all_special_ids", ()))
-    found = np.array([i in known for i in tokens.ids[0].tolist()])
+    found = np.array([i in model.vocabulary.special for i in tokens.ids[0].tolist()])
     found[0] = True
     return found
 
 
 def delimiters(model: LensModel, tokens: Tokens) -> np.ndarray:
-    """Which tokens but the first are special, punctuation or line ends, [position] bool."""
-    found = special(model, tokens)
-    found |= np.array([_is_delimiter(text) for text in tokens.strings[0]])
-    found[0] = False
-    return found
-
-
-def _is_delimiter(text: str) -> bool:
-    if text and text.isspace():
-        return "\n" in text
-    bare = text.strip()
-    return bool(bare) and all(unicodedata.category(char).startswith("P") for char in bare)
+    """Which tokens of a text are separators or punctuation, [position] bool."""
+    kinds = token_kinds(tokens.ids[0].tolist(), tokens.strings[0], model.vocabulary.special)
+    return np.array([kind in DELIMITERS for kind in kinds])

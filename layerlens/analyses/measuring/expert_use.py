@@ -112,7 +112,8 @@ def expert_use(
 
     The choice is the router's own, as the experts are handed it, not worked out again from its
     scores: families differ in biases, groups and scales. Experts that every token passes
-    (shared ones) are not counted. An expert's number means nothing in another layer.
+    (shared ones) and those of an attention that chooses some as well (JetMoE) are not counted.
+    An expert's number means nothing in another layer.
 
     Parameters
     ----------
