@@ -61,7 +61,8 @@ def _answer(data: xr.Dataset) -> list[str]:
     if not {"token_id", "probability"} <= set(data.data_vars):
         return []
     vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
-    last = data.isel(point=-1, position=-1)
+    # Through whatever lens: at the last point all are the model's own answer.
+    last = data.isel(point=-1, position=-1).isel(lens=0, missing_dims="ignore")
     ids = last["token_id"].values[:_TOP].tolist()
     chances = last["probability"].values[:_TOP].tolist()
     best = [

@@ -115,6 +115,9 @@ def test_several_lenses_read_one_pass_and_are_compared(model: LensModel, ridge: 
     assert float(data.kl_between.sel(lens="logit").max()) == 0
     moved = data.tracked_probability.sel(lens="ridge") - data.tracked_probability.sel(lens="logit")
     np.testing.assert_allclose(data.tracked_change.sel(lens="ridge"), moved, atol=1e-6)
+    answer = ll.logit_lens(model, TEXT).data.sel(point="final")
+    word = model.token_named(int(answer.token_id[-1, 0]))
+    assert f"next: {word!r} {float(answer.probability[-1, 0]):.2f}" in repr(result)
 
 
 def test_texts_of_other_lengths_and_edits(model: LensModel, ridge: Fitted) -> None:
