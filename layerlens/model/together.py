@@ -42,5 +42,5 @@ def running_together(
             while not lock.acquire(timeout=PATIENCE):
                 tick()
             stack.callback(lock.release)
-        stack.enter_context(model.running(gradients=True) if gradients else model.running())
+        stack.enter_context(model.running(gradients=gradients))
         yield

@@ -194,13 +194,11 @@ class LiveView(ResultView):
         run.resolved = self._resolved(run)
         try:
             result = self._answer(model, run, listener)
-        except Cancelled:
+        except BaseException as error:
+            if not isinstance(error, Cancelled):  # what a stopped run has brought may stay
+                self._take_back(listener)
             raise
-        except BaseException:
-            self._take_back(listener)
-            raise
-        else:
-            self._finished(run, result, listener)
+        self._finished(run, result, listener)
 
     def _wires(self, variables: Mapping[str, Variable]) -> Mapping[str, Wire]:
         """Return how the arrays of a run travel; those that are not named stay."""

@@ -8,9 +8,11 @@ import comm
 import pytest
 from ipywidgets import Widget
 
+from layerlens.model.lensmodel import LensModel
 from layerlens.views import LensView, bundle
 
 from .fakes import FAKE_LENS, FakeComm, FakeModel
+from .tiny import Pace
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +28,10 @@ def front_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def model() -> FakeModel:
     return FakeModel()
+
+
+@pytest.fixture
+def pace(model: LensModel) -> Iterator[Pace]:
+    found = Pace(model)
+    yield found
+    found.remove()

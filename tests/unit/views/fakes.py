@@ -91,7 +91,7 @@ class FakeModel:
         self.steps.release(count)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, *, gradients: bool = False) -> Iterator[None]:
         with self.lock:
             yield
 

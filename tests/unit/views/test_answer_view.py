@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,6 @@ def real_lens(front_end: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def model() -> LensModel:
     return tiny_llama()
-
-
-@pytest.fixture
-def pace(model: LensModel) -> Iterator[Pace]:
-    found = Pace(model)
-    yield found
-    found.remove()
 
 
 @cache

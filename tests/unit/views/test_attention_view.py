@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ TEXT = "w1 w2 w3 w1 w2"
 @pytest.fixture
 def model() -> LensModel:
     return tiny_llama()
-
-
-@pytest.fixture
-def pace(model: LensModel) -> Iterator[Pace]:
-    found = Pace(model)
-    yield found
-    found.remove()
 
 
 def shown(model: LensModel, text: Any = TEXT, *rest: Any, **more: Any) -> AttentionView:

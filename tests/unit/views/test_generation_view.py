@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,6 @@ TEXT, NEW = "w1 w2 w3", 4
 @pytest.fixture
 def model() -> LensModel:
     return tiny_llama()
-
-
-@pytest.fixture
-def pace(model: LensModel) -> Iterator[Pace]:
-    found = Pace(model)
-    yield found
-    found.remove()
 
 
 def shown(model: LensModel, text: Any = TEXT, **keywords: Any) -> GenerationView:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,6 @@ def second() -> LensModel:
     own = tiny_llama()
     hf = tiny_model("llama", 1, vocab_size=64, num_hidden_layers=3)
     return LensModel.wrap(hf, own.tokenizer, name="second", prove=False)
-
-
-@pytest.fixture
-def pace(model: LensModel) -> Iterator[Pace]:
-    found = Pace(model)
-    yield found
-    found.remove()
 
 
 def show(model: LensModel, texts: Any = TEXTS, metrics: Any = NAMES, **more: Any) -> MetricsView:

@@ -6,7 +6,6 @@ import gc
 import io
 import json
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ IDS = ([3, 4, 5, 6], [3, 4, 11, 6])
 @pytest.fixture
 def model() -> LensModel:
     return tiny_llama()
-
-
-@pytest.fixture
-def pace(model: LensModel) -> Iterator[Pace]:
-    found = Pace(model)
-    yield found
-    found.remove()
 
 
 def show(model: LensModel, **keywords: Any) -> PatchView:
