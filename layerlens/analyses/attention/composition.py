@@ -71,7 +71,8 @@ def count_work(
 @analysis(
     name="composition",
     question="Which heads read, by their weights, what an earlier head writes?",
-    source="Elhage et al., A mathematical framework for transformer circuits (2021)",
+    source="Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, Transformer "
+    "Circuits Thread",
     cost="no pass, weights only (one token, to see which norms stand where)",
     view="grid",
     lead="A cell is one head: how much of what it reads, by its weights, an earlier head writes, "

@@ -77,8 +77,8 @@ def count_work(
 @analysis(
     name="head_channels",
     question="Along which directions does a head read and write, and which tokens are they?",
-    source="Elhage et al., A mathematical framework for transformer circuits (2021); Merullo et "
-    "al., Talking Heads: inter-layer communication in transformer language models (2024)",
+    source="Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, Transformer "
+    "Circuits Thread; Merullo, Eickhoff and Pavlick (2024), Talking Heads, arXiv 2406.09519",
     cost="no pass, weights only; with a text one pass for each channel and strength",
     view="curves",
     lead="A channel is one direction that the head reads and one that it then writes, with the "

@@ -89,7 +89,8 @@ def count_work(
 @analysis(
     name="direct_logit_attribution",
     question="What does each part of the model add to this logit?",
-    source="Elhage et al., A mathematical framework for transformer circuits (2021)",
+    source="Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, Transformer "
+    "Circuits Thread",
     cost="1 pass a text",
     view="grid",
     lead="Each number is what one part writes towards the token's logit: blue is for it, red "

@@ -35,9 +35,9 @@ def count_work(model: LensModel, *, layers: Any, k: int, tracked: Any, **_: Any)
 @analysis(
     name="neuron_tokens",
     question="Which tokens does each neuron write, and which neurons write a token?",
-    source="Geva et al., Transformer feed-forward layers build predictions by promoting concepts "
-    "in the vocabulary space (2022); Davies, Decoding specialised feature neurons in LLMs with the "
-    "final projection layer (2025)",
+    source="Geva et al. (2022), Transformer Feed-Forward Layers Build Predictions by Promoting "
+    "Concepts in the Vocabulary Space, arXiv 2203.14680; Davies (2025), Decoding "
+    "Specialised Feature Neurons in LLMs with the Final Projection Layer, arXiv 2501.02688",
     cost="no pass, weights only: one product of every neuron with the head",
     view="panels",
     lead="A line above its random control has neurons that name tokens more clearly than chance "

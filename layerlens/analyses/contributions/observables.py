@@ -81,8 +81,8 @@ def count_work(model: LensModel, *, path: Any, text: Any, top_k: int, **_: Any) 
 @analysis(
     name="observable",
     question="Which directions does a path through heads read, to make this token or that?",
-    source="Dunefsky and Cohan, Observable propagation: uncovering feature vectors in transformers "
-    "(2024)",
+    source="Dunefsky and Cohan (2024), Observable Propagation: Uncovering Feature Vectors in "
+    "Transformers, arXiv 2312.16291",
     cost="no pass, weights only; with a text 1 pass, and 2 for each MLP on the path",
     view="curves",
     lead="A line is what one head of the path takes from each position for the sum of logits; the "

@@ -56,8 +56,9 @@ def count_work(
 @analysis(
     name="block_jacobian",
     question="Is a deep block nearly the identity: does a change of its input just pass through?",
-    source="Sun et al., The Curse of Depth in Large Language Models (2025); estimates from random "
-    "signs: Hutchinson, A Stochastic Estimator of the Trace of the Influence Matrix (1990)",
+    source="Sun et al. (2025), The Curse of Depth in Large Language Models, arXiv 2502.05795; "
+    "estimates from random signs: Hutchinson (1990), A Stochastic Estimator of the Trace of "
+    "the Influence Matrix",
     cost="per text and chosen token 1 pass, and 2 more with draws + 1 passes each",
     view="panels",
     lead="The nearer a layer's distance is to 0, the more a change of its input only passes "

@@ -83,8 +83,8 @@ def count_work(
 @analysis(
     name="chain_of_layers",
     question="Which shorter or longer path through its own layers gives this answer?",
-    source="Li et al., Skip a Layer or Loop it? Test-Time Depth Adaptation of Pretrained LLMs "
-    "(CoLa, 2025)",
+    source="Li, Li and Zhou (2025), Skip a Layer or Loop it? Test-Time Depth Adaptation of "
+    "Pretrained LLMs, arXiv 2507.07996",
     cost="1 pass, and for each simulation the blocks that no earlier path has run alike",
     view="curves",
     lead="Paths through the model's own layers, skipped or repeated, that still give the "

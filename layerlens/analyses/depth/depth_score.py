@@ -70,7 +70,8 @@ def count_work(
 @analysis(
     name="depth_score",
     question="Do harder texts use deeper layers?",
-    source="Csordas, Manning & Potts, Do Language Models Use Their Depth Efficiently? (2025)",
+    source="Csordás, Manning and Potts (2025), Do Language Models Use Their Depth Efficiently?, "
+    "arXiv 2505.13898",
     cost="3 passes a text, and half a pass for each layer left out",
     view="panels",
     lead="How deep, in layers, those lie that later ones build on, by how hard the texts are; a "

@@ -61,8 +61,8 @@ def count_work(
 @analysis(
     name="finercut",
     question="Which attentions and MLPs can be left out, and in which order?",
-    source="Zhang et al., FinerCut: Finer-grained Interpretable Layer Pruning for Large Language "
-    "Models (2024)",
+    source="Zhang et al. (2024), FinerCut: Finer-grained Interpretable Layer Pruning for Large "
+    "Language Models, arXiv 2405.18218",
     cost="for each sublayer left out 1 pass, and half a pass for each that could be",
     view="grid",
     lead="Each step leaves out the sublayer that is missed least; the curve says what all of "

@@ -46,7 +46,8 @@ def count_work(model: LensModel, tokens: Tokens) -> Work:
     name="first_cosine",
     question="Which tokens' states become like that of the first token, and in which layers?",
     source="Anand et al. (2025), Mitigating Attention Sinks and Massive Activations in "
-    "Audio-Visual Speech Recognition with LLMs (cosine with the first token; decorrelation)",
+    "Audio-Visual Speech Recognition with LLMs, arXiv 2510.22603 (cosine with the first "
+    "token; decorrelation)",
     cost="1 pass",
     view="grid",
     lead="A bright cell is a token whose state points where the first token's does; it is a sink "

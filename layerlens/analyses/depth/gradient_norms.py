@@ -62,8 +62,8 @@ def count_work(
 @analysis(
     name="gradient_norms",
     question="Where does the gradient of the loss grow or die on its way back through the layers?",
-    source="Kim et al., Peri-LN: Revisiting Normalization Layer in the Transformer Architecture "
-    "(2025), gradient norms by layer",
+    source="Kim et al. (2025), Peri-LN: Revisiting Normalization Layer in the Transformer "
+    "Architecture, arXiv 2502.02732 (gradient norms by layer)",
     cost="1 pass a text, and the way back, twice",
     view="panels",
     lead="How strongly the loss pulls at each state and at each layer's weights; the control asks "

@@ -76,8 +76,9 @@ def count_work(
 @analysis(
     name="integrated_gradients",
     question="At which tokens does each sublayer's output make the answer what it is?",
-    source="Sundararajan, Taly & Yan, Axiomatic Attribution for Deep Networks (2017); by sublayer: "
-    "Csordas, Manning & Potts, Do Language Models Use Their Depth Efficiently? (2025)",
+    source="Sundararajan, Taly and Yan (2017), Axiomatic Attribution for Deep Networks, arXiv "
+    "1703.01365; by sublayer: Csordás, Manning and Potts (2025), Do Language Models Use "
+    "Their Depth Efficiently?, arXiv 2505.13898",
     cost="1 pass a text, and for each sublayer and step half a pass and its way back",
     view="grid",
     lead="A cell is what one sublayer's output at one token adds to the answer; a row adds up to "

@@ -80,8 +80,9 @@ def count_work(
 @analysis(
     name="macro_influence",
     question="How much does the output turn when a block is left out?",
-    source="Pei et al., FuseGPT: Learnable Layers Fusion of Generative Pre-trained Transformers "
-    "(2024); change of the loss: Sun et al., The Curse of Depth in Large Language Models (2025)",
+    source="Pei et al. (2024), FuseGPT: Learnable Layers Fusion of Generative Pre-trained "
+    "Transformers, arXiv 2411.14507; change of the loss: Sun et al. (2025), The Curse of "
+    "Depth in Large Language Models, arXiv 2502.05795",
     cost="1 pass, and half a pass for each block that is left out, in every round",
     view="panels",
     lead="The higher a layer stands, the more the output turns when it is left out; what lies "

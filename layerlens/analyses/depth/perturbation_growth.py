@@ -51,9 +51,9 @@ def count_work(
 @analysis(
     name="perturbation_growth",
     question="Which layers make a small change of the first state larger, and which smaller?",
-    source="Khalooei et al., Layer-wise Regularized Adversarial Training using Layers "
-    "Sustainability Analysis (2022), relative change of a layer's output; worst case by projected "
-    "gradient steps (Madry et al. 2018)",
+    source="relative change of a layer's output: Khalooei et al. (2022), Layers Sustainability "
+    "Analysis, arXiv 2202.02626; worst case by projected gradient steps: Madry et al. "
+    "(2018), arXiv 1706.06083",
     cost="2 passes, 1 for each draw, and 1 with its gradient for each step",
     view="panels",
     lead="The change of the states after each layer, relative to their size; only where the worst "

@@ -76,8 +76,8 @@ def count_work(
 @analysis(
     name="quantisation_sensitivity",
     question="Which layers have to keep their precision?",
-    source="Symmetric round-to-nearest of one layer at a time, as in Dumitru et al., Layer-Wise "
-    "Quantization (2024), measured at the output",
+    source="symmetric round-to-nearest of one layer at a time, measured at the output, as in "
+    "Dumitru et al. (2024), Layer-Wise Quantization, arXiv 2406.17415",
     cost="1 pass, and half a pass for each layer and number of bits",
     view="panels",
     lead="The higher a layer stands, the more the output suffers when its weights alone are "

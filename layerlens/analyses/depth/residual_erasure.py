@@ -67,7 +67,8 @@ def count_work(
 @analysis(
     name="residual_erasure",
     question="Until which layer is the state at each token still needed for the answer?",
-    source="Csordas, Manning & Potts, Do Language Models Use Their Depth Efficiently? (2025)",
+    source="Csordás, Manning and Potts (2025), Do Language Models Use Their Depth Efficiently?, "
+    "arXiv 2505.13898",
     cost="2 passes a text, and two edited runs for each layer and token",
     view="grid",
     lead="A cell is how far the prediction moves when the state before that layer is erased at "

@@ -75,7 +75,8 @@ def count_work(
 @analysis(
     name="skip_layers",
     question="Which layers do later layers, and the output, need?",
-    source="Csordas, Manning & Potts, Do Language Models Use Their Depth Efficiently? (2025)",
+    source="Csordás, Manning and Potts (2025), Do Language Models Use Their Depth Efficiently?, "
+    "arXiv 2505.13898",
     cost="3 passes a text, and half a pass for each layer left out",
     view="grid",
     lead="Each row is a layer left out, each column a later one: dark cells change much of "

@@ -48,7 +48,8 @@ def count_work(
 @analysis(
     name="back_patch",
     question="Would the model answer if a late state were fed back to an early block?",
-    source="Biran et al., Hopping too late (2024); Ghandeharioun et al., Patchscopes (2024)",
+    source="Biran et al. (2024), Hopping Too Late, arXiv 2406.12775; Ghandeharioun et al. (2024), "
+    "Patchscopes, arXiv 2401.06102",
     cost="1 pass and a replay of the later blocks for each pair of blocks",
     view="grid",
     lead="A cell feeds the state after a late block (row) back over an early one (column): "

@@ -38,7 +38,8 @@ def count_work(
 @analysis(
     name="cross_model_patch",
     question="At which layers does what the other model does differently come about?",
-    source="Prakash et al., Fine-tuning enhances existing mechanisms (cross-model patching, 2024)",
+    source="Prakash et al. (2024), Fine-Tuning Enhances Existing Mechanisms, arXiv 2402.14811 "
+    "(cross-model activation patching)",
     cost="1 pass of each model and a replay of the later blocks for each layer",
     view="panels",
     lead="The state after each layer of this model goes into the other: where the curve rises, "

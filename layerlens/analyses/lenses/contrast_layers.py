@@ -97,9 +97,10 @@ def _writings(control: bool, points: int) -> tuple[str, ...]:
 @analysis(
     name="contrast_layers",
     question="What would the model write if an earlier layer's answer were held against its own?",
-    source="DoLa: Chuang et al., DoLa: Decoding by Contrasting Layers Improves Factuality in Large "
-    "Language Models (2023); fused in the style of LFD (decoding with the layer of least internal "
-    "knowledge) and difference in the style of Chen et al., Lower Layer Matters (2024)",
+    source="DoLa: Chuang et al. (2023), DoLa: Decoding by Contrasting Layers Improves Factuality, "
+    "arXiv 2309.03883; fused in the style of Sun et al. (2025), Layer Fused Decoding, arXiv "
+    "2508.19614; difference in the style of Chen et al. (2024), Lower Layer Matters, arXiv "
+    "2408.08769",
     cost="1 pass of the text and of each new token for each of two or three texts, with a product "
     "of every candidate with the head; 1 pass more to verify; an amateur adds a pass of each token",
     view="grid",

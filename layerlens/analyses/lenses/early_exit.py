@@ -113,8 +113,8 @@ def count_work(
 @analysis(
     name="early_exit",
     question="How many layers would an early exit save on my texts, and what would it change?",
-    source="Schuster et al., Confident Adaptive Language Modeling (2022); Zhou et al., BERT Loses "
-    "Patience (2020)",
+    source="Schuster et al. (2022), Confident Adaptive Language Modeling, arXiv 2207.07061; "
+    "patience: Zhou et al. (2020), BERT Loses Patience, arXiv 2006.04152",
     cost="1 pass, plus the head on every token at each layer",
     view="panels",
     lead="The higher the threshold, the later a token exits and the more often it is the full "

@@ -118,9 +118,9 @@ def count_work(
 @analysis(
     name="generation_lens",
     question="From which layer on is each token decided that the model writes?",
-    source="nostalgebraist, interpreting GPT: the logit lens (2020), on the cached states of "
-    "generation; exits: Schuster et al., Confident Adaptive Language Modeling (2022), Zhou et al., "
-    "BERT Loses Patience (2020)",
+    source="nostalgebraist (2020), interpreting GPT: the logit lens, LessWrong, on the cached "
+    "states of generation; exits: Schuster et al. (2022), Confident Adaptive Language "
+    "Modeling, arXiv 2207.07061, Zhou et al. (2020), BERT Loses Patience, arXiv 2006.04152",
     cost="1 pass of the text and 1 of each new token, with one product of every point with the "
     "head; 1 pass more to verify",
     view="generation",

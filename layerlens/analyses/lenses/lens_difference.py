@@ -52,7 +52,7 @@ def count_work(
 @analysis(
     name="lens_difference",
     question="From which layer on does another run say something else, and at which tokens?",
-    source="nostalgebraist, interpreting GPT: the logit lens (2020), of two runs",
+    source="nostalgebraist (2020), interpreting GPT: the logit lens, LessWrong, of two runs",
     cost="2 passes, plus two products of every row of both with the head",
     view="lens",
     lead="Two runs over the same depths and tokens, side by side or as what changes between them: "

@@ -57,7 +57,7 @@ def count_work(
 @analysis(
     name="logit_lens",
     question="What would the model answer if it stopped at this layer?",
-    source="nostalgebraist, interpreting GPT: the logit lens (2020)",
+    source="nostalgebraist (2020), interpreting GPT: the logit lens, LessWrong",
     cost="1 pass (2 for long texts), plus one product of every row with the head, and with several "
     "lenses two more to compare them",
     view="lens",

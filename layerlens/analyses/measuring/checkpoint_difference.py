@@ -58,8 +58,8 @@ def count_work(model: LensModel, *, other: LensModel | None, spectrum: bool) -> 
 @analysis(
     name="checkpoint_difference",
     question="In which layers and weights do two checkpoints differ?",
-    source="Frobenius norms and cosines of weights; effective rank: Roy & Vetterli (2007), The "
-    "effective rank",
+    source="Frobenius norms and cosines of weights; effective rank: Roy and Vetterli (2007), The "
+    "Effective Rank",
     cost="no pass, weights only",
     view="grid",
     lead="A cell is one weight of one layer: the larger its number, the more training has "

@@ -74,10 +74,10 @@ def _is_query_or_key(site: Any) -> bool:
 @analysis(
     name="attribution_patch",
     question="Which activations would matter if they were patched, estimated all at once?",
-    source=(
-        "Nanda, attribution patching (2023); Syed et al. (2023); Kramár et al., AtP* (2024); "
-        "Hanna et al., integrated gradients (2024)"
-    ),
+    source="Nanda (2023), Attribution Patching: Activation Patching at Industrial Scale; Syed, "
+    "Rager and Conmy (2023), arXiv 2310.10348; softmax and cancelling: Kramár et al. "
+    "(2024), AtP*, arXiv 2403.00745; integrated: Hanna, Pezzelle and Belinkov (2024), Have "
+    "Faith in Faithfulness, arXiv 2403.17806",
     cost="2 passes, one forward and backward, and 2 passes for each cell that is verified",
     view="grid",
     lead="A cell is an estimate, by one gradient, of what patching there would do: look at the "

@@ -66,10 +66,10 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
 @analysis(
     name="patch_sweep",
     question="Which activations carry what makes the model answer one text unlike another?",
-    source=(
-        "Vig et al., causal mediation analysis (2020); Meng et al., ROME (2022); "
-        "Zhang and Nanda, best practices of activation patching (2024)"
-    ),
+    source="Vig et al. (2020), Investigating Gender Bias in Language Models Using Causal Mediation "
+    "Analysis, arXiv 2004.12265; Meng et al. (2022), Locating and Editing Factual "
+    "Associations in GPT, arXiv 2202.05262; Zhang and Nanda (2024), Towards Best Practices "
+    "of Activation Patching, arXiv 2309.16042",
     cost="2 passes and the cells: one pass each the naive way, 2 to 6 in all where packed",
     view="patch",
     lead="A cell puts one activation of the other run in place of this run's: 1 brings back "

@@ -78,11 +78,9 @@ def count_work(
 @analysis(
     name="ablate_sweep",
     question="Which heads, layers, sublayers or neurons does the answer need?",
-    source=(
-        "Michel et al., Are Sixteen Heads Really Better than One? (2019); Wang et al., "
-        "Interpretability in the Wild (2022), for means; Chan et al., Causal Scrubbing (2022), "
-        "for resampling"
-    ),
+    source="Michel, Levy and Neubig (2019), Are Sixteen Heads Really Better than One?, arXiv "
+    "1905.10650; means: Wang et al. (2022), Interpretability in the Wild, arXiv 2211.00593; "
+    "resampling: Chan et al. (2022), Causal Scrubbing, Alignment Forum",
     cost="1 pass a text and reference, plus an edited run for each part (and draw); an estimate "
     "before is a pass and a backward pass a text",
     view="grid",

@@ -73,10 +73,8 @@ def count_work(
 @analysis(
     name="knockout",
     question="Between which layers does the answer need to look at these tokens?",
-    source=(
-        "Geva et al., Dissecting Recall of Factual Associations in Auto-Regressive Language "
-        "Models (2023)"
-    ),
+    source="Geva et al. (2023), Dissecting Recall of Factual Associations in Auto-Regressive "
+    "Language Models, arXiv 2304.14767",
     cost="2 passes, plus an edited run for each source and layer",
     view="curves",
     lead="At each layer the answer's position may not look at these tokens: where a curve "

@@ -55,7 +55,8 @@ def count_work(
 @analysis(
     name="steering",
     question="Which direction separates two conditions, at which layer, and does it steer?",
-    source="Rimsky et al., Contrastive activation addition (2024); Turner et al., ActAdd (2023)",
+    source="Rimsky et al. (2024), Steering Llama 2 via Contrastive Activation Addition, arXiv "
+    "2312.06681; Turner et al. (2023), Activation Addition, arXiv 2308.10248",
     cost="2 passes a pair; with a text, 2 replays for each layer and coefficient",
     view="panels",
     lead="The curves say how well each layer tells the two conditions apart; with a text, the "

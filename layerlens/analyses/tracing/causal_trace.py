@@ -75,7 +75,7 @@ def count_work(
 @analysis(
     name="causal_trace",
     question="Which state, restored, brings back the answer when the subject is spoilt by noise?",
-    source="Meng et al., Locating and Editing Factual Associations in GPT (2022)",
+    source="Meng et al. (2022), Locating and Editing Factual Associations in GPT, arXiv 2202.05262",
     cost="1 pass and 1 a noise sample, plus an edited run for each layer, position and sample",
     view="grid",
     lead="A cell is the state after a layer at a token, put back into a run whose subject is "

@@ -65,10 +65,8 @@ def count_work(
 @analysis(
     name="path_patch",
     question="What does a head or MLP do to a later head, or straight to the logits, and no more?",
-    source=(
-        "Wang et al., Interpretability in the Wild (2022); Goldowsky-Dill et al., Localizing Model "
-        "Behavior with Path Patching (2023)"
-    ),
+    source="Wang et al. (2022), Interpretability in the Wild, arXiv 2211.00593; Goldowsky-Dill et "
+    "al. (2023), Localizing Model Behavior with Path Patching, arXiv 2304.05969",
     cost="2 passes, and 2 for each sender (1 where the logits receive)",
     view="grid",
     lead="A cell is one head whose path to the receiver alone carries values of the other run: "

@@ -46,8 +46,8 @@ def count_work(model: LensModel, tokens: Tokens | Texts, *, kind: str, **options
 @analysis(
     name="fit_lens",
     question="How can a state of a middle layer be read by the model's own head?",
-    source="Belrose et al., Eliciting latent predictions from transformers with the tuned lens "
-    "(2023); Hoerl and Kennard, Ridge regression (1970)",
+    source="Belrose et al. (2023), Eliciting Latent Predictions from Transformers with the Tuned "
+    "Lens, arXiv 2303.08112; Hoerl and Kennard (1970), Ridge Regression",
     cost="1 pass over the texts (more under a small memory limit), plus the head on each test "
     "token and, for a tuned lens, on 256 tokens a step, at each point",
     view="curves",

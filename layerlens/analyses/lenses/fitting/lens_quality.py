@@ -107,8 +107,8 @@ def count_work(
 @analysis(
     name="lens_quality",
     question="How near do lenses come to the model's final answer on my own texts?",
-    source="Belrose et al., Eliciting latent predictions from transformers with the tuned lens "
-    "(2023)",
+    source="Belrose et al. (2023), Eliciting Latent Predictions from Transformers with the Tuned "
+    "Lens, arXiv 2303.08112",
     cost="1 pass, plus the head on every token for each lens and point (each pair of points with "
     "transfer)",
     view="curves",
