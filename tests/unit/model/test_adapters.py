@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -230,3 +231,16 @@ def test_an_adapter_that_works_outside_of_its_layers_is_refused() -> None:
     hf.register_forward_hook(lambda module, args, output: [output.logits.mul_(2), None][1])
     with pytest.raises(ll.ModelError, match="by more than its layers do"):
         ll.load(hf)
+
+
+def test_adapters_that_are_mixed_by_a_first_pass_are_refused_by_name(tmp_path: Path) -> None:
+    saved = {name: str(tmp_path / name) for name in ("0", "1")}  # peft counts them itself
+    for folder in saved.values():
+        tuned(lora(task_type="CAUSAL_LM")).save_pretrained(folder)
+    base = tiny_model("llama")
+    base.config.use_cache = False  # X-LoRA asks for it
+    mixed = peft.get_peft_model(
+        base, peft.XLoraConfig("CAUSAL_LM", hidden_size=base.config.hidden_size, adapters=saved)
+    )
+    with pytest.raises(ll.ModelError, match=r"The adapter \(xlora\)"):
+        ll.load(mixed)
