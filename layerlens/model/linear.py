@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,20 +85,33 @@ def _shaped_like_a_layer(call: Call, inner: Sequence[Call]) -> bool:
 
 
 def is_affine(call: Call) -> bool:
-    """Whether ``f(a) + f(b) - f(0)`` is ``f(a + b)``, up to roundings of what was given."""
-    generator = torch.Generator().manual_seed(0)
+    """Whether a module that was called is affine in what it was given, up to roundings."""
     size = SPREAD * call.took.float().std().item()
+    return adds_up(lambda x: _again(call, x), call.took_live, size)
 
-    def noise() -> Tensor:
-        drawn = torch.randn(call.took_live.shape, generator=generator)
-        return (drawn * size).to(call.took.device, call.took.dtype)
 
-    a, b = noise(), noise()
-    given = [_again(call, x).double() for x in (a, b, torch.zeros_like(a), a + b)]
+def adds_up(function: Callable[[Tensor], Tensor], like: Tensor, size: float = SPREAD) -> bool:
+    """Whether ``f(a) + f(b) - f(0)`` is ``f(a + b)`` for random inputs, up to roundings.
+
+    Parameters
+    ----------
+    like
+        Its shape, dtype and device are those of the inputs.
+    size
+        Standard deviation of the inputs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        (torch.randn(like.shape, generator=generator) * size).to(like.device, like.dtype)
+        for _ in range(2)
+    )
+    results = [function(x) for x in (a, b, torch.zeros_like(a), a + b)]
+    # A bias of minus infinity (a token that is never written) says nothing about the rest.
+    given = [result.double().where(results[2].isfinite(), 0.0) for result in results]
     off = (given[0] + given[1] - given[2] - given[3]).norm()
     whole = sum((part.norm() for part in given[1:]), given[0].norm())
     # An overflow makes the comparison false.
-    return bool(off <= AFFINE_ROUNDINGS * torch.finfo(call.gave.dtype).eps * whole)
+    return bool(off <= AFFINE_ROUNDINGS * torch.finfo(results[0].dtype).eps * whole)
 
 
 def _again(call: Call, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from layerlens.analyses.attention.channels import Channels
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contributions.head_matrices import HeadMaps, HeadMatrices
-from layerlens.analyses.contributions.token_scores import read_scores, write_scores
+from layerlens.analyses.contributions.token_scores import bends, read_scores, write_scores
 from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.errors import InputError, ModelError
 from layerlens.model.integers import whole
@@ -227,7 +227,8 @@ class _Head:
         if doses:
             sizes["coefficient"] = len(doses)
             coords["coefficient"] = (("coefficient",), np.array(doses))
-        silent = () if self.model.anatomy.head else ("ov_write_token", "ov_write_score")
+        self.untold = _untold(self.model)
+        silent = ("ov_write_token", "ov_write_score") if self.untold else ()
         self.job.declare(sizes, coords, [name for name in VARIABLES if name not in silent])
 
     def name_tokens(self) -> None:
@@ -237,10 +238,10 @@ class _Head:
         rows = torch.cat([ov.into[:, :n], qk.out[:, :n], qk.into[:, :n]], dim=1).T.float()
         read, query, key = read_scores(self.model, norm, rows, self.job.tick).split(n)
         scores = {"ov_read": read, "qk_query": query, "qk_key": key}
-        if self.model.anatomy.head:
-            scores["ov_write"] = write_scores(self.model, ov.out[:, :n].float()).cpu()
+        if self.untold:
+            self.job.remark(f"{self.untold}, so what is written has no tokens.")
         else:
-            self.job.remark("The model has no head, so what is written has no tokens.")
+            scores["ov_write"] = write_scores(self.model, ov.out[:, :n].float()).cpu()
         ends = {"ov": scores.get("ov_write", read), "qk": query}
         signs = {name: _sign(end) for name, end in ends.items()}
         self.ov, self.qk = self._turned(ov, signs["ov"]), self._turned(qk, signs["qk"])
@@ -274,6 +275,14 @@ class _Head:
         reads = self.o.double().T @ self.ov.out[:, channel] / self.ov.strength[channel]
         exact = z.to(along)
         return exact + (coefficient - 1) * torch.outer(exact @ reads, along)
+
+
+def _untold(model: LensModel) -> str | None:
+    """Why what is written has no tokens, or None where it has."""
+    if model.anatomy.head is None:
+        return "The model has no head"
+    path = bends(model)
+    return path and f"{path} leads to the logits and is not linear"
 
 
 def _sign(values: Tensor) -> Tensor:

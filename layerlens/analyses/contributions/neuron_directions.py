@@ -13,7 +13,6 @@ from layerlens.analyses.contributions.head_matrices import Norm
 from layerlens.analyses.contributions.token_scores import through_final_norm
 from layerlens.errors import InputError, ModelError
 from layerlens.metrics.projections import projections
-from layerlens.model.linear import is_plain
 from layerlens.model.sums import is_norm
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ def neuron_rows(model: LensModel, layer: int, direction: str) -> Tensor:
 
 def through_norms(model: LensModel, layer: int, direction: str, rows: Tensor) -> Tensor:
     """Rows as the head is given them: gains of the norms on the way, without their statistics."""
-    _require_linear(model)
     tap = model.anatomy.blocks[layer].taps.get("mlp_out")
     columns = rows.T
     if direction == "output" and tap is not None:
@@ -64,19 +62,7 @@ def through_norms(model: LensModel, layer: int, direction: str, rows: Tensor) ->
             like = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
             gain, _, centred = measure_norm(model, module, like)
             columns = Norm(gain, centred).write_through(columns)
-    return through_final_norm(model, columns).T
-
-
-def _require_linear(model: LensModel) -> None:
-    """Raise ModelError where the way to the head bends directions (the transform of BERT)."""
-    head = model.anatomy.head
-    for path in () if head is None else head.chain:
-        module = model.hf.get_submodule(path)
-        if not (is_norm(module) or is_plain(module)):
-            raise ModelError(
-                f"{path} of {model.name} lies before the head and is not linear, so that what a "
-                "neuron writes has no tokens of its own: norm='none' leaves it out."
-            )
+    return through_final_norm(model, columns, "norm='none' leaves it out").T
 
 
 def token_rows(model: LensModel) -> Tensor:

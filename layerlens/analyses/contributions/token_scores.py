@@ -16,6 +16,7 @@ from layerlens.analyses.contributions.frozen_norm import Affine, measure_norm
 from layerlens.analyses.contributions.head_matrices import Norm
 from layerlens.errors import ModelError
 from layerlens.metrics.projections import embeddings
+from layerlens.model.linear import adds_up, is_plain
 from layerlens.model.sums import is_norm
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ROWS = 8192
 """Rows of the embedding that are looked at together."""
+WHOLE_STATES = "ll.logit_lens decodes whole states through it"
+"""What a person can do where directions have no tokens."""
 
 
 def read_scores(
@@ -69,6 +72,11 @@ def write_scores(model: LensModel, columns: Tensor) -> Tensor:
     ----------
     columns
         ``[d_model, direction]``.
+
+    Raises
+    ------
+    ModelError
+        What leads to the logits is not linear.
     """
     head = model.anatomy.head
     assert head is not None  # the caller asked
@@ -80,19 +88,55 @@ def write_scores(model: LensModel, columns: Tensor) -> Tensor:
     return logits - logits.mean(1, keepdim=True)
 
 
-def through_final_norm(model: LensModel, columns: Tensor) -> Tensor:
+def through_final_norm(model: LensModel, columns: Tensor, instead: str = WHOLE_STATES) -> Tensor:
     """Directions in the last state as the head is given them, norms without their statistics.
 
     Parameters
     ----------
     columns
         ``[d_model, direction]``.
+    instead
+        What a person can do where it is refused.
+
+    Raises
+    ------
+    ModelError
+        What leads to the logits is not linear.
     """
     head = model.anatomy.head
     assert head is not None  # the caller asked
+    _require_linear(model, instead)
     for path in head.chain:
         columns = _through(model, path, columns)
     return columns * head.scale_in
+
+
+def bends(model: LensModel) -> str | None:
+    """Path of what stands between the last state and the logits and is not linear, if anything.
+
+    Norms count as linear, since their statistics are left out; a transform before the head (as in
+    BERT) or inside it (as in RoBERTa) does not: through it a direction means one thing in one
+    state and another in the next. Found by what a module makes of random inputs.
+    """
+    head = model.anatomy.head
+    assert head is not None  # the caller asked
+    state = torch.ones(1, model.d_model, dtype=model.dtype, device=model.device)
+    with model.running():
+        for path in (*head.chain, head.head):
+            module = model.hf.get_submodule(path)
+            if not (is_norm(module) or is_plain(module) or adds_up(module, state)):
+                return path
+            if path != head.head:
+                state = module(state)
+    return None
+
+
+def _require_linear(model: LensModel, instead: str) -> None:
+    if path := bends(model):
+        raise ModelError(
+            f"{path} of {model.name} leads from the last state to the logits and is not linear, so "
+            f"that a direction has no tokens of its own there: {instead}."
+        )
 
 
 def _through(model: LensModel, path: str, columns: Tensor) -> Tensor:
@@ -121,9 +165,15 @@ def final_direction(model: LensModel, weights: Tensor) -> Tensor:
     -------
     Tensor
         ``[n, d_model]`` float64 on the CPU.
+
+    Raises
+    ------
+    ModelError
+        What leads to the logits is not linear.
     """
     head = model.anatomy.head
     assert head is not None  # the caller asked
+    _require_linear(model, WHOLE_STATES)
     state = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
     states = []
     for path in head.chain:
