@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from layerlens.analyses.attention.token_attribution import token_attribution
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
-    from layerlens.analyses.contributions.neuron_tokens import neuron_tokens
     from layerlens.analyses.contributions.observables import observable
     from layerlens.analyses.depth.block_jacobian import block_jacobian
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
@@ -54,7 +53,8 @@ if TYPE_CHECKING:
     from layerlens.analyses.measuring.invariance import invariance
     from layerlens.analyses.measuring.layer_metrics import layer_metrics
     from layerlens.analyses.measuring.spectrum import spectrum
-    from layerlens.analyses.measuring.top_texts import top_texts
+    from layerlens.analyses.neurons.neuron_tokens import neuron_tokens
+    from layerlens.analyses.neurons.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
@@ -163,10 +163,10 @@ _PLACES = {
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
-    "top_texts": "layerlens.analyses.measuring.top_texts",
+    "top_texts": "layerlens.analyses.neurons.top_texts",
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
-    "neuron_tokens": "layerlens.analyses.contributions.neuron_tokens",
+    "neuron_tokens": "layerlens.analyses.neurons.neuron_tokens",
     "observable": "layerlens.analyses.contributions.observables",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_clusters": "layerlens.analyses.attention.head_clusters",

@@ -36,7 +36,7 @@ QUESTIONS = [
     {"contract"},
     {"answers", "contributions", "measuring"},
     {"lenses", "sweeps"},
-    {"attention", "depth", "grafting", "patching", "removal", "steering"},
+    {"attention", "depth", "grafting", "neurons", "patching", "removal", "steering"},
     {"tracing"},
 ]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]

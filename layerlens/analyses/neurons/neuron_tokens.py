@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
-from layerlens.analyses.contributions.neuron_cell import open_neuron
-from layerlens.analyses.contributions.neuron_directions import DIRECTIONS, ROWS
-from layerlens.analyses.contributions.neuron_table import RANDOM, VARIABLES, NeuronTable, width_of
+from layerlens.analyses.neurons.neuron_cell import open_neuron
+from layerlens.analyses.neurons.neuron_directions import DIRECTIONS, ROWS
+from layerlens.analyses.neurons.neuron_table import RANDOM, VARIABLES, NeuronTable, width_of
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
 

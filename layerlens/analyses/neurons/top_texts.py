@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.measuring.top_texts_cell import open_text
+from layerlens.analyses.neurons.top_texts_cell import open_text
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet

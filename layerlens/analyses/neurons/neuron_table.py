@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable
-from layerlens.analyses.contributions.neuron_directions import (
+from layerlens.analyses.neurons.neuron_directions import (
     TokenScores,
     neuron_rows,
     through_norms,

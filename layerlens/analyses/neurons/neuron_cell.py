@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.cells import Opened, Place, Table
 from layerlens.analyses.contract.contract import Job
-from layerlens.analyses.contributions.neuron_directions import (
+from layerlens.analyses.neurons.neuron_directions import (
     TokenScores,
     neuron_rows,
     through_norms,
