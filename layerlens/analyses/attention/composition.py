@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contributions.head_matrices import (
     HeadMaps,
     HeadMatrices,
-    require_plain_stream,
+    Norm,
+    norm_of,
 )
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
@@ -120,16 +122,19 @@ def composition(
     (``from_layer``, ``from_head``); pairs that do not follow each other are NaN. Every query head
     counts by itself, also where several share k and v. No weight of the model is changed: in
     copies, the gain (and the mean that is taken off) of the norm that a head reads through is
-    folded in, as are norms on q and k and behind the output projection; the attribute ``folded``
-    names them. Biases, the norms' statistics and rotary embeddings are left out: q meets k as at
-    the same position. Weights say what could flow; whether it does, ``ll.path_patch`` says.
+    folded in, as are norms on q and k, behind the output projection, and on the stream itself
+    between the two heads (post-norm models); the attribute ``folded`` names them. Biases, the
+    norms' statistics (one positive number a position) and rotary embeddings are left out: q meets
+    k as at the same position. In latent attention (DeepSeek) the statistic is no common factor of
+    a score: there only ``"v"`` can be asked. Weights say what could flow; whether it does,
+    ``ll.path_patch`` says.
 
     Raises
     ------
     InputError
         An option does not fit, or weights are quantised or not in memory.
     ModelError
-        Heads cannot be read from weights, or blocks norm the stream itself.
+        Heads cannot be read from weights; of latent attention that is so for ``"q"`` and ``"k"``.
 
     Examples
     --------
@@ -143,8 +148,7 @@ def composition(
     top, draws = whole(top, "top"), whole(draws, "draws")
     if top < 1 or draws < 2:
         raise InputError(f"top is {top} and draws {draws}; expected top from 1 and draws from 2.")
-    require_plain_stream(model)
-    maps = HeadMaps(job, model, model.layers(layers))
+    maps = HeadMaps(job, model, model.layers(layers), scores=kind != "v")
     if len(maps.layers) < 2:
         raise InputError("Composition is between layers: choose at least two that have heads.")
     pairs = _Pairs(job, model, maps, kind)
@@ -190,14 +194,18 @@ class _Pairs:
         folded: dict[str, None] = {}
         for number, layer in enumerate(self.maps.layers):
             heads = self.maps.of(layer)
-            folded |= dict.fromkeys(word.replace(f".{layer}.", ".*.") for word in heads.folded)
+            words = list(heads.folded)
+            for path, norm in self._norms_since(number, heads):
+                writers = [norm.write_through(write) for write in writers]
+                words.append(f"{path} on the stream")
+            folded |= dict.fromkeys(re.sub(r"\.\d+\.", ".*.", word) for word in words)
             read, mean = unit(reading(heads, self.kind)), chance[layer][0]
             for before, write in enumerate(writers):
                 self.job.tick()
-                found = meet(read, write).cpu().numpy()
+                found = meet(read, unit(write)).cpu().numpy()
                 self.scores[number, : len(found), before, : found.shape[1]] = found
             self.above[number] = self.scores[number] - mean
-            writers.append(unit(writing(heads)))
+            writers.append(writing(heads))
             self._emit(number, chance[layer])
         self.job.note(
             passes=1,
@@ -205,6 +213,14 @@ class _Pairs:
             folded="; ".join(folded) or "nothing",
             direction=f"into {KINDS[self.kind]} of the later head",
         )
+
+    def _norms_since(self, number: int, heads: HeadMatrices) -> list[tuple[str, Norm]]:
+        """Norms on the stream itself between the attention of the layer before and this one's."""
+        if number == 0:
+            return []
+        paths = norms_between(self.model, self.maps.layers[number - 1], heads)
+        like = heads.o.new_ones(self.model.d_model, dtype=self.model.dtype)
+        return [(path, norm_of(self.model, path, like)) for path in paths]
 
     def _emit(self, number: int, chance: tuple[float, float]) -> None:
         read = _largest(self.above[number], (1, 2))
@@ -250,12 +266,29 @@ class _Pairs:
         reads = self.maps.of(self.maps.layers[layer])
         writes = self.maps.of(self.maps.layers[before])
         w = whole_ov(writes, int(other))
+        for number in range(before + 1, layer + 1):
+            for _, norm in self._norms_since(number, self.maps.of(self.maps.layers[number])):
+                w = norm.write_through(w)
         r = whole_ov(reads, int(head)) if self.kind == "v" else whole_qk(reads, int(head))
         r = r.T if self.kind == "q" else r
         again = float((r @ w).norm() / (r.norm() * w.norm()))
         error = abs(again - float(self.scores[layer, head, before, other]))
         what = "score of the strongest pair against the product of whole matrices"
         self.job.check("factors equal whole matrices", error, 1e-4, what)
+
+
+def norms_between(model: LensModel, layer: int, heads: HeadMatrices) -> list[str]:
+    """Paths of the norms on the stream (post-norm) from a layer's attention to later heads.
+
+    Where these read through such a norm, it is in their maps already.
+    """
+    blocks = model.anatomy.blocks
+    found = [blocks[layer].mid_norm, blocks[layer].post_norm]
+    for block in blocks[layer + 1 : heads.layer]:
+        found += [block.pre_norm, block.mid_norm, block.post_norm]
+    own = blocks[heads.layer].pre_norm
+    found.append(None if own == heads.norm else own)
+    return [path for path in found if path]
 
 
 def reading(heads: HeadMatrices, kind: str) -> Tensor:
@@ -265,7 +298,7 @@ def reading(heads: HeadMatrices, kind: str) -> Tensor:
     """
     if kind == "v":
         return root(heads.o.mT @ heads.o).mT @ heads.v_of_heads()
-    q, k = heads.q, heads.k_of_heads()
+    q, k = heads.qk_of_heads()
     mine, other = (q, k) if kind == "q" else (k, q)
     return root(other @ other.mT).mT @ mine
 
@@ -305,7 +338,8 @@ def whole_ov(heads: HeadMatrices, head: int) -> Tensor:
 
 def whole_qk(heads: HeadMatrices, head: int) -> Tensor:
     """``[d_model, d_model]`` float64: score of a query (row) and a key (column)."""
-    return heads.q[head].double().T @ heads.k_of_heads()[head].double()
+    q, k = heads.qk_of_heads()
+    return q[head].double().T @ k[head].double()
 
 
 def _largest(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

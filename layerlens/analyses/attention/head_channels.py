@@ -203,7 +203,7 @@ class _Head:
     ) -> None:
         self.job, self.model, self.maps, self.head, self.top_k = job, model, maps, head, top_k
         self.o, self.v = maps.o[head], maps.v_of_heads()[head]
-        self.q, self.k = maps.q[head], maps.k_of_heads()[head]
+        self.q, self.k = (each[head] for each in maps.qk_of_heads())
         self.ov, self.qk = Channels.of(self.o, self.v), Channels.of(self.q.T, self.k)
         if not len(self.ov) or not len(self.qk):
             raise ModelError(

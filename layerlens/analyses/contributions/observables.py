@@ -11,7 +11,8 @@ from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
-from layerlens.analyses.contributions.head_matrices import HeadMaps, require_plain_stream
+from layerlens.analyses.contributions.head_matrices import HeadMaps
+from layerlens.analyses.contributions.logit_directions import norms_on_stream
 from layerlens.analyses.contributions.observable_on_text import (
     on_text,
     vector_of,
@@ -21,7 +22,7 @@ from layerlens.analyses.contributions.token_scores import final_direction, read_
 from layerlens.analyses.contributions.value_paths import Node, parse_path
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
-from layerlens.errors import InputError
+from layerlens.errors import InputError, ModelError
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def observable(
     if not 1 <= top_k <= most:
         raise InputError(f"top_k is {top_k}; expected 1 to {most}.")
     if nodes:
-        require_plain_stream(model)
+        _require_plain_stream(model)
     parts = _weights(model, weights)
     layers = list(dict.fromkeys(node.layer for node in nodes if not node.mlp))
     maps = HeadMaps(job, model, layers) if layers else None
@@ -177,6 +178,15 @@ def observable(
         observable=_words(model, parts),
         path=" > ".join([*map(str, nodes), "logits"]),
     )
+
+
+def _require_plain_stream(model: LensModel) -> None:
+    if paths := norms_on_stream(model):
+        raise ModelError(
+            f"{model.name} norms the residual stream itself ({paths[0]} and {len(paths) - 1} "
+            "more), so what a head writes is rescaled at each position by every later block: no "
+            "path through heads is followed; path=() reads the logits alone."
+        )
 
 
 def _one_text(job: Job, text: Any) -> Tokens:

@@ -18,8 +18,54 @@ def head_maps(hf: Any, layer: int, head: int) -> tuple[Tensor, Tensor]:
 
     A query ``x`` and a key ``y`` score ``x QK y``; what the head writes for ``x`` is ``OV x``.
     """
-    kind = hf.config.model_type
-    return _gpt2(hf, layer, head) if kind == "gpt2" else _llama(hf, layer, head)
+    families = {"gpt2": _gpt2, "bert": _bert, "olmo2": _olmo2}
+    return families.get(hf.config.model_type, _llama)(hf, layer, head)
+
+
+def _bert(hf: Any, layer: int, head: int) -> tuple[Tensor, Tensor]:
+    attention = hf.bert.encoder.layer[layer].attention
+    size = hf.config.hidden_size // hf.config.num_attention_heads
+    own = slice(head * size, (head + 1) * size)
+    q, k, v = (
+        getattr(attention.self, name).weight[own].double() for name in ("query", "key", "value")
+    )
+    return q.T @ k, attention.output.dense.weight[:, own].double() @ v
+
+
+def bert_stream(hf: Any, layers: range) -> Tensor:
+    """What the norms of some layers make of what a head of the first of them adds."""
+    found = torch.eye(hf.config.hidden_size, dtype=torch.float64)
+    for layer in layers:
+        block = hf.bert.encoder.layer[layer]
+        for norm in (block.attention.output.LayerNorm, block.output.LayerNorm):
+            found = torch.diag(norm.weight.double()) @ centring(len(found)) @ found
+    return found
+
+
+def _olmo2(hf: Any, layer: int, head: int) -> tuple[Tensor, Tensor]:
+    """It norms what a sublayer writes, and all of q and all of k."""
+    block = hf.model.layers[layer]
+    attention = block.self_attn
+    size = attention.head_dim
+    own = slice(head * size, (head + 1) * size)
+    shared = head // (hf.config.num_attention_heads // hf.config.num_key_value_heads)
+    kv = slice(shared * size, (shared + 1) * size)
+    q = attention.q_norm.weight[own, None].double() * attention.q_proj.weight[own].double()
+    k = attention.k_norm.weight[kv, None].double() * attention.k_proj.weight[kv].double()
+    gain = block.post_attention_layernorm.weight.double()[:, None]
+    o = gain * attention.o_proj.weight[:, own].double()
+    return q.T @ k, o @ attention.v_proj.weight[kv].double()
+
+
+def latent_ov(hf: Any, layer: int, head: int) -> Tensor:
+    """``OV`` of a head whose values are made through a latent (DeepSeek)."""
+    block, config = hf.model.layers[layer], hf.config
+    attention = block.self_attn
+    rank, size = config.kv_lora_rank, config.v_head_dim
+    up = attention.kv_b_proj.weight.unflatten(0, (config.num_attention_heads, -1))[head, -size:]
+    down = attention.kv_a_proj_with_mqa.weight[:rank] * block.input_layernorm.weight
+    v = up.double() @ torch.diag(attention.kv_a_layernorm.weight.double()) @ down.double()
+    return attention.o_proj.weight[:, head * size : (head + 1) * size].double() @ v
 
 
 def _gpt2(hf: Any, layer: int, head: int) -> tuple[Tensor, Tensor]:
