@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.measuring.invariance import invariance
     from layerlens.analyses.measuring.layer_metrics import layer_metrics
     from layerlens.analyses.measuring.spectrum import spectrum
+    from layerlens.analyses.neurons.clamp import clamp
     from layerlens.analyses.neurons.neuron_tokens import neuron_tokens
     from layerlens.analyses.neurons.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
@@ -166,6 +167,7 @@ _PLACES = {
     "top_texts": "layerlens.analyses.neurons.top_texts",
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
+    "clamp": "layerlens.analyses.neurons.clamp",
     "neuron_tokens": "layerlens.analyses.neurons.neuron_tokens",
     "observable": "layerlens.analyses.contributions.observables",
     "spectrum": "layerlens.analyses.measuring.spectrum",
@@ -259,6 +261,7 @@ __all__ = [
     "causal_trace",
     "chain_of_layers",
     "checkpoint_difference",
+    "clamp",
     "compare_models",
     "composition",
     "contrast_layers",

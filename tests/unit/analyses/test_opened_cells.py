@@ -84,6 +84,19 @@ def test_a_part_left_out(
         assert found.code == result.code
 
 
+@pytest.mark.parametrize(("neuron", "index"), [((2, 3), (1,)), ([(0, 1), (2, 3)], (1, 1))], ids=str)
+def test_a_neuron_held(model: LensModel, neuron: Any, index: tuple[int, ...]) -> None:
+    result = ll.clamp(model, TEXT, neuron, [0, 5], metric="probability", positions=[1, -1], draws=0)
+    answer = model.token_string(int(result.data.attrs["answer"]))
+    found = opened(model, result, "change", *index)
+    before, after = (column(model, found, which, answer) for which in (1, 2))
+    assert before == pytest.approx(result.data.attrs["base_metric"], abs=1e-5)
+    assert after == pytest.approx(float(result.data["metric"].values[index]), abs=1e-5)
+    agrees_with_its_code(model, found)
+    with pytest.raises(InputError, match="no value"):
+        opened(model, result, "activation", *index)
+
+
 def test_the_code_reads_the_text_as_the_analysis_did() -> None:
     model = ll.load("toy:induction")
     result = ll.ablate_sweep(model, "cat dog owl cat", how="zero", add_bos=False)

@@ -278,7 +278,7 @@ function Line({ state, data, line, panel }: LineProps) {
       <span class="ll-num">
         {read === null ? "" : compact(value)}
         {interval && (
-          <span class="ll-dim" title="95 % interval over texts">
+          <span class="ll-dim" title="95 % interval">
             {` [${compact(interval.low, 3)}, ${compact(interval.high, 3)}]`}
           </span>
         )}
