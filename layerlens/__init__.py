@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.fitting.fit_lens import fit_lens
     from layerlens.analyses.lenses.fitting.lens_quality import lens_quality
     from layerlens.analyses.lenses.generation_lens import generation_lens
+    from layerlens.analyses.lenses.language_track import language_track
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
     from layerlens.analyses.lenses.tuned_lens_files import export_tuned_lens, import_tuned_lens
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.removal.knockout import knockout
     from layerlens.analyses.removal.massive_ablation import massive_ablation
     from layerlens.analyses.steering.steering import steering
+    from layerlens.analyses.texts.translation_prompts import translation_prompts
     from layerlens.analyses.tracing.causal_trace import causal_trace
     from layerlens.analyses.tracing.path_patch import path_patch
     from layerlens.checkup import doctor
@@ -135,6 +137,8 @@ _PLACES = {
     "lens_quality": "layerlens.analyses.lenses.fitting.lens_quality",
     "export_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "import_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
+    "language_track": "layerlens.analyses.lenses.language_track",
+    "translation_prompts": "layerlens.analyses.texts.translation_prompts",
     "lens_difference": "layerlens.analyses.lenses.lens_difference",
     "logit_lens": "layerlens.analyses.lenses.logit_lens",
     "back_patch": "layerlens.analyses.grafting.back_patch",
@@ -292,6 +296,7 @@ __all__ = [
     "integrated_gradients",
     "invariance",
     "knockout",
+    "language_track",
     "layer_metrics",
     "lens_difference",
     "lens_quality",
@@ -324,6 +329,7 @@ __all__ = [
     "texts",
     "token_attribution",
     "top_texts",
+    "translation_prompts",
     "voids",
 ]
 

@@ -35,7 +35,8 @@ QUESTIONS = [
     {"texts"},
     {"contract"},
     {"answers", "contributions", "measuring"},
-    {"lenses", "sweeps"},
+    {"sweeps"},
+    {"lenses"},
     {"attention", "depth", "grafting", "neurons", "patching", "removal", "steering"},
     {"tracing"},
 ]

@@ -25,6 +25,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),
     "observable": ((), {"weights": {17: 1, 20: -1}}),
+    "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "lens_difference": ((ONE,), {"other": None}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
