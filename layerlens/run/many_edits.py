@@ -158,7 +158,7 @@ def _run_naive(
             for row, cell in enumerate(few)
             for change in cell.changes
         ]
-        tokens = base.tokens if len(few) == 1 else _repeated(base.tokens, len(few))
+        tokens = base.tokens if len(few) == 1 else repeated(base.tokens, len(few))
         forward(model, tokens, [last], keep, logits=None, changes=(*base.changes, *own))
         on_cells(range(begin, begin + len(few)), states[0])
 
@@ -175,7 +175,7 @@ def _run_restarted(
     size = max(1, min(most, _ROWS // base.length))
     with ExitStack() as stack:
         calls = watch_calls(model, Gate(), stack)
-        tokens = _repeated(base.tokens, size)
+        tokens = repeated(base.tokens, size)
         forward(model, tokens, [], lambda *_: None, logits=None, changes=base.changes)
     for layer, indices in _by_layer(cells, size):
         state = base.state(layer)
@@ -211,7 +211,8 @@ def _is_entry(change: Change, layer: int) -> bool:
     return change.site == Site("resid_pre", layer)
 
 
-def _repeated(tokens: Tokens, times: int) -> Tokens:
+def repeated(tokens: Tokens, times: int) -> Tokens:
+    """The same text several times, as a batch."""
     return replace(
         tokens,
         ids=tokens.ids.repeat(times, 1),
@@ -219,6 +220,7 @@ def _repeated(tokens: Tokens, times: int) -> Tokens:
         texts=tokens.texts * times,
         strings=tokens.strings * times,
         continues=tokens.continues * times,
+        single=False,
     )
 
 

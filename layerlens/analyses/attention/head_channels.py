@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from layerlens.analyses.answers.answer_metric import make_metric
+from layerlens.analyses.attention.channel_sweeps import ChannelSweeps, Lever
 from layerlens.analyses.attention.channels import Channels
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contributions.head_matrices import HeadMaps, HeadMatrices
 from layerlens.analyses.contributions.token_scores import bends, read_scores, write_scores
-from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.texts.chosen_positions import Cells
+from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError, ModelError
 from layerlens.model.integers import whole
 from layerlens.model.sites import Site
-from layerlens.run.base import record_base
-from layerlens.run.cell import Cell
-from layerlens.run.changes import Change
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from layerlens.analyses.answers.answer_metric import MetricFunction
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
 
 SIDES = ("positive", "negative")
 _TOKENS = ("channel", "side", "k")
@@ -41,8 +41,20 @@ VARIABLES = {
     "ov_share": Variable(("channel",), "float32", "1", "share of the channel in OV, squared"),
     "qk_strength": Variable(("channel",), "float32", "1", "strength of the channel of QK"),
     "qk_share": Variable(("channel",), "float32", "1", "share of the channel in QK, squared"),
-    "dose_metric": Variable(_DOSE, "float32", "1", "metric with the channel of OV so strong"),
-    "dose_change": Variable(_DOSE, "float32", "1", "change of the metric"),
+    "ov_dose_metric": Variable(_DOSE, "float32", "1", "metric with the channel of OV so strong"),
+    "ov_dose_change": Variable(
+        _DOSE, "float32", "1", "change of the metric by the channel of OV", signed=True
+    ),
+    "qk_dose_metric": Variable(_DOSE, "float32", "1", "metric with the channel of QK so strong"),
+    "qk_dose_change": Variable(
+        _DOSE, "float32", "1", "change of the metric by the channel of QK", signed=True
+    ),
+    "qk_dose_pattern": Variable(
+        (*_DOSE, "position"),
+        "float32",
+        "1",
+        "attention to the position with the channel of QK so strong",
+    ),
     **{
         f"{name}_token": Variable(_TOKENS, "int32", "1", f"tokens {words}", is_token=True)
         for name, words in _SIDES_OF.items()
@@ -70,8 +82,8 @@ def count_work(
     if text is None:
         return Work(0, 0, size, tokens=0, operations=operations)
     doses = channels * len(list(coefficients))
-    passes = 1 + doses + verify
-    return Work(passes, passes, size + memory_limit, operations=operations)
+    measured = 1 + 2 * (doses + verify)
+    return Work(measured + doses, measured, size + memory_limit, operations=operations)
 
 
 @analysis(
@@ -79,7 +91,7 @@ def count_work(
     question="Along which directions does a head read and write, and which tokens are they?",
     source="Elhage et al. (2021), A Mathematical Framework for Transformer Circuits, Transformer "
     "Circuits Thread; Merullo, Eickhoff and Pavlick (2024), Talking Heads, arXiv 2406.09519",
-    cost="no pass, weights only; with a text one pass for each channel and strength",
+    cost="no pass, weights only; with a text three passes for each channel and strength",
     view="curves",
     lead="A channel is one direction that the head reads and one that it then writes, with the "
     "tokens that mean most along each; the first ones carry most.",
@@ -114,8 +126,8 @@ def head_channels(
 
     OV says what a head writes for what it reads, QK which query matches which key. Each is a sum
     of as many channels as the head is wide: one direction in, one out, and a strength (singular
-    value). With a text, the strength of one channel of OV at a time is multiplied while the model
-    runs.
+    value). With a text, the strength of one channel at a time is multiplied while the model runs:
+    of OV the answer shows what its write does, of QK also where the head then looks.
 
     Parameters
     ----------
@@ -148,9 +160,12 @@ def head_channels(
 
     No weight is changed. In copies, the gain of the norm that the head reads through and of one
     behind it are folded in (attribute ``folded``), the norms' statistics, biases and rotary
-    embeddings are left out: QK is that of a query and a key at the same position. The sweep
-    changes ``z``, what the head hands on, along the one direction that the channel makes of it;
-    what biases put there counts with it.
+    embeddings are left out: QK is that of a query and a key at the same position. The sweep of
+    OV changes ``z``, what the head hands on, along the one direction that the channel makes of it,
+    that of QK the queries likewise, as if the weights of q held the channel so strong; with all of
+    them at 0 a head looks everywhere alike. What biases put there counts with it.
+    ``qk_dose_pattern`` is that of the last position that is changed (attribute
+    ``pattern_query``).
 
     Raises
     ------
@@ -164,12 +179,13 @@ def head_channels(
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> found = ll.head_channels(model, 1, 2, channels=2, text="cat dog owl cat")
-    >>> found.data.dose_metric.dims
+    >>> found.data.ov_dose_metric.dims
     ('channel', 'coefficient')
     """
     layer = model.layers(whole(layer, "layer"))[0]
     head, channels, top_k = whole(head, "head"), whole(channels, "channels"), whole(top_k, "top_k")
     doses = _doses(coefficients)
+    tokens = None if text is None else _one_text(job, text)
     n_heads = model.anatomy.blocks[layer].n_heads
     if not 0 <= head < max(n_heads, 1):
         raise InputError(f"Head {head} does not exist: layer {layer} has {n_heads} heads.")
@@ -181,11 +197,18 @@ def head_channels(
         )
     maps = HeadMaps(job, model, [layer]).of(layer)
     found = _Head(job, model, maps, head, channels, top_k)
-    found.declare(() if text is None else doses)
+    found.declare(doses, tokens)
     found.name_tokens()
-    if text is not None:
+    if tokens is not None:
         measure = {"metric": metric, "answer": answer, "wrong": wrong}
-        _sweep(found, text, doses, positions, measure, verify=verify, memory_limit=memory_limit)
+        _sweep(found, tokens, doses, positions, measure, verify=verify, memory_limit=memory_limit)
+
+
+def _one_text(job: Job, text: Any) -> Tokens:
+    tokens = job.tokens(text)
+    if tokens.ids.shape[0] != 1:
+        raise InputError("text is several texts; give one.")
+    return tokens
 
 
 def _doses(asked: Any) -> list[float]:
@@ -217,18 +240,22 @@ class _Head:
             "channels sum to QK", self.qk.off(self.q.T, self.k), 1e-5, f"all channels, {name}"
         )
 
-    def declare(self, doses: Any) -> None:
-        """State axes and coordinates."""
+    def declare(self, doses: Sequence[float], tokens: Tokens | None) -> None:
+        """State axes and coordinates; without a text there are no doses."""
         sizes = {"channel": self.shown, "side": len(SIDES), "k": self.top_k}
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
             "channel": (("channel",), np.arange(self.shown, dtype=np.int32)),
             "side": (("side",), np.array(SIDES)),
         }
-        if doses:
-            sizes["coefficient"] = len(doses)
-            coords["coefficient"] = (("coefficient",), np.array(doses))
-        self.untold = _untold(self.model)
-        silent = ("ov_write_token", "ov_write_score") if self.untold else ()
+        self.untold, self.fixed = _untold(self.model), _fixed(self.model, self.maps)
+        silent = ["ov_write_token", "ov_write_score"] if self.untold else []
+        if tokens is not None:
+            cells = Cells(self.model, row_of(tokens, 0))
+            sizes |= {"coefficient": len(doses), **cells.sizes()}
+            coords |= {"coefficient": (("coefficient",), np.array(doses)), **cells.coords()}
+            if self.fixed:
+                silent += [name for name in VARIABLES if name.startswith("qk_dose")]
+                self.job.remark(f"{self.fixed}, so the channels of QK are not turned up or down.")
         self.job.declare(sizes, coords, [name for name in VARIABLES if name not in silent])
 
     def name_tokens(self) -> None:
@@ -269,12 +296,30 @@ class _Head:
         every[: self.shown] = signs.to(every)
         return channels.turned(every)
 
-    def changed(self, z: Tensor, channel: int, coefficient: float) -> Tensor:
-        """What the head hands on ``[position, size]`` with one channel so many times as strong."""
-        along = self.v.double() @ self.ov.into[:, channel]  # what the channel makes of its input
-        reads = self.o.double().T @ self.ov.out[:, channel] / self.ov.strength[channel]
-        exact = z.to(along)
-        return exact + (coefficient - 1) * torch.outer(exact @ reads, along)
+    def levers(self) -> list[Lever]:
+        """Where the channels of OV and of QK pass while the model runs.
+
+        Those of QK at the queries: keys may be shared by several heads.
+        """
+        layer, n = self.maps.layer, self.shown
+        ov = Lever(
+            "ov",
+            Site("z", layer, self.head),
+            (self.o.double().T @ self.ov.out[:, :n] / self.ov.strength[:n]).T,
+            (self.v.double() @ self.ov.into[:, :n]).T,
+        )
+        if self.fixed:
+            return [ov]
+        qk = Lever(
+            "qk",
+            Site("q", layer, self.head),
+            (self.k.double() @ self.qk.into[:, :n]).T,
+            (self.q.double() @ self.qk.out[:, :n] / self.qk.strength[:n]).T,
+        )
+        # Where q is rotated, it is read before any norm on it.
+        norm = self.maps.norm_on_q(self.head)
+        rotated = self.model.anatomy.blocks[layer].rotary
+        return [ov, qk.before(norm) if norm and rotated else qk]
 
 
 def _untold(model: LensModel) -> str | None:
@@ -285,6 +330,17 @@ def _untold(model: LensModel) -> str | None:
     return path and f"{path} leads to the logits and is not linear"
 
 
+def _fixed(model: LensModel, maps: HeadMatrices) -> str | None:
+    """Why queries cannot be changed channel by channel, or None where they can."""
+    block = model.anatomy.blocks[maps.layer]
+    if block.rotary and "q" not in block.taps:
+        return f"q of layer {maps.layer} cannot be changed before the rotary embedding"
+    norm = maps.q_norm
+    if norm is not None and norm.centred and len(norm.gain) < maps.n_heads:
+        return f"A norm takes off the mean over all heads of q in layer {maps.layer}"
+    return None
+
+
 def _sign(values: Tensor) -> Tensor:
     """One or minus one for each row: the sign of its largest magnitude."""
     strongest = values.abs().argmax(1, keepdim=True)
@@ -293,49 +349,17 @@ def _sign(values: Tensor) -> Tensor:
 
 def _sweep(
     found: _Head,
-    text: Any,
+    tokens: Tokens,
     doses: list[float],
     positions: Any,
     measure: dict[str, Any],
-    *,
-    verify: int,
-    memory_limit: int,
+    **how: int,
 ) -> None:
-    """Run the text with each channel at each strength."""
-    job, model, layer = found.job, found.model, found.maps.layer
-    tokens = job.tokens(text)
-    if tokens.ids.shape[0] != 1:
-        raise InputError("text is several texts; give one.")
-    columns = tuple(model.positions(tokens, positions))
-    site = Site("z", layer, found.head)
-    base = record_base(model, tokens, [site.whole])
-    z = base.trace[site.whole][0, :, found.head]
-    metric = make_metric(model, final=base.final, **measure)
-
-    def show(values: np.ndarray) -> dict[str, np.ndarray]:
-        change = values - sweep.base_value
-        return {"dose_metric": values.astype(np.float32), "dose_change": change.astype(np.float32)}
-
-    sweep = Sweep(job, model, base, metric, show, memory_limit=memory_limit)
-    for channel in range(found.shown):
-        for number, dose in enumerate(doses):
-            value = found.changed(z[list(columns)], channel, dose).to(z.dtype)
-            cell = Cell((Change(site, "set", value, columns),))
-            sweep.add(cell, {"channel": channel, "coefficient": number})
-    sweep.run()
-    sweep.verify(verify)
-    if 1.0 in doses:
-        same = sweep.values.reshape(found.shown, -1)[:, doses.index(1.0)]
-        error = float(np.abs(same - sweep.base_value).max())
-        what = "metric with the strength as it is against the plain run"
-        job.check("coefficient 1 changes nothing", error, sweep.tolerance, what)
-    for name in ("dose_metric", "dose_change"):
-        job.describe(name, units=metric.units)
-    job.note(
-        passes=2 + sweep.passes,
-        method=sweep.method,
-        metric=metric.name,
-        metric_words=metric.words,
-        base_metric=sweep.base_value,
-        swept_text="".join(tokens.strings[0]),
-    )
+    """Run the text with each channel of each map at each strength."""
+    levers = found.levers()
+    sites = [lever.site for lever in levers]
+    sweeps = ChannelSweeps(found.job, found.model, tokens, sites, positions, measure)
+    for number, lever in enumerate(levers):
+        sweeps.run(lever, found.shown, doses, (number, len(levers)), **how)
+        if lever.map == "qk":
+            sweeps.patterns(lever, found.shown, doses)

@@ -69,6 +69,9 @@ class HeadMatrices:
         Path of the norm that the attention reads through; None where it reads the stream.
     folded
         In words, what was folded in.
+    q_norm
+        The norm on q, with a gain ``[heads, size]`` or ``[1, all heads]``; None where there is
+        none, or q was not asked for.
     """
 
     layer: int
@@ -78,6 +81,7 @@ class HeadMatrices:
     o: Tensor
     norm: str | None
     folded: tuple[str, ...]
+    q_norm: Norm | None = None
 
     @property
     def n_heads(self) -> int:
@@ -95,6 +99,12 @@ class HeadMatrices:
         assert self.q is not None  # the caller asked for both
         assert self.k is not None
         return self.q, self.k[self.shared]
+
+    def norm_on_q(self, head: int) -> Norm | None:
+        """The norm on one head's q, if there is one."""
+        if self.q_norm is None:
+            return None
+        return Norm(self.q_norm.gain.reshape(self.n_heads, -1)[head], self.q_norm.centred)
 
     def v_of_heads(self) -> Tensor:
         """``[head, size of v, d_model]``: v as each query head sees it."""
@@ -192,12 +202,14 @@ def _matrices(
     counts = {"q": block.n_heads, "k": block.n_kv_heads, "v": block.n_kv_heads}
     found: dict[str, Tensor | None] = dict.fromkeys("qkv")
     folded: tuple[str, ...] = ()
+    q_norm = None
     for kind in kinds:
         through = _through(model, layer, kind, parts, seen)
         path, reading, word = _reading(model, layer, through.took, seen)
         rows = through.rows if reading is None else reading.read_through(through.rows)
         found[kind] = rows.unflatten(0, (counts[kind], -1))
         folded += (*word, *through.folded)
+        q_norm = through.norm if kind == "q" else q_norm
     tap = block.taps["attn_out"]
     o = parts["o"].weights[0].float().unflatten(1, (block.n_heads, -1)).transpose(0, 1) * tap.scale
     if is_norm(model.hf.get_submodule(tap.module)):
@@ -205,7 +217,7 @@ def _matrices(
         folded += (f"{tap.module} behind it",)
     assert found["v"] is not None  # it is always among the kinds
     words = tuple(dict.fromkeys(folded))
-    return HeadMatrices(layer, found["q"], found["k"], found["v"], o, path, words)
+    return HeadMatrices(layer, found["q"], found["k"], found["v"], o, path, words, q_norm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,11 +232,14 @@ class _Through:
         What the projection was given for the one token, ``[width]``.
     folded
         In words, the norms that are folded into the rows.
+    norm
+        The one on what the projection gives, if any.
     """
 
     rows: Tensor
     took: Tensor
     folded: tuple[str, ...]
+    norm: Norm | None = None
 
 
 def norm_of(model: LensModel, path: str, x: Tensor) -> Norm:
@@ -260,7 +275,7 @@ def _through(
     call = seen.linear[parts[kind].matrices[0].name]
     rows, own = parts[kind].weights[0].float(), parts[kind].rows
     gave = call.gave if own is None else call.gave[own.to(call.gave.device)]
-    site, word = seen.sites[kind], tuple[str, ...]()
+    site, word, through = seen.sites[kind], tuple[str, ...](), None
     for norm in seen.norms:
         if norm.took.numel() == gave.numel() and torch.equal(norm.took.flatten(), gave):
             # Its input has a head or all of them along the last axis.
@@ -275,7 +290,7 @@ def _through(
     off = (theirs * mine.norm() - mine * theirs.norm()).abs().max()
     if not bool(off <= ALIKE * mine.norm() * theirs.norm()):
         raise _no_product(model, layer, kind)
-    return _Through(rows, call.took, word)
+    return _Through(rows, call.took, word, through)
 
 
 def _through_latent(

@@ -11,7 +11,7 @@ held, and the receiver reads that.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -24,12 +24,12 @@ from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
+from layerlens.run.many_edits import repeated
 
 if TYPE_CHECKING:
     from layerlens.analyses.texts.text_pair import Pair
     from layerlens.model.anatomy import BlockAnatomy
     from layerlens.model.lensmodel import LensModel
-    from layerlens.model.text import Tokens
 
 WHOLE = ("attn_out", "mlp_out")
 """Senders that are not heads: what a whole sublayer adds to the stream."""
@@ -315,16 +315,3 @@ def _at(run: Base, sender: Site, columns: int | list[int]) -> Tensor:
 
 class _Enough(Exception):  # noqa: N818 - no error: ends a pass that has shown what it was run for
     """What was wanted of a pass has been read."""
-
-
-def repeated(tokens: Tokens, times: int) -> Tokens:
-    """The same text several times, as a batch."""
-    return replace(
-        tokens,
-        ids=tokens.ids.expand(times, -1),
-        mask=tokens.mask.expand(times, -1),
-        texts=tokens.texts * times,
-        strings=tokens.strings * times,
-        continues=tokens.continues * times,
-        single=False,
-    )

@@ -115,9 +115,89 @@ def test_the_sweep_equals_edited_weights(llama: LensModel) -> None:
                 change = change @ torch.linalg.pinv(v)
                 attention.o_proj.weight[:, HEAD * size : (HEAD + 1) * size] += change.float()
                 logits = hf(torch.tensor([TEXT])).logits[0, -1]
-            found = float(result.data.dose_metric[channel, number])
+            found = float(result.data.ov_dose_metric[channel, number])
             assert found == pytest.approx(float(logits[ANSWER] - logits[WRONG]), abs=1e-4)
-    assert float(abs(result.data.dose_change).max()) > 1e-3
+    assert float(abs(result.data.ov_dose_change).max()) > 1e-3
+
+
+def with_channel_of_qk(hf: Any, head: int, channel: int, dose: float) -> Any:
+    """A copy in which the weights of q hold one channel of QK so many times as strong."""
+    hf = copy.deepcopy(hf)
+    with torch.no_grad():
+        qk, _ = head_maps(hf, LAYER, head)
+        u, s, w = torch.linalg.svd(qk)
+        change = (dose - 1) * s[channel] * torch.outer(u[:, channel], w[channel])
+        block, gemma = hf.model.layers[LAYER], hf.config.model_type == "gemma2"
+        attention = block.self_attn
+        size = attention.head_dim
+        own = slice(head * size, (head + 1) * size)
+        shared = head // (hf.config.num_attention_heads // hf.config.num_key_value_heads)
+        kv = slice(shared * size, (shared + 1) * size)
+        q, k = attention.q_proj.weight, attention.k_proj.weight[kv].double()
+        after = torch.ones(size, dtype=torch.float64)
+        if hasattr(attention, "q_norm"):
+            joint = len(attention.q_norm.weight) > size  # over all heads, as in OLMo 2
+            after = attention.q_norm.weight[own if joint else slice(None)].double()
+            k = attention.k_norm.weight[kv if joint else slice(None), None].double() * k
+        if hasattr(block, "input_layernorm"):
+            before = block.input_layernorm.weight.double() + gemma
+            k = k * before
+            change = change / before[:, None]
+        q[own] += ((change @ torch.linalg.pinv(k)).T / after[:, None]).float()
+    return hf
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "olmo2"])
+def test_the_sweep_of_qk_equals_edited_weights(family: str) -> None:
+    """Rotary embeddings, norms on q (a head's, or over all heads), and a soft-cap on the scores."""
+    hf = tiny_model(family, seed=1)
+    torch.manual_seed(0)
+    for parameter in hf.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    model, head, doses = LensModel.wrap(hf, None, name=family, prove=False), 1, [0.0, 1.0, 3.0]
+    result = ll.head_channels(
+        model, LAYER, head, channels=2, text=TEXT, coefficients=doses, answer=ANSWER, wrong=WRONG
+    )
+    assert result.checks.ok
+    data = result.data
+    assert data.attrs["pattern_query"] == len(TEXT) - 1
+    for channel in range(2):
+        for number, dose in enumerate(doses):
+            hf = with_channel_of_qk(model.hf, head, channel, dose)
+            hf.set_attn_implementation("eager")
+            with torch.no_grad():
+                out = hf(torch.tensor([TEXT]), output_attentions=True)
+            expected = float(out.logits[0, -1, ANSWER] - out.logits[0, -1, WRONG])
+            assert float(data.qk_dose_metric[channel, number]) == pytest.approx(expected, abs=1e-4)
+            pattern = out.attentions[LAYER][0, head, -1].numpy()
+            np.testing.assert_allclose(data.qk_dose_pattern[channel, number], pattern, atol=1e-5)
+    assert float(abs(data.qk_dose_change).max()) > 1e-4
+
+
+def test_without_its_only_channel_a_head_looks_everywhere_alike() -> None:
+    model = build("llama")
+    attention, size = model.hf.model.layers[LAYER].self_attn, 6
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight, head in ((attention.q_proj.weight, HEAD), (attention.k_proj.weight, HEAD // 2)):
+            one, other = (torch.randn(n, generator=generator) for n in (size, weight.shape[1]))
+            weight[head * size : (head + 1) * size] = 3 * torch.outer(one, other)
+    data = ll.head_channels(model, LAYER, HEAD, text=TEXT, coefficients=[0, 1], answer=ANSWER).data
+    assert data.attrs["rank_qk"] == data.sizes["channel"] == 1
+    looks = data.qk_dose_pattern.isel(channel=0)
+    np.testing.assert_allclose(looks.sel(coefficient=0), 1 / len(TEXT), atol=1e-4)
+    assert float(abs(looks.sel(coefficient=1) - 1 / len(TEXT)).max()) > 0.05
+    assert float(data.qk_dose_change.sel(coefficient=1)[0]) == pytest.approx(0, abs=1e-5)
+
+
+def test_only_the_chosen_queries_look_elsewhere(llama: LensModel) -> None:
+    how: dict[str, Any] = {"channels": 1, "text": TEXT, "coefficients": [0.0], "answer": ANSWER}
+    first = ll.head_channels(llama, LAYER, HEAD, positions=[1, 2], **how).data
+    every = ll.head_channels(llama, LAYER, HEAD, **how).data
+    assert first.attrs["pattern_query"] == 2
+    looks = first.qk_dose_pattern[0, 0]
+    assert float(looks.sum()) == pytest.approx(1) and not looks[3:].any()
+    assert float(first.qk_dose_change[0, 0]) != float(every.qk_dose_change[0, 0])
 
 
 def test_a_bos_token_is_asked_for_like_anywhere() -> None:
@@ -132,8 +212,8 @@ def test_only_the_chosen_positions_are_changed(llama: LensModel) -> None:
     whole = ll.head_channels(llama, 2, HEAD, **how).data
     last = ll.head_channels(llama, 2, HEAD, positions=-1, **how).data
     none = ll.head_channels(llama, 2, HEAD, positions=0, **how).data
-    np.testing.assert_allclose(last.dose_metric, whole.dose_metric, atol=1e-4)
-    assert abs(float(none.dose_change[0, 0])) < 1e-4 < abs(float(last.dose_change[0, 0]))
+    np.testing.assert_allclose(last.ov_dose_metric, whole.ov_dose_metric, atol=1e-4)
+    assert abs(float(none.ov_dose_change[0, 0])) < 1e-4 < abs(float(last.ov_dose_change[0, 0]))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +247,7 @@ def test_work_counts_a_pass_for_each_dose(
     monkeypatch.setattr(speed, lambda model, rows=64: (1e9, "nothing"))
     assert ll.head_channels.work(llama).passes == 0
     work = ll.head_channels.work(llama, channels=3, text=TEXT, coefficients=[0, 2], verify=1)
-    assert work.passes == 1 + 6 + 1
+    assert work.passes == 1 + 3 * 6 + 2
+    assert work.head_rows == 1 + 2 * 6 + 2
     short, long = (ll.head_channels.estimate(llama, text=TEXT * n).seconds for n in (1, 9))
     assert long > 2 * short, "the text's tokens count"
