@@ -11,6 +11,7 @@
 import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join, parse } from "node:path";
 import { fileURLToPath } from "node:url";
+import { minify } from "@swc/core";
 import esbuild from "esbuild";
 import { lean } from "./uplot.mjs";
 
@@ -92,6 +93,17 @@ async function writeLabPackage() {
   await writeFile(join(folder, "package.json"), `${JSON.stringify(manifest, null, 2)}\n`);
 }
 
+/** What esbuild leaves to say more shortly, and calls that are worth their bodies: some 3 %. */
+async function shrink({ outfile, format }) {
+  const module = format === "esm";
+  const { code } = await minify(await readFile(outfile, "utf8"), {
+    module,
+    compress: { ecma: 2022, passes: 2 },
+    mangle: { toplevel: module },
+  });
+  await writeFile(outfile, code);
+}
+
 await writeLabPackage();
 if (watch) {
   for (const options of builds) {
@@ -99,7 +111,12 @@ if (watch) {
   }
   console.log("watching js/ (Ctrl+C stops)");
 } else {
-  await Promise.all(builds.map((options) => esbuild.build(options)));
+  await Promise.all(
+    builds.map(async (options) => {
+      await esbuild.build(options);
+      if (options.format) await shrink(options);
+    }),
+  );
   for (const { outfile, format } of builds) {
     const { size } = await stat(outfile);
     const name = outfile.slice(out.length + 1);
