@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,15 @@ from layerlens.run.where import row_shapes
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
+GRADIENT_PASSES = 3
+"""A pass, and a backward pass, which counts as two."""
+
 Measure = Callable[[Tensor], Tensor]
 """From states after the last block where the text is answered ``[1, d_model]`` to ``[1]``."""
+
+
+Number = Callable[[Mapping[Site, Tensor]], Tensor]
+"""From the values of some sites, ``[1, ...]`` each, to a number ``[]`` or ``[1]``."""
 
 
 def gradients(
@@ -32,6 +39,7 @@ def gradients(
     changes: Sequence[Change] = (),
     *,
     held: Sequence[Change] = (),
+    rows: Sequence[int] | None = None,
 ) -> tuple[float, dict[Site, Tensor]]:
     """Differentiate a number of one run with respect to many sites: one pass each way.
 
@@ -47,10 +55,13 @@ def gradients(
     measure
         Must have a derivative.
     changes
-        Edits of the run.
+        Edits of the run, made before the derivative is taken: one that sets a site lets none pass
+        from before it.
     held
         Edits that come last: one that sets a site lets no derivative through it, and that of
         the site itself is zero.
+    rows
+        Positions (queries, of ``pattern``) at which it is taken; None for all.
 
     Returns
     -------
@@ -66,11 +77,42 @@ def gradients(
     InputError
         If the measure has no derivative.
     """
+    last, at = Site("resid_post", model.n_layers - 1), answer_place(model, tokens)
+    return derivatives(
+        model,
+        tokens,
+        sites,
+        [last],
+        lambda values: measure(values[last][:, at]),
+        changes,
+        held=held,
+        rows=rows,
+    )
+
+
+def derivatives(
+    model: LensModel,
+    tokens: Tokens,
+    sites: Iterable[Site],
+    read: Sequence[Site],
+    number: Number,
+    changes: Sequence[Change] = (),
+    *,
+    held: Sequence[Change] = (),
+    rows: Sequence[int] | None = None,
+) -> tuple[float, dict[Site, Tensor]]:
+    """As :func:`gradients`, of a number that is made of the values of any sites.
+
+    Parameters
+    ----------
+    read
+        Those that the number is made of, whole; handed to it when the last has passed.
+    """
     sites = list(sites)
-    length, at = tokens.ids.shape[1], answer_place(model, tokens)
-    shapes = _shapes(model, sites, length)
-    last = Site("resid_post", model.n_layers - 1)
-    values: list[Tensor] = []
+    length = tokens.ids.shape[1]
+    at = tuple(range(length)) if rows is None else tuple(rows)
+    shapes = _shapes(model, sites, len(at), length)
+    values: dict[Site, Tensor] = {}
     with model.running(gradients=True):
         # What was made in inference mode cannot be kept for a backward pass; a copy can.
         fed = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
@@ -81,35 +123,38 @@ def gradients(
             )
             for site in sites
         }
-        added = [Change(site, "add", leaf) for site, leaf in leaves.items()]
+        added = [Change(site, "add", leaf, at) for site, leaf in leaves.items()]
         forward(
             model,
             fed,
-            [last],
-            lambda _, state: values.append(measure(state[:, at])),
+            read,
+            values.__setitem__,
             logits=None,
             changes=(*before, *added, *after),
             gradients=True,
         )
-        if not values[0].requires_grad:
+        value = number(values)
+        if not value.requires_grad:
             raise InputError(
                 "This metric has no derivative (it counts, compares or leaves torch), so its "
                 "gradient is unknown: use logit_diff, logit, probability or logprob."
             )
         found = torch.autograd.grad(
-            values[0].sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+            value.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-    return float(values[0].detach()), dict(zip(leaves, found, strict=True))
+    return float(value.detach()), dict(zip(leaves, found, strict=True))
 
 
-def _shapes(model: LensModel, sites: Sequence[Site], length: int) -> dict[Site, tuple[int, ...]]:
-    """Shape of the values of each site in one text."""
+def _shapes(
+    model: LensModel, sites: Sequence[Site], count: int, length: int
+) -> dict[Site, tuple[int, ...]]:
+    """Shape of the values of each site at some positions of one text."""
     square = [site for site in sites if site.kind in SQUARE]
     rows = row_shapes(model, [site for site in sites if site.kind not in SQUARE])
     blocks = model.anatomy.blocks
     return {
-        **{site: (length, *row) for site, row in rows.items()},
-        **{site: (length, blocks[site.block].n_heads, length) for site in square},
+        **{site: (count, *row) for site, row in rows.items()},
+        **{site: (count, blocks[site.block].n_heads, length) for site in square},
     }
 
 

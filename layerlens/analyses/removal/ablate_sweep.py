@@ -13,7 +13,6 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.removal.ablated_cell import open_ablated
-from layerlens.analyses.removal.estimated_removals import GRADIENT_PASSES
 from layerlens.analyses.removal.removable_parts import Units
 from layerlens.analyses.removal.removal_run import Removal
 from layerlens.analyses.removal.replacements import Replacement
@@ -23,6 +22,7 @@ from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.run.base import record_base
+from layerlens.run.gradients import GRADIENT_PASSES
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from layerlens.analyses.texts.subjects import subject_positions
 from layerlens.errors import InputError
@@ -16,8 +16,6 @@ from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -80,28 +78,50 @@ def plan_of(model: LensModel, text: Tokens, query: Any, sources: Any, subject: A
     return Plan(place, groups)
 
 
-def visible_keys(
-    model: LensModel, text: Tokens, query: int, layers: Sequence[int]
-) -> dict[int, np.ndarray]:
-    """Which positions each head sees from the query: layer to bool ``[head, position]``."""
-    found: dict[int, np.ndarray] = {}
+class Look(NamedTuple):
+    """What the heads of a layer see from the query, and how much they look at it.
+
+    Attributes
+    ----------
+    visible
+        Bool ``[head, position]``.
+    pattern
+        ``[head, position]``.
+    """
+
+    visible: Tensor
+    pattern: Tensor
+
+
+def looks(model: LensModel, text: Tokens, query: int, layers: Sequence[int]) -> dict[int, Look]:
+    """What each head of some layers sees from the query, from one pass."""
+    found: dict[Site, Tensor] = {}
 
     def look(site: Site, value: Tensor) -> None:
-        found[site.block] = (value[0, :, query] > -torch.inf).cpu().numpy()
+        found[site] = value[0, :, query].cpu()
 
-    forward(model, text, [Site("attn_scores", layer) for layer in layers], look, logits=None)
-    return found
+    kinds = ("attn_scores", "pattern")
+    forward(model, text, [Site(kind, n) for n in layers for kind in kinds], look, logits=None)
+    return {
+        n: Look(found[Site("attn_scores", n)] > -torch.inf, found[Site("pattern", n)].clone())
+        for n in layers
+    }
 
 
-def blind(visible: Mapping[int, np.ndarray], plan: Plan, name: str, layers: Sequence[int]) -> bool:
+def blind(found: Mapping[int, Look], plan: Plan, name: str, layers: Sequence[int]) -> bool:
     """Whether blocking a group would leave a head of these layers nothing to look at."""
     rest = [key for key in range(plan.query + 1) if key not in plan.groups[name]]
-    return any(not visible[layer][:, rest].any(-1).all() for layer in layers)
+    return any(not found[layer].visible[:, rest].any(-1).all() for layer in layers)
+
+
+def hidden(plan: Plan, name: str) -> tuple[int, ...]:
+    """The positions of a group that the query could see; none where all lie behind it."""
+    return tuple(key for key in plan.groups[name] if key <= plan.query)
 
 
 def blocked(plan: Plan, name: str, layers: Sequence[int]) -> list[Change]:
     """Block a group from the query in these layers; nothing where it is all behind the query."""
-    keys = tuple(key for key in plan.groups[name] if key <= plan.query)
+    keys = hidden(plan, name)
     return [_blocked(layer, plan.query, keys) for layer in layers if keys]
 
 

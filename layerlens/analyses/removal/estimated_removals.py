@@ -14,14 +14,11 @@ from layerlens.analyses.sweeps.estimates import flat
 from layerlens.errors import LayerLensError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.sites import Site
-from layerlens.run.gradients import gradients
+from layerlens.run.gradients import GRADIENT_PASSES, gradients
 
 if TYPE_CHECKING:
     from layerlens.analyses.answers.answer_metric import Metric
     from layerlens.run.base import Base
-
-GRADIENT_PASSES = 3
-"""A pass, and a backward pass, which counts as two."""
 
 
 class RemovalEstimate:

@@ -12,8 +12,8 @@ from layerlens.analyses.removal.blocked_keys import (
     attending_layers,
     blind,
     blocked,
+    looks,
     plan_of,
-    visible_keys,
 )
 from layerlens.analyses.sweeps.layer_windows import window_layers
 from layerlens.analyses.texts.subjects import each
@@ -52,7 +52,7 @@ def open_knocked_out(
         raise InputError(f"This text has no source {name!r}: its cells are empty.")
     attending = attending_layers(model)
     layers = [one for one in window_layers(layer, window, model.n_layers) if one in attending]
-    if blind(visible_keys(model, text, plan.query, layers), plan, name, layers):
+    if blind(looks(model, text, plan.query, layers), plan, name, layers):
         raise InputError(BLIND.format(name=name))
     base = record_base(model, text)
     job.tick()
