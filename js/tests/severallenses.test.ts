@@ -135,4 +135,22 @@ describe("several lenses over one pass", () => {
     await vi.waitFor(() => expect(el.querySelectorAll("[role=grid]")).toHaveLength(2));
     expect(model.sent.length).toBe(sent);
   });
+
+  it("are compared with another one when a running kernel is asked", async () => {
+    const lenses = [...LENSES, { name: "bias", points: null, heldout: null }];
+    const meta = makeMeta({ lenses, against: 1 });
+    const traits = { live: true, text: "a", compare: "beside", row: 0, through: 0 };
+    const model = new FakeModel({ ...traits, lens: lenses.map(({ name }) => name), meta });
+    const { el } = await shown(model);
+    const { header, buffers } = whole();
+    model.message({ kind: "frame", ...header }, buffers);
+    await vi.waitFor(() => expect(el.querySelectorAll("[role=grid]")).toHaveLength(2));
+    const heads = Array.from(el.querySelectorAll(".ll-two h3"), (head) => head.textContent);
+    expect(heads).toEqual(["ridge lens", "logit lens"]);
+    const choice = el.querySelector<HTMLSelectElement>("select[aria-label='Compared with']");
+    expect(choice?.value).toBe("ridge");
+    if (choice) choice.value = "bias";
+    choice?.dispatchEvent(new Event("change", { bubbles: true }));
+    expect(model.get("options")).toMatchObject({ against: "bias" });
+  });
 });

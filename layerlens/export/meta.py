@@ -73,6 +73,7 @@ class Meta(TypedDict):
     tracked: list[dict[str, Any]]
     other: MetaOther | None
     lenses: list[MetaLens]
+    against: int
     source: str
     question: str
     cost: str
@@ -97,8 +98,8 @@ def meta_from(
         Attributes as a result has them: ``model``, ``model_type``, ``dtype``, ``d_vocab``,
         ``n_layers``, ``notes`` (a list, or JSON of one), ``source``, ``question``, ``cost``,
         ``code``, of two runs ``other_kind``, ``other_label``, ``other_tokens``, of lenses that were
-        fitted, or of several, ``lenses``; a missing one becomes empty, ``n_layers`` is read from
-        the points.
+        fitted, or of several, ``lenses`` and ``lens_against``; a missing one becomes empty,
+        ``n_layers`` is read from the points.
     coords : mapping
         Arrays by coordinate name: ``point``, ``layer`` (over point), ``token`` and ``input_id``
         (over position), ``k``, and where there are any ``tracked``, ``tracked_token``,
@@ -130,6 +131,7 @@ def meta_from(
         tracked=_tracked(coords),
         other=_other(attrs),
         lenses=_lenses(attrs, coords),
+        against=_against(attrs),
         source=str(attrs.get("source", "")),
         question=str(attrs.get("question", "")),
         cost=str(attrs.get("cost", "")),
@@ -201,6 +203,12 @@ def _lenses(attrs: Mapping[str, Any], coords: Mapping[str, Any]) -> list[MetaLen
         )
         for i, lens in enumerate(told)
     ]
+
+
+def _against(attrs: Mapping[str, Any]) -> int:
+    """Return which of several lenses the others are compared with."""
+    names = [lens["name"] for lens in json.loads(attrs.get("lenses", "[]"))]
+    return names.index(attrs["lens_against"]) if "lens_against" in attrs else 0
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

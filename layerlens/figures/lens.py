@@ -22,7 +22,7 @@ from layerlens.figures.canvas import (
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.layout import Layout, color_bar, fitted, frame, layout_of
 from layerlens.figures.lens_beside import laid_beside
-from layerlens.figures.lens_choice import chosen_lens, lens_index
+from layerlens.figures.lens_choice import against_index, chosen_lens, lens_index
 from layerlens.figures.lens_marks import Table, draw_key, draw_marks, key_height, marks_of
 from layerlens.figures.lens_scores import ASIDE, Aside, keys_of, score_words, scores_of
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
@@ -69,7 +69,8 @@ def lens_figure(
         Two lenses side by side, each with its own colours.
     lens : int or str, optional
         Which of several lenses, by its place or its name: that one alone, or with `beside` or a
-        difference as `color` that one against the first. By default the first, or the second.
+        difference as `color` that one against the one that others were compared with, which is
+        the first unless ``against=`` said otherwise. By default the first that this leaves.
     tracked : int
         Which of the tracked tokens, where `color` is ``"tracked"``.
     positions : int, slice or sequence of int, optional
@@ -104,9 +105,10 @@ def lens_figure(
     """
     scores, compared = scores_of(data), beside or color in ("change", "kl_between")
     read = lens_index(data, lens, compared)
+    pair = against_index(data), read
     data = chosen_lens(data, read, compared)
     vocabulary = int(data.attrs.get("d_vocab", 0))
-    aside = Aside(scores, (0, read) if beside else () if compared else (read,), vocabulary)
+    aside = Aside(scores, pair if beside else () if compared else (read,), vocabulary)
     rows, columns = _chosen(data, positions, points, every)
     if color is None:
         color = "change" if "change" in data.data_vars and not beside else "probability"

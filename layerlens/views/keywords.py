@@ -40,6 +40,7 @@ class LensKeywords(_Keywords, total=False):
     edits: Edit | Iterable[Edit]
     row: int
     lens: Any
+    against: str
     through: int
     pins: Sequence[Mapping[str, int]]
     color: Literal["probability", "entropy", "rank", "kl", "tracked"]

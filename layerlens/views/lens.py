@@ -60,8 +60,9 @@ class LensView(PointRows):
         One text.
     lens : str, Fitted, path or list of them, optional
         What states are read through on their way to the head; see `layerlens.logit_lens`. Of
-        several, each can be looked at, alone, beside the first or as its difference from the
-        first; a curve beside the rows says how well each did on texts that were set apart.
+        several, each can be looked at, alone, beside another or as its difference from that
+        (``against``, the first unless it is named; another choice is another run); a curve beside
+        the rows says how well each did on texts that were set apart.
     other : LensModel, str, list of int, chat messages or edits, optional
         What lies over it on the same grid: a second model that reads the same tokens and has the
         same points, a second text of as many tokens (which can be edited in place too), or edits
@@ -290,7 +291,8 @@ class LensView(PointRows):
     def _comparison(self) -> dict[str, Any]:
         """Return the options of the figure that draw two lenses as they are looked at."""
         chosen = {"lens": self._looked_at} if self._several else {}
-        alone = self._shown_meta.get("other") is None and not chosen.get("lens")
+        same = chosen.get("lens") == self._shown_meta.get("against")
+        alone = self._shown_meta.get("other") is None and (same or not chosen)
         if alone or self.compare == "alone":
             return chosen
         if self.compare == "beside":

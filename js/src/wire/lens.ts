@@ -29,6 +29,8 @@ export interface LensMeta extends CommonMeta {
   other?: { kind: OtherKind; label: string; tokens: string[] } | null;
   /** The lenses that states are read through; none for the logit lens alone. */
   lenses?: LensInfo[];
+  /** Which of them the others are compared with. */
+  against?: number;
 }
 
 export interface LensInfo {
@@ -53,6 +55,8 @@ export interface LensOptions {
   top_k?: number;
   points?: readonly string[];
   tracked?: number[];
+  /** Name of the lens that others are compared with; the first where it is left out. */
+  against?: string;
 }
 
 export interface LensTraits extends CommonTraits {

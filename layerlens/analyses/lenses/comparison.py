@@ -100,16 +100,16 @@ class Comparison:
         return there.clamp_min(0), there >= 0
 
 
-def with_first(job: Job, lens: Lens) -> None:
-    """Compare every way to decode of one lens with its first, which lies apart from itself by 0."""
+def with_one(job: Job, lens: Lens, one: int) -> None:
+    """Compare every way to decode of a lens with one of them, which is 0 apart from itself."""
     zero = lens.cells.spread(np.zeros(len(lens.cells), np.float32), float("nan"))
     nothing = {"change": zero, "kl_between": zero}
     if lens.tracked:
         nothing["tracked_change"] = np.repeat(zero[..., None], len(lens.tracked), -1)
     for point in range(len(lens.points) + 1):
-        job.emit({**lens.of_way(0), "point": point}, nothing)
-    others = range(1, len(lens.decoders))
-    errors = [Comparison(job, lens, lens, (0, way)).run() for way in others]
+        job.emit({**lens.of_way(one), "point": point}, nothing)
+    others = [way for way in range(len(lens.decoders)) if way != one]
+    errors = [Comparison(job, lens, lens, (one, way)).run() for way in others]
     check_negative(job, max(errors, default=0.0))
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.lenses.points import lens_points
-from layerlens.analyses.lenses.readers import Lens, Reader, reader_of
+from layerlens.analyses.lenses.readers import (
+    LOGIT,
+    SUBLAYER,
+    Lens,
+    Reader,
+    SublayerReader,
+    reader_of,
+)
 from layerlens.errors import InputError
 from layerlens.model.fingerprint import fingerprint_of_arrays
 
@@ -31,6 +38,8 @@ class Given:
         What ``reader_of`` takes, or a list of it.
     points
         Kinds or labels; None for those that every lens has a map for, and the last state.
+    against
+        Name of the one that the others are compared with; None for the first.
 
     Attributes
     ----------
@@ -41,25 +50,39 @@ class Given:
         is no list.
     points
         As a pass reaches them.
+    against
+        Index of the one that the others are compared with.
 
     Raises
     ------
     InputError
-        The list is empty, one is no lens of this model, or lacks a point.
+        The list is empty, one is no lens of this model or lacks a point, or there is no such name.
     """
 
     def __init__(
-        self, model: LensModel, lens: Lens | Sequence[Lens], points: str | Sequence[str] | None
+        self,
+        model: LensModel,
+        lens: Lens | Sequence[Lens],
+        points: str | Sequence[str] | None,
+        against: str | None = None,
     ) -> None:
         several = isinstance(lens, Sequence) and not isinstance(lens, str)
         wanted: list[Any] = list(lens) if several else [lens]  # type: ignore[arg-type]
         if not wanted:
             raise InputError("lens is an empty list; expected at least one lens, such as 'logit'.")
-        self.readers = [reader_of(model, one) for one in wanted]
+        self.readers = [_reader(model, one) for one in wanted]
         self.names = _apart([reader.name for reader in self.readers]) if several else None
         self.points = lens_points(model, self._common(model) if points is None else points)
         for reader in self.readers:
             reader.require(self.points)
+        self.against = 0 if against is None else self._named(against)
+
+    def _named(self, against: str) -> int:
+        names = self.names or []
+        if against not in names:
+            known = f"one of {', '.join(names)}" if names else "a list of lenses to compare"
+            raise InputError(f"against is {against!r}; expected {known}.")
+        return names.index(against)
 
     def _common(self, model: LensModel) -> Sequence[str]:
         """The points that every lens can read: those that all have, and the last state."""
@@ -90,13 +113,21 @@ class Given:
         fitted = [reader.fitted for reader in self.readers if reader.fitted is not None]
         rows = []
         for reader in self.readers:
-            measure = "kl_logit" if reader.fitted is None else "kl"
+            measure = "kl_logit" if reader.name == LOGIT else "kl"
             known: dict[str, float] = {}
-            for source in reversed(fitted if reader.fitted is None else [reader.fitted]):
+            own = [] if reader.fitted is None else [reader.fitted]
+            for source in reversed(fitted if reader.name == LOGIT else own):
                 known |= source.scores.get("test", {})
             rows.append([known.get(f"{measure}/{point.label}", np.nan) for point in self.points])
         table = np.array([[*row, np.nan] for row in rows], dtype=np.float32)
         return table if np.isfinite(table).any() else None
+
+
+def _reader(model: LensModel, lens: Lens) -> Reader:
+    """What a lens reads with; here also the one that reads sublayers."""
+    if isinstance(lens, str) and lens == SUBLAYER:
+        return SublayerReader(model)
+    return reader_of(model, lens)
 
 
 def _apart(names: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from layerlens.analyses.lenses.memory import Plan, plan_memory
 from layerlens.analyses.lenses.next_token import targets_of
 from layerlens.analyses.lenses.one_pass import Decode, LensPass, Row
 from layerlens.analyses.lenses.points import Point
+from layerlens.analyses.lenses.rows_read import Reads, RowsRead, own_site
 from layerlens.analyses.lenses.settle import settled
 from layerlens.analyses.lenses.variables import VARIABLES
 from layerlens.analyses.texts.chosen_positions import Cells
@@ -54,6 +55,8 @@ class Lens:
         Bytes of working memory above the model's own.
     decoders
         The ways in which a state becomes what the head is given.
+    reads
+        Where each of them finds the state of a point; None for the point's own site.
     ways
         Names of these ways, which are an axis ``lens`` then; without names there is one way.
     maps
@@ -76,6 +79,7 @@ class Lens:
         tracked: list[int],
         limit: int,
         decoders: Sequence[Decode],
+        reads: Sequence[Reads] | None = None,
         ways: Sequence[str] | None = None,
         maps: int = 0,
         beside: str = "",
@@ -84,6 +88,7 @@ class Lens:
         self.beside, self.names = beside, names
         self.job, self.model, self.tokens = job, model, tokens
         self.decoders, self.ways = tuple(decoders), ways
+        self.reads = tuple(reads or [own_site] * len(self.decoders))
         self.coords: dict[str, tuple[tuple[str, ...], Any]] = {}
         self.resolved, self.changes = resolved, resolved.changes
         self.cells, self.points, self.tracked, self.top_k = (
@@ -128,6 +133,7 @@ class Lens:
             self.points,
             self.head,
             decoders=self.decoders,
+            reads=self.reads,
             chosen=self.chosen,
             top_k=self.top_k,
             done=self._row,
@@ -294,14 +300,13 @@ class Lens:
 
     def _run_again(self, reference: Reference, kl: Tensor) -> None:
         """Where the rows of all points do not fit into memory, a second pass makes them again."""
-        index = {point.site: i for i, point in enumerate(self.points)}
+        rows = RowsRead(self.points, self.reads)
 
         def see(site: Site, value: Tensor) -> None:
             self.job.tick()
-            state = self.cells.pick(value)
-            for way, decode in enumerate(self.decoders):
-                row = self.rows_of(way)[index[site]]
-                x = self.head.accept(decode(self.points[index[site]], state))
+            for row, state in rows.whole(site, self.cells.pick(value)):
+                way, point = divmod(row, len(self.points))
+                x = self.head.accept(self.decoders[way](self.points[point], state))
                 kl[row : row + 1] = reference.kl([x], self.log_norm[row : row + 1], self.job.tick)
 
-        forward(self.model, self.tokens, list(index), see, logits=None, changes=self.changes)
+        forward(self.model, self.tokens, rows.sites, see, logits=None, changes=self.changes)

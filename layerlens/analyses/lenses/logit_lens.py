@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
-from layerlens.analyses.lenses.comparison import with_first
+from layerlens.analyses.lenses.comparison import with_one
 from layerlens.analyses.lenses.given import Given
 from layerlens.analyses.lenses.lens import Lens
 from layerlens.analyses.lenses.memory import plan_memory
@@ -34,13 +34,14 @@ def count_work(
     top_k: int,
     points: str | Sequence[str] | None,
     lens: AnyLens | Sequence[AnyLens],
+    against: str | None,
     tracked: Sequence[str | int],
     positions: Any,
     edits: Edit | Iterable[Edit],
     memory_limit: int,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    given = Given(model, lens, points)
+    given = Given(model, lens, points, against)
     ways, chosen, cells = len(given.readers), len(given.points), Cells(model, tokens, positions)
     maps, operations = given.cost(len(cells))
     plan = plan_memory(
@@ -75,6 +76,7 @@ def logit_lens(
     top_k: int = 5,
     points: str | Sequence[str] | None = None,
     lens: AnyLens | Sequence[AnyLens] = LOGIT,
+    against: str | None = None,
     tracked: Sequence[str | int] = (),
     positions: Any = None,
     edits: Edit | Iterable[Edit] = (),
@@ -97,8 +99,11 @@ def logit_lens(
         last state.
     lens
         What a state goes through on its way to the head: ``"logit"`` for nothing, a lens that was
-        fitted on this model (``Fitted``), or the path of its file. A list of them gives all
-        variables an axis ``lens``, and compares each with the first.
+        fitted on this model (``Fitted``), or the path of its file; ``"sublayer"`` reads at each
+        state what the sublayer before it wrote (attention at ``mid``, the MLP at ``post``), alone.
+        A list of them gives all variables an axis ``lens``, and compares each with one.
+    against
+        Name of the lens that the others are compared with; None for the first.
     tracked
         Tokens, as strings or ids, whose probability and rank are wanted everywhere.
     positions
@@ -120,8 +125,8 @@ def logit_lens(
     integers are -1 (layers: -2, because -1 is ``embed``), missing numbers NaN.
 
     With several lenses ``change`` is how much more probability a lens gives to the token that the
-    first one has on top, ``tracked_change`` the same for tracked tokens, and ``kl_between`` is
-    ``KL(P_first || P)`` in nats. The coordinate ``heldout_kl`` holds ``KL(P_final || P)`` of each
+    one `against` has on top, ``tracked_change`` the same for tracked tokens, and ``kl_between`` is
+    ``KL(P_against || P)`` in nats. The coordinate ``heldout_kl`` holds ``KL(P_final || P)`` of each
     lens and point on the texts that were set apart when it was fitted, where that is known; above
     ``ln d_vocab`` a lens does worse than a uniform guess. ``lenses`` among the attributes says
     where each comes from.
@@ -149,7 +154,7 @@ def logit_lens(
     if not 1 <= top_k <= model.d_vocab:
         raise InputError(f"top_k is {top_k}; expected 1 to {model.d_vocab}.")
     names = (tracked,) if isinstance(tracked, str | int) else tuple(tracked)
-    given = Given(model, lens, points)
+    given = Given(model, lens, points, against)
     cells = Cells(model, tokens, positions)
     work = Lens(
         job,
@@ -162,6 +167,7 @@ def logit_lens(
         [model.token_id(token) for token in names],
         memory_limit,
         decoders=[reader.decode for reader in given.readers],
+        reads=[reader.sites for reader in given.readers],
         ways=given.names,
         maps=given.cost(len(cells))[0],
     )
@@ -173,14 +179,16 @@ def logit_lens(
     _tell(job, work, given)
     work.run()
     if given.names is not None:
-        with_first(job, work)
+        with_one(job, work, given.against)
 
 
 def _tell(job: Job, work: Lens, given: Given) -> None:
     """Say what lenses read, where any was fitted or there are several."""
-    if given.names is None and given.readers[0].fitted is None:
+    if given.names is None and given.readers[0].name == LOGIT:
         return
     job.note(lenses=json.dumps(given.told(), ensure_ascii=False))
+    if given.names is not None:
+        job.note(lens_against=given.names[given.against])
     heldout = given.heldout()
     if heldout is not None:
         work.coords["heldout_kl"] = (

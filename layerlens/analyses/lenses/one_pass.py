@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.lenses.points import Point
+from layerlens.analyses.lenses.rows_read import Reads, RowsRead
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.errors import LayerLensError
 from layerlens.model.sites import Site
@@ -72,6 +73,8 @@ class LensPass:
         The model's head.
     decoders
         The ways in which a state becomes what the head is given; each is tried on each state.
+    reads
+        Where each of them finds the state of a point.
     chosen
         [N, m] token ids whose logits and ranks are wanted.
     top_k
@@ -93,6 +96,7 @@ class LensPass:
         head: Head,
         *,
         decoders: Sequence[Decode],
+        reads: Sequence[Reads],
         chosen: Tensor,
         top_k: int,
         done: Callable[[Row], None],
@@ -104,13 +108,13 @@ class LensPass:
         self._cells = cells
         self._head = head
         self._decoders = tuple(decoders)
+        self._rows = RowsRead(points, reads)
         self._chosen = chosen
         self._top_k = top_k
         self._done = done
         self._tick = tick
         self._changes = changes
         self._points = list(points)
-        self._index = {point.site: i for i, point in enumerate(self._points)}
         self._pending: list[tuple[int, Tensor]] = []
         self._held: list[tuple[int, Tensor]] = []
         self._started = False
@@ -122,12 +126,11 @@ class LensPass:
         """Run the pass; every point and the final row are done when it returns."""
         last = Site("resid_post", self._model.n_layers - 1)
         source, head_input = head_source(self._model)
-        wanted = dict.fromkeys([*self._index, last, source])
+        wanted = dict.fromkeys([*self._rows.sites, last, source])
 
         def see(site: Site, value: Tensor) -> None:
             self._tick()
-            if site in self._index:
-                self._point(self._index[site], value, hold=site == last)
+            self._read(site, value, hold=site == last)
             if site == source:
                 self._finish(head_input(self._cells.pick(value)))
 
@@ -135,12 +138,12 @@ class LensPass:
             self._model, self._tokens, list(wanted), see, logits="last", changes=self._changes
         )
 
-    def _point(self, index: int, value: Tensor, *, hold: bool) -> None:
-        state = self._cells.pick(value)
-        self._require_finite(state, self._points[index].label)
-        for way, decode in enumerate(self._decoders):
-            row = way * len(self._points) + index
-            x = self._head.accept(decode(self._points[index], state))
+    def _read(self, site: Site, value: Tensor, *, hold: bool) -> None:
+        for row, state in self._rows.whole(site, self._cells.pick(value)):
+            way, index = divmod(row, len(self._points))
+            point = self._points[index]
+            self._require_finite(state, point.label)
+            x = self._head.accept(self._decoders[way](point, state))
             if hold:
                 self._held.append((row, x))
                 continue

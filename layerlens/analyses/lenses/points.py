@@ -71,6 +71,20 @@ def lens_points(model: LensModel, wanted: str | Sequence[str]) -> list[Point]:
     return chosen
 
 
+def sublayers_of(model: LensModel, point: Point) -> tuple[Site, ...]:
+    """Find the sublayers that were added since the state before this one; none for ``embed``.
+
+    After attention it is the attention, after a block its MLP, in a block that runs both beside
+    each other both. A sublayer's own output has itself.
+    """
+    if not point.is_state:
+        return (point.site,)
+    every = _all_points(model)
+    before = every[: every.index(point)]
+    last = max((at for at, other in enumerate(before) if other.is_state), default=-1)
+    return tuple(other.site for other in before[last + 1 :])
+
+
 def _kind(label: str) -> str:
     return label.split("_", 1)[-1]
 

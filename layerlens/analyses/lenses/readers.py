@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.lenses import default_lens
+from layerlens.analyses.lenses.points import sublayers_of
 from layerlens.errors import InputError
 from layerlens.result.fitted import Fitted
 from layerlens.result.opening import open_saved
@@ -18,8 +19,9 @@ from layerlens.result.opening import open_saved
 if TYPE_CHECKING:
     from layerlens.analyses.lenses.points import Point
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.sites import Site
 
-LOGIT = "logit"
+LOGIT, SUBLAYER = "logit", "sublayer"
 KINDS = {
     "tuned_lens": "tuned",
     "ridge_lens": "ridge",
@@ -59,7 +61,8 @@ class Reader:
     model
         Whose head reads.
     name
-        How it is called: ``"logit"``, ``"tuned"``, ``"ridge"``, ``"bias"``, ``"jacobian"``.
+        How it is called: ``"logit"``, ``"tuned"``, ``"ridge"``, ``"bias"``, ``"jacobian"``,
+        ``"sublayer"``.
     fitted
         What was fitted; None for the logit lens, which has nothing to fit.
     """
@@ -91,6 +94,10 @@ class Reader:
                 f"This {self.name} lens was fitted for {', '.join(known or ())}, not for "
                 f"{', '.join(missing)}: ask for points that it has, or fit those too."
             )
+
+    def sites(self, point: Point) -> tuple[Site, ...]:
+        """Where the pass has what is read at a point: the sum of these."""
+        return (point.site,)
 
     def cost(self, points: Sequence[Point], rows: int) -> tuple[int, int]:
         """Bytes above the model's own, and operations, of reading `rows` states at each point."""
@@ -128,6 +135,33 @@ class Reader:
         return self._maps[name]
 
 
+class SublayerReader(Reader):
+    """Reads what the sublayers before a point write, without the stream that they add it to."""
+
+    def __init__(self, model: LensModel) -> None:
+        super().__init__(model, SUBLAYER)
+
+    def require(self, points: Sequence[Point]) -> None:
+        """Refuse states that no sublayer is known to lead to.
+
+        Raises
+        ------
+        InputError
+            Names them.
+        """
+        after = [point for point in points if point.layer >= 0]
+        missing = [point.label for point in after if not sublayers_of(self.model, point)]
+        if missing:
+            raise InputError(
+                f"No sublayer of this model is known to lead to {', '.join(missing)}, so the "
+                "sublayer lens has nothing to read there: ask for other points, or another lens."
+            )
+
+    def sites(self, point: Point) -> tuple[Site, ...]:
+        """The outputs of the sublayers before a point; for ``embed`` that itself."""
+        return sublayers_of(self.model, point) or (point.site,)
+
+
 def moved(state: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """``h + h @ weight.T + bias`` in the state's dtype, computed in float32."""
     wide = state.float()
@@ -147,6 +181,11 @@ def reader_of(model: LensModel, lens: Lens = LOGIT) -> Reader:
     """
     if isinstance(lens, str) and lens == LOGIT:
         return Reader(model)
+    if isinstance(lens, str) and lens == SUBLAYER:
+        raise InputError(
+            "The sublayer lens reads what sublayers write, and here states are read: give 'logit' "
+            "or a lens that was fitted, or ask ll.logit_lens."
+        )
     if isinstance(lens, str) and lens in default_lens.KINDS:
         lens = default_lens.find(lens)
     found = open_saved(lens) if isinstance(lens, str | os.PathLike) else lens

@@ -152,3 +152,20 @@ def test_a_figure_shows_one_lens_or_two_and_how_well_each_does(
     for options in ({"lens": "bias"}, {"lens": 2}, {"lens": "logit", "beside": True}):
         with pytest.raises(ResultError, match="lens"):
             draw("lens", data, **options)
+
+
+def test_another_lens_is_compared_with_after_another_run(model: LensModel, ridge: Fitted) -> None:
+    view = shown(model, ["logit", ridge, "sublayer"], through=1)
+    assert (view.meta["against"], view._comparison()) == (0, {"lens": 1})
+    view.compare = "kl"
+    assert view._comparison() == {"lens": 1, "color": "kl_between"}
+    view.options = {**view.options, "against": "ridge"}
+    until(lambda: view.meta["against"] == 1)
+    view.wait(10)
+    assert view._comparison() == {"lens": 1}  # it is apart from itself by nothing
+    view.through = 2
+    assert view._comparison() == {"lens": 2, "color": "kl_between"}
+    assert view.result is not None
+    assert float(view.result.data.kl_between.sel(lens="ridge").max()) == 0
+    assert "against='ridge'" in view.meta["code"]
+    assert view.meta["lenses"][2] == {"name": "sublayer", "points": None, "heldout": None}

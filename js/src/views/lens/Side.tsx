@@ -43,7 +43,7 @@ function Other({ state, cell }: { state: OtherState; cell: Cell }) {
       </h4>
       <TopList state={state} data={data} cell={cell} pinnable={false} ids={false} />
       <dl class="ll-numbers">
-        <dt title="Of the token that the first lens has on top, in percentage points">
+        <dt title="Of the token that the upper one has on top, in percentage points">
           change of P(top token)
         </dt>
         <dd>{change > 0 ? `+${points}` : points} pp</dd>

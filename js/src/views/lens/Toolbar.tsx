@@ -45,7 +45,7 @@ export function Toolbar({ state }: { state: ViewState }) {
   // A difference has a colour of its own.
   const coloured = !state.compared || state.beside;
   const lenses = state.several ? (state.meta.value?.lenses ?? []) : [];
-  const first = state.through === 0 && lenses[0];
+  const same = state.through === state.against && lenses[state.against];
   const after = plain(state.data.value?.meta.tokens[position]?.text ?? "");
   return (
     <div class="ll-toolbar" role="toolbar" aria-label="Table">
@@ -70,13 +70,14 @@ export function Toolbar({ state }: { state: ViewState }) {
           choices={[...(lenses.length > 0 ? [ALONE] : []), ...COMPARISONS].map((choice) => ({
             ...choice,
             missing:
-              first && choice !== ALONE
-                ? `Choose another lens: each is compared with ${first.name}, the first.`
+              same && choice !== ALONE
+                ? `Choose another lens: each is compared with ${same.name}.`
                 : undefined,
           }))}
           choose={(compare) => session.write({ compare })}
         />
       )}
+      {lenses.length > 2 && <Against state={state} lenses={lenses} />}
       {coloured && (
         <Switch
           state={state}
@@ -120,6 +121,35 @@ export function Toolbar({ state }: { state: ViewState }) {
         <Layout state={state} />
       </div>
     </div>
+  );
+}
+
+/** Which lens the others are compared with; another choice is another run. */
+function Against({ state, lenses }: { state: ViewState; lenses: readonly LensInfo[] }) {
+  const { session } = state;
+  const live = session.live.value;
+  return (
+    <label
+      class="ll-group"
+      title={live ? "Each lens is compared with this one" : "Another needs a running kernel."}
+    >
+      <span class="ll-dim">with</span>
+      <select
+        aria-label="Compared with"
+        value={lenses[state.against]?.name}
+        disabled={!live}
+        onChange={(event) => {
+          const against = event.currentTarget.value;
+          session.write({ options: { ...session.traits.options.peek(), against } });
+        }}
+      >
+        {lenses.map(({ name }) => (
+          <option key={name} value={name}>
+            {name}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }
 

@@ -20,19 +20,19 @@ export function apart(store: RunStore<LensMeta>, point: number, position: number
   return { change: at("change"), kl: at("kl_between") };
 }
 
-/** The first lens of two, coloured by how far the other one is from it. */
+/** One lens of two, coloured by how far the other one is from it. */
 export class DifferenceData extends LensData {
   constructor(
     store: RunStore<LensMeta>,
     readonly compare: "change" | "kl",
-    /** The one of several lenses that is compared with the first. */
-    readonly against = 0,
+    /** The one of several lenses that is compared with this one. */
+    readonly other = 0,
   ) {
-    super(store);
+    super(store, "", store.meta.against);
   }
 
   override value(_mode: ColorMode, _tracked: number, point: number, position: number): number {
-    return apart(this.store, point, position, this.against)[this.compare];
+    return apart(this.store, point, position, this.other)[this.compare];
   }
 
   /** Where the colours end: a few cells (a token that differs, by itself) are far above the rest. */

@@ -81,7 +81,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
   protected makeData(store: RunStore<LensMeta>): LensData {
     const compare = this.session.traits.compare.value;
     if (!this.compared) return new LensData(store, "", this.through);
-    if (compare === "beside") return new LensData(store);
+    if (compare === "beside") return new LensData(store, "", this.against);
     return new DifferenceData(store, compare as "change" | "kl", this.through);
   }
 
@@ -96,9 +96,14 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
     return count > 1 ? count : 0;
   }
 
-  /** Whether two lenses are shown: of two runs, or the first of several and the chosen one. */
+  /** The one of several lenses that the others are compared with. */
+  get against(): number {
+    return this.meta.value?.against ?? 0;
+  }
+
+  /** Whether two lenses are shown: of two runs, or two of several. */
   get compared(): boolean {
-    const two = Boolean(this.meta.value?.other) || this.through > 0;
+    const two = Boolean(this.meta.value?.other) || this.through !== this.against;
     return two && this.session.traits.compare.value !== "alone";
   }
 
@@ -111,7 +116,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
     const { traits, version } = this.session;
     const data = this.data.value;
     if (data instanceof DifferenceData) {
-      const name = data.meta.lenses?.[data.against]?.name;
+      const name = data.meta.lenses?.[data.other]?.name;
       if (data.compare === "change") {
         const words = name ? `${name} − ${data.name}` : "other − this";
         return divergingScale(this.palette.value, "Change of P(top token)", words);
@@ -190,7 +195,7 @@ export class ViewState extends BaseState<LensTraits, LensMeta> {
     const answers = this.session.answers.value;
     if (!data) return [];
     const { store } = data;
-    const lenses = this.several && this.compared ? [0, this.through] : [this.through];
+    const lenses = this.several && this.compared ? [this.against, this.through] : [this.through];
     return this.session.traits.pins.value.flatMap((pin, index) =>
       lenses.map((lens, place) => {
         const read = new LensData(store, "", lens);

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import layerlens as ll
 from layerlens.analyses.lenses import memory
-from layerlens.errors import InputError, MemoryLimitError
+from layerlens.errors import InputError, MemoryLimitError, ResultError
 from layerlens.model.lensmodel import LensModel
 from layerlens.result.fitted import Fitted, ModelFacts
+
+from ..conftest import build
 
 TEXT = "cat dog owl cat"
 
@@ -195,3 +198,71 @@ def test_what_does_not_fit_is_refused_in_words(
 ) -> None:
     with pytest.raises(InputError, match=words):
         ll.logit_lens(model, TEXT, **{"lens": ["logit", ridge], **options})
+
+
+def test_any_of_them_is_the_one_that_others_are_compared_with(
+    model: LensModel, ridge: Fitted
+) -> None:
+    given = ["logit", ridge, lens_of(model, "bias_lens", scale=0.1)]
+    result = ll.logit_lens(model, TEXT, lens=given, against="ridge", tracked=["dog"])
+    turned = ll.logit_lens(model, TEXT, lens=[ridge, "logit", given[2]], tracked=["dog"])
+    assert result.checks.ok and result.data.attrs["lens_against"] == "ridge"
+    for name in ("change", "tracked_change", "kl_between"):
+        for lens in ("logit", "ridge", "bias"):
+            np.testing.assert_array_equal(
+                result.data[name].sel(lens=lens), turned.data[name].sel(lens=lens)
+            )
+    assert float(result.data.kl_between.sel(lens="ridge").max()) == 0
+    assert float(result.data.kl_between.sel(lens="logit").max()) > 0
+    assert "against='ridge'" in result.code
+    figure = result.figure(color="kl_between", lens="logit")
+    assert figure.axes[0].get_title() or figure.texts
+    with pytest.raises(ResultError, match="compared with ridge here"):
+        result.figure(beside=True, lens="ridge")
+    with pytest.raises(InputError, match="one of logit, ridge, bias"):
+        ll.logit_lens(model, TEXT, lens=given, against="tuned")
+    with pytest.raises(InputError, match="a list of lenses"):
+        ll.logit_lens(model, TEXT, against="logit")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "llama"])
+def test_the_sublayer_lens_reads_what_sublayers_write_alone(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, ids = build(family), [3, 5, 8, 2]
+    result = ll.logit_lens(small, ids, lens=["logit", "sublayer"])
+    assert result.checks.ok
+    alone = ll.logit_lens(small, ids, points=("attn_out", "mlp_out")).data
+    found, logit = (result.data.sel(lens=lens) for lens in ("sublayer", "logit"))
+    for label in result.data.point.values[:-1]:
+        layer, _, kind = str(label).partition("_")
+        wrote = {"mid": f"{layer}_attn_out", "post": f"{layer}_mlp_out"}
+        expected = alone.sel(point=wrote[kind]) if kind else logit.sel(point="embed")
+        for name in ("token_id", "probability", "entropy", "kl_to_final", "rank"):
+            here = found[name].sel(point=label)
+            np.testing.assert_allclose(here, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    monkeypatch.setattr(memory, "STORE_SHARE", 0)
+    again = ll.logit_lens(small, ids, lens="sublayer").data
+    assert again.attrs["passes"] == 2
+    np.testing.assert_allclose(again.kl_to_final, found.kl_to_final, rtol=1e-3, atol=1e-5)
+
+
+def test_where_two_sublayers_run_beside_each_other_both_are_read() -> None:
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=40,
+    )  # fmt: skip
+    small, ids = ll.load(GPTNeoXForCausalLM(config).eval(), name="tiny"), [3, 5, 8, 2]
+    found = ll.logit_lens(small, ids, lens="sublayer").data
+    with torch.no_grad():
+        states = small.hf(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        logp = small.unembed(states[1][0] - states[0][0]).log_softmax(-1)
+    here = found.sel(point="0_post")
+    assert here.token_id[:, 0].values.tolist() == logp.argmax(-1).tolist()
+    np.testing.assert_allclose(here.probability[:, 0], logp.exp().amax(-1), rtol=1e-3)
+
+
+def test_where_states_are_read_the_sublayer_lens_is_refused(model: LensModel) -> None:
+    with pytest.raises(InputError, match="reads what sublayers write"):
+        ll.lens_quality(model, [TEXT], lens="sublayer")
