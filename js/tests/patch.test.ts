@@ -4,7 +4,7 @@ import type { Cell, GridShape } from "../src/marks/windowing";
 import { LensData } from "../src/views/lens/data";
 import { chosen } from "../src/views/patch/Changes";
 import { isReached, reachOf } from "../src/views/patch/cone";
-import { amongStrongest, PatchData } from "../src/views/patch/data";
+import { amongStrongest, hardlyDiffer, PatchData } from "../src/views/patch/data";
 import { type Drag, type DragEvent, IDLE, type Outcome, step } from "../src/views/patch/drag";
 import { said } from "../src/views/patch/Estimates";
 import {
@@ -68,6 +68,14 @@ describe("an estimate that is drawn first", () => {
     const large = Array.from({ length: 8 }, (_, i): [number, number] => [17 - i, 10 + i]);
     expect(amongStrongest([...small, ...large])).toBeCloseTo(-1);
     expect(amongStrongest(small)).toBeNaN();
+  });
+
+  it("has no order to tell among the strongest where these hardly differ", () => {
+    const small = Array.from({ length: 72 }, (_, i): [number, number] => [i / 144, i / 144]);
+    const alike = Array.from({ length: 8 }, (_, i): [number, number] => [1 - i / 9, 1 + i / 200]);
+    expect(hardlyDiffer([...small, ...alike])).toBe(true);
+    expect(amongStrongest([...small, ...alike])).toBeNaN();
+    expect(hardlyDiffer(small)).toBe(false);
   });
 
   it("is told with how well it agrees so far", () => {

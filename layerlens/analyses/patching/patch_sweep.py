@@ -13,7 +13,11 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.patching import checks as patch_checks
 from layerlens.analyses.patching.grid import Part, PatchGrid
 from layerlens.analyses.patching.pair_runs import PatchRuns, distinct, recovered
-from layerlens.analyses.patching.quick_estimate import estimate_cells, show_estimate
+from layerlens.analyses.patching.quick_estimate import (
+    between_texts,
+    estimate_cells,
+    show_estimate,
+)
 from layerlens.analyses.sweeps.cell_sweep import Show, Sweep
 from layerlens.analyses.sweeps.estimates import Agreement
 from layerlens.analyses.sweeps.intervals import mean_interval
@@ -156,9 +160,12 @@ def patch_sweep(
     With ``estimate_first`` there is a variable ``estimate`` beside ``recovered``, in the same
     units; NaN where a cell needs no run. The attributes ``estimate_pearson`` and ``estimate_cells``
     say how well it agrees with how many true values, and ``estimate_pearson_strongest`` how well
-    with the strongest tenth of them: often far less, and then it finds where to look and does not
-    rank what it finds. Where it cannot be made (the metric or the model has no gradient, the cells
-    are windows) it is NaN throughout, and the attribute ``no_estimate`` says why.
+    with the strongest tenth of them: where that is less, it finds where to look and does not rank
+    what it finds; where these hardly differ (``strongest_alike``) there is nothing to rank. Of
+    whole states and MLP outputs the gradient is that of a run whose embeddings lie half way
+    between the texts, because in the run itself it is often flat. Where it cannot be made (the
+    metric or the model has no gradient, the cells are windows) it is NaN throughout, and the
+    attribute ``no_estimate`` says why.
 
     Raises
     ------
@@ -184,7 +191,8 @@ def patch_sweep(
     """
     options = {"site": site, "by": by, "layers": layers, "heads": heads, "neurons": neurons}
     grid = PatchGrid.of(model, {**options, "window": window})
-    runs = PatchRuns(job, model, grid, make_pairs(clean, corrupt, align, direction), positions)
+    pairs = make_pairs(clean, corrupt, align, direction)
+    runs = PatchRuns(job, model, grid, pairs, positions, between_texts(grid))
     texts = len(clean.ids)
     answers, wrongs = one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong")
     filled = [name for name in VARIABLES if name != "estimate" or estimate_first]

@@ -17,6 +17,19 @@ from layerlens.errors import LayerLensError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.sites import Site
 
+HALF_WAY = ("embed", "resid_pre", "resid_mid", "resid_post", "mlp_out")
+"""Sites whose patches move the model far, so that the slope where they begin is often flat.
+
+Over six pairs of texts on SmolLM2-135M the slope of the run half way agreed with whole sweeps to
+0.95 (resid_pre) and 0.94 (mlp_out) in the mean, that of the patched run to 0.65 and 0.57; for
+attn_out and z the patched run's own is as good or better (0.95 and 0.96, against 0.95 and 0.91).
+"""
+
+
+def between_texts(grid: PatchGrid) -> list[Site]:
+    """What has to be recorded beside the grid's own sites for an estimate."""
+    return [Site("embed")] if grid.kind in HALF_WAY else []
+
 
 def effects_at(work: Attribution, grid: PatchGrid, positions: Sequence[int]) -> dict[Site, Tensor]:
     """Estimated effects by site; those of queries and keys with the softmax computed anew."""
@@ -45,7 +58,10 @@ def estimate_cells(
     work = Attribution(runs.model, grid, runs.pairs[index], base, source, metric, job.tick)
     positions = sorted({position for part in planned for position in part.positions})
     try:
-        effects = effects_at(work, grid, positions)
+        if grid.kind in HALF_WAY:
+            effects = work.effects(work.along_path(1))
+        else:
+            effects = effects_at(work, grid, positions)
     except (LayerLensError, RuntimeError) as error:  # a metric or a model without a derivative
         return None, str(error).splitlines()[0].rstrip(".")
     runs.passes += work.passes

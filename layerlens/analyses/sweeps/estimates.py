@@ -16,6 +16,9 @@ STRONGEST = 0.1
 FEWEST_STRONGEST = 8
 """Among fewer a correlation says nothing."""
 
+ALIKE = 0.1
+"""Deviation of the strongest cells, as a share of their mean, below which they hardly differ."""
+
 RANKS = 0.7
 """Below this correlation an estimate does not say which of the strongest cells is stronger."""
 
@@ -46,6 +49,7 @@ class Agreement:
         self._changes = np.empty(0)
         self._pearson: list[float] = []
         self._strongest: list[float] = []
+        self._alike: list[bool] = []
         self._cells: list[int] = []
 
     def begin(self, changes: np.ndarray | None, *, again: bool = False) -> None:
@@ -61,6 +65,7 @@ class Agreement:
             return
         self._pearson.append(float("nan"))
         self._strongest.append(float("nan"))
+        self._alike.append(False)
         self._cells.append(0)
 
     def note(self, sweep: Sweep) -> None:
@@ -69,45 +74,64 @@ class Agreement:
         known = np.isfinite(truth)
         self._pearson[-1] = correlation(self._changes[known], truth[known])
         self._strongest[-1] = among_strongest(self._changes[known], truth[known])
+        self._alike[-1] = hardly_differ(truth[known])
         self._cells[-1] = int(known.sum())
         found: dict[str, list[Any]] = {
             "estimate_pearson": self._pearson,
             "estimate_pearson_strongest": self._strongest,
+            "strongest_alike": [int(one) for one in self._alike],
             "estimate_cells": self._cells,
         }
-        sweep.told = f"cells{_said(self._pearson[-1], self._strongest[-1])}"
+        sweep.told = f"cells{_said(self._pearson[-1], self._strongest[-1], self._alike[-1])}"
         batched = self._job.batched
         self._job.note(**{n: json.dumps(v) if batched else v[0] for n, v in found.items()})
 
     def remark(self) -> None:
         """Tell the reader how far the estimate is to be trusted."""
-        for pearson, strongest, cells in zip(
-            self._pearson, self._strongest, self._cells, strict=True
+        for pearson, strongest, alike, cells in zip(
+            self._pearson, self._strongest, self._alike, self._cells, strict=True
         ):
             if np.isfinite(pearson):
                 self._job.remark(
                     f"The estimate was compared with {cells} measured cells"
-                    f"{_said(pearson, strongest)}."
+                    f"{_said(pearson, strongest, alike)}."
                 )
 
 
-def _said(pearson: float, strongest: float) -> str:
+def _said(pearson: float, strongest: float, alike: bool) -> str:
     """The agreement in words, behind what was compared; "" where nothing can be told."""
     if not np.isfinite(pearson):
         return ""
     few = ""
-    if np.isfinite(strongest):
+    if alike:
+        few = " (the strongest tenth hardly differ, so there is no order among them to tell)"
+    elif np.isfinite(strongest):
         warning = ": do not rank these by it" if strongest < RANKS else ""
         few = f" ({strongest:.2f} among the strongest tenth{warning})"
     return f", correlation of the estimate {pearson:.2f}{few}"
 
 
-def among_strongest(estimates: np.ndarray, truth: np.ndarray) -> float:
-    """Correlation among the cells that truly change most; NaN where there are too few."""
+def hardly_differ(truth: np.ndarray) -> bool:
+    """Whether the cells that change most change about equally much.
+
+    A correlation among them is then one with noise: where every early state of a token brings the
+    whole answer back, say.
+    """
+    best = truth[strongest_cells(truth)]
+    return len(best) > 0 and bool(np.std(best) < ALIKE * np.abs(best.mean()))
+
+
+def strongest_cells(truth: np.ndarray) -> np.ndarray:
+    """Numbers of the cells that change most; none where these would be too few."""
     count = int(len(truth) * STRONGEST)
-    if count < FEWEST_STRONGEST:
+    return np.argsort(-np.abs(truth), kind="stable")[: count if count >= FEWEST_STRONGEST else 0]
+
+
+def among_strongest(estimates: np.ndarray, truth: np.ndarray) -> float:
+    """Correlation among the cells that truly change most; NaN of too few, or of equal ones."""
+    best = strongest_cells(truth)
+    if not len(best) or hardly_differ(truth):
         return float("nan")
-    best = np.argsort(-np.abs(truth), kind="stable")[:count]
     return correlation(estimates[best], truth[best])
 
 

@@ -19,13 +19,17 @@ export function Estimates({ state, data }: { state: PatchState; data: PatchData 
 }
 
 export function said(data: PatchData, busy: boolean): string {
-  const { left, compared, pearson, strongest } = data.agreement();
+  const { left, compared, pearson, strongest, alike } = data.agreement();
   const { no_estimate } = data.meta;
   if (left + compared === 0) return no_estimate ? `No estimate first: ${no_estimate}.` : "";
   const known = compared === 1 ? "1 cell" : `${compared} cells`;
-  const among = Number.isNaN(strongest)
+  const warning = strongest < RANKS ? ": do not rank these by it" : "";
+  const few = Number.isNaN(strongest)
     ? ""
-    : ` (${decimal(strongest)} among the strongest tenth${strongest < RANKS ? ": do not rank these by it" : ""})`;
+    : ` (${decimal(strongest)} among the strongest tenth${warning})`;
+  const among = alike
+    ? " (the strongest tenth hardly differ, so there is no order among them to tell)"
+    : few;
   const so = Number.isNaN(pearson)
     ? ""
     : `, correlation ${decimal(pearson)} with the true values of ${known}${among}`;

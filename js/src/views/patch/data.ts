@@ -15,19 +15,38 @@ export interface Agreement {
   compared: number;
   /** Pearson's; NaN of fewer than three cells, or where one side is constant. */
   pearson: number;
-  /** The same among the tenth of these cells that change most; NaN of too few. */
+  /** The same among the tenth of these cells that change most; NaN of too few, or of equal ones. */
   strongest: number;
+  /** These hardly differ, so that there is no order among them. */
+  alike: boolean;
 }
 
 /** Among fewer cells a correlation says nothing. */
 const FEWEST_STRONGEST = 8;
 
-/** The correlation of pairs of (estimate, truth) among the tenth of the largest truths. */
-export function amongStrongest(pairs: readonly [number, number][]): number {
+/** Deviation of the strongest cells, as a share of their mean, below which they hardly differ. */
+const ALIKE = 0.1;
+
+/** The pairs of (estimate, truth) with the tenth of the largest truths; none where these are few. */
+function strongestPairs(pairs: readonly [number, number][]): [number, number][] {
   const count = Math.floor(pairs.length / 10);
-  if (count < FEWEST_STRONGEST) return Number.NaN;
-  const sorted = [...pairs].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-  return correlation(sorted.slice(0, count));
+  if (count < FEWEST_STRONGEST) return [];
+  return [...pairs].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, count);
+}
+
+/** Whether the strongest cells change about equally much: a correlation is then one with noise. */
+export function hardlyDiffer(pairs: readonly [number, number][]): boolean {
+  const truths = strongestPairs(pairs).map((pair) => pair[1]);
+  if (!truths.length) return false;
+  const mean = truths.reduce((sum, one) => sum + one, 0) / truths.length;
+  const square = truths.reduce((sum, one) => sum + (one - mean) ** 2, 0) / truths.length;
+  return Math.sqrt(square) < ALIKE * Math.abs(mean);
+}
+
+/** The correlation among the strongest cells; NaN of too few, or where all are alike. */
+export function amongStrongest(pairs: readonly [number, number][]): number {
+  const best = strongestPairs(pairs);
+  return best.length && !hardlyDiffer(pairs) ? correlation(best) : Number.NaN;
 }
 
 /** One sweep's numbers, asked by layer and column (a position, or a head). */
@@ -116,8 +135,8 @@ export class PatchData {
         else pairs.push([guess, truth]);
       }
     }
-    const strongest = amongStrongest(pairs);
-    return { left, compared: pairs.length, pearson: correlation(pairs), strongest };
+    const [strongest, alike] = [amongStrongest(pairs), hardlyDiffer(pairs)];
+    return { left, compared: pairs.length, pearson: correlation(pairs), strongest, alike };
   }
 
   #at(name: string, layer: number, column: number): number {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import layerlens as ll
-from layerlens.analyses.sweeps.estimates import among_strongest
+from layerlens.analyses.sweeps.estimates import among_strongest, hardly_differ
 from layerlens.errors import Cancelled
 
 from .. import by_hooks as by
@@ -120,3 +120,13 @@ def test_agreement_among_the_strongest() -> None:
     assert among_strongest(estimates, truth) == pytest.approx(-1)
     assert np.corrcoef(estimates, truth)[0, 1] > 0.9
     assert np.isnan(among_strongest(estimates[:70], truth[:70]))
+    assert not hardly_differ(truth)
+
+
+def test_among_cells_that_hardly_differ_there_is_no_order() -> None:
+    """Eight cells that bring nearly everything back, estimated in any order."""
+    truth = np.concatenate([np.linspace(-0.5, 0.5, 72), 1 + np.linspace(-0.02, 0.02, 8)])
+    estimates = np.concatenate([truth[:72], truth[72:][::-1]])
+    assert hardly_differ(truth)
+    assert np.isnan(among_strongest(estimates, truth))
+    assert not hardly_differ(truth[:70]), "of too few nothing is said"
