@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.language_track import language_track
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
+    from layerlens.analyses.lenses.token_uncertainty import token_uncertainty
     from layerlens.analyses.lenses.tuned_lens_files import export_tuned_lens, import_tuned_lens
     from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
     from layerlens.analyses.measuring.compare_models import compare_models
@@ -137,6 +138,7 @@ _PLACES = {
     "lens_quality": "layerlens.analyses.lenses.fitting.lens_quality",
     "export_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "import_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
+    "token_uncertainty": "layerlens.analyses.lenses.token_uncertainty",
     "language_track": "layerlens.analyses.lenses.language_track",
     "translation_prompts": "layerlens.analyses.texts.translation_prompts",
     "lens_difference": "layerlens.analyses.lenses.lens_difference",
@@ -328,6 +330,7 @@ __all__ = [
     "terms",
     "texts",
     "token_attribution",
+    "token_uncertainty",
     "top_texts",
     "translation_prompts",
     "voids",
