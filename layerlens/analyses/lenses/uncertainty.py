@@ -238,10 +238,17 @@ class Uncertainty:
         """How well each score tells what was labelled 1 from what was labelled 0."""
         positive = np.array([unit.positive for unit in self.labelled])
         text = np.array([unit.text for unit in self.labelled])
+        wrong = int(positive.sum())
         for place, measure in enumerate([*self.measures, POSITION]):
             scores = np.array([self._score(unit, measure) for unit in self.labelled])
-            self.job.emit({"score": place}, with_controls(scores, positive, text))
-        wrong = int(positive.sum())
+            found = with_controls(scores, positive, text)
+            self.job.emit({"score": place}, found)
+            if measure == MEASURES[0]:
+                self.job.remark(
+                    f"{wrong} labelled wrong and {len(positive) - wrong} right: the 95 % interval "
+                    f"of auroc by {measure} is {found['auroc_low']:.2f} to "
+                    f"{found['auroc_high']:.2f}, 0.5 tells nothing"
+                )
         sums = {"wrong": np.array(wrong), "right": np.array(len(positive) - wrong)}
         self.job.emit({}, sums)
 

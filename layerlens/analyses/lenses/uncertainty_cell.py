@@ -28,6 +28,7 @@ def open_uncertainty(job: Job, model: LensModel, tokens: Tokens, place: Place, *
 
     All of it is in the answer: nothing is run.
     """
+    job.tick()
     at = int(place.need("position"))
     answer = place.answer
     if answer["token_id"].ndim == 2:

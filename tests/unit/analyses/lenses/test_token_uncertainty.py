@@ -15,6 +15,7 @@ from layerlens.analyses.lenses.auroc import auroc, with_controls
 from layerlens.analyses.lenses.claims import claim_probability, relation
 from layerlens.analyses.lenses.token_uncertainty import token_uncertainty
 from layerlens.errors import Cancelled, InputError
+from layerlens.views.answer_cell import place_of
 
 from .test_generation_lens import PARTS, logprobs_by_hand, model_of, states_by_hand
 
@@ -194,6 +195,20 @@ def test_the_area_is_mann_and_whitneys() -> None:
     expected = mannwhitneyu(scores[5:][positive[5:]], scores[5:][~positive[5:]]).statistic
     assert float(rest) == pytest.approx(expected / positive[5:].sum() / (~positive[5:]).sum())
     assert np.isnan(with_controls(scores, positive & False, np.arange(60))["auroc"])
+
+
+def test_a_cell_opens_the_coloured_text_and_what_else_was_likely() -> None:
+    model = ll.load("toy:induction")
+    found = ll.token_uncertainty(model, ["cat dog cat", "cat dog owl cat dog"], top_k=4)
+    assert found.given is not None
+    at = {"array": "doubt", "index": [1, 2, 5]}  # text 1, margin, position 5
+    cell = token_uncertainty.open(model, *found.given, place_of(found.data, at))
+    data = found.data.isel(text=1)
+    assert [row[1] for row in cell.tables[0].rows] == data.top_probability[5].values.tolist()
+    assert cell.tables[0].rows[0][0] == "dog"
+    marks = np.nan_to_num(data.doubt.sel(measure="margin"))
+    assert [mark for _, mark in cell.texts[0]] == marks.tolist()
+    assert [word for word, _ in cell.texts[0]][1:] == "cat dog owl cat dog".split()
 
 
 WRONG: dict[str, dict[str, Any]] = {
