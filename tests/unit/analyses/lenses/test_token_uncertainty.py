@@ -208,7 +208,7 @@ def test_a_cell_opens_the_coloured_text_and_what_else_was_likely() -> None:
     assert cell.tables[0].rows[0][0] == "dog"
     marks = np.nan_to_num(data.doubt.sel(measure="margin"))
     assert [mark for _, mark in cell.texts[0]] == marks.tolist()
-    assert [word for word, _ in cell.texts[0]][1:] == "cat dog owl cat dog".split()
+    assert [word for word, _ in cell.texts[0]][1:] == ["cat", "dog", "owl", "cat", "dog"]
 
 
 WRONG: dict[str, dict[str, Any]] = {
