@@ -102,6 +102,7 @@ def read_text(
         points,
         head,
         decoders=[reader.decode],
+        reads=[reader.sites],
         chosen=chosen,
         top_k=top_k,
         done=done,
