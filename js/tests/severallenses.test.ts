@@ -1,7 +1,7 @@
 import { signal } from "@preact/signals";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { apart } from "../src/views/lens/difference";
-import { isWorse, scoresOf } from "../src/views/lens/scores";
+import { guesses, isWorse, scoresOf } from "../src/views/lens/scores";
 import { OtherState, ViewState } from "../src/views/lens/state";
 import { LENS } from "../src/wire/lens";
 import { Session } from "../src/wire/session";
@@ -11,8 +11,8 @@ import { FakeModel, makeMeta } from "./fixtures";
 import { shown, stubBrowser } from "./page";
 
 const LENSES = [
-  { name: "logit", points: null, heldout: [9, 2, null] },
-  { name: "ridge", points: ["embed", "0_post"], heldout: null },
+  { name: "logit", points: null, heldout: [9, 2, null], uniform: 4 },
+  { name: "ridge", points: ["embed", "0_post"], heldout: null, uniform: null },
 ];
 const META = makeMeta({ lenses: LENSES });
 
@@ -35,6 +35,7 @@ function whole() {
       2,
     ],
     ["kl_to_final", "float32", new Float32Array(every((l, r) => [l + r, l + r + 2])), 0],
+    ["entropy", "float32", new Float32Array(every((_, r) => [1 - 0.25 * r, 1 + 0.25 * r])), 0],
     ["kl_between", "float32", new Float32Array(every((l, r) => [l * r, l * r])), 0],
     ["change", "float32", new Float32Array(every((l) => [0, -0.1 * l])), 0],
   ];
@@ -109,7 +110,11 @@ describe("several lenses over one pass", () => {
     expect(logit?.heldout).toBe(true);
     expect(ridge?.values).toEqual([2, 3, 4]);
     expect(ridge?.heldout).toBe(false);
-    expect([0, 1, 2].map((point) => isWorse(logit, point, 100))).toEqual([true, false, false]);
+    expect([0, 1, 2].map((point) => isWorse(logit, point))).toEqual([true, false, false]);
+    expect(logit?.uniform).toBe(4);
+    // ln V less the final answer's entropy: 0.5 and 1.5 nats.
+    expect(ridge?.uniform).toBeCloseTo(Math.log(100) - 1);
+    expect(guesses(scoresOf(store()))).toHaveLength(2);
     expect(scoresOf(new RunStore(makeMeta(), LENS))).toEqual([]);
   });
 

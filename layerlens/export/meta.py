@@ -48,12 +48,14 @@ class MetaLens(TypedDict):
     """One of the lenses that states are read through.
 
     ``points`` are those that it has a map for, None where it reads any; ``heldout`` is its KL from
-    the final answer at each point, in nats, on texts that were set apart when it was fitted.
+    the final answer at each point, in nats, on texts that were set apart when it was fitted, and
+    ``uniform`` that of a uniform guess there.
     """
 
     name: str
     points: list[str] | None
     heldout: list[float | None] | None
+    uniform: float | None
 
 
 class Meta(TypedDict):
@@ -103,7 +105,8 @@ def meta_from(
     coords : mapping
         Arrays by coordinate name: ``point``, ``layer`` (over point), ``token`` and ``input_id``
         (over position), ``k``, and where there are any ``tracked``, ``tracked_token``,
-        ``continues`` (over position) and ``heldout_kl`` (over lens and point).
+        ``continues`` (over position), ``heldout_kl`` (over lens and point) and
+        ``heldout_uniform`` (over lens).
     checks : iterable of Check
         Empty until the run ends.
     run : int
@@ -162,6 +165,7 @@ META_NAMES = frozenset(
         "tracked",
         "tracked_token",
         "heldout_kl",
+        "heldout_uniform",
     }
 )
 """Names of a result that `meta_from` reads; ``input_id`` may be a variable or a coordinate."""
@@ -195,11 +199,13 @@ def _lenses(attrs: Mapping[str, Any], coords: Mapping[str, Any]) -> list[MetaLen
     """Return the lenses of a call that names any; of the logit lens alone there is nothing said."""
     told = json.loads(attrs.get("lenses", "[]"))
     known = np.atleast_2d(np.asarray(coords["heldout_kl"])) if "heldout_kl" in coords else None
+    uniform = np.atleast_1d(coords.get("heldout_uniform", np.nan))
     return [
         MetaLens(
             name=str(lens["name"]),
             points=lens.get("points"),
             heldout=None if known is None or np.isnan(known[i]).all() else _numbers(known[i]),
+            uniform=_numbers(uniform)[i] if i < len(uniform) else None,
         )
         for i, lens in enumerate(told)
     ]

@@ -107,8 +107,7 @@ def lens_figure(
     read = lens_index(data, lens, compared)
     pair = against_index(data), read
     data = chosen_lens(data, read, compared)
-    vocabulary = int(data.attrs.get("d_vocab", 0))
-    aside = Aside(scores, pair if beside else () if compared else (read,), vocabulary)
+    aside = Aside(scores, pair if beside else () if compared else (read,))
     rows, columns = _chosen(data, positions, points, every)
     if color is None:
         color = "change" if "change" in data.data_vars and not beside else "probability"
@@ -127,7 +126,7 @@ def lens_figure(
     notes = [
         note
         for note in (
-            score_words(scores, vocabulary) if scores else "",
+            score_words(scores) if scores else "",
             _not_shown(data, chosen, layout),
             checks_line(data, _belongs(color)),
         )

@@ -34,11 +34,20 @@ FADED = 0.55
 
 @dataclass(frozen=True)
 class Score:
-    """KL of one lens from the final answer, nats, at every point; whether on texts set apart."""
+    """KL of one lens from the final answer, nats, at every point; whether on texts set apart.
+
+    ``uniform`` is that of a uniform guess on the same texts; NaN where it is not known.
+    """
 
     name: str
     values: NDArray[np.float64]
     heldout: bool
+    uniform: float
+
+    def worse(self) -> NDArray[np.bool_]:
+        """Return at which points it does worse than a uniform guess."""
+        found: NDArray[np.bool_] = self.values > self.uniform  # False for NaN
+        return found
 
 
 def scores_of(data: xr.Dataset) -> list[Score]:
@@ -53,26 +62,33 @@ def scores_of(data: xr.Dataset) -> list[Score]:
         known = each["heldout_kl"].values if "heldout_kl" in each.coords else np.array([np.nan])
         heldout = bool(np.isfinite(known).any())
         here = known if heldout else each["kl_to_final"].mean("position").values
-        found.append(Score(str(told["name"]), here.astype(np.float64), heldout))
+        uniform = each.coords.get("heldout_uniform", np.nan) if heldout else _uniform_here(each)
+        found.append(Score(str(told["name"]), here.astype(np.float64), heldout, float(uniform)))
     return found
 
 
-def worse_than_uniform(score: Score, d_vocab: int) -> NDArray[np.bool_]:
-    """Return at which points a lens does worse than a uniform guess, whose KL is at most ln V."""
-    worse: NDArray[np.bool_] = np.nan_to_num(score.values, nan=0.0) > np.log(d_vocab)
-    return worse
+def _uniform_here(data: xr.Dataset) -> float:
+    """KL of a uniform guess from the final answer on this text: ln V less the mean entropy."""
+    final = float(data["entropy"].isel(point=-1).mean())
+    return float(np.log(data.attrs["d_vocab"]) - final)
 
 
-def score_words(scores: list[Score], d_vocab: int) -> str:
+def guesses_of(scores: list[Score]) -> list[float]:
+    """Return where a uniform guess lies, once for all lenses that were read on the same texts."""
+    return sorted({score.uniform for score in scores if np.isfinite(score.uniform)})
+
+
+def score_words(scores: list[Score]) -> str:
     """Return what the curves show, in a line."""
     own = [score.name for score in scores if not score.heldout]
     where = "on texts set apart when it was fitted" if len(own) < len(scores) else "on this text"
     if own and len(own) < len(scores):
         where += f" ({', '.join(own)}: on this text)"
-    return (
-        f"beside the rows: KL of each lens from the final answer {where}; dotted: ln "
-        f"{d_vocab} = {np.log(d_vocab):.2f} nats, a uniform guess; rows beyond it are hatched"
-    )
+    words = f"beside the rows: KL of each lens from the final answer {where}"
+    guesses = " and ".join(f"{guess:.2f}" for guess in guesses_of(scores))
+    if not guesses:
+        return words
+    return f"{words}; dotted: that of a uniform guess, {guesses} nats; rows beyond it are hatched"
 
 
 def score_color(colors: Palette, number: int) -> str:
@@ -85,7 +101,6 @@ def draw_scores(
     scores: list[Score],
     rows: list[int],
     layout: Layout,
-    d_vocab: int,
     colors: Palette,
 ) -> Axes:
     """Draw a curve for each lens to the right of the table, its points in line with the rows."""
@@ -102,7 +117,8 @@ def draw_scores(
             score.values[rows], np.arange(count) + 0.5, color=score_color(colors, number),
             linewidth=1.2, gid="score",
         )  # fmt: skip
-    axes.axvline(np.log(d_vocab), color=colors.ink, linewidth=0.8, linestyle=":", gid="uniform")
+    for guess in guesses_of(scores):
+        axes.axvline(guess, color=colors.ink, linewidth=0.8, linestyle=":", gid="uniform")
     axes.set_ylim(0, count)
     axes.set_xlim(left=0)
     axes.set_yticks([])
@@ -143,13 +159,10 @@ class Aside:
         Of all lenses; empty where there is nothing to say.
     shown
         Which of them the columns show, in equal parts from the left.
-    d_vocab
-        Rows of the vocabulary.
     """
 
     scores: list[Score]
     shown: tuple[int, ...]
-    d_vocab: int
 
     def draw(
         self,
@@ -168,10 +181,10 @@ class Aside:
             return
         figure = axes.figure
         if layout.aside:
-            draw_scores(figure, self.scores, rows, layout, self.d_vocab, colors)  # type: ignore[arg-type]
+            draw_scores(figure, self.scores, rows, layout, colors)  # type: ignore[arg-type]
         each = table.positions // max(len(self.shown), 1)
         for part, lens in enumerate(self.shown):
-            worse = worse_than_uniform(self.scores[lens], self.d_vocab)[rows]
+            worse = self.scores[lens].worse()[rows]
             columns = range(part * each, (part + 1) * each)
             hatch_rows(axes, worse, table, colors, columns)
             places = [table.place(int(p), at) for p in np.flatnonzero(worse) for at in columns]

@@ -36,8 +36,10 @@ export function drawScores(ctx: CanvasRenderingContext2D, scene: Scene, along: R
   ctx.strokeStyle = palette.dim;
   ctx.setLineDash([2, 3]);
   ctx.beginPath();
-  line(0, across(scores.uniform), true);
-  line(transposed ? scene.width : scene.height, across(scores.uniform), false);
+  for (const guess of scores.uniform) {
+    line(0, across(guess), true);
+    line(transposed ? scene.width : scene.height, across(guess), false);
+  }
   ctx.stroke();
   const [from, to] = [Math.max(0, along.from - 1), along.to + 1];
   for (const { values, color, dash, shown } of scores.lines) {

@@ -28,7 +28,7 @@ export interface Scores {
     shown: boolean;
   }[];
   /** Where a uniform guess lies, and where the curves end. */
-  uniform: number;
+  uniform: readonly number[];
   most: number;
 }
 

@@ -39,6 +39,8 @@ export interface LensInfo {
   points: string[] | null;
   /** KL from the final answer at each point on texts that were set apart, nats. */
   heldout: (number | null)[] | null;
+  /** The same of a uniform guess, on the same texts. */
+  uniform: number | null;
 }
 
 export type OtherKind = "model" | "text" | "edits";

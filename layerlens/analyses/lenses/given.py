@@ -96,6 +96,20 @@ class Given:
         each = [reader.cost(self.points, rows) for reader in self.readers]
         return sum(size for size, _ in each), sum(operations for _, operations in each)
 
+    def uniform(self) -> np.ndarray:
+        """KL of a uniform guess from the final answer on the texts that were set apart.
+
+        ``[lens]`` nats, as in `heldout`; NaN where it was not measured.
+        """
+        fitted = [reader.fitted for reader in self.readers if reader.fitted is not None]
+        found = []
+        for reader in self.readers:
+            sources = fitted if reader.fitted is None else [reader.fitted]
+            scores = [source.scores.get("test", {}) for source in sources]
+            known = [v for each in scores for k, v in each.items() if k.startswith("kl_uniform/")]
+            found.append(known[0] if known else np.nan)
+        return np.array(found, dtype=np.float32)
+
     def told(self) -> list[dict[str, Any]]:
         """What the result says of each: its name, and of what was fitted where it comes from."""
         names = self.names or [reader.name for reader in self.readers]

@@ -127,9 +127,10 @@ def logit_lens(
     With several lenses ``change`` is how much more probability a lens gives to the token that the
     one `against` has on top, ``tracked_change`` the same for tracked tokens, and ``kl_between`` is
     ``KL(P_against || P)`` in nats. The coordinate ``heldout_kl`` holds ``KL(P_final || P)`` of each
-    lens and point on the texts that were set apart when it was fitted, where that is known; above
-    ``ln d_vocab`` a lens does worse than a uniform guess. ``lenses`` among the attributes says
-    where each comes from.
+    lens and point on the texts that were set apart when it was fitted, where that is known, and
+    ``heldout_uniform`` that of a uniform guess there, ``ln d_vocab`` less the mean entropy of the
+    final answer: above it a lens does worse. ``lenses`` among the attributes says where each comes
+    from.
 
     Raises
     ------
@@ -193,6 +194,10 @@ def _tell(job: Job, work: Lens, given: Given) -> None:
     if heldout is not None:
         work.coords["heldout_kl"] = (
             (("point",), heldout[0]) if given.names is None else (("lens", "point"), heldout)
+        )
+        uniform = given.uniform()
+        work.coords["heldout_uniform"] = (
+            ((), uniform[0]) if given.names is None else (("lens",), uniform)
         )
 
 

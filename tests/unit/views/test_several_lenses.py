@@ -26,7 +26,14 @@ from .fakes import until
 from .tiny import tiny_llama
 
 TEXT = "w1 w2 w3 w4"
-SCORES = {"kl/embed": 1.0, "kl/0_post": 0.5, "kl_logit/embed": 9.0, "kl_logit/0_post": 2.0}
+SCORES = {
+    "kl/embed": 1.0,
+    "kl/0_post": 0.5,
+    "kl_logit/embed": 4.0,
+    "kl_logit/0_post": 2.0,
+    "kl_uniform/embed": 3.0,
+    "kl_uniform/0_post": 3.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +65,11 @@ def test_it_names_its_lenses_and_sends_all_of_them(model: LensModel, ridge: Fitt
     assert (view.lens, view.through, view.compare) == (["logit", "ridge"], 0, "alone")
     logit, fitted = view.meta["lenses"]
     last = [None] * (len(view.meta["points"]) - 2)
-    assert logit == {"name": "logit", "points": None, "heldout": [9.0, 2.0, *last]}
-    assert fitted == {"name": "ridge", "points": ["embed", "0_post"], "heldout": [1.0, 0.5, *last]}
+    kl = [4.0, 2.0, *last]
+    assert logit == {"name": "logit", "points": None, "heldout": kl, "uniform": 3.0}
+    kl = [1.0, 0.5, *last]
+    points = ["embed", "0_post"]
+    assert fitted == {"name": "ridge", "points": points, "heldout": kl, "uniform": 3.0}
     expected = ll.logit_lens(model, TEXT, lens=["logit", ridge], tracked=["w3"]).data
     assert view.result is not None
     np.testing.assert_array_equal(view.result.data["kl_between"], expected["kl_between"])
@@ -145,8 +155,8 @@ def test_a_figure_shows_one_lens_or_two_and_how_well_each_does(
         for line in axes.lines
         if line.get_gid() == "score"
     }
-    assert curves == {(9.0, 2.0), (1.0, 0.5)}
-    # V = 64: a uniform guess is 4.16 nats away, and the logit lens is worse at the embedding.
+    assert curves == {(4.0, 2.0), (1.0, 0.5)}
+    # ln V = 4.16, but on the texts set apart a uniform guess is 3 nats away from the final answer.
     worse = [patch for patch in figure.axes[0].patches if patch.get_gid() == "worse"]
     assert [patch.get_y() for patch in worse] == [0]  # type: ignore[attr-defined]
     for options in ({"lens": "bias"}, {"lens": 2}, {"lens": "logit", "beside": True}):

@@ -1,5 +1,5 @@
 import { Swatch } from "../common/Swatch";
-import { scoreWords } from "./scores";
+import { guesses, scoreWords } from "./scores";
 import type { ViewState } from "./state";
 
 /** What the curves beside the rows are, with their numbers in the row that is looked at. */
@@ -8,6 +8,7 @@ export function ScoreKey({ state }: { state: ViewState }) {
   const data = state.data.value;
   if (!data || scores.length === 0) return null;
   const { point } = state.selected.value;
+  const dotted = guesses(scores).map(kl).join(" and ");
   return (
     <ul class="ll-lines ll-scores" aria-label="How well each lens does in this row">
       {scores.map((score) => (
@@ -18,10 +19,11 @@ export function ScoreKey({ state }: { state: ViewState }) {
           <span class="ll-num">{kl(score.values[point])}</span>
         </li>
       ))}
-      <li class="ll-dim">
-        dotted: a uniform guess, ln {data.meta.d_vocab} = {Math.log(data.meta.d_vocab).toFixed(2)}{" "}
-        nats; rows that do worse are hatched
-      </li>
+      {dotted && (
+        <li class="ll-dim">
+          dotted: a uniform guess, {dotted} nats; rows that do worse are hatched
+        </li>
+      )}
     </ul>
   );
 }

@@ -77,7 +77,7 @@ function Reader({ state, prefix }: { state: ViewState; prefix: string }) {
   const columns = around(chosen.column, 2, columnCount(shape));
   const score = state.scores.value[data.lens];
   const pointName = (point: number) => {
-    const worse = isWorse(score, point, data.meta.d_vocab) ? ", worse than a uniform guess" : "";
+    const worse = isWorse(score, point) ? ", worse than a uniform guess" : "";
     return pointLabel(data.meta.points[point] ?? "") + worse;
   };
   const nameAt = (position: number) => tokenName(data.meta.tokens[position]);

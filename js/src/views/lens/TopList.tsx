@@ -126,9 +126,7 @@ export function Numbers({ state, data, cell }: { state: ViewState; data: LensDat
           <dt>{scoreWords(score)}</dt>
           <dd>
             {nats(score.values[cell.point] ?? Number.NaN)}
-            {isWorse(score, cell.point, data.meta.d_vocab) && (
-              <div class="ll-note">worse than a uniform guess</div>
-            )}
+            {isWorse(score, cell.point) && <div class="ll-note">worse than a uniform guess</div>}
           </dd>
         </>
       )}

@@ -23,7 +23,7 @@ import {
 } from "../common/canvasgrid";
 import { DifferenceData } from "./difference";
 import { keyAction } from "./keyboard";
-import { isWorse } from "./scores";
+import { guesses, isWorse } from "./scores";
 import { OtherState, type ViewState } from "./state";
 
 /** Columns are as wide as there is room for, between these. */
@@ -91,11 +91,11 @@ export class TableController extends CanvasGrid {
     const data = state.data.peek();
     if (!this.scored || !data) return undefined;
     const known = state.scores.peek();
-    const uniform = Math.log(data.meta.d_vocab);
+    const uniform = guesses(known);
     const all = known.flatMap(({ values }) => values.filter((value) => !Number.isNaN(value)));
     return {
       uniform,
-      most: Math.max(1.1 * uniform, ...all),
+      most: 1.1 * Math.max(1e-9, ...uniform, ...all),
       lines: known.map(({ values, style }, i) => ({
         values,
         ...style,
@@ -137,7 +137,7 @@ export class TableController extends CanvasGrid {
       palette: state.palette.peek(),
       source: {
         ...data.source(traits.color.peek(), traits.tracked.peek()),
-        doubtful: (point) => !compared && isWorse(scores[data.lens], point, data.meta.d_vocab),
+        doubtful: (point) => !compared && isWorse(scores[data.lens], point),
       },
       scores: this.#scores(),
       scale: state.scale.peek(),

@@ -9,6 +9,8 @@ export interface Score {
   values: readonly number[];
   /** Measured on texts that were set apart when it was fitted; else the mean over this text. */
   heldout: boolean;
+  /** That of a uniform guess on the same texts; NaN where not known. */
+  uniform: number;
   style: LineStyle;
 }
 
@@ -25,26 +27,36 @@ function styleOf(lens: number): LineStyle {
 
 /** One score for each lens; none for the logit lens alone. */
 export function scoresOf(store: RunStore<LensMeta>): Score[] {
-  return (store.meta.lenses ?? []).map(({ name, heldout }, i) => ({
-    name,
-    values: heldout ? heldout.map((value) => value ?? Number.NaN) : meanKl(store, i),
-    heldout: heldout !== null,
-    style: styleOf(i),
-  }));
-}
-
-function meanKl(store: RunStore<LensMeta>, lens: number): number[] {
-  const data = new LensData(store, "", lens);
-  return store.meta.points.map((_, point) => {
-    let sum = 0;
-    for (let at = 0; at < data.positions; at++) sum += data.numbers(point, at).kl;
-    return sum / data.positions;
+  const { points, lenses = [], d_vocab } = store.meta;
+  return lenses.map(({ name, heldout, uniform }, i) => {
+    const data = new LensData(store, "", i);
+    const own = () => points.map((_, point) => mean(data, "kl", point));
+    return {
+      name,
+      values: heldout ? heldout.map((value) => value ?? Number.NaN) : own(),
+      heldout: heldout !== null,
+      uniform: heldout
+        ? (uniform ?? Number.NaN)
+        : Math.log(d_vocab) - mean(data, "entropy", points.length - 1),
+      style: styleOf(i),
+    };
   });
 }
 
-/** Whether a lens does worse at a point than a uniform guess, which is ln V away at most. */
-export function isWorse(score: Score | undefined, point: number, vocabulary: number): boolean {
-  return (score?.values[point] ?? 0) > Math.log(vocabulary);
+function mean(data: LensData, name: "kl" | "entropy", point: number): number {
+  let sum = 0;
+  for (let at = 0; at < data.positions; at++) sum += data.numbers(point, at)[name];
+  return sum / data.positions;
+}
+
+/** Where a uniform guess lies, once for all lenses that were read on the same texts. */
+export function guesses(scores: readonly Score[]): number[] {
+  return [...new Set(scores.map(({ uniform }) => uniform).filter(Number.isFinite))];
+}
+
+/** Whether a lens does worse at a point than a uniform guess on the same texts. */
+export function isWorse(score: Score | undefined, point: number): boolean {
+  return score !== undefined && (score.values[point] ?? 0) > score.uniform;
 }
 
 /** What its number is, in words. */

@@ -149,6 +149,10 @@ def test_the_result_says_what_was_fitted_and_how_it_did(
     known = result.data.heldout_kl
     assert known.sel(point="0_post").values.tolist() == [2.0, 0.5]
     assert np.isnan(known.sel(point=["embed", "final"])).all()
+    assert np.isnan(result.data.heldout_uniform).all()  # it has no score of a guess
+    scores = {"kl/0_post": 0.5, "kl_logit/0_post": 2.0, "kl_uniform/0_post": 1.5}
+    guessed = ll.logit_lens(model, TEXT, lens=["logit", lens_of(model, scores=scores)])
+    assert guessed.data.heldout_uniform.values.tolist() == [1.5, 1.5]
     for lens in (str(path), path):
         again = eval(ll.logit_lens(model, TEXT, lens=lens).code, {"ll": ll, "model": model})
         assert again.data.heldout_kl.sel(point="0_post") == 0.5
