@@ -151,6 +151,10 @@ TERMS: dict[str, Term] = {
         "The matrix that turns the last state into logits, also called the unembedding.",
         ("unembedding", "lm_head"),
     ),
+    "held out": Term(
+        "Measured on texts that took no part in fitting, so that nothing was learned by heart.",
+        ("heldout", "set apart", "held-out"),
+    ),
     "induction": Term(
         "Continuing a pattern seen before: after A B ... A comes B. An induction head attends to "
         "the token after the last time that the present one occurred.",
@@ -288,6 +292,11 @@ TERMS: dict[str, Term] = {
         "so that the head can read it. Simpler ones add a mean shift (bias) or an affine map by "
         "least squares (ridge).",
         ("tuned", "tuned_lens", "fit_lens", "lens_quality", "ridge", "bias lens"),
+    ),
+    "uniform guess": Term(
+        "The answer of one who knows nothing: every token is as probable. Its KL from the "
+        "final answer is the logarithm of the vocabulary's size less that answer's entropy.",
+        ("kl_uniform", "heldout_uniform"),
     ),
     "value-weighted": Term(
         "The attention weight times the length of the value that it brings.", ("value_weighted",)

@@ -142,7 +142,7 @@ describe("several lenses over one pass", () => {
   });
 
   it("are compared with another one when a running kernel is asked", async () => {
-    const lenses = [...LENSES, { name: "bias", points: null, heldout: null }];
+    const lenses = [...LENSES, { name: "bias", points: null, heldout: null, uniform: null }];
     const meta = makeMeta({ lenses, against: 1 });
     const traits = { live: true, text: "a", compare: "beside", row: 0, through: 0 };
     const model = new FakeModel({ ...traits, lens: lenses.map(({ name }) => name), meta });

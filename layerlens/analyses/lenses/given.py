@@ -96,20 +96,6 @@ class Given:
         each = [reader.cost(self.points, rows) for reader in self.readers]
         return sum(size for size, _ in each), sum(operations for _, operations in each)
 
-    def uniform(self) -> np.ndarray:
-        """KL of a uniform guess from the final answer on the texts that were set apart.
-
-        ``[lens]`` nats, as in `heldout`; NaN where it was not measured.
-        """
-        fitted = [reader.fitted for reader in self.readers if reader.fitted is not None]
-        found = []
-        for reader in self.readers:
-            sources = fitted if reader.fitted is None else [reader.fitted]
-            scores = [source.scores.get("test", {}) for source in sources]
-            known = [v for each in scores for k, v in each.items() if k.startswith("kl_uniform/")]
-            found.append(known[0] if known else np.nan)
-        return np.array(found, dtype=np.float32)
-
     def told(self) -> list[dict[str, Any]]:
         """What the result says of each: its name, and of what was fitted where it comes from."""
         names = self.names or [reader.name for reader in self.readers]
@@ -124,17 +110,34 @@ class Given:
         That of the logit lens is known from the first fitted lens that was compared with it. NaN
         where there is none, and in the final row; None where nothing is known.
         """
-        fitted = [reader.fitted for reader in self.readers if reader.fitted is not None]
         rows = []
         for reader in self.readers:
             measure = "kl_logit" if reader.name == LOGIT else "kl"
-            known: dict[str, float] = {}
-            own = [] if reader.fitted is None else [reader.fitted]
-            for source in reversed(fitted if reader.name == LOGIT else own):
-                known |= source.scores.get("test", {})
+            known = self._measured(reader)
             rows.append([known.get(f"{measure}/{point.label}", np.nan) for point in self.points])
         table = np.array([[*row, np.nan] for row in rows], dtype=np.float32)
         return table if np.isfinite(table).any() else None
+
+    def uniform(self) -> np.ndarray:
+        """KL of a uniform guess from the final answer on the same texts, ``[lens]`` nats.
+
+        It is the same at all points; NaN where it was not measured.
+        """
+        found = []
+        for reader in self.readers:
+            known = self._measured(reader).items()
+            guess = next((kl for name, kl in known if name.startswith("kl_uniform/")), np.nan)
+            found.append(guess)
+        return np.array(found, dtype=np.float32)
+
+    def _measured(self, reader: Reader) -> dict[str, float]:
+        """What was measured of a lens on texts set apart; of the logit lens beside the fitted."""
+        own = [] if reader.fitted is None else [reader.fitted]
+        fitted = [other.fitted for other in self.readers if other.fitted is not None]
+        known: dict[str, float] = {}
+        for source in reversed(fitted if reader.name == LOGIT else own):
+            known |= source.scores.get("test", {})
+        return known
 
 
 def _reader(model: LensModel, lens: Lens) -> Reader:

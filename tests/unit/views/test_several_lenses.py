@@ -178,4 +178,5 @@ def test_another_lens_is_compared_with_after_another_run(model: LensModel, ridge
     assert view.result is not None
     assert float(view.result.data.kl_between.sel(lens="ridge").max()) == 0
     assert "against='ridge'" in view.meta["code"]
-    assert view.meta["lenses"][2] == {"name": "sublayer", "points": None, "heldout": None}
+    told = {"name": "sublayer", "points": None, "heldout": None, "uniform": None}
+    assert view.meta["lenses"][2] == told

@@ -1,4 +1,5 @@
 import { Swatch } from "../common/Swatch";
+import { Terms } from "../common/Term";
 import { guesses, scoreWords } from "./scores";
 import type { ViewState } from "./state";
 
@@ -15,13 +16,18 @@ export function ScoreKey({ state }: { state: ViewState }) {
         <li key={score.name}>
           <Swatch style={score.style} />
           <span>{score.name}</span>
-          <span class="ll-dim">{scoreWords(score)}</span>
+          <span class="ll-dim">
+            <Terms state={state} text={scoreWords(score)} />
+          </span>
           <span class="ll-num">{kl(score.values[point])}</span>
         </li>
       ))}
       {dotted && (
         <li class="ll-dim">
-          dotted: a uniform guess, {dotted} nats; rows that do worse are hatched
+          <Terms
+            state={state}
+            text={`dotted: a uniform guess, ${dotted} nats; rows that do worse are hatched`}
+          />
         </li>
       )}
     </ul>
