@@ -70,7 +70,10 @@ class Agreement:
 
     def note(self, sweep: Sweep) -> None:
         """Compare with the cells of the run that are finished, and say so in the result."""
-        truth = sweep.values[: len(self._changes)] - sweep.base_value
+        sweep.told = self.tell(sweep.values[: len(self._changes)] - sweep.base_value)
+
+    def tell(self, truth: np.ndarray) -> str:
+        """Compare with true changes, NaN where not known yet; returns the words of the progress."""
         known = np.isfinite(truth)
         self._pearson[-1] = correlation(self._changes[known], truth[known])
         self._strongest[-1] = among_strongest(self._changes[known], truth[known])
@@ -82,9 +85,9 @@ class Agreement:
             "strongest_alike": [int(one) for one in self._alike],
             "estimate_cells": self._cells,
         }
-        sweep.told = f"cells{_said(self._pearson[-1], self._strongest[-1], self._alike[-1])}"
         batched = self._job.batched
         self._job.note(**{n: json.dumps(v) if batched else v[0] for n, v in found.items()})
+        return f"cells{_said(self._pearson[-1], self._strongest[-1], self._alike[-1])}"
 
     def remark(self) -> None:
         """Tell the reader how far the estimate is to be trusted."""

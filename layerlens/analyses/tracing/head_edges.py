@@ -213,6 +213,11 @@ class Edges:
         value = _at(run, sender, list(columns))
         return Change(sender, "set", value, positions=here, row=row)
 
+    def moved(self, sender: Site) -> Tensor:
+        """How far the sender is in the other run from its own value, ``[position, width]``."""
+        here, there = zip(*self.positions, strict=True)
+        return _at(self.source, sender, list(there)) - _at(self.base, sender, list(here))
+
     def held(self, after: int, columns: Sequence[int]) -> list[Change]:
         """Every head above a layer as in the changed run; the MLPs from that layer on, too."""
         columns = tuple(columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.patching.pair_runs import distinct
 from layerlens.analyses.sweeps.cell_sweep import Sweep
+from layerlens.analyses.sweeps.estimates import Agreement
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
+from layerlens.analyses.tracing.estimated_paths import PathEstimate
 from layerlens.analyses.tracing.head_edges import WHOLE, Edges, parse_receivers, parse_senders
 from layerlens.analyses.tracing.path_cell import open_path
 from layerlens.errors import InputError
 from layerlens.model.sites import KEY_VALUE, Site
+from layerlens.run.gradients import GRADIENT_PASSES
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
 if TYPE_CHECKING:
@@ -39,6 +43,9 @@ VARIABLES = {
     "metric": Variable(
         _GRID, "float32", "1", "metric of the run with the path patched", signed=True
     ),
+    "estimate": Variable(
+        _GRID, "float32", "1", "share of the difference, estimated before", signed=True
+    ),
 }
 
 
@@ -50,6 +57,7 @@ def count_work(
     sender: Any,
     receiver: Any,
     verify: int,
+    estimate_first: bool,
     **_: Any,
 ) -> Work:
     """Count passes and bytes of one call; runs nothing."""
@@ -58,6 +66,7 @@ def count_work(
     senders = sum(place.block < end for place in parse_senders(model, sender))
     texts, length = clean.ids.shape
     runs = (1 if not receivers else 2) * (senders + 1 + verify)
+    runs += (1 if not receivers else 2) * GRADIENT_PASSES * estimate_first
     size = 4 * length * model.d_model * model.n_layers * 4
     return Work(texts * (2 + runs), texts * (senders + 3 + verify), size)
 
@@ -67,7 +76,8 @@ def count_work(
     question="What does a head or MLP do to a later head, or straight to the logits, and no more?",
     source="Wang et al. (2022), Interpretability in the Wild, arXiv 2211.00593; Goldowsky-Dill et "
     "al. (2023), Localizing Model Behavior with Path Patching, arXiv 2304.05969",
-    cost="2 passes, and 2 for each sender (1 where the logits receive)",
+    cost="2 passes, and 2 for each sender (1 where the logits receive); an estimate before is a "
+    "pass and a backward pass (2 of each where heads receive)",
     view="grid",
     lead="A cell is one head whose path to the receiver alone carries values of the other run: "
     "far from 0, the answer goes through it.",
@@ -93,6 +103,7 @@ def path_patch(
     answer: str | int | list[str | int] | None = None,
     wrong: str | int | list[str | int] | None = None,
     verify: int = 2,
+    estimate_first: bool = False,
     method: Method = "auto",
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
@@ -129,6 +140,9 @@ def path_patch(
     wrong
     verify
         How many of the strongest senders to compute again with four whole passes.
+    estimate_first
+        Estimate every sender by edge attribution patching before any is patched; then those come
+        first that the estimate finds strongest.
     method
     memory_limit
 
@@ -137,6 +151,11 @@ def path_patch(
     ``recovered`` is ``effect`` over the difference of the two plain runs: 1 where the path alone
     turns the answer of the one into that of the other. Senders that cannot reach the receiver
     are not on the grid, which has an axis ``head``, or ``sublayer`` for whole ones.
+
+    With ``estimate_first`` there is a variable ``estimate`` beside ``recovered``, in the same
+    units. The attributes ``estimate_pearson``, ``estimate_cells`` and
+    ``estimate_pearson_strongest`` say how well it agrees, as in ``ll.patch_sweep``;
+    ``no_estimate`` says why there is none.
 
     Raises
     ------
@@ -162,7 +181,8 @@ def path_patch(
             "before it can."
         )
     grid = _Grid(model, senders)
-    grid.declare(job, len(pairs))
+    agreement = Agreement(job) if estimate_first else None
+    grid.declare(job, len(pairs), estimate_first=estimate_first)
     if any(site.kind in KEY_VALUE for site in receivers) and model.n_kv_heads < model.n_heads:
         job.remark("Heads of k and v are key-value heads, each shared by several query heads.")
     answers, wrongs = one_each(answer, len(pairs), "answer"), one_each(wrong, len(pairs), "wrong")
@@ -182,9 +202,13 @@ def path_patch(
             wrong=wrongs[row],
         )
         paths = _Paths(job, edges, measure, grid, (row, len(pairs)))
+        if agreement:
+            paths.estimate(agreement)
         paths.run(verify, method=method, memory_limit=memory_limit)
         found.append(paths)
         _note(job, found)
+    if agreement:
+        agreement.remark()
 
 
 class _Grid:
@@ -205,14 +229,16 @@ class _Grid:
         entry = sender.kind if sender.head is None else sender.head
         return {"layer": self.layers.index(sender.block), self.axis: self.entries.index(entry)}
 
-    def declare(self, job: Job, texts: int) -> None:
+    def declare(self, job: Job, texts: int, *, estimate_first: bool) -> None:
         """State axes and coordinates."""
         sizes = {"layer": len(self.layers), self.axis: len(self.entries)}
         if job.batched:
             sizes["batch"] = texts
         entries = np.array(self.entries, dtype=np.int32 if self.axis == "head" else None)
         layers = np.array(self.layers, dtype=np.int32)
-        job.declare(sizes, {"layer": (("layer",), layers), self.axis: ((self.axis,), entries)})
+        filled = [name for name in VARIABLES if name != "estimate" or estimate_first]
+        coords = {"layer": (("layer",), layers), self.axis: ((self.axis,), entries)}
+        job.declare(sizes, coords, filled)
 
     def gaps(self) -> Iterator[dict[str, int]]:
         """Places of the grid without a sender."""
@@ -245,12 +271,46 @@ class _Paths:
                 "recover (NaN): choose texts or tokens that the model tells apart."
             )
         self.values: dict[Site, float] = {}
+        self.order = list(grid.senders)
+        self.agreement: Agreement | None = None
         self.method, self.passes = "", 2.0
+
+    @property
+    def _gap(self) -> float:
+        return self.other - self.value if distinct(self.value, self.other) else np.nan
 
     def _show(self, values: np.ndarray) -> dict[str, np.ndarray]:
         effect = values - self.value
-        gap = self.other - self.value if distinct(self.value, self.other) else np.nan
-        return {"recovered": effect / gap + 0.0, "effect": effect, "metric": values}
+        return {"recovered": effect / self._gap + 0.0, "effect": effect, "metric": values}
+
+    def estimate(self, agreement: Agreement) -> None:
+        """Estimate every sender and push that; the strongest are then patched first."""
+        self.job.tick()
+        estimate = PathEstimate(self.edges, self.measure, self.edges.pair.direction)
+        changes = estimate.changes(self.order)
+        self.passes += estimate.passes
+        if changes is None:
+            self.job.note(no_estimate=estimate.lack)
+            agreement.begin(None)
+            return
+        ranks = np.argsort(-np.abs(changes), kind="stable")
+        self.order = [self.order[number] for number in ranks]
+        self.agreement = agreement
+        agreement.begin(changes[ranks])
+        shape = (len(self.grid.layers), len(self.grid.entries))
+        grid = np.full(shape, np.nan, dtype=np.float32)
+        for sender, change in zip(self.order, changes[ranks], strict=True):
+            grid[tuple(self.grid.place(sender).values())] = change / self._gap
+        row, _ = self.share
+        self.job.emit({"batch": row} if self.job.batched else {}, {"estimate": grid})
+
+    def _compare(self, sweep: Sweep, done: int, count: int) -> None:
+        """Tell how well the senders that are finished agree with their estimates."""
+        assert self.agreement is not None
+        truth = np.full(len(self.order), np.nan)
+        truth[:done] = [self.values[sender] for sender in self.order[:done]]
+        truth[done : done + count] = sweep.values[:count]
+        sweep.told = self.agreement.tell(truth - self.value)
 
     def run(self, verify: int, **how: Any) -> None:
         """Measure every sender, the last layers first; then the checks."""
@@ -258,6 +318,8 @@ class _Paths:
         row, texts = self.share
         for number, chunk in enumerate(chunks):
             self.job.tick()
+            where = {"done": len(self.values), "count": len(chunk)}
+            done = partial(self._compare, **where) if self.agreement else None
             sweep = Sweep(
                 self.job,
                 self.edges.model,
@@ -266,13 +328,14 @@ class _Paths:
                 self._show,
                 lead={"batch": row} if self.job.batched else {},
                 share=(row * len(chunks) + number, texts * len(chunks)),
+                done=done,
                 **how,
             )
             self._add(sweep, chunk)
             own = None if number else sweep.add(self.edges.cells([chunk[0]], own=True)[0], None)
             if number == 0:
                 self._leave_gaps(sweep)
-            sweep.run()
+            sweep.run(self._promise(sweep))
             self.values.update(zip(chunk, sweep.values.tolist(), strict=False))
             self.method = sweep.method
             self.passes += sweep.passes + len(chunk) * bool(self.edges.receivers)
@@ -280,16 +343,15 @@ class _Paths:
                 self._check_own(sweep, own)
         self._check_strongest(sweep.tolerance, verify)
 
+    def _promise(self, sweep: Sweep) -> list[float] | None:
+        """Numbers by which the cells of a sweep keep their order; None where any will do."""
+        return None if self.agreement is None else list(range(len(sweep), 0, -1))
+
     def _chunks(self) -> Iterator[list[Site]]:
-        """Senders of neighbouring layers, a handful at a time."""
-        chunk: list[Site] = []
-        for layer in reversed(self.grid.layers):
-            chunk += [place for place in self.grid.senders if place.block == layer]
-            if self.edges.receivers and len(chunk) >= TOGETHER:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
+        """Senders a handful at a time, where they are kept."""
+        size = TOGETHER if self.edges.receivers else len(self.order)
+        for start in range(0, len(self.order), size):
+            yield self.order[start : start + size]
 
     def _add(self, sweep: Sweep, chunk: list[Site]) -> None:
         for sender, cell in zip(chunk, self.edges.cells(chunk), strict=True):

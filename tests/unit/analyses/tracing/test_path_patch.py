@@ -31,8 +31,12 @@ def four_runs(
     *,
     freeze_mlps: bool = False,
     positions: Any = slice(None),
+    share: float = 1.0,
 ) -> float:
-    """Logit difference of the fourth run, by the definition: q, k and v of every head frozen."""
+    """Logit difference of the fourth run, by the definition: q, k and v of every head frozen.
+
+    The sender goes a share of the way to its value in the other run.
+    """
     layers = range(LAYERS)
     layer, part = sender
     if isinstance(part, str):
@@ -41,7 +45,8 @@ def four_runs(
         sends, columns = (by.part(hf, layer, "z"), "in"), by.head_columns(hf, part)
     qkv = [(module, "out") for layer in layers for module in by.projections(hf, layer)]
     mlps = [(by.part(hf, layer, "mlp"), "out") for layer in layers if freeze_mlps]
-    source = by.kept(hf, corrupt, [sends])[sends][0]
+    own, other = (by.kept(hf, ids, [sends])[sends][0] for ids in (clean, corrupt))
+    source = own + share * (other - own)
     plain = by.kept(hf, clean, [*qkv, *mlps])
     read: dict[Any, torch.Tensor] = {}
 
