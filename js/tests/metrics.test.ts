@@ -166,6 +166,13 @@ describe("panels", () => {
     expect(axisOf(line(0.8, 0.9), true).scale.distr).toBeUndefined();
   });
 
+  it("leave out what lies far off, but not where that is what they are about", () => {
+    const values = [...Array.from({ length: 40 }, (_, i) => i / 1000), 0.5];
+    const lines = [{ style: { color: "", dash: [] }, values }];
+    expect(axisOf(lines, false).beyond?.[1]).toBeLessThan(0.1);
+    expect(axisOf(lines, false, false, true).beyond).toBeUndefined();
+  });
+
   it("name layers by round numbers, and the embedding in place of the first", () => {
     const places = Array.from({ length: 31 }, (_, i) => i - 1);
     expect(layerTicks(places, 340)).toEqual([-1, 5, 10, 15, 20, 25]);

@@ -48,7 +48,7 @@ class AnswerArray(Array):
 
     A grid has one axis `down` (upwards from its first entry) and one `across`, and shows one entry
     of a `third` where there is one. Lines have their x axis `across`, and one line for each entry
-    `down`. "" where there is no such axis.
+    `down`. "" where there is no such axis. A chart of one that is `unclipped` has room for all.
     """
 
     down: str
@@ -57,6 +57,7 @@ class AnswerArray(Array):
     low: str
     high: str
     missing: int | None
+    unclipped: bool
 
 
 class Scale(TypedDict):
@@ -174,6 +175,7 @@ def _array(data: xr.Dataset, name: str) -> AnswerArray:
         low=low,
         high=high,
         missing=int(array.attrs.get("missing", -1)) if whole else None,
+        unclipped=bool(array.attrs.get("unclipped")),
     )
 
 

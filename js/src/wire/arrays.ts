@@ -53,6 +53,8 @@ export interface ArrayInfo {
   high?: string;
   /** The integer that stands for no value; absent: all below zero. */
   missing?: number | null;
+  /** Whether a chart has room for all of its numbers, though few lie far off the others. */
+  unclipped?: boolean;
 }
 
 export interface OtherModel {

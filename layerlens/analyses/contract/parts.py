@@ -44,6 +44,9 @@ class Variable:
         differ in them.
     signed
         Whether its numbers lie on both sides of 0, which then is the middle of their colours.
+    unclipped
+        Whether a chart has room for all of its numbers, where a few lie far off the others: they
+        are what it is about.
     """
 
     dims: tuple[str, ...]
@@ -56,6 +59,7 @@ class Variable:
     source: str = ""
     formula: str = ""
     signed: bool = False
+    unclipped: bool = False
 
     @property
     def fill(self) -> float:
@@ -200,7 +204,8 @@ class Parts:
                     about[detail] = words
             if np.dtype(variable.dtype).kind in "iu":
                 about["missing"] = variable.missing
-            about |= {name: 1 for name in ("is_token", "signed") if getattr(variable, name)}
+            flags = ("is_token", "signed", "unclipped")
+            about |= {flag: 1 for flag in flags if getattr(variable, flag)}
             data[name] = (self.dims[name], self.arrays[name], about)
         coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}
         with any_string():

@@ -33,10 +33,19 @@ TOLD = 10
 """Tokens that were taken from sets and are named in a remark."""
 
 VARIABLES = {
-    **with_interval("mass", Variable(("point", "set"), "float64", "1", "probability of the set")),
+    **with_interval(
+        "mass",
+        Variable(("point", "set"), "float64", "1", "probability of the set", unclipped=True),
+    ),
     **with_interval(
         "mass_other_texts",
-        Variable(("point", "other_set"), "float64", "1", "probability of the next text's set"),
+        Variable(
+            ("point", "other_set"),
+            "float64",
+            "1",
+            "probability of the next text's set",
+            unclipped=True,
+        ),
     ),
     **with_interval(
         "entropy", Variable(("point",), "float64", "nats", "entropy of the prediction")

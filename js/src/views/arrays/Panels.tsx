@@ -145,7 +145,12 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
       label: panel.dim ? entry : placeName,
       ...(panel.dim ? {} : { ticks: (width: number) => layerTicks(places, width) }),
       lines: drawn,
-      axis: axisOf(together, scale.value === "log", panel.whole !== undefined),
+      axis: axisOf(
+        together,
+        scale.value === "log",
+        panel.whole !== undefined,
+        lines.some(({ array }) => array.unclipped),
+      ),
       palette,
       height: large ? LARGE : HEIGHT,
     };

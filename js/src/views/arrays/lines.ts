@@ -61,7 +61,12 @@ export function chartLine(
 }
 
 /** A logarithm only where every number has one, and where they are of several sizes. */
-export function axisOf(lines: readonly ChartLine[], log: boolean, shared = false): ValueAxis {
+export function axisOf(
+  lines: readonly ChartLine[],
+  log: boolean,
+  shared = false,
+  unclipped = false,
+): ValueAxis {
   let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   for (const { values } of lines) {
     for (const value of values) {
@@ -71,7 +76,7 @@ export function axisOf(lines: readonly ChartLine[], log: boolean, shared = false
     }
   }
   if (log && low > 0 && high >= 10 * low) return logAxis(low, high);
-  const usual = usualRange(lines.map(({ values }) => values));
+  const usual = unclipped ? null : usualRange(lines.map(({ values }) => values));
   if (usual) return usualAxis(usual);
   return shared && low <= high ? usualAxis([low, high]) : freeAxis();
 }

@@ -18,6 +18,7 @@ from layerlens.analyses.lenses.language_track import language_track
 from layerlens.analyses.lenses.state_energy import Energy
 from layerlens.analyses.lenses.token_sets import Speller
 from layerlens.errors import Cancelled, InputError
+from layerlens.export.answer_meta import answer_arrays
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.vocabulary import Vocabulary
 from layerlens.result.fitted import Fitted, ModelFacts
@@ -59,6 +60,8 @@ def test_masses_are_those_of_plain_softmaxes(family: str) -> None:
     own_b = np.mean([float(p[s["b"]].sum()) for p, s in zip(own, SETS, strict=True)])
     assert float(found.data.mass.sel(set="b", point="final")) == pytest.approx(own_b, rel=1e-4)
     assert found.checks.ok and len(found.checks) == 2
+    drawn = {array["name"]: array for array in answer_arrays(found.data)}
+    assert drawn["mass"]["unclipped"] and not drawn["entropy"]["unclipped"]
     np.testing.assert_allclose(found.data["size"], [2, 5 / 3, 7 / 3])
     np.testing.assert_allclose(found.data.chance, np.array([2, 5 / 3, 7 / 3]) / model.d_vocab)
 
