@@ -125,7 +125,7 @@ describe("the view of an answer", () => {
     const panel = {
       title: "Without head 1",
       code: "ll.x()",
-      tables: [{ head: ["token", "effect"], rows: [[" Rome", 0.25]] }],
+      tables: [{ title: "", head: ["token", "effect"], rows: [[" Rome", 0.25]] }],
       texts: [
         {
           tokens: [

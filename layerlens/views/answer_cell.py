@@ -51,7 +51,7 @@ def opened_cell(view: AnswerView, params: dict[str, Any], task: Task) -> Reply:
         if view.second.model is not view.model:
             second = replace(second, code=second.code.replace("(model, ", "(other, ", 1))
     except LayerLensError as error:  # it has no such cell; the first side is still to be seen
-        second = Opened("", tables=[Table([view.second.label], [[str(error)]])])
+        second = Opened("", tables=[Table((), [[str(error)]])])
     return laid_beside(first, second, (FIRST, view.second.label)).to_dict(), []
 
 
@@ -70,26 +70,13 @@ def _opened(
 
 
 def laid_beside(first: Opened, second: Opened, labels: tuple[str, str]) -> Opened:
-    """Return the content of two cells as one: tables side by side, texts one below the other."""
-    pairs = zip_longest(first.tables, second.tables, fillvalue=Table((), ()))
-    texts = [
-        [(f"{label}: ", 0.0), *tokens]
-        for label, opened in zip(labels, (first, second), strict=True)
-        for tokens in opened.texts
-    ]
-    code = "\n".join(each.code for each in (first, second) if each.code)
-    return Opened(first.title, code, [_wide(one, two, labels) for one, two in pairs], texts)
-
-
-def _wide(one: Table, two: Table, labels: tuple[str, str]) -> Table:
-    """Return two tables as one; the first column of each says whose it is."""
-    heads: list[str] = []
-    for label, table in zip(labels, (one, two), strict=True):
-        name, *others = table.head or ("",)
-        heads += [f"{label}: {name}" if table.head and name != label else name, *others]
-    blanks = [[""] * max(1, len(table.head)) for table in (one, two)]
-    rows = zip_longest(one.rows, two.rows)
-    return Table(heads, [[*(a or blanks[0]), *(b or blanks[1])] for a, b in rows])
+    """Return the content of two cells as one; what is of which side is said at each part."""
+    sides = [*zip(labels, (first, second), strict=True)]
+    each = [[replace(table, title=label) for table in opened.tables] for label, opened in sides]
+    tables = [table for pair in zip_longest(*each) for table in pair if table is not None]
+    texts = [[(f"{label}: ", 0.0), *tokens] for label, side in sides for tokens in side.texts]
+    code = "\n".join(side.code for _, side in sides if side.code)
+    return Opened(first.title, code, tables, texts)
 
 
 def place_of(data: xr.Dataset, params: Mapping[str, Any]) -> Place:

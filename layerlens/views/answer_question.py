@@ -25,15 +25,18 @@ class AnswerQuestion(QuestionView):
     """
 
     INPUTS = ("inputs",)
-    KERNEL_ONLY = QuestionView.KERNEL_ONLY | {"analysis_name", "input_names"}
+    KERNEL_ONLY = QuestionView.KERNEL_ONLY | {"analysis_name", "asks", "input_names"}
 
     analysis_name = t.Unicode("", help="Name of the analysis.").tag(**READ_ONLY)
+    asks = t.Unicode("", help="What it asks, while nothing is known.").tag(**READ_ONLY)
     inputs = t.Dict(help="Name of each text to the text.").tag(sync=True)
     text = t.Unicode("", help="The first text, for linking views.").tag(sync=True)
     input_names = t.List(t.Unicode(), help="Names of the texts, in order.").tag(**READ_ONLY)
 
     names: tuple[str, ...] = ()
     """Names of the texts."""
+
+    _asks = ""
 
     def _name(self, analysis: str | Analysis) -> None:
         """Learn which analysis it is."""
@@ -44,10 +47,12 @@ class AnswerQuestion(QuestionView):
             )
         found = get(analysis if isinstance(analysis, str) else analysis.name)
         self.ANALYSIS, self.names = found.name, found.inputs
+        self._asks = found.about.question
 
     def _open(self, model: Any, inputs: Mapping[str, Any], keywords: dict[str, Any]) -> None:
         super()._open(model, inputs, keywords)
         self.analysis_name, self.input_names = self.ANALYSIS, list(self.names)
+        self.asks = self._asks
         self._follow_inputs()
 
     def _sorted(

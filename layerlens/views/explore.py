@@ -95,7 +95,7 @@ class Explore(w.VBox):  # type: ignore[misc]
             *linked(*((view, name) for view in self._views if (name := self._prompt(view)))),
         ]
         titles = [name for name in _VIEWS[1:] if getattr(self, name) is not None]
-        titles += [name.replace("_", " ") for name in self.also]
+        titles = [name.replace("_", " ").capitalize() for name in (*titles, *self.also)]
         below = w.Tab(self._views[1:], titles=titles)
         said = [w.HTML(_said(self.alone))] if self.alone else []
         self._made = [*links, *self._views, *said, below]

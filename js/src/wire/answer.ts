@@ -42,6 +42,8 @@ export interface AnswerMeta extends ArraysMeta {
 
 export interface AnswerTraits extends ArraysTraits {
   analysis_name: string;
+  /** What the analysis asks, before there is an answer that says so itself. */
+  asks: string;
   /** Without a value where it is not known. */
   estimate: Partial<Estimate>;
   /** The texts by their names; empty where only weights are looked at. */
@@ -61,7 +63,12 @@ export interface AnswerTraits extends ArraysTraits {
 export interface CellPanel {
   title: string;
   code: string;
-  tables: { head: string[]; rows: (string | number | null)[][] }[];
+  tables: {
+    /** Whose it is, where another's stands beside it. */
+    title: string;
+    head: string[];
+    rows: (string | number | null)[][];
+  }[];
   texts: { tokens: { text: string; mark: number }[] }[];
 }
 
@@ -70,6 +77,7 @@ export const ANSWER: WireSpec<AnswerTraits, AnswerMeta> = {
     ...COMMON,
     view: "grid",
     analysis_name: "",
+    asks: "",
     estimate: {},
     inputs: {},
     input_names: [],

@@ -60,7 +60,7 @@ def count_work(
     cost="1 pass a text, half as long again for the patterns",
     view="attention",
     lead="Each square is one head: a row is a token that looks, a column a token that is "
-    "looked at, and darker is more of its attention.",
+    "looked at, and a stronger colour is more of its attention.",
     variables=VARIABLES,
     work=count_work,
     needs=("attention",),

@@ -85,10 +85,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words and numbers under their headings."""
+    """Rows of words and numbers under their headings; with whose they are, beside another's."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,12 @@ class Opened:
             "title": self.title,
             "code": self.code,
             "tables": [
-                {"head": [*t.head], "rows": [[_sent(cell) for cell in row] for row in t.rows]}
-                for t in self.tables
+                {
+                    "title": table.title,
+                    "head": [*table.head],
+                    "rows": [[_sent(cell) for cell in row] for row in table.rows],
+                }
+                for table in self.tables
             ],
             "texts": [
                 {"tokens": [{"text": text, "mark": float(mark)} for text, mark in tokens]}

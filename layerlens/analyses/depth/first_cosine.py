@@ -50,8 +50,8 @@ def count_work(model: LensModel, tokens: Tokens) -> Work:
     "token; decorrelation)",
     cost="1 pass",
     view="grid",
-    lead="A bright cell is a token whose state points where the first token's does; it is a sink "
-    "like that one only where other tokens' states (cosine_chance) do not point there, too.",
+    lead="A strongly blue cell is a token whose state points where the first token's does; it is a "
+    "sink like that one only where other tokens' states (cosine_chance) do not point there, too.",
     variables=VARIABLES,
     work=count_work,
     opens=open_cosine,

@@ -72,7 +72,7 @@ def count_work(
     cost="2 passes a text, and two edited runs for each layer and token",
     view="grid",
     lead="A cell is how far the prediction moves when the state before that layer is erased at "
-    "that token: where a column grows pale, the rest of the text has what it needs of it.",
+    "that token: where a column loses its colour, the rest of the text has what it needs of it.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -79,8 +79,8 @@ def count_work(
     "arXiv 2505.13898",
     cost="3 passes a text, and half a pass for each layer left out",
     view="grid",
-    lead="Each row is a layer left out, each column a later one: dark cells change much of "
-    "what they add, so they build on what is gone.",
+    lead="Each row is a layer left out, each column a later one: strongly coloured cells change "
+    "much of what they add, so they build on what is gone.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -63,7 +63,7 @@ def count_work(
     "Computation)",
     cost="2 passes a text, and a step for each generated token",
     view="grid",
-    lead="A dark cell is a layer that adds next to nothing to the state of that token, while "
+    lead="A coloured cell is a layer that adds next to nothing to the state of that token, while "
     "it is read or written.",
     variables=VARIABLES,
     work=count_work,

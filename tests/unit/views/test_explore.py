@@ -51,7 +51,7 @@ def test_it_is_made_of_the_views(both: Explore) -> None:
     assert isinstance(both.metrics, MetricsView)
     assert isinstance(both.patching, PatchView)
     assert isinstance(both.attention, AttentionView)
-    assert both.children[1].titles == ("metrics", "attention", "patching")
+    assert both.children[1].titles == ("Metrics", "Attention", "Patching")
     assert both.attention.result is not None
     assert both.lens.result is not None
     assert both.metrics.result is not None
@@ -143,7 +143,7 @@ def test_a_model_without_attention_has_no_tab_for_it() -> None:
     mamba = LensModel.wrap(tiny_model("mamba", 0), None, name="mamba", prove=False)
     both = Explore(mamba, "1 2 3")
     assert both.attention is None
-    assert both.children[1].titles == ("metrics", "patching")
+    assert both.children[1].titles == ("Metrics", "Patching")
     both.close()
 
 
@@ -153,7 +153,7 @@ def test_any_analysis_is_one_more_tab(model: LensModel, monkeypatch: pytest.Monk
     also = ["ablate_sweep", ll.path_patch, "head_scores"]
     found = ll.explore(model, CLEAN, CORRUPT, also=also, options=options)
     heads, paths, scores = found.also.values()
-    assert found.children[1].titles[-3:] == ("ablate sweep", "path patch", "head scores")
+    assert found.children[1].titles[-3:] == ("Ablate sweep", "Path patch", "Head scores")
     assert heads.inputs == {"text": CLEAN}
     assert heads.options == {"how": "zero"}
     assert paths.inputs == {"clean": CLEAN, "corrupt": CORRUPT}

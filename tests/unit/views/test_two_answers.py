@@ -127,13 +127,9 @@ def test_a_cell_opens_on_both_sides(model: LensModel, array: str) -> None:
     alone = [
         ask(one, "cell", array="effect", index=[1, 2])[0] for one in map(single, (model, other))
     ]
-    heads, rows = (opened["tables"][0][name] for name in ("head", "rows"))
     sides = [each["tables"][0] for each in alone]
-    assert heads[0] == f"first: {sides[0]['head'][0]}"
-    wide = len(sides[0]["head"])
-    assert heads[wide] == f"without: {sides[1]['head'][0]}"
-    assert [row[:wide] for row in rows] == sides[0]["rows"]
-    assert [row[wide:] for row in rows] == sides[1]["rows"]
+    titled = zip(sides, ("first", "without"), strict=True)
+    assert opened["tables"] == [{**side, "title": title} for side, title in titled]
     assert sides[0]["rows"] != sides[1]["rows"]
     assert [line.split(",")[0] for line in opened["code"].splitlines()] == [
         "ll.run(model", "ll.run(other",
@@ -148,8 +144,8 @@ def test_a_side_without_such_a_cell_says_so(
     own = answer_cell.other_side
     monkeypatch.setattr(answer_cell, "other_side", lambda data: own(data).drop_vars("effect"))
     opened, _ = ask(view, "cell", array="effect", index=[0, 0])
-    assert opened["tables"][0]["head"][-1] == TWO
-    assert "There is no array 'effect'" in opened["tables"][0]["rows"][0][-1]
+    assert [table["title"] for table in opened["tables"]] == ["first", TWO]
+    assert "There is no array 'effect'" in opened["tables"][1]["rows"][0][0]
 
 
 def single(model: LensModel) -> GridView:

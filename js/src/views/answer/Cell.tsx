@@ -45,10 +45,12 @@ function Inside({ state, panel }: { state: AnswerState; panel: CellPanel }) {
   const { code, tables, texts } = panel;
   return (
     <>
-      {tables.map((table, i) => (
-        // The place is the identity: nothing of a panel changes while it is open.
-        <Table key={i} state={state} table={table} />
-      ))}
+      <div class="ll-cell-tables">
+        {tables.map((table, i) => (
+          // The place is the identity: nothing of a panel changes while it is open.
+          <Table key={i} state={state} table={table} />
+        ))}
+      </div>
       {texts.map(({ tokens }, i) => (
         <p key={i} class="ll-marked" dir="auto">
           {tokens.map(({ text, mark }, at) => (
@@ -79,6 +81,11 @@ function Inside({ state, panel }: { state: AnswerState; panel: CellPanel }) {
 function Table({ state, table }: { state: AnswerState; table: CellPanel["tables"][number] }) {
   return (
     <table>
+      {table.title && (
+        <caption title={table.title}>
+          <TokenText text={table.title} />
+        </caption>
+      )}
       <thead>
         <tr>
           {table.head.map((name, i) => (

@@ -39,7 +39,12 @@ export function Texts({ state }: { state: AnswerState }) {
           </div>
         )}
         {!fields && <Question state={state} />}
-        <RunButton live={live} title={names.length > 0 ? "Run (Enter)" : "Run again"} run={run} />
+        <RunButton
+          live={live}
+          title={names.length > 0 ? "Run (Enter)" : "Run again"}
+          run={run}
+          primary={session.traits.status.value.state !== "waiting"}
+        />
       </div>
       <Cost state={state} />
       <Outcome state={state} />
@@ -55,7 +60,7 @@ export function Texts({ state }: { state: AnswerState }) {
 function Question({ state }: { state: AnswerState }) {
   return (
     <p class="ll-asked">
-      <Terms state={state} text={state.meta.value?.question ?? ""} />
+      <Terms state={state} text={state.meta.value?.question ?? state.session.traits.asks.value} />
     </p>
   );
 }

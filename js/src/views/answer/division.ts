@@ -5,7 +5,7 @@ import type { Division } from "../arrays/state";
 
 /** More curves than this in one chart cannot be told apart. */
 const MOST_CURVES = 12;
-/** So few things are listed with their numbers instead of drawn. */
+/** So few things are listed with their numbers instead of drawn; more where some are whole. */
 const MOST_LISTED = 8;
 /** A table of one entry with more rows than this is read in the grid instead. */
 const MOST_ROWS = 24;
@@ -62,6 +62,10 @@ function tableOf(array: ArrayInfo, meta: AnswerMeta): string {
   if (dims.length < 1 || dims.length > 2 || !last || last.tokens) return "";
   // What is known of every token or head is read in the cells.
   if (dims.length === 2 && (last.size > MOST_ROWS || last.role)) return "";
-  if (dims.length === 1 && last.size <= MOST_LISTED && !isOrdered(dim, meta)) return key;
-  return arrays.some((other) => other.dtype === "token" && other.dims.join() === key) ? key : "";
+  const beside = arrays.filter((other) => other.dims.join() === key);
+  if (dims.length === 1 && !isOrdered(dim, meta)) {
+    // Whole numbers of things in no order name layers, heads and the like: nothing to be drawn.
+    if (last.size <= MOST_LISTED || beside.some(({ dtype }) => dtype === "int")) return key;
+  }
+  return beside.some(({ dtype }) => dtype === "token") ? key : "";
 }

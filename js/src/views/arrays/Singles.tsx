@@ -119,6 +119,8 @@ function Table({ state, data, columns }: Props & { columns: readonly ArrayInfo[]
   );
 }
 
-function shortName({ name, metric }: ArrayInfo): string {
-  return (name === metric ? metric : name.slice(metric.length + 1)).replaceAll("_", " ");
+function shortName({ name, metric, other }: ArrayInfo): string {
+  const own = name.replace(/^other\./, "");
+  const short = (own === metric ? metric : own.slice(metric.length + 1)).replaceAll("_", " ");
+  return other ? `${short} · other` : short;
 }

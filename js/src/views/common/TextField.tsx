@@ -48,14 +48,16 @@ interface RunProps {
   title: string;
   run: () => void;
   verb?: string | undefined;
+  /** Not where something else is to be pressed first. */
+  primary?: boolean;
 }
 
 /** The button that runs what the fields hold. */
-export function RunButton({ live, title, run, verb = "Run" }: RunProps) {
+export function RunButton({ live, title, run, verb = "Run", primary = true }: RunProps) {
   return (
     <button
       type="button"
-      class="ll-run ll-primary"
+      class={primary ? "ll-run ll-primary" : "ll-run"}
       disabled={!live}
       title={live ? title : NO_KERNEL}
       onClick={run}
