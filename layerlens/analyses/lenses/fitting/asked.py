@@ -11,6 +11,7 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.lenses.fitting.judge import UNIFORM
 from layerlens.analyses.lenses.fitting.kl_steps import STEP_TOKENS
 from layerlens.analyses.lenses.fitting.plan import FitPlan, plan_fit
+from layerlens.analyses.lenses.jacobian.prompt import REDUCTIONS
 from layerlens.analyses.lenses.points import Point, lens_points
 from layerlens.analyses.lenses.readers import LOGIT
 from layerlens.errors import InputError, ModelError
@@ -21,6 +22,10 @@ from layerlens.result.fitted import Fitted
 DEFAULT_LIMIT = 1_000_000_000
 LADDER = (LOGIT, "bias", "ridge", "tuned")
 """Each lens begins where the one before it ends."""
+JACOBIAN = "jacobian"
+KINDS = (*LADDER[1:], JACOBIAN)
+SKIPPED = {JACOBIAN: 16}
+"""Positions that are left out of each text where nothing is said; 4 for the other kinds."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Asked:
     InputError
         One does not fit.
     ModelError
-        A tuned lens of a model that passes no gradient on.
+        The model lacks what this kind of lens needs.
     """
 
     model: LensModel
@@ -40,20 +45,23 @@ class Asked:
     points: str | Sequence[str]
     steps: int
     rank: int | None
-    positions_skipped: int
+    positions_skipped: int | None
     ridge: float | None
     test: float
     test_tokens: int
+    reduction: str
     seed: int
     resume: Fitted | str | os.PathLike[str] | None
     memory_limit: int
 
     def __post_init__(self) -> None:
-        if self.kind not in LADDER[1:]:
-            raise nearest(self.kind, LADDER[1:], "Kind of lens")
+        if self.kind not in KINDS:
+            raise nearest(self.kind, KINDS, "Kind of lens")
+        if self.reduction not in REDUCTIONS:
+            raise nearest(self.reduction, REDUCTIONS, "Reduction")
         self._require("steps", self.steps, 1)
         self._require("test_tokens", self.test_tokens, 1)
-        self._require("positions_skipped", self.positions_skipped, 0)
+        self._require("positions_skipped", self.skipped, 0)
         if self.rank is not None and not 0 <= self.rank <= self.model.d_model:
             raise InputError(
                 f"rank is {self.rank}; expected 0 to {self.model.d_model}, or None for any."
@@ -65,16 +73,24 @@ class Asked:
                 "The last state needs no map: ask for points before it, such as 'post' of a model "
                 "with several layers, or 'embed'."
             )
-        if self.kind == "tuned" and (lack := ABILITIES["gradients"](self.model)):
+        needed = {"tuned": ("gradients",), JACOBIAN: ("gradients", "causal")}.get(self.kind, ())
+        if lack := next(filter(None, (ABILITIES[name](self.model) for name in needed)), ""):
             raise ModelError(
-                f"A tuned lens cannot be fitted on {self.model.name}, which {lack}; kind='ridge' "
-                "needs no gradients."
+                f"A {self.kind} lens cannot be fitted on {self.model.name}, which {lack}; "
+                "kind='ridge' can."
             )
 
     @staticmethod
     def _require(name: str, value: int, least: int) -> None:
         if value < least:
             raise InputError(f"{name} is {value}; expected a number from {least}.")
+
+    @property
+    def skipped(self) -> int:
+        """Positions at the beginning of each text that do not count."""
+        if self.positions_skipped is None:
+            return SKIPPED.get(self.kind, 4)
+        return self.positions_skipped
 
     @cached_property
     def chosen(self) -> list[Point]:
@@ -85,6 +101,8 @@ class Asked:
     @property
     def lenses(self) -> tuple[str, ...]:
         """Those that are judged: simpler ones, the lens itself, and the control."""
+        if self.kind == JACOBIAN:
+            return (LOGIT, JACOBIAN, UNIFORM)
         return (*LADDER[: LADDER.index(self.kind) + 1], UNIFORM)
 
     def plan(self, taught: int, judged: int) -> FitPlan:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from layerlens.corpus.texts import Texts
     from layerlens.model.text import Tokens
 
-SAME = ("steps", "rank", "positions_skipped", "ridge", "test", "test_tokens", "seed")
+SAME = (
+    "steps", "rank", "positions_skipped", "ridge", "test", "test_tokens", "reduction", "seed",
+)  # fmt: skip
 """Options that a lens has to be begun and ended with."""
 
 
@@ -32,8 +34,26 @@ def begun_points(job: Job, texts: Tokens | Texts, asked: Asked) -> set[str]:
     InputError
         It is of another kind or model, or was begun with other texts or options.
     """
-    if asked.resume is None:
+    begun = begun_lens(texts, asked)
+    if begun is None:
         return set()
+    known = {name.rpartition(".")[0] for name in begun}
+    found = [point.label for point in asked.chosen if point.label in known]
+    for label in found:
+        _hand_over(job, begun, asked, label)
+    return set(found)
+
+
+def begun_lens(texts: Tokens | Texts, asked: Asked) -> Fitted | None:
+    """What ``resume`` is, where it is given.
+
+    Raises
+    ------
+    InputError
+        It is of another kind or model, or was begun with other texts or options.
+    """
+    if asked.resume is None:
+        return None
     given = asked.resume
     begun = open_saved(given) if isinstance(given, str | os.PathLike) else given
     if not isinstance(begun, Fitted):
@@ -47,11 +67,7 @@ def begun_points(job: Job, texts: Tokens | Texts, asked: Asked) -> set[str]:
                 f"The lens to resume was begun with {name}={begun.options.get(name)!r}: give the "
                 "same, or begin anew."
             )
-    known = {name.rpartition(".")[0] for name in begun}
-    found = [point.label for point in asked.chosen if point.label in known]
-    for label in found:
-        _hand_over(job, begun, asked, label)
-    return set(found)
+    return begun
 
 
 def _hand_over(job: Job, begun: Fitted, asked: Asked, label: str) -> None:

@@ -7,26 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.fitting.affine import PENALTY, Moments
 from layerlens.analyses.lenses.fitting.begun import begun_points
 from layerlens.analyses.lenses.fitting.documents import (
-    BATCH_TOKENS,
     Seen,
     count_kept,
-    rows_of,
     seen,
     text_of,
 )
+from layerlens.analyses.lenses.fitting.frame import check_judged, declare, sides
 from layerlens.analyses.lenses.fitting.held import Held
 from layerlens.analyses.lenses.fitting.judge import Judge
 from layerlens.analyses.lenses.fitting.kl_steps import STEP_TOKENS, Lesson, order_of
 from layerlens.analyses.lenses.fitting.one_point import TRAIN_TOKENS, Material, OnePoint
 from layerlens.corpus.rows import Row
-from layerlens.corpus.shard import batches
-from layerlens.errors import InputError
-from layerlens.model.sites import Site
-from layerlens.run.forward import forward
 from layerlens.run.head_rows import Head
 
 if TYPE_CHECKING:
@@ -38,9 +32,8 @@ if TYPE_CHECKING:
 
 EVERY = 5
 """The penalty is chosen on every fifth training text."""
-ROUNDING, RISE = 1e-3, 0.02
-"""Nats: below zero by which a divergence may come, and by which steps, which see new tokens each
-time, may raise it on the first ones."""
+RISE = 0.02
+"""Nats by which steps, which see new tokens each time, may raise the divergence on the first."""
 
 
 class Fit:
@@ -56,19 +49,10 @@ class Fit:
 
     def __init__(self, job: Job, texts: Tokens | Texts, asked: Asked) -> None:
         self.job, self.asked, self.model, self.texts = job, asked, asked.model, texts
-        rows = rows_of(self.model, texts)
-        split = job.split(asked.seed, asked.test)
-        self.train = [row for row in rows if not split.is_test(text_of(row))]
-        self.test = [row for row in rows if split.is_test(text_of(row))]
+        self.train, self.test = sides(job, texts, asked)
         self.n_train, self.n_test = (
-            count_kept(side, asked.positions_skipped) for side in (self.train, self.test)
+            count_kept(side, asked.skipped) for side in (self.train, self.test)
         )
-        if not self.n_train or not self.n_test:
-            raise InputError(
-                f"No token is left for {'training' if not self.n_train else 'the test'} when the "
-                f"first {asked.positions_skipped} of each text do not count: give longer texts, or "
-                "a smaller positions_skipped."
-            )
         self.steps = asked.steps if asked.kind == "tuned" else 0
         self.plan = asked.plan(self.n_train, min(self.n_test, asked.test_tokens))
         self.head = Head.of(self.model, self.plan.head)
@@ -78,7 +62,7 @@ class Fit:
 
     def run(self) -> None:
         """Read, fit, judge, check."""
-        self._declare()
+        declare(self.job, self.asked)
         begun = begun_points(self.job, self.texts, self.asked)
         left = [point for point in self.asked.chosen if point.label not in begun]
         size = self.plan.group
@@ -88,18 +72,6 @@ class Fit:
         for group in groups:
             self._group(group)
         self._end(len(groups))
-
-    def _declare(self) -> None:
-        points, lenses = self.asked.chosen, self.asked.lenses
-        layers = np.array([point.layer for point in points], dtype=np.int32)
-        self.job.declare(
-            {"lens": len(lenses), "point": len(points)},
-            {
-                "lens": (("lens",), np.array(lenses)),
-                "point": (("point",), np.array([point.label for point in points])),
-                "layer": (("point",), layers),
-            },
-        )
 
     def _group(self, points: Sequence[Point]) -> None:
         """Read the texts once for some points, then fit one after the other."""
@@ -145,7 +117,7 @@ class Fit:
         texts = set(list(dict.fromkeys(text_of(row) for row in self.train))[::EVERY])
         fitting = [row for row in self.train if text_of(row) not in texts]
         choosing = [row for row in self.train if text_of(row) in texts]
-        skipped = self.asked.positions_skipped
+        skipped = self.asked.skipped
         if not count_kept(fitting, skipped) or not count_kept(choosing, skipped):
             self.job.remark(
                 "There is no second training text to choose the penalty of the ridge map on, so "
@@ -159,7 +131,7 @@ class Fit:
         return [Moments(width, products=products, device=self.head.device) for _ in points]
 
     def _read(self, rows: Sequence[Row], points: Sequence[Point]) -> Iterator[Seen]:
-        skipped = self.asked.positions_skipped
+        skipped = self.asked.skipped
         for found in seen(self.model, rows, points, skipped, self.job.tick):
             yield found
             self._progress(len(found.final), "reading")
@@ -184,28 +156,9 @@ class Fit:
                 "No map was better than none on the test texts, so states are left as they are at "
                 f"{', '.join(self.one.left_alone)}."
             )
-        self.job.check(
-            "divergence not negative", -self.one.lowest, ROUNDING, "nats below zero of any token"
-        )
         if np.isfinite(self.one.rise):
             self.job.check(
                 "steps do not raise", self.one.rise, RISE,
                 "nats by which steps raised the divergence on training tokens",
             )  # fmt: skip
-        self._last_row()
-
-    def _last_row(self) -> None:
-        """The last state, which has no map, has to give the model's own answer."""
-        last = Site("resid_post", self.model.n_layers - 1)
-        states = []
-        ((tokens, _),) = batches(self.model, self.test[:1], BATCH_TOKENS)
-        logits = forward(
-            self.model, tokens, [last], lambda _, value: states.append(value[:, -1]), logits="last"
-        )
-        assert logits is not None
-        own = logits[:, -1].float()
-        error = (self.model.unembed(states[0]) - own).abs().max() / own.abs().max()
-        self.job.check(
-            "last state", float(error), logit_tolerance(self.model.dtype),
-            "its reading against the model's own logits, as a share of the largest",
-        )  # fmt: skip
+        check_judged(self.job, self.model, self.test[0], self.one.lowest)

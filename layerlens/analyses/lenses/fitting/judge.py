@@ -15,6 +15,9 @@ from layerlens.metrics.batch import GROUPS
 from layerlens.metrics.means import bootstrap, ratio
 
 if TYPE_CHECKING:
+    from layerlens.analyses.lenses.fitting.documents import Seen
+    from layerlens.analyses.lenses.points import Point
+    from layerlens.analyses.lenses.readers import Reader
     from layerlens.model.lensmodel import LensModel
     from layerlens.run.head_rows import Head
 
@@ -120,6 +123,26 @@ class Tally:
             found[name] = ratio({part: array.sum(0) for part, array in sums.items()})
             found[f"{name}_low"], found[f"{name}_high"] = bootstrap(ratio, sums)
         return found
+
+
+def judge_all(
+    tally: Tally, judge: Judge, readers: Mapping[str, Reader], points: Sequence[Point], found: Seen
+) -> float:
+    """Take in what each lens, and the control behind them, makes of each point.
+
+    Returns
+    -------
+    float
+        The smallest divergence of a token, nats.
+    """
+    lowest = 0.0
+    for place, point in enumerate(points):
+        for number, reader in enumerate(readers.values()):
+            measured = judge.measure(reader.decode(point, found.states[place]))
+            lowest = min(lowest, float(measured["kl"].min()))
+            tally.add((number, place), measured, found.text)
+        tally.add((len(readers), place), judge.uniform(), found.text)
+    return lowest
 
 
 def flat(

@@ -16,7 +16,7 @@ from layerlens.analyses.lenses.fitting.documents import (
     rows_of,
     seen,
 )
-from layerlens.analyses.lenses.fitting.judge import UNIFORM, VARIABLES, Judge, Tally
+from layerlens.analyses.lenses.fitting.judge import UNIFORM, VARIABLES, Judge, Tally, judge_all
 from layerlens.analyses.lenses.points import Point, lens_points
 from layerlens.analyses.lenses.readers import LOGIT, Lens, Reader, reader_of
 from layerlens.errors import InputError
@@ -187,7 +187,7 @@ def lens_quality(
     lowest, done = 0.0, 0
     for found in seen(model, rows, chosen, positions_skipped, job.tick):
         judge = Judge(model, head, found.final, found.target, job.tick)
-        lowest = min(lowest, _judge(tally, judge, readers, chosen, found))
+        lowest = min(lowest, judge_all(tally, judge, readers, chosen, found))
         if moved is not None:
             _transfer(moved, judge, list(readers.values())[-1], chosen, found)
         done += len(found.final)
@@ -212,20 +212,6 @@ def _declare(
         sizes["fitted_at"] = len(points)
         coords["fitted_at"] = (("fitted_at",), labels)
     job.declare(sizes, coords)
-
-
-def _judge(
-    tally: Tally, judge: Judge, readers: dict[str, Reader], points: Sequence[Point], found: Seen
-) -> float:
-    """Take in what each lens makes of each point; returns the smallest divergence of a token."""
-    lowest = 0.0
-    for place, point in enumerate(points):
-        for number, reader in enumerate(readers.values()):
-            measured = judge.measure(reader.decode(point, found.states[place]))
-            lowest = min(lowest, float(measured["kl"].min()))
-            tally.add((number, place), measured, found.text)
-        tally.add((len(readers), place), judge.uniform(), found.text)
-    return lowest
 
 
 def _transfer(

@@ -1,0 +1,1 @@
+"""The Jacobian lens: what a state makes the model say, now and later, to first order."""
