@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.fitting.fit_lens import fit_lens
     from layerlens.analyses.lenses.fitting.lens_quality import lens_quality
     from layerlens.analyses.lenses.generation_lens import generation_lens
+    from layerlens.analyses.lenses.jacobian_lens_files import (
+        export_jacobian_lens,
+        import_jacobian_lens,
+    )
     from layerlens.analyses.lenses.language_track import language_track
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
@@ -136,6 +140,8 @@ _PLACES = {
     "generation_lens": "layerlens.analyses.lenses.generation_lens",
     "fit_lens": "layerlens.analyses.lenses.fitting.fit_lens",
     "lens_quality": "layerlens.analyses.lenses.fitting.lens_quality",
+    "export_jacobian_lens": "layerlens.analyses.lenses.jacobian_lens_files",
+    "import_jacobian_lens": "layerlens.analyses.lenses.jacobian_lens_files",
     "export_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "import_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "token_uncertainty": "layerlens.analyses.lenses.token_uncertainty",
@@ -282,6 +288,7 @@ __all__ = [
     "estimate",
     "expert_use",
     "explore",
+    "export_jacobian_lens",
     "export_tuned_lens",
     "finercut",
     "first_cosine",
@@ -294,6 +301,7 @@ __all__ = [
     "head_roles",
     "head_scores",
     "head_view",
+    "import_jacobian_lens",
     "import_tuned_lens",
     "integrated_gradients",
     "invariance",
