@@ -20,8 +20,15 @@ function makeWritten(over: Partial<GenerationMeta> = {}): GenerationMeta {
     begun: 0,
     states: [true, true, true],
     rules: [
-      { name: "confidence", words: "top minus second", threshold: 0.5 },
-      { name: "patience", words: "in a row", threshold: 2 },
+      {
+        name: "confidence",
+        words: "top minus second",
+        threshold: 0.5,
+        low: 0,
+        high: 1,
+        step: 0.01,
+      },
+      { name: "patience", words: "in a row", threshold: 2, low: 0, high: 10, step: 1 },
     ],
     ...over,
   } as GenerationMeta;

@@ -35,11 +35,14 @@ WIRES = {
 
 
 class MetaRule(TypedDict):
-    """A rule to stop by: what its score is, and what it has to exceed by default."""
+    """A rule to stop by: what its score is, what it has to exceed, and the ends of a slider."""
 
     name: str
     words: str
     threshold: float
+    low: float
+    high: float
+    step: float
 
 
 class GenerationMeta(Meta):

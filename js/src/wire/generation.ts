@@ -6,6 +6,10 @@ export interface Rule {
   words: string;
   /** What the score has to exceed where nothing else was said. */
   threshold: number;
+  /** Where a slider of it begins and ends, and by how much it steps. */
+  low: number;
+  high: number;
+  step: number;
 }
 
 export interface GenerationMeta extends LensMeta {

@@ -13,7 +13,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.exit_numbers import Scored
 from layerlens.analyses.lenses.exit_tally import EXITS, ExitTally
-from layerlens.analyses.lenses.exits import require_rule
+from layerlens.analyses.lenses.exits import RULES, require_rule
 from layerlens.analyses.lenses.fitting.documents import (
     BATCH_TOKENS,
     count_kept,
@@ -37,12 +37,6 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 DEFAULT_LIMIT = 400_000_000
-SHARES = tuple(round(0.05 * step, 2) for step in range(21))
-GRIDS: dict[str, tuple[float, ...]] = {
-    "state": tuple(round(0.8 + 0.01 * step, 2) for step in range(21)),
-    "patience": tuple(float(count) for count in range(11)),
-}
-"""Thresholds of the rules whose score is no share."""
 
 _EACH, _BY_POINT = ("exits", "threshold"), ("exits", "point")
 VARIABLES = {
@@ -124,7 +118,7 @@ def count_work(
     pooled=True,
     corpus=True,
     needs=("head", "causal"),
-    doses=[Dose("thresholds", SHARES, "threshold", dim="threshold")],
+    doses=[Dose("thresholds", RULES["confidence"].thresholds(), "threshold", dim="threshold")],
 )
 def early_exit(
     job: Job,
@@ -220,7 +214,7 @@ def early_exit(
 
 def _thresholds(rule: str, given: Sequence[float] | None) -> list[float]:
     if given is None:
-        return list(GRIDS.get(rule, SHARES))
+        return list(RULES[rule].thresholds())
     try:
         found = sorted({float(one) for one in np.atleast_1d(np.asarray(given)).tolist()})
     except (TypeError, ValueError):

@@ -23,24 +23,36 @@ class Rule:
         What its score is.
     threshold
         What the score has to exceed unless another one is given.
+    low, high
+        Between which thresholds are worth trying.
+    step
+        The smallest change of one that is.
     """
 
     words: str
     threshold: float
+    low: float = 0.0
+    high: float = 1.0
+    step: float = 0.01
+
+    def thresholds(self) -> tuple[float, ...]:
+        """Return at most 21 thresholds from `low` to `high`, evenly apart."""
+        count = min(21, round((self.high - self.low) / self.step) + 1)
+        return tuple(np.linspace(self.low, self.high, count).round(4).tolist())
 
 
 RULES = {
     "confidence": Rule("probability of the top token minus that of the second", 0.5),
     "entropy": Rule("1 - entropy / ln(vocabulary)", 0.8),
-    "state": Rule("cosine of the state with the one that its block was given", 0.98),
-    "patience": Rule("points in a row with the same top token", 2),
+    "state": Rule("cosine of the state with the one that its block was given", 0.98, 0.8, 1, 0.002),
+    "patience": Rule("points in a row with the same top token", 2, 0, 10, 1),
 }
 """Scores of Schuster et al. (CALM: ``confidence``, ``state``) and Zhou et al. (PABEE:
 ``patience``); that of ``entropy`` is our own scaling of DeeBERT's. The thresholds are ours."""
 
 
 def rules_told() -> str:
-    """Every rule as JSON, for a view to offer: its name, words and threshold."""
+    """Every rule as JSON, for a view to offer: its name, words and thresholds."""
     return json.dumps([{"name": name, **asdict(rule)} for name, rule in RULES.items()])
 
 

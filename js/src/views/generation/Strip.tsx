@@ -3,7 +3,6 @@ import { TokenText } from "../../marks/TokenText";
 import { percent } from "../common/format";
 import { Switch } from "../common/Switch";
 import { pointLabel } from "../lens/data";
-import { REACH } from "./exits";
 import type { GenerationState } from "./state";
 
 /** How sure the model was of each token, where it was decided, and where it could have stopped. */
@@ -26,8 +25,9 @@ function Rule({ state }: { state: GenerationState }) {
   const { rule, threshold } = state.own.traits;
   if (!data) return null;
   const { rules, layers, n_layers } = data.meta;
-  const words = rules.find(({ name }) => name === rule.value)?.words ?? "";
-  const [low, high, step] = REACH[rule.value] ?? [0, 1, 0.01];
+  const chosen = rules.find(({ name }) => name === rule.value);
+  if (!chosen) return null;
+  const { words, low, high, step } = chosen;
   const exits = data.meta.tokens.map((_, at) => data.exit(rule.value, threshold.value, at));
   const run = exits.map((point) => Math.min(n_layers, (layers[point] ?? 0) + 1));
   const mean = run.reduce((sum, blocks) => sum + blocks, 0) / Math.max(1, run.length);

@@ -5,14 +5,6 @@ export interface Scored {
   topId(point: number, step: number): number;
 }
 
-/** Where the slider of a rule begins and ends, and by how much it steps. */
-export const REACH: Readonly<Record<string, readonly [low: number, high: number, step: number]>> = {
-  confidence: [0, 1, 0.01],
-  entropy: [0, 1, 0.01],
-  state: [0.8, 1, 0.002],
-  patience: [0, 10, 1],
-};
-
 /** As `layerlens/analyses/lenses/exits.py`: the score of each point that is a state. */
 export function scores(data: Scored, rule: string, step: number): number[] {
   let [row, last] = [0, -1];

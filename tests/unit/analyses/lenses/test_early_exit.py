@@ -8,6 +8,7 @@ import torch
 
 import layerlens as ll
 from layerlens.analyses.lenses.exit_tally import ExitTally
+from layerlens.analyses.lenses.exits import RULES
 from layerlens.errors import InputError
 
 from .test_generation_lens import logprobs_by_hand, model_of, states_by_hand
@@ -75,6 +76,15 @@ def test_no_score_above_the_threshold_is_the_full_model(rule: str) -> None:
     np.testing.assert_allclose(always.agreement, always.agreement[0])
     np.testing.assert_allclose(data.exit_share.sum("point"), 1)
     assert (np.diff(data.mean_layers) >= 0).all()
+
+
+def test_a_rule_has_thresholds_of_its_own_size() -> None:
+    shares = tuple(round(0.05 * step, 2) for step in range(21))
+    assert RULES["confidence"].thresholds() == RULES["entropy"].thresholds() == shares
+    assert RULES["state"].thresholds() == tuple(round(0.8 + 0.01 * step, 2) for step in range(21))
+    assert RULES["patience"].thresholds() == tuple(range(11))
+    for rule in RULES.values():
+        assert rule.low <= rule.threshold <= rule.high
 
 
 def tally(decay: float = 0.0, thresholds: tuple[float, ...] = (0.5,)) -> ExitTally:
