@@ -24,10 +24,12 @@ export function ScoreKey({ state }: { state: ViewState }) {
       ))}
       {dotted && (
         <li class="ll-dim">
-          <Terms
-            state={state}
-            text={`dotted: a uniform guess, ${dotted} nats; rows that do worse are hatched`}
-          />
+          <span>
+            <Terms
+              state={state}
+              text={`dotted: a uniform guess, ${dotted} nats; rows that do worse are hatched`}
+            />
+          </span>
         </li>
       )}
     </ul>
