@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ASIDE = 0.85
 """Inches that the curves take beside the table."""
 _GAP = 0.08
+BEYOND = 2
+"""Of a uniform guess: worse values stand at the edge. A lens that is a hundred nats off would
+flatten the curves that are worth a look."""
 FADED = 0.55
 """How much of the page covers what is not to be believed."""
 
@@ -88,7 +91,18 @@ def score_words(scores: list[Score]) -> str:
     guesses = " and ".join(f"{guess:.2f}" for guess in guesses_of(scores))
     if not guesses:
         return words
-    return f"{words}; dotted: that of a uniform guess, {guesses} nats; rows beyond it are hatched"
+    return (
+        f"{words}; dotted: that of a uniform guess, {guesses} nats; rows beyond it are hatched, and "
+        f"what is beyond {BEYOND} times as much stands at the edge"
+    )
+
+
+def _end_of(scores: list[Score]) -> float:
+    """Return where the axis of the curves ends, in nats."""
+    known = np.concatenate([score.values[np.isfinite(score.values)] for score in scores])
+    guesses = guesses_of(scores)
+    most = 1.1 * max([*known.tolist(), *guesses, 1e-9])
+    return min(most, BEYOND * max(guesses)) if guesses else most
 
 
 def score_color(colors: Palette, number: int) -> str:
@@ -112,15 +126,16 @@ def draw_scores(
         (place[0] / width, place[1] / height, place[2] / width, place[3] / height),
         facecolor=colors.page,
     )
+    most = _end_of(scores)
     for number, score in enumerate(scores):
         axes.plot(
-            score.values[rows], np.arange(count) + 0.5, color=score_color(colors, number),
-            linewidth=1.2, gid="score",
+            np.minimum(score.values[rows], most), np.arange(count) + 0.5,
+            color=score_color(colors, number), linewidth=1.2, gid="score",
         )  # fmt: skip
     for guess in guesses_of(scores):
         axes.axvline(guess, color=colors.ink, linewidth=0.8, linestyle=":", gid="uniform")
     axes.set_ylim(0, count)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, most)
     axes.set_yticks([])
     axes.set_xlabel("KL (nats)", fontsize=FONT, color=colors.ink, family=list(families()))
     axes.tick_params(axis="x", labelsize=FONT - 1, colors=colors.ink, length=2)

@@ -252,6 +252,8 @@ export function drawCorner(ctx: CanvasRenderingContext2D, scene: Scene): void {
   ctx.fillText(down as string, 8, bottom - 11);
   if (scene.scores) {
     const [x, y] = shape.transposed ? [8, bottom + STRIP / 2] : [right + 6, bottom - 11];
-    ctx.fillText(`KL 0–${scene.scores.most.toPrecision(2)}`, x, y);
+    const { lines, most } = scene.scores;
+    const beyond = lines.some(({ values }) => values.some((value) => value > most));
+    ctx.fillText(`KL 0–${most.toPrecision(2)}${beyond ? "+" : ""}`, x, y);
   }
 }

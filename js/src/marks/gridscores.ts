@@ -5,7 +5,10 @@ import { cellAt, type Range } from "./windowing";
 export const STRIP = 78;
 const PAD = 6;
 
-/** How well each lens does at each row, in line with the rows; a dotted line is a uniform guess. */
+/**
+ * How well each lens does at each row, in line with the rows; a dotted line is a uniform guess.
+ * What lies beyond the scale stands at its edge.
+ */
 export function drawScores(ctx: CanvasRenderingContext2D, scene: Scene, along: Range): void {
   const { scores, shape, palette } = scene;
   if (!scores) return;
@@ -15,7 +18,7 @@ export function drawScores(ctx: CanvasRenderingContext2D, scene: Scene, along: R
   const [head, side] = transposed ? [headWidth, headHeight] : [headHeight, headWidth];
   const start = side - STRIP;
   const across = (value: number) => {
-    const share = (value / scores.most) * (STRIP - 2 * PAD);
+    const share = Math.min(1, value / scores.most) * (STRIP - 2 * PAD);
     // Upright, more lies to the right; transposed, it lies higher.
     return transposed ? start + STRIP - PAD - share : start + PAD + share;
   };

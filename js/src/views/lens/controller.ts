@@ -30,6 +30,12 @@ import { OtherState, type ViewState } from "./state";
 const LEAST = 72;
 const MOST = 150;
 
+/**
+ * Of a uniform guess: worse values stand at the edge beside the rows. A lens that is a hundred nats
+ * off would flatten the curves that are worth a look.
+ */
+const BEYOND = 2;
+
 /** Pixels between two tables, with the frame of the second. */
 const BETWEEN = 28;
 
@@ -93,9 +99,10 @@ export class TableController extends CanvasGrid {
     const known = state.scores.peek();
     const uniform = guesses(known);
     const all = known.flatMap(({ values }) => values.filter((value) => !Number.isNaN(value)));
+    const end = uniform.length > 0 ? BEYOND * Math.max(...uniform) : Number.POSITIVE_INFINITY;
     return {
       uniform,
-      most: 1.1 * Math.max(1e-9, ...uniform, ...all),
+      most: Math.min(1.1 * Math.max(1e-9, ...uniform, ...all), end),
       lines: known.map(({ values, style }, i) => ({
         values,
         ...style,
