@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from fitting import report_fitted
 from measure import Timer, bridge, gpt2_shape, peak_above, rivals, tiny
 from writing import report_writing
 
@@ -176,6 +177,7 @@ def report(model: ll.LensModel, length: int, repeats: int, installed: list[str])
         f"{sent / 1e6:.3f} MB to the browser "
         f"({sent / least_bytes:.2f} x the least for ids, log p and entropy)"
     )
+    report_fitted(model, ids, repeats)
     report_writing(model, ids, repeats)
 
 

@@ -92,7 +92,7 @@ def score_words(scores: list[Score]) -> str:
     if not guesses:
         return words
     return (
-        f"{words}; dotted: that of a uniform guess, {guesses} nats; rows beyond it are hatched, and "
+        f"{words}; dotted: that of a uniform guess, {guesses} nats; rows beyond are hatched, and "
         f"what is beyond {BEYOND} times as much stands at the edge"
     )
 
