@@ -318,8 +318,7 @@ class _Paths:
         row, texts = self.share
         for number, chunk in enumerate(chunks):
             self.job.tick()
-            where = {"done": len(self.values), "count": len(chunk)}
-            done = partial(self._compare, **where) if self.agreement else None
+            compare = partial(self._compare, done=len(self.values), count=len(chunk))
             sweep = Sweep(
                 self.job,
                 self.edges.model,
@@ -328,7 +327,7 @@ class _Paths:
                 self._show,
                 lead={"batch": row} if self.job.batched else {},
                 share=(row * len(chunks) + number, texts * len(chunks)),
-                done=done,
+                done=compare if self.agreement else None,
                 **how,
             )
             self._add(sweep, chunk)
