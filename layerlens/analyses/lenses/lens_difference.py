@@ -42,7 +42,9 @@ def count_work(
     model: LensModel, tokens: Tokens, *, other: Any, memory_limit: int, **options: Any
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
-    one = one_lens(model, tokens, lens=LOGIT, edits=(), memory_limit=memory_limit, **options)
+    one = one_lens(
+        model, tokens, lens=LOGIT, against=None, edits=(), memory_limit=memory_limit, **options
+    )
     rows = (len(lens_points(model, options["points"])) + 1) * len(
         Cells(model, tokens, options["positions"])
     )
