@@ -101,7 +101,7 @@ def _end_of(scores: list[Score]) -> float:
     """Return where the axis of the curves ends, in nats."""
     known = np.concatenate([score.values[np.isfinite(score.values)] for score in scores])
     guesses = guesses_of(scores)
-    most = 1.1 * max([*known.tolist(), *guesses, 1e-9])
+    most = 1.1 * max(1e-9, *guesses, *(float(value) for value in known))
     return min(most, BEYOND * max(guesses)) if guesses else most
 
 

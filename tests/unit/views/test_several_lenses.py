@@ -156,6 +156,10 @@ def test_a_figure_shows_one_lens_or_two_and_how_well_each_does(
         if line.get_gid() == "score"
     ]
     np.testing.assert_allclose(curves, [[4.0, 2.0], [1.0, 0.5]])
+    far = data.assign_coords(heldout_kl=data.heldout_kl.where(data.heldout_kl != 4, 100))
+    (aside,) = (axes for axes in draw("lens", far).axes if axes.get_xlabel() == "KL (nats)")
+    np.testing.assert_allclose(aside.get_xlim(), (0, 6))  # twice the guess of 3 nats
+    assert max(np.nanmax(line.get_xdata()) for line in aside.lines) == 6
     # ln V = 4.16, but on the texts set apart a uniform guess is 3 nats away from the final answer.
     worse = [patch for patch in figure.axes[0].patches if patch.get_gid() == "worse"]
     assert [patch.get_y() for patch in worse] == [0]  # type: ignore[attr-defined]
