@@ -45,7 +45,7 @@ class AnswerQuestion(QuestionView):
                 f"{type(self).__name__} takes the name of an analysis, or one such as "
                 f"ll.ablate_sweep, after the model; not {analysis!r:.60}."
             )
-        found = get(analysis if isinstance(analysis, str) else analysis.name)
+        found = get(analysis)
         self.ANALYSIS, self.names = found.name, found.inputs
         self._asks = found.about.question
 

@@ -155,7 +155,7 @@ def _further(also: Sequence[str | Analysis]) -> dict[str, Analysis]:
     """Return the analyses that get a tab each, by name."""
     if isinstance(also, str | Analysis):
         also = [also]
-    found = [get(one if isinstance(one, str) else one.name) for one in also]
+    found = [get(one) for one in also]
     for analysis in found:
         if analysis.about.view in ("lens", "metrics", "attention", "patch"):
             raise InputError(f"explore shows {analysis.name} already: leave it out of also.")

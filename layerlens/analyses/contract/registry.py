@@ -7,11 +7,11 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from layerlens.analyses.contract.asking import Analysis
 from layerlens.analyses.contract.options import nearest
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
-    from layerlens.analyses.contract.contract import Analysis
     from layerlens.analyses.contract.estimate import Estimate
     from layerlens.model.lensmodel import LensModel
 
@@ -48,17 +48,23 @@ def known() -> dict[str, Analysis]:
     return dict(_ANALYSES)
 
 
-def get(name: str) -> Analysis:
-    """Return the analysis of this name.
+def get(analysis: str | Analysis) -> Analysis:
+    """Return the analysis of this name; one that is given itself is looked up by its own.
 
     Raises
     ------
     InputError
-        When there is none; names the nearest one.
+        When there is none, with the nearest one; or it is neither a name nor an analysis.
     """
+    if not isinstance(analysis, str | Analysis):
+        raise InputError(
+            f"Expected the name of an analysis, or one such as ll.ablate_sweep; "
+            f"got {analysis!r:.60}."
+        )
     _discover()
+    name = analysis if isinstance(analysis, str) else analysis.name
     if name not in _ANALYSES:
-        raise nearest(str(name), sorted(_ANALYSES), "Analysis", "ll.analyses()")
+        raise nearest(name, sorted(_ANALYSES), "Analysis", "ll.analyses()")
     return _ANALYSES[name]
 
 
@@ -68,13 +74,13 @@ def names() -> list[str]:
     return sorted(_ANALYSES)
 
 
-def estimate(name: str, model: LensModel, *texts: Any, **options: Any) -> Estimate:
-    """Estimate passes, seconds and bytes of ``ll.<name>(model, *texts, **options)``.
+def estimate(analysis: str | Analysis, model: LensModel, *texts: Any, **options: Any) -> Estimate:
+    """Estimate passes, seconds and bytes of ``analysis(model, *texts, **options)``.
 
     Parameters
     ----------
-    name
-        Of the analysis.
+    analysis
+        Its name, or the analysis itself, such as ``ll.early_exit``.
     model, *texts, **options
         As the analysis takes them.
 
@@ -94,5 +100,7 @@ def estimate(name: str, model: LensModel, *texts: Any, **options: Any) -> Estima
     >>> model = ll.load("toy:induction")
     >>> ll.estimate("logit_lens", model, "cat dog owl cat").passes
     1
+    >>> ll.estimate(ll.early_exit, model, ["cat dog owl cat", "fox bee fox"]).passes
+    1
     """
-    return get(name).estimate(model, *texts, **options)
+    return get(analysis).estimate(model, *texts, **options)

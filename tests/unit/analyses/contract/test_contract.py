@@ -190,8 +190,12 @@ def test_estimates_say_passes_seconds_bytes_and_how(count: Analysis, gpt2: LensM
     assert (found.passes, found.bytes) == (5, 4)
     assert found.seconds > 0
     assert "GFLOP/s" in found.how
+    itself = ll.estimate(count, gpt2, [1, 2], step=5)
+    assert (itself.passes, itself.bytes) == (5, 4)
     with pytest.raises(InputError, match="did you mean 'count'"):
         ll.estimate("cuont", gpt2, [1])
+    with pytest.raises(InputError, match="the name of an analysis, or one such as"):
+        ll.estimate(gpt2, count, [1])  # type: ignore[arg-type]
 
 
 def test_the_lens_estimate_counts_what_the_lens_does(gpt2: LensModel) -> None:
