@@ -26,6 +26,9 @@ from writing import report_writing
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
+from layerlens.analyses.lenses.jacobian.plan import MOST_ROWS
+from layerlens.analyses.lenses.jacobian.prompt import FUTURE, Prompt, weights_of
+from layerlens.analyses.lenses.points import lens_points
 
 TOP_K = 10
 
@@ -203,6 +206,23 @@ def main() -> None:
     for length in arguments.lengths:
         report(model, length, arguments.repeats, installed)
     report_neurons(model)
+    report_jacobian(model, max(arguments.lengths[0], 4))
+
+
+def report_jacobian(model: ll.LensModel, length: int) -> None:
+    """Print what a text costs in the fit of a Jacobian lens, from some of its rows."""
+    tokens = model.tokens(torch.randint(3, model.d_vocab - 3, (1, length)))
+    points = lens_points(model, ("embed", "post"))[:-1]
+    weights = weights_of(length, min(16, length - 2), FUTURE, (0, 0))
+    rows = min(MOST_ROWS, model.d_model)
+    prompt = Prompt(model, tokens, points, weights, rows, lambda: None)
+    cotangents = torch.eye(model.d_model)[:rows]
+    seconds, cpu = Timer.once(lambda: prompt.pull(cotangents))
+    times = model.d_model / rows
+    print(
+        f"Jacobian lens, {length} tokens, all layers: {seconds * times:.1f} s a text, "
+        f"CPU {cpu * times:.1f} s ({model.d_model} rows, {rows} at once)"
+    )
 
 
 def report_neurons(model: ll.LensModel) -> None:
