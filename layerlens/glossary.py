@@ -116,8 +116,9 @@ TERMS: dict[str, Term] = {
     ),
     "early exit": Term(
         "Stopping a pass at a layer where the prediction seems ready, by a rule: the top token "
-        "stands out (confidence), the entropy is low, the state hardly changes, or the same token "
-        "stayed on top (patience). What a rule exceeds to stop is its threshold.",
+        "stands out (margin) or is likely (confidence), the entropy is low, the state hardly "
+        "changes, or the same token stayed on top (patience). What a rule exceeds to stop is its "
+        "threshold.",
         ("exit", "exits", "early_exit", "generation_lens", "exit layer", "patience"),
     ),
     "effect": Term("The metric of the changed run less that of the run as it was.", ("effects",)),

@@ -21,7 +21,7 @@ function makeWritten(over: Partial<GenerationMeta> = {}): GenerationMeta {
     states: [true, true, true],
     rules: [
       {
-        name: "confidence",
+        name: "margin",
         words: "top minus second",
         threshold: 0.5,
         low: 0,
@@ -104,15 +104,18 @@ describe("a text as it is written", () => {
 
   it("exits at the first state over the threshold, else at the last", () => {
     const data = new GenerationData(stored());
-    expect(exitPoint(data, "confidence", 0.5, 0)).toBe(1);
-    expect(exitPoint(data, "confidence", 0.8, 0)).toBe(2);
-    expect(exitPoint(data, "confidence", 2, 0)).toBe(2);
-    expect(exitPoint(data, "confidence", -1, 0)).toBe(0);
+    expect(exitPoint(data, "margin", 0.5, 0)).toBe(1);
+    expect(exitPoint(data, "margin", 0.8, 0)).toBe(2);
+    expect(exitPoint(data, "margin", 2, 0)).toBe(2);
+    expect(exitPoint(data, "margin", -1, 0)).toBe(0);
+    expect(exitPoint(data, "confidence", 0.75, 0)).toBe(1);
+    expect(exitPoint(data, "confidence", 0.85, 0)).toBe(2);
     expect(scores(data, "patience", 0)).toEqual([1, 1, 2]);
     expect(scores(data, "entropy", 0)[2]).toBeCloseTo(1 - 0.5 / Math.log(100));
     const apart = {
       meta: { d_vocab: 9, states: [true, false, true] },
       number: () => 9,
+      probability: () => 9,
       topId: () => 4,
     };
     expect(scores(apart, "patience", 0)).toEqual([1, Number.NaN, 2]);

@@ -85,7 +85,7 @@ def generation_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "layer": meta["layers"][-1],
         "pins": [],
         "color": "written",
-        "rule": str(data.attrs.get("rule", "confidence")),
+        "rule": str(data.attrs.get("rule", "margin")),
         "threshold": float(data.attrs.get("threshold", 0.5)),
         "transposed": False,
         "cell_width": 0,

@@ -88,7 +88,7 @@ class GenerationView(PointRows):
     step = t.Int(-1, help="Written token that is looked at; -1: the last.").tag(sync=True)
     pins = t.List(t.Dict(), help="Trajectories: {'position': step, 'id': int}.").tag(sync=True)
     color = t.Enum(COLORS, "written").tag(sync=True)
-    rule = t.Unicode("confidence", help="When the model could have stopped.").tag(sync=True)
+    rule = t.Unicode("margin", help="When the model could have stopped.").tag(sync=True)
     threshold = t.Float(0.5, help="What the rule's score has to exceed.").tag(sync=True)
     transposed = t.Bool(False, help="Tokens down, layers across.").tag(sync=True)
     cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as there is room.").tag(sync=True)
@@ -101,7 +101,7 @@ class GenerationView(PointRows):
     ) -> None:
         from layerlens.analyses.lenses.exits import require_rule
 
-        rule = keywords.get("rule") or "confidence"
+        rule = keywords.get("rule") or "margin"
         given = keywords.pop("threshold", None)
         keywords = {**keywords, "rule": rule, "threshold": require_rule(rule, given)}
         if model is not None:

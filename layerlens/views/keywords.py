@@ -62,7 +62,7 @@ class GenerationKeywords(_Common, total=False):
     seed: int
     begin: str | int | Sequence[str | int]
     stop: str | Sequence[str]
-    rule: Literal["confidence", "entropy", "state", "patience"]
+    rule: Literal["margin", "confidence", "entropy", "state", "patience"]
     threshold: float
     verify: int
     row: int

@@ -47,7 +47,7 @@ export const GENERATION: WireSpec<GenerationTraits, GenerationMeta> = {
     step: -1,
     begin: [],
     before: [],
-    rule: "confidence",
+    rule: "margin",
     threshold: 0.5,
   },
   isMeta: (meta): meta is GenerationMeta => LENS.isMeta(meta) && "steps" in meta,

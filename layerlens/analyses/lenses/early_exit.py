@@ -12,7 +12,7 @@ from layerlens.analyses.contract.about import Dose
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.exit_numbers import Scored
-from layerlens.analyses.lenses.exit_tally import EXITS, ExitTally
+from layerlens.analyses.lenses.exit_tally import EXITS, ExitTally, When
 from layerlens.analyses.lenses.exits import RULES, require_rule
 from layerlens.analyses.lenses.fitting.documents import (
     BATCH_TOKENS,
@@ -98,7 +98,7 @@ def count_work(
     points = exits_of(model, reader_of(model, lens))
     rows = rows_of(model, tokens)
     states = (model.n_layers + 5) * BATCH_TOKENS * model.d_model * model.dtype.itemsize
-    numbers = 5 * 8 * (len(points) + 1) * BATCH_TOKENS
+    numbers = 6 * 8 * (len(points) + 1) * BATCH_TOKENS
     fed = sum(len(row.ids) for row in [*rows, *rows[:1]])
     head_rows = (len(points) + 1) * count_kept(rows, positions_skipped) + 1
     return Work(1, head_rows, states + numbers + memory_limit // 2, tokens=fed)
@@ -108,6 +108,7 @@ def count_work(
     name="early_exit",
     question="How many layers would an early exit save on my texts, and what would it change?",
     source="Schuster et al. (2022), Confident Adaptive Language Modeling, arXiv 2207.07061; "
+    "confidence: Kaya et al. (2019), Shallow-Deep Networks, arXiv 1810.07052; "
     "patience: Zhou et al. (2020), BERT Loses Patience, arXiv 2006.04152",
     cost="1 pass, plus the head on every token at each layer",
     view="panels",
@@ -118,16 +119,17 @@ def count_work(
     pooled=True,
     corpus=True,
     needs=("head", "causal"),
-    doses=[Dose("thresholds", RULES["confidence"].thresholds(), "threshold", dim="threshold")],
+    doses=[Dose("thresholds", RULES["margin"].thresholds(), "threshold", dim="threshold")],
 )
 def early_exit(
     job: Job,
     model: LensModel,
     tokens: Tokens | Texts,
     *,
-    rule: str = "confidence",
+    rule: str = "margin",
     thresholds: Sequence[float] | None = None,
     decay: float = 0.0,
+    min_layers: int = 0,
     lens: Lens = LOGIT,
     positions_skipped: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
@@ -140,9 +142,9 @@ def early_exit(
     Parameters
     ----------
     rule
-        When a token counts as ready: ``confidence`` (top probability minus the second),
-        ``entropy`` (1 - entropy / ln vocabulary), ``state`` (cosine with the state that the block
-        was given), ``patience`` (states in a row with the same top token).
+        When a token counts as ready: ``margin`` (top probability minus the second), ``confidence``
+        (top probability), ``entropy`` (1 - entropy / ln vocabulary), ``state`` (cosine with the
+        state that the block was given), ``patience`` (states in a row with the same top token).
     thresholds
         What the rule's score has to exceed; None: 0 to 1, for ``state`` 0.8 to 1, for
         ``patience`` 0 to 10.
@@ -150,6 +152,9 @@ def early_exit(
         How fast a threshold falls along a text (CALM's temperature, published with 4):
         ``threshold (0.9 + 0.1 exp(-decay i / N))`` for token ``i``, where the longest piece has
         ``N``; 0: it does not.
+    min_layers
+        How many layers run for every token before a score counts; 0: it may exit at the embedding.
+        The oracle is not held to it.
     lens
         How states are read: ``"logit"``, what ``ll.fit_lens`` returns, or the path of its file.
     positions_skipped
@@ -184,6 +189,8 @@ def early_exit(
     chosen = _thresholds(rule, thresholds)
     if not np.isfinite(decay) or decay < 0:
         raise InputError(f"decay is {decay!r}; expected a number that is not negative.")
+    if not 0 <= min_layers <= model.n_layers:
+        raise InputError(f"min_layers is {min_layers}; expected 0 to {model.n_layers}.")
     rows = rows_of(model, tokens)
     total = count_kept(rows, positions_skipped)
     if not total:
@@ -193,9 +200,10 @@ def early_exit(
         )
     depths = np.array([*(point.layer + 1 for point in points), model.n_layers])
     texts = 1 + max(text_of(row) for row in rows)
-    tally = ExitTally(rule, chosen, float(decay), depths, texts, model.d_vocab)
+    when = When(rule, chosen, float(decay), min_layers)
+    tally = ExitTally(when, depths, texts, model.d_vocab)
     _declare(job, points, chosen, model.n_layers)
-    job.note(rule=rule, decay=float(decay), lens=reader.name)
+    job.note(rule=rule, decay=float(decay), min_layers=min_layers, lens=reader.name)
     head = Head.of(model, memory_limit // 2)
     longest = max(len(row.ids) for row in rows) - positions_skipped
     states = lens_points(model, ("embed", "post"))

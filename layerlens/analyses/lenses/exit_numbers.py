@@ -43,7 +43,7 @@ class Scored:
     tick: Callable[[], None]
 
     def numbers(self, found: Seen) -> dict[str, np.ndarray]:
-        """``[point, n]`` margin, entropy, state_cosine, top_id and logprob of the next token."""
+        """``[point, n]`` numbers of the rules, and logprob of the next token."""
         rows = [self._at(place, found) for place in map(self.states.index, self.points)]
         rows.append(self._read(self.model.head_input(found.final), found.target))
         nothing = torch.full_like(rows[-1]["logprob"], float("nan"))
@@ -69,6 +69,7 @@ class Scored:
         logprob = (kept.chosen[:, 0] - kept.log_norm).masked_fill(target < 0, float("nan"))
         found = {
             "margin": probability[:, 0] - second,
+            "probability": probability[:, 0],
             "entropy": kept.entropy,
             "top_id": kept.top_ids[:, 0],
             "logprob": logprob,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,32 @@ EXITS = ("rule", "random layers", "one layer")
 Numbers = Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class When:
+    """When a token exits.
+
+    Attributes
+    ----------
+    rule, thresholds
+        Whose score has to exceed what.
+    decay
+        How fast a threshold falls along a text.
+    min_layers
+        How many layers run before a score counts.
+    """
+
+    rule: str
+    thresholds: Sequence[float]
+    decay: float = 0.0
+    min_layers: int = 0
+
+
 class ExitTally:
     """Counts for every threshold of one rule; they do not grow with the tokens.
 
     Parameters
     ----------
-    rule, thresholds, decay
+    when
         When a token exits.
     depths
         ``[point]`` blocks that have run at each point; the last one is the model's own end.
@@ -31,18 +52,9 @@ class ExitTally:
         Tokens of the vocabulary.
     """
 
-    def __init__(
-        self,
-        rule: str,
-        thresholds: Sequence[float],
-        decay: float,
-        depths: NDArray[Any],
-        texts: int,
-        d_vocab: int,
-    ) -> None:
-        self.rule, self.thresholds, self.decay = rule, list(thresholds), decay
-        self.depths, self.d_vocab = depths, d_vocab
-        rows, points = len(self.thresholds), len(depths)
+    def __init__(self, when: When, depths: NDArray[Any], texts: int, d_vocab: int) -> None:
+        self.when, self.depths, self.d_vocab = when, depths, d_vocab
+        rows, points = len(when.thresholds), len(depths)
         self.tokens, self.known = 0, 0
         self.exits = np.zeros((rows, points))
         self.agree, self.change = np.zeros(rows), np.zeros(rows)
@@ -58,8 +70,8 @@ class ExitTally:
         Parameters
         ----------
         numbers
-            ``margin``, ``entropy``, ``state_cosine``, ``top_id`` and ``logprob`` (of the next
-            token of the text, NaN where there is none), each ``[point, n]``.
+            What `exit_scores` takes and ``logprob`` (of the next token of the text, NaN where
+            there is none), each ``[point, n]``.
         place, text
             ``[n]`` where in its text a token stands, 0 to 1, and the number of its text.
         """
@@ -74,10 +86,12 @@ class ExitTally:
         stays = np.logical_and.accumulate(same[::-1])[::-1]
         self.first += np.bincount(same.argmax(0), minlength=points)
         self.stable += np.bincount(stays.argmax(0), minlength=points)
-        score = exit_scores(self.rule, numbers, self.d_vocab)
+        score = exit_scores(self.when.rule, numbers, self.d_vocab)
+        score = np.where(self.depths[:, None] < self.when.min_layers, np.nan, score)
         each, before = np.arange(count), np.zeros(count, dtype=np.intp)
-        for row in np.argsort(self.thresholds):
-            exits = exit_points(score, decayed(self.thresholds[row], place, self.decay))
+        for row in np.argsort(self.when.thresholds):
+            threshold = decayed(self.when.thresholds[row], place, self.when.decay)
+            exits = exit_points(score, threshold)
             self.later += int((exits < before).sum())
             before = exits
             agrees = same[exits, each]

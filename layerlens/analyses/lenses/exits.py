@@ -42,13 +42,15 @@ class Rule:
 
 
 RULES = {
-    "confidence": Rule("probability of the top token minus that of the second", 0.5),
+    "margin": Rule("probability of the top token minus that of the second", 0.5),
+    "confidence": Rule("probability of the top token", 0.75),
     "entropy": Rule("1 - entropy / ln(vocabulary)", 0.8),
     "state": Rule("cosine of the state with the one that its block was given", 0.98, 0.8, 1, 0.002),
     "patience": Rule("points in a row with the same top token", 2, 0, 10, 1),
 }
-"""Scores of Schuster et al. (CALM: ``confidence``, ``state``) and Zhou et al. (PABEE:
-``patience``); that of ``entropy`` is our own scaling of DeeBERT's. The thresholds are ours."""
+"""Scores of Schuster et al. (CALM: ``margin``, which they call confidence, and ``state``), Kaya et
+al. (shallow-deep networks: ``confidence``) and Zhou et al. (PABEE: ``patience``); that of
+``entropy`` is our own scaling of DeeBERT's. The thresholds are ours."""
 
 
 def rules_told() -> str:
@@ -77,7 +79,8 @@ def exit_scores(rule: str, numbers: Mapping[str, NDArray[Any]], d_vocab: int) ->
     rule
         Of `RULES`.
     numbers
-        ``margin``, ``entropy``, ``state_cosine`` and ``top_id``, each ``[point, n]``.
+        ``margin``, ``probability`` (of the top token), ``entropy``, ``state_cosine`` and
+        ``top_id``, each ``[point, n]``.
     d_vocab
         Tokens of the vocabulary.
 
@@ -86,8 +89,10 @@ def exit_scores(rule: str, numbers: Mapping[str, NDArray[Any]], d_vocab: int) ->
     ndarray
         ``[point, n]`` float.
     """
-    if rule == "confidence":
+    if rule == "margin":
         return numbers["margin"]
+    if rule == "confidence":
+        return numbers["probability"]
     if rule == "entropy":
         found: NDArray[Any] = 1 - numbers["entropy"] / np.log(max(2, d_vocab))
         return found

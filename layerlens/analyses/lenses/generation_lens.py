@@ -144,7 +144,7 @@ def generation_lens(
     seed: int = 0,
     begin: str | int | Sequence[str | int] = (),
     stop: str | Sequence[str] = (),
-    rule: str = "confidence",
+    rule: str = "margin",
     threshold: float | None = None,
     verify: int = 2,
     memory_limit: int = DEFAULT_LIMIT,
@@ -181,11 +181,11 @@ def generation_lens(
     stop
         Texts behind which writing ends.
     rule
-        When a token counts as ready: ``confidence`` (top probability minus the second),
-        ``entropy`` (1 - entropy / ln vocabulary), ``state`` (cosine with the state that the block
-        was given), ``patience`` (points in a row with the same top token).
+        When a token counts as ready: ``margin`` (top probability minus the second), ``confidence``
+        (top probability), ``entropy`` (1 - entropy / ln vocabulary), ``state`` (cosine with the
+        state that the block was given), ``patience`` (points in a row with the same top token).
     threshold
-        What the rule's score has to exceed; None: 0.5, 0.8, 0.98, 2.
+        What the rule's score has to exceed; None: 0.5, 0.75, 0.8, 0.98, 2.
     verify
         How many tokens are read again in one pass of the whole text without a cache, and
         compared; 0 for none.

@@ -158,6 +158,7 @@ class Writing:
     def _decided(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Where each token is first on top, from where on it stays so, and where one could exit."""
         numbers = {name: arrays[name].T[self.states] for name in _SCORED}
+        numbers["probability"] = arrays["probability"][..., 0].T[self.states]
         top = arrays["token_id"][..., 0].T
         found = settled(self.shown.points, self.model.n_layers, top == top[-1])
         self.found.late = max(

@@ -57,6 +57,7 @@ def test_columns_come_one_by_one_and_add_up_to_the_result(model: LensModel, pace
     assert [token["text"] for token in meta["tokens"]] == words
     assert meta["prompt"] == ["w1", "w2", "w3"]
     assert {rule["name"] for rule in meta["rules"]} == {
+        "margin",
         "confidence",
         "entropy",
         "state",
@@ -150,7 +151,7 @@ def test_what_is_moved_on_the_numbers_asks_nothing(model: LensModel) -> None:
     assert view.status["run"] == 1 and view.layer == 0
     with pytest.raises(t.TraitError):
         view.color = "mood"
-    with pytest.raises(InputError, match="confidence, entropy"):
+    with pytest.raises(InputError, match="margin, confidence, entropy"):
         view.rule = "hope"
 
 

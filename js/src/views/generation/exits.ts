@@ -1,6 +1,7 @@
 /** What a rule asks of the numbers of one token. */
 export interface Scored {
   readonly meta: { readonly d_vocab: number; readonly states: readonly boolean[] };
+  probability(point: number, step: number): number;
   number(name: string, point: number, step: number): number;
   topId(point: number, step: number): number;
 }
@@ -11,8 +12,10 @@ export function scores(data: Scored, rule: string, step: number): number[] {
   return data.meta.states.map((state, point) => {
     if (!state) return Number.NaN;
     switch (rule) {
-      case "confidence":
+      case "margin":
         return data.number("margin", point, step);
+      case "confidence":
+        return data.probability(point, step);
       case "entropy":
         return 1 - data.number("entropy", point, step) / Math.log(Math.max(2, data.meta.d_vocab));
       case "state":

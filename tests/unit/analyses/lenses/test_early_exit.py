@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import layerlens as ll
-from layerlens.analyses.lenses.exit_tally import ExitTally
+from layerlens.analyses.lenses.exit_tally import ExitTally, When
 from layerlens.analyses.lenses.exits import RULES
 from layerlens.errors import InputError
 
@@ -16,11 +16,14 @@ from .test_generation_lens import logprobs_by_hand, model_of, states_by_hand
 TEXTS = [[5, 17, 20, 3, 90, 41], [8, 2, 63, 7], [11, 30, 9, 44, 2]]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
-def test_every_number_is_that_of_plain_hooks(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "rule", "least"),
+    [("gpt2", "margin", 0), ("gemma2", "margin", 0), ("gpt2", "confidence", 1)],
+)
+def test_every_number_is_that_of_plain_hooks(family: str, rule: str, least: int) -> None:
     model = model_of(family)
     thresholds = [0.0, 0.01, 0.02, 0.05]
-    found = ll.early_exit(model, TEXTS, thresholds=thresholds, lens="logit")
+    found = ll.early_exit(model, TEXTS, rule=rule, thresholds=thresholds, min_layers=least)
     data = found.data
     depths, agrees, texts, changes = ([[] for _ in thresholds] for _ in range(4))
     for ids in TEXTS:
@@ -37,9 +40,9 @@ def test_every_number_is_that_of_plain_hooks(family: str) -> None:
             hook.remove()
             logprobs = logprobs_by_hand(model, family, [kept[0], *after])
             best = logprobs.exp().topk(2).values
-            margin = (best[:, 0] - best[:, 1]).tolist()
+            scores = (best[:, 0] - (best[:, 1] if rule == "margin" else 0)).tolist()
             for place, threshold in enumerate(thresholds):
-                ready = [d for d, score in enumerate(margin[:-1]) if score > threshold]
+                ready = [d for d in range(least, model.n_layers) if scores[d] > threshold]
                 depth = ready[0] if ready else model.n_layers
                 agree = bool(logprobs[depth].argmax() == logprobs[-1].argmax())
                 depths[place].append(depth)
@@ -61,7 +64,7 @@ def test_every_number_is_that_of_plain_hooks(family: str) -> None:
     assert found.checks.ok
 
 
-@pytest.mark.parametrize("rule", ["confidence", "entropy", "state", "patience"])
+@pytest.mark.parametrize("rule", list(RULES))
 def test_no_score_above_the_threshold_is_the_full_model(rule: str) -> None:
     model = model_of("llama")
     data = ll.early_exit(model, TEXTS, rule=rule, thresholds=[-2, 100]).data
@@ -80,18 +83,22 @@ def test_no_score_above_the_threshold_is_the_full_model(rule: str) -> None:
 
 def test_a_rule_has_thresholds_of_its_own_size() -> None:
     shares = tuple(round(0.05 * step, 2) for step in range(21))
-    assert RULES["confidence"].thresholds() == RULES["entropy"].thresholds() == shares
+    for rule in ("margin", "confidence", "entropy"):
+        assert RULES[rule].thresholds() == shares
     assert RULES["state"].thresholds() == tuple(round(0.8 + 0.01 * step, 2) for step in range(21))
     assert RULES["patience"].thresholds() == tuple(range(11))
-    for rule in RULES.values():
-        assert rule.low <= rule.threshold <= rule.high
+    for one in RULES.values():
+        assert one.low <= one.threshold <= one.high
 
 
-def tally(decay: float = 0.0, thresholds: tuple[float, ...] = (0.5,)) -> ExitTally:
+def tally(
+    rule: str = "margin", threshold: float = 0.5, decay: float = 0.0, min_layers: int = 0
+) -> ExitTally:
     """Four tokens of two texts, at three depths, of which all is known."""
-    made = ExitTally("confidence", thresholds, decay, np.array([0, 1, 2]), 2, 10)
+    made = ExitTally(When(rule, [threshold], decay, min_layers), np.array([0, 1, 2]), 2, 10)
     numbers = {
         "margin": np.array([[0.9, 0.1, 0.1, 0.49], [0.1, 0.9, 0.1, 0.1], [0.1] * 4]),
+        "probability": np.array([[0.9, 0.4, 0.4, 0.7], [0.4, 0.9, 0.5, 0.4], [0.4] * 4]),
         "top_id": np.array([[1, 7, 7, 7], [1, 2, 7, 4], [1, 2, 3, 4]]),
         "logprob": np.array([[-1.0, -3.0, -3.0, -3.0], [-1.0, -1.0, -2.0, -1.0], [-1.0] * 4]),
     }
@@ -124,6 +131,25 @@ def test_the_threshold_falls_along_a_text_as_in_calm() -> None:
     assert fell["text_agreement"] == [0.5]
 
 
+def test_a_likely_top_token_may_not_stand_out() -> None:
+    # The last token's 0.7 exceeds one half, its margin of 0.49 does not; 0.5 itself does not.
+    np.testing.assert_allclose(tally("confidence").means()["exit_share"], [[0.5, 0.25, 0.25]])
+
+
+def test_nothing_exits_before_the_fewest_layers() -> None:
+    held = tally(min_layers=1).means()
+    # The first token, ready at the embedding, is not ready any more after one layer.
+    np.testing.assert_allclose(held["exit_share"], [[0, 0.25, 0.75]])
+    np.testing.assert_allclose(held["oracle_share"], tally().means()["oracle_share"])
+    np.testing.assert_allclose(tally(min_layers=2).means()["exit_share"], [[0, 0, 1]])
+
+
+def test_patience_counts_the_states_before_the_fewest_layers() -> None:
+    # Two tokens have the same top at the embedding and after one layer: two states in a row.
+    share = tally("patience", threshold=1, min_layers=1).means()["exit_share"]
+    np.testing.assert_allclose(share, [[0, 0.5, 0.5]])
+
+
 def test_texts_of_a_corpus_and_a_list_are_the_same() -> None:
     model = ll.load("toy:induction")
     words = ["cat dog owl cat dog owl", "fox bee fox bee", "dog owl dog"]
@@ -149,5 +175,7 @@ def test_what_does_not_fit_is_said() -> None:
     for wrong in ({"rule": "hope"}, {"thresholds": []}, {"thresholds": "x"}, {"decay": -1.0}):
         with pytest.raises(InputError):
             ll.early_exit(model, TEXTS, **wrong)
+    with pytest.raises(InputError, match="min_layers is 99; expected 0 to"):
+        ll.early_exit(model, TEXTS, min_layers=99)
     with pytest.raises(InputError, match="No token counts when the first 40"):
         ll.early_exit(model, TEXTS, positions_skipped=40)

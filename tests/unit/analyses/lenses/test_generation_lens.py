@@ -213,7 +213,7 @@ def test_a_cache_that_is_wrong_fails_the_check() -> None:
         ({"temperature": -1}, "from 0"),
         ({"begin": [7] * 9, "max_new_tokens": 3}, "raise it"),
         ({"stop": [""]}, "give strings"),
-        ({"rule": "hope"}, "confidence, entropy, state, patience"),
+        ({"rule": "hope"}, "margin, confidence, entropy, state, patience"),
         ({"top_k": 0}, "expected 1 to"),
         ({"lens": "magic"}, "magic"),
         ({"num_beams": 4}, "num_beams"),
@@ -251,6 +251,7 @@ def test_exits_move_with_the_threshold_and_end_at_the_last_point() -> None:
     top = np.array([[1, 1], [2, 1], [2, 1], [2, 3]])
     numbers = {
         "margin": rng.random((4, 2)),
+        "probability": rng.random((4, 2)),
         "entropy": rng.random((4, 2)),
         "state_cosine": np.array([[np.nan, np.nan], [0.5, 0.6], [0.7, 0.8], [np.nan, np.nan]]),
         "top_id": top,
