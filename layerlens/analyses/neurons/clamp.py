@@ -153,16 +153,20 @@ def clamp(
         raise InputError(f"draws is {draws}; expected 0 or more.")
     texts = [row_of(tokens, row) for row in range(len(tokens.ids))]
     doses = usual_values(job, model, tokens, places) if values is None else _numbers(values)
-    _declare(job, places, doses, tokens, draws)
+    _declare(job, places, doses, tokens, draws, min(NEXT, model.d_vocab))
     asked = [one_each(given, len(texts), name)
              for given, name in ((answer, "answer"), (wrong, "wrong"))]  # fmt: skip
     passes = float(values is None)
+    following = []
     for row, text in enumerate(texts):
         lead = {"batch": row} if job.batched else {}
         work = ClampedText(job, model, text, places, doses, lead, (row, len(texts)))
         work.ask(metric, asked[0][row], asked[1][row])
         work.run(model.positions(text, positions), draws, seed, verify, memory_limit)
         passes += work.passes
+        following.append(work.following)
+    axes = ("batch", "next") if job.batched else ("next",)
+    job.label({"token": (axes, np.array(following if job.batched else following[0], dtype=str))})
     job.note(passes=passes)
 
 
@@ -177,12 +181,17 @@ def _numbers(values: Any) -> list[float]:
 
 
 def _declare(
-    job: Job, places: list[tuple[int, int]], doses: list[float], tokens: Tokens, draws: int
+    job: Job,
+    places: list[tuple[int, int]],
+    doses: list[float],
+    tokens: Tokens,
+    draws: int,
+    following: int,
 ) -> None:
-    sizes = {"value": len(doses), "next": NEXT, "position": tokens.ids.shape[1]}
+    sizes = {"value": len(doses), "next": following, "position": tokens.ids.shape[1]}
     coords: dict[str, tuple[tuple[str, ...], Any]] = {
         "value": (("value",), np.array(doses)),
-        "next": (("next",), np.arange(1, NEXT + 1, dtype=np.int32)),
+        "next": (("next",), np.arange(1, following + 1, dtype=np.int32)),
         "position": (("position",), np.arange(sizes["position"], dtype=np.int32)),
     }
     if len(places) > 1:

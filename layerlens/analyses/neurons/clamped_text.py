@@ -43,6 +43,11 @@ class ClampedText:
         Where the text is in the answer.
     share
         Which text it is, of how many.
+
+    Attributes
+    ----------
+    following
+        The next tokens that are followed, once it has run.
     """
 
     def __init__(
@@ -60,10 +65,14 @@ class ClampedText:
         sites = dict.fromkeys(Site("mlp_post", layer) for layer, _ in places)
         self.base = record_base(model, tokens, sites)
         self.passes = 1.0
+        self.following: list[str] = []
         self._finals = torch.zeros(len(places), len(values), model.d_model)
+        assert job.parts is not None
         for number, place in enumerate(places):
             own = self._recorded(place)[:, 0].float().cpu().numpy()
-            self.job.emit({**self._at(number), "position": slice(0, len(own))}, {"activation": own})
+            row = np.full(job.parts.sizes["position"], np.nan, dtype=np.float32)
+            row[: len(own)] = own
+            self.job.emit(self._at(number), {"activation": row})
 
     def _recorded(self, place: tuple[int, int]) -> Tensor:
         """The neuron as it is ``[position, 1]``."""
@@ -165,13 +174,10 @@ class ClampedText:
         for rows in self._finals.split(1):
             best = torch.maximum(best, self._chances(rows[0]).amax(0))
         tokens = best.topk(min(NEXT, len(best))).indices
-        strings = [self.model.token_string(int(token)) for token in tokens]
+        self.following = [self.model.token_string(int(token)) for token in tokens]
         for number, finals in enumerate(self._finals):
             chances = self._chances(finals)[:, tokens].T.numpy()
-            place = self._at(number)
-            self.job.emit({**place, "next": slice(0, len(tokens))}, {"next_probability": chances})
-        if not self.lead:
-            self.job.label({"token": (("next",), np.array(strings, dtype=str))})
+            self.job.emit(self._at(number), {"next_probability": chances})
 
     def _chances(self, finals: Tensor) -> Tensor:
         """Probabilities ``[value, vocabulary]`` on the CPU."""
@@ -186,6 +192,11 @@ class ClampedText:
         others = [int(i) for i in torch.nonzero(length).flatten() if int(i) != index]
         drawn = generator.permutation(others)[:draws].tolist()
         if not drawn:
+            nothing = np.full(len(self.values), np.nan, dtype=np.float32)
+            assert self.job.parts is not None
+            for name in self.job.parts.variables:
+                if name.startswith("random_"):
+                    self.job.emit(self._at(number), {name: nothing})
             return
         kls = np.full(len(drawn) * len(self.values), np.nan)
 

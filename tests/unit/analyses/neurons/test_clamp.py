@@ -131,7 +131,18 @@ def test_several_neurons_and_texts_are_what_each_is_alone() -> None:
             found = both.data.activation[row, place, : len(ids)]
             np.testing.assert_allclose(found, alone.activation, atol=1e-5)
     assert both.data.activation[1, 0, 4:].isnull().all()
+    assert both.data.attrs["complete"] == 1
+    assert both.data.token.dims == ("batch", "next")
     assert both.checks.ok
+
+
+def test_a_layer_of_one_neuron_and_a_small_vocabulary_leave_nothing_open() -> None:
+    hf = tiny_model("llama", seed=1, intermediate_size=1, vocab_size=5)
+    model = LensModel.wrap(hf, None, name="one neuron", prove=False)
+    found = ll.clamp(model, [1, 2, 3], (0, 0), VALUES)
+    assert found.data.random_change.isnull().all()
+    assert found.data.sizes["next"] == 5
+    assert found.data.attrs["complete"] == 1
 
 
 def test_values_are_multiples_of_how_large_the_neuron_gets() -> None:
