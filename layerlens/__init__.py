@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.measuring.layer_metrics import layer_metrics
     from layerlens.analyses.measuring.spectrum import spectrum
     from layerlens.analyses.neurons.clamp import clamp
+    from layerlens.analyses.neurons.neuron import neuron
     from layerlens.analyses.neurons.neuron_tokens import neuron_tokens
     from layerlens.analyses.neurons.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
@@ -180,6 +181,7 @@ _PLACES = {
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
     "clamp": "layerlens.analyses.neurons.clamp",
+    "neuron": "layerlens.analyses.neurons.neuron",
     "neuron_tokens": "layerlens.analyses.neurons.neuron_tokens",
     "observable": "layerlens.analyses.contributions.observables",
     "spectrum": "layerlens.analyses.measuring.spectrum",
@@ -317,6 +319,7 @@ __all__ = [
     "matchness",
     "metrics",
     "model_view",
+    "neuron",
     "neuron_tokens",
     "observable",
     "open",

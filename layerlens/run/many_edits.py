@@ -104,7 +104,9 @@ def run_cells(
         )
     chosen: str = method
     if method == "auto":
-        chosen = "naive" if any(cell.layer < 0 for cell in cells) else sweep_method(model)
+        # A packed run carries on to the last position alone.
+        whole = base.at != base.length - 1 or any(cell.layer < 0 for cell in cells)
+        chosen = "naive" if whole else sweep_method(model)
     if base.changes and chosen != "naive":
         cells = [_kept(base, cell) for cell in cells]
     with model.running():

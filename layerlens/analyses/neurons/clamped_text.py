@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerlens.analyses.answers.answer_metric import make_metric
 from layerlens.analyses.contract.contract import Job
-from layerlens.analyses.neurons.neuron_directions import neuron_rows
+from layerlens.analyses.neurons.others import Others
 from layerlens.analyses.sweeps.cell_sweep import Place, Sweep
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -187,33 +187,28 @@ class ClampedText:
 
     def _move_others(self, number: int, draws: int, generator: np.random.Generator) -> None:
         """Move random neurons of the layer by as much as the clamped one was, in norm."""
-        layer, index = self.places[number]
-        length = neuron_rows(self.model, layer, "output").norm(dim=1)
-        others = [int(i) for i in torch.nonzero(length).flatten() if int(i) != index]
-        drawn = generator.permutation(others)[:draws].tolist()
-        if not drawn:
+        others = Others(self.model, self.places[number], draws, generator)
+        if not others.drawn:
             nothing = np.full(len(self.values), np.nan, dtype=np.float32)
             assert self.job.parts is not None
             for name in self.job.parts.variables:
                 if name.startswith("random_"):
                     self.job.emit(self._at(number), {name: nothing})
             return
-        kls = np.full(len(drawn) * len(self.values), np.nan)
+        kls = np.full(len(others.drawn) * len(self.values), np.nan)
 
         def seen(cells: Sequence[int], final: Tensor) -> None:
             kls[list(cells)] = self.kl(final).cpu().numpy()
 
         sweep = self._sweep(len(self.places) + number, show=lambda values: {}, seen=seen)
-        recorded = self._recorded((layer, index))[list(self.where)].float()
-        for other in drawn:
+        recorded = self._recorded(self.places[number])[list(self.where)]
+        for other in others.drawn:
             for value in self.values:
-                step = (value - recorded) * (length[index] / length[other]).to(recorded)
-                change = Change(Site("mlp_post", layer), "add", step, self.where, neurons=(other,))
-                sweep.add(Cell((change,)), None)
+                sweep.add(Cell((others.moved(other, recorded, value, self.where),)), None)
         sweep.run()
         self.passes += sweep.passes
         for name, found in (("change", sweep.values - self.plain), ("kl", kls)):
-            table = found.reshape(len(drawn), -1).astype(np.float32)
+            table = found.reshape(len(others.drawn), -1).astype(np.float32)
             low, high = np.quantile(table, (0.025, 0.975), axis=0).astype(np.float32)
             ends = {"": table.mean(0), "_low": low, "_high": high}
             arrays = {f"random_{name}{end}": row for end, row in ends.items()}

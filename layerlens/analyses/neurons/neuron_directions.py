@@ -94,14 +94,15 @@ class TokenScores:
         ``"logit"``: as it is; ``"cosine"``: of unit vectors; ``"zscore"``: each token's logit in
         standard deviations over the neurons ``rows``, from their mean.
     rows
-        ``[neuron, d]``: the neurons of one layer.
+        ``[neuron, d]``: the neurons of one layer; only for ``"zscore"``.
     """
 
-    def __init__(self, weight: Tensor, rank: str, rows: Tensor) -> None:
+    def __init__(self, weight: Tensor, rank: str, rows: Tensor | None = None) -> None:
         self.rank, self.bias = rank, None
         if rank == "cosine":
             weight = torch.nn.functional.normalize(weight, dim=1)
         elif rank == "zscore":
+            assert rows is not None  # that is what it is measured over
             mean = rows.mean(0)
             apart = (rows - mean).T @ (rows - mean) / len(rows)
             spread = _quadratic(weight, apart).sqrt().clamp_min(1e-12)

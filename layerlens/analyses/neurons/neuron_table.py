@@ -127,14 +127,14 @@ class NeuronTable:
         decoder = self._decoder(rank, rows)
         tokens, scores = decoder.ends(rows, self.k, self.job.tick)
         control = drawn[:RANDOM]
-        prominence = _prominence(decoder, rows, scores)
-        by_chance = _prominence(decoder, control, decoder.ends(control, 1, self.job.tick)[1])
+        standing = prominence(decoder, rows, scores)
+        by_chance = prominence(decoder, control, decoder.ends(control, 1, self.job.tick)[1])
         self.error = max(self.error, _off(decoder, rows, scores))
         arrays = {
-            "prominence": self._padded(prominence, "prominence"),
+            "prominence": self._padded(standing, "prominence"),
             "token": self._padded(tokens.int(), "token"),
             "score": self._padded(scores, "score"),
-            "median_prominence": prominence.median().numpy(),
+            "median_prominence": standing.median().numpy(),
             "random_median_prominence": by_chance.median().numpy(),
         }
         if self.tracked:
@@ -181,7 +181,8 @@ class NeuronTable:
         )
 
 
-def _prominence(decoder: TokenScores, rows: Tensor, scores: Tensor) -> Tensor:
+def prominence(decoder: TokenScores, rows: Tensor, scores: Tensor) -> Tensor:
+    """How far the first token of each direction lies above the mean of its scores, in their sd."""
     mean, spread = (x.cpu() for x in decoder.over_tokens(rows))
     return (scores[:, 0, 0] - mean) / spread
 

@@ -153,13 +153,13 @@ def top_texts(
         texts=made.texts,
         tokens_counted=made.kept,
         layer=number,
-        snippets=json.dumps(_snippets(metric, tokens), ensure_ascii=False),
+        snippets=json.dumps(snippets(metric, tokens), ensure_ascii=False),
     )
     missed = abs(made.tokens - sum(tokens.lengths))
     job.check("tokens", missed, 0, "tokens fed but not seen, padding aside")
 
 
-def _snippets(metric: TopActivations, tokens: Tokens) -> list[list[str]]:
+def snippets(metric: TopActivations, tokens: Tokens) -> list[list[str]]:
     """The tokens around each place, a list for each neuron."""
     return [
         [

@@ -97,6 +97,22 @@ def test_a_neuron_held(model: LensModel, neuron: Any, index: tuple[int, ...]) ->
         opened(model, result, "activation", *index)
 
 
+def test_a_place_that_excites_a_neuron(model: LensModel) -> None:
+    texts = [TEXT, *OTHERS]
+    result = ll.neuron(model, texts, 2, 3, k=2, draws=0)
+    found = opened(model, result, "activation", 0)
+    row, at = (int(result.data[name][0]) for name in ("text", "position"))
+    strongest = found.tables[0].rows[0]
+    assert strongest[0] == at
+    assert strongest[2] == pytest.approx(float(result.data.activation[0]), abs=1e-5)
+    off = ll.run(model, texts[row], edits=[ll.edit("mlp_post.2", "zero", position=at, neuron=3)])
+    chances = off.logits[0, at].float().softmax(-1)
+    for name, _, without, _ in found.tables[1].rows:
+        assert without == pytest.approx(float(chances[model.token_id(str(name))]), abs=1e-5)
+    with pytest.raises(InputError, match="no rank"):
+        opened(model, result, "raised_score", 0)
+
+
 def test_the_code_reads_the_text_as_the_analysis_did() -> None:
     model = ll.load("toy:induction")
     result = ll.ablate_sweep(model, "cat dog owl cat", how="zero", add_bos=False)

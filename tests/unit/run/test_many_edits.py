@@ -186,6 +186,20 @@ def test_naive_cells_that_share_a_pass_are_as_if_alone(family: str) -> None:
     assert error(found, alone) < 1e-5
 
 
+def test_what_is_measured_at_an_earlier_position_is_not_packed() -> None:
+    model = tiny("llama")
+    base = record_base(model, model.tokens(CLEAN), asked=3)
+    cells = [Cell((Change(Site("mlp_out", 1), "scale", times, (3,)),)) for times in (1.0, 0.5)]
+    found = torch.zeros(len(cells), model.d_model)
+
+    def keep(indices: Sequence[int], final: Tensor) -> None:
+        found[list(indices)] = final.float()
+
+    assert run_cells(model, base, cells, keep) == "naive"
+    assert error(found[0], base.final) < 1e-6
+    assert error(found[1], base.final) > 1e-3
+
+
 def test_setting_what_is_there_changes_nothing() -> None:
     model = tiny("llama")
     base = record_base(model, model.tokens(CLEAN), [Site("z", 1)])
