@@ -66,8 +66,8 @@ def attributes_of_both(
 
 def _remarks(first: Result, second: Result, label: str) -> list[str]:
     one, two = first.data.attrs, second.data.attrs
-    found = [f"What begins with other. is of {label}; what begins with change_ is that less the "
-             "first."]  # fmt: skip
+    found = [f"Names that begin with 'other.' are of {label}, those with 'change_' of the "
+             "difference, second minus first."]  # fmt: skip
     words = [str(attrs.get("metric_words", "")) for attrs in (one, two)]
     if words[0] != words[1]:
         found.append(f"The metric is {words[0]} in the first and {words[1]} in the second.")
