@@ -47,4 +47,4 @@ def test_last_row_is_the_models_own_output(model: ll.LensModel) -> None:
     with torch.inference_mode():
         top = model.hf(ids).logits[0].softmax(-1).topk(5)
     np.testing.assert_array_equal(lens.token_id, top.indices)
-    np.testing.assert_allclose(lens.probability, top.values, atol=1e-5)
+    np.testing.assert_allclose(lens.probability, top.values, rtol=2e-4)

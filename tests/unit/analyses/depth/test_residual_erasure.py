@@ -73,7 +73,8 @@ def test_of_several_answers_each_is_measured(reduce: str, how: Callable[..., Ten
         for at in range(len(IDS)):
             far = (put(hf, layer, at, mean) - own).norm(dim=-1)[[1, 2, 4]]
             assert float(found.data.effect[layer, at]) == pytest.approx(float(how(far)), abs=2e-6)
-    assert (found.data.effect[:, 5:] == 0).all()  # no answer comes after them
+    # No answer comes after them; other numbers of rows are rounded otherwise on some processors.
+    assert float(found.data.effect[:, 5:].max()) < 1e-6
 
 
 def test_answers_of_several_texts_are_one_each() -> None:

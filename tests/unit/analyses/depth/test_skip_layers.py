@@ -265,7 +265,8 @@ def silent(family: str, layers: list[int], *, mlp: bool = True) -> LensModel:
 def test_a_layer_that_writes_nothing_is_not_missed() -> None:
     data = skip_layers(silent("llama", [1]), IDS).data.sel(skipped=1)
     assert (data.effect.values == 0).all()
-    assert float(data.output_effect) == 0 and float(data.kl) == 0
+    # Other numbers of rows are rounded otherwise on some processors.
+    assert float(data.output_effect) < 1e-6 and abs(float(data.kl)) < 1e-6
     assert float(data.answer_on_top) == 1
 
 
