@@ -34,8 +34,8 @@ from layerlens.run.packed_attention import (
     LastRows,
     Left,
     PackedAttention,
-    Stack,
 )
+from layerlens.run.packed_groups import Stack
 from layerlens.run.replay import BlockCall
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,25 +14,7 @@ from layerlens.run.attention import Watch
 from layerlens.run.base import Base
 from layerlens.run.changes import Change
 from layerlens.run.hooks import attention_watch
-
-
-@dataclass
-class Stack:
-    """Cells whose first edited position is the same: their rows form ``[cell, row]``."""
-
-    position: int
-    cells: list[int]
-    states: Tensor
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are in all."""
-        return self.states.shape[0] * self.states.shape[1]
-
-    @property
-    def places(self) -> dict[int | None, int]:
-        """The place of each cell."""
-        return {index: number for number, index in enumerate(self.cells)}
+from layerlens.run.packed_groups import Group, Stack, grouped
 
 
 class Left:
@@ -47,13 +28,12 @@ class Left:
 
     def __init__(self, base: Base, keys: Site) -> None:
         self.length = base.length
-        self._keys = base.trace[keys].transpose(1, 2)
-        self._values = base.trace[Site("v", keys.layer)].transpose(1, 2)
+        self._keys = base.trace[keys][0]
+        self._values = base.trace[Site("v", keys.layer)][0]
 
-    def complete(self, stack: Stack, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def complete(self, group: Group, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values ``[cell, head, position, width]``: the base's, then each cell's own."""
-        at = stack.position
-        return _after(self._keys[:, :, :at], k), _after(self._values[:, :, :at], v)
+        return group.keys(self._keys, k), group.keys(self._values, v)
 
     def mask(
         self, module: nn.Module, mask: Tensor | None, first: int, device: torch.device
@@ -68,7 +48,7 @@ class Left:
 
 
 class PackedAttention:
-    """Does the attention of all rows, stack by stack.
+    """Does the attention of all rows, group by group.
 
     Parameters
     ----------
@@ -102,21 +82,22 @@ class PackedAttention:
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Do the attention stack by stack."""
+        """Do the attention group by group."""
         query, key, value = (
             self._edited(kind, tensor)
             for kind, tensor in zip("qkv", (query, key, value), strict=True)
         )
         outputs, begin = [], 0
-        for stack in self._stacks:
-            q, k, v = (_split(tensor, begin, stack) for tensor in (query, key, value))
-            k, v = self._left.complete(stack, k, v)
-            seen = self._left.mask(module, mask, stack.position, query.device)
-            more = {name: _below(item, stack.position) for name, item in kwargs.items()}
-            watch = self._watch(stack)
+        for group in grouped(self._stacks, self._left.length, query.device):
+            rows = slice(begin, begin + group.rows)
+            q = group.queries(query[:, :, rows])
+            k, v = self._left.complete(group, key[:, :, rows], value[:, :, rows])
+            seen = self._left.mask(module, mask, group.first, query.device)
+            more = {name: _below(item, group.first) for name, item in kwargs.items()}
+            watch = self._watch(group)
             output, _ = watch.attend(original, module, q, k, v, seen, *args, **more)
-            outputs.append(output.reshape(1, stack.rows, *output.shape[2:]))
-            begin += stack.rows
+            outputs.append(group.taken(output))
+            begin += group.rows
         return torch.cat(outputs, dim=1), None
 
     def _edited(self, kind: str, tensor: Tensor) -> Tensor:
@@ -133,14 +114,14 @@ class PackedAttention:
             change.write(rows_first, (rows,))
         return tensor
 
-    def _watch(self, stack: Stack) -> Watch:
-        """What is changed in the scores and patterns of the cells of a stack."""
-        place = stack.places
+    def _watch(self, group: Group) -> Watch:
+        """What is changed in the scores and patterns of the cells of a group."""
+        place = group.places if self._square else {}
         mine = [change for change in self._square if change.row in place]
 
         def apply(values: Tensor, changes: Sequence[Change], batch: int, length: int) -> None:
             for change in changes:
-                rows = torch.tensor(change.positions) - stack.position
+                rows = torch.tensor(change.positions) - group.first
                 change.write(values, (torch.full_like(rows, place[change.row]), rows))
 
         return attention_watch(mine, apply)
@@ -209,32 +190,20 @@ class LastRows:
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Do the attention stack by stack; a cell has one query."""
+        """Do the attention group by group; a cell has one query."""
         last = self._left.length - 1
         seen = self._left.mask(module, mask, last, query.device)
         more = {name: _below(item, last) for name, item in kwargs.items()}
         outputs, begin, first = [], 0, 0
-        for stack in self._stacks:
-            end = first + len(stack.cells)
+        for group in grouped(self._stacks, self._left.length, query.device):
+            rows, end = slice(begin, begin + group.rows), first + group.cells
             q = query[0, :, first:end].transpose(0, 1).unsqueeze(2)
-            known = (self._known.key, self._known.value)
-            k, v = self._left.complete(stack, *(_split(tensor, begin, stack) for tensor in known))
+            key, value = self._known.key[:, :, rows], self._known.value[:, :, rows]
+            k, v = self._left.complete(group, key, value)
             output, _ = original(module, q, k, v, seen, *args, **more)
             outputs.append(output.transpose(0, 1))
-            begin, first = begin + stack.rows, end
+            begin, first = rows.stop, end
         return torch.cat(outputs, dim=1), None
-
-
-def _split(tensor: Tensor, begin: int, stack: Stack) -> Tensor:
-    """``[1, head, row, width]`` to ``[cell, head, row, width]`` of one stack."""
-    rows = tensor[0, :, begin : begin + stack.rows]
-    split: Tensor = rows.unflatten(1, stack.states.shape[:2])
-    return split.transpose(0, 1)
-
-
-def _after(base: Tensor, own: Tensor) -> Tensor:
-    """Keys or values of the unedited run, and after them each cell's own."""
-    return torch.cat([base.expand(own.shape[0], *base.shape[1:]), own], dim=2)
 
 
 def _below(value: Any, position: int) -> Any:

@@ -13,12 +13,13 @@ from torch import Tensor
 from layerlens.errors import Cancelled, InputError, MemoryLimitError, SiteError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
-from layerlens.run import packed
+from layerlens.run import packed, packed_groups
 from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.many_edits import Method, run_cells, sweep_method
 from layerlens.run.packed import doubling, soonest, waves
+from layerlens.run.packed_groups import Stack, grouped
 from layerlens.run.together import record_bases
 
 from .families import METHODS, tiny
@@ -282,6 +283,7 @@ def test_rows_go_through_a_block_in_parts(family: str, monkeypatch: pytest.Monke
     cells = [*resid_cells(model, clean), Cell((head,))]
     whole = finals(model, base, cells, "packed")
     monkeypatch.setattr(packed, "ROWS", 20)
+    monkeypatch.setattr(packed_groups, "FILLED", 20)
     calls: list[int] = []
     block = model.hf.get_submodule(model.anatomy.blocks[1].path)
     hook = block.register_forward_hook(lambda module, args, out: calls.append(args[0].shape[1]))
@@ -289,6 +291,29 @@ def test_rows_go_through_a_block_in_parts(family: str, monkeypatch: pytest.Monke
     hook.remove()
     assert len(calls) > 3 and max(calls) <= 20
     assert error(found, whole) < 1e-5
+
+
+def test_cells_of_a_group_are_filled_up_to_whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    stacks = [
+        Stack(2, [7], torch.empty(1, 2, 1)),
+        Stack(3, [4, 9], torch.empty(2, 1, 1)),
+        Stack(1, [5], torch.empty(1, 3, 1)),
+    ]
+    (group,) = grouped(stacks[:2], 4, device)
+    own = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 4, 1)  # one head of width 1
+    base = torch.tensor([-1.0, -2.0, -3.0, -4.0]).view(4, 1, 1)
+    assert group.keys(base, own).flatten(1).tolist() == [
+        [-1, -2, 1, 2],
+        [-1, -2, -3, 3],
+        [-1, -2, -3, 4],
+    ]
+    queries = group.queries(own)
+    assert queries.flatten(1).tolist() == [[1, 2], [0, 3], [0, 4]]
+    assert group.taken(queries.transpose(1, 2)).flatten().tolist() == [1, 2, 3, 4]
+    assert group.places == {7: 0, 4: 1, 9: 2}
+    monkeypatch.setattr(packed_groups, "FILLED", 12)
+    assert [(each.cells, each.first) for each in grouped(stacks, 4, device)] == [(3, 2), (1, 1)]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gpt_oss"])
