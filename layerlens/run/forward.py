@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -55,7 +56,7 @@ def forward(
         write to it, and clone it to keep it beyond the pass if the model may write to it.
         An exception raised in it ends the pass; all hooks are removed.
     logits
-        ``"all"`` positions, the ``"last"`` one, or None.
+        ``"all"`` positions, the ``"last"`` one, or None, which ends the pass before the head.
     changes
         What to change on the way, those at one site in this order; a site that is read is
         handed over after it was changed.
@@ -92,7 +93,8 @@ def forward(
         installed = install(model, changes, plain_rows, gate, stack, reading=reading)
         read_taps(model, sites, tokens.ids.shape[0], hand_over, gate, stack)
         changes_last = any(change.site.kind in GLOBAL for change in changes)
-        output = model.hf(**model_inputs(model, tokens, "all" if changes_last else logits))
+        asked = "all" if logits and changes_last else logits
+        given = run_model(model, tokens, asked, gate, stack)
     installed.require_all()
     wrong = [site for site in sites if fired[site] != 1]
     if wrong:
@@ -100,10 +102,38 @@ def forward(
             f"{wrong[0]} fired {fired[wrong[0]]} times in one pass instead of once; "
             "what was recorded cannot be trusted."
         )
-    given: Tensor | None = getattr(output, "logits", None)  # absent in a model without a head
-    if logits is None or given is None:
-        return None
-    return given if logits == "all" else given[:, -1:]
+    return given if given is None or logits == "all" else given[:, -1:]
+
+
+class _HeadReachedError(Exception):
+    """Ends a pass of which no logits are wanted."""
+
+
+def run_model(
+    model: LensModel,
+    tokens: Tokens,
+    logits: Literal["all", "last"] | None,
+    gate: Gate,
+    stack: ExitStack,
+) -> Tensor | None:
+    """Call the model itself, and return its logits.
+
+    Without ``logits`` the pass ends where the head would begin, behind the hooks that are on its
+    input already: of a short text, to read the head's weights takes as long as several blocks.
+    """
+    if logits is None and model.anatomy.head is not None:
+        head = model.hf.get_submodule(model.anatomy.head.head)
+        stack.callback(head.register_forward_pre_hook(partial(_end, gate)).remove)
+    with suppress(_HeadReachedError):
+        output = model.hf(**model_inputs(model, tokens, logits or "all"))
+        given: Tensor | None = getattr(output, "logits", None)
+        return None if logits is None else given
+    return None
+
+
+def _end(gate: Gate, module: nn.Module, args: tuple[Any, ...]) -> None:
+    if gate.open:
+        raise _HeadReachedError
 
 
 def model_inputs(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
-from layerlens.run.forward import model_inputs
+from layerlens.run.forward import run_model
 from layerlens.run.gate import Gate
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def capture_calls(
         Is handed each state of the residual stream, ``[batch, position, d_model]``, while the
         model runs; an exception raised in it ends the pass.
     logits
-        ``"all"`` positions, the ``"last"`` one (where the model can do that), or None.
+        ``"all"`` positions, the ``"last"`` one (where the model can do that), or None, which ends
+        the pass before the head.
     for_autograd
         Blocks will be called with gradients recorded, so what they are given is kept as plain
         tensors, which take more time to make. The pass itself records nothing.
@@ -113,9 +114,8 @@ def capture_calls(
         calls = watch_calls(model, gate, stack, hand_over)
         last = model.hf.get_submodule(model.anatomy.blocks[-1].path)
         stack.callback(last.register_forward_hook(leaving).remove)
-        output = model.hf(**model_inputs(model, tokens, logits))
-    given: Tensor | None = getattr(output, "logits", None)
-    return calls, None if logits is None else given
+        given = run_model(model, tokens, logits, gate, stack)
+    return calls, given
 
 
 def watch_calls(

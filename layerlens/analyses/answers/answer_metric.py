@@ -159,6 +159,7 @@ def make_metric(
     *,
     final: Tensor,
     other: Tensor | None = None,
+    logits: Tensor | None = None,
     answer: str | int | None = None,
     wrong: str | int | None = None,
 ) -> Metric:
@@ -175,6 +176,9 @@ def make_metric(
         :func:`layerlens.run.answer_place.answer_place` for where.
     other
         The same of the run that it is compared with.
+    logits
+        ``[vocabulary]`` float32, what the model itself gave in the reference run; None to compute
+        them from ``final``, which reads the head's weights once more.
     answer
         Token as a string or id; None for the reference run's own top token.
     wrong
@@ -198,7 +202,8 @@ def make_metric(
     """
     if not callable(metric) and metric not in METRICS:
         raise nearest(str(metric), list(METRICS), "Metric")
-    logits = model.unembed(final.unsqueeze(0))[0]
+    if logits is None:
+        logits = model.unembed(final.unsqueeze(0))[0]
     if bool(logits.isnan().any()) or bool((logits == torch.inf).any()):
         raise LayerLensError(
             "The reference run's logits hold NaN or infinity; check the model's weights and dtype."

@@ -96,6 +96,7 @@ class PatchRuns:
                 metric,
                 final=clean.final,
                 other=corrupt.final,
+                logits=clean.logits,
                 answer=answer,
                 wrong=wrong,
             )

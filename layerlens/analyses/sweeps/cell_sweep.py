@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -245,13 +246,16 @@ class Sweep:
     @property
     def tolerance(self) -> float:
         """By how much a metric may differ between two ways to compute the same run."""
-        logits = self.base.logits
         finished = self.values[np.isfinite(self.values)]
-        size = 1.0 if logits is None else logit_size(logits)
-        scale = max(size, float(np.abs(finished).max(initial=0.0)))
+        scale = max(self._logit_size, float(np.abs(finished).max(initial=0.0)))
         share = logit_tolerance(self.model.dtype)
         limit = max(share, LOGIT_ROUNDING) * scale
         return max(limit, 1.0) if self.metric.name == "rank" else limit
+
+    @cached_property
+    def _logit_size(self) -> float:
+        logits = self.base.logits
+        return 1.0 if logits is None else logit_size(logits)
 
     def verify(self, count: int, seed: int = 0) -> None:
         """Run some finished cells again the naive way and check that the numbers agree.

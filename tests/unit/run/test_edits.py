@@ -358,7 +358,7 @@ def test_other_runs_are_made_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("gpt2")
     ll.run(model, IDS, ll.edit("z", "resample", OTHER, layer=range(3)))  # widths are known now
     calls: list[int] = []
-    handle = model.hf.register_forward_hook(lambda *_: calls.append(1))
+    handle = model.hf.register_forward_pre_hook(lambda *_: calls.append(1))
     edits = [
         ll.edit("z", "resample", OTHER, layer=range(3)),
         ll.edit("mlp_out.1", "set", ll.source(OTHER, "mlp_out.2")),

@@ -143,6 +143,22 @@ def test_sites_arrive_while_the_model_runs(model: LensModel) -> None:
     assert seen == ["0 after 0 blocks", "1 after 1 blocks", "2 after 2 blocks"]
 
 
+def test_a_pass_without_logits_ends_before_the_head(model: LensModel) -> None:
+    assert model.anatomy.head is not None
+    head = model.hf.get_submodule(model.anatomy.head.head)
+    ran: list[int] = []
+    handle = head.register_forward_hook(lambda module, args, out: ran.append(out.shape[1]))
+    got: dict[Site, torch.Tensor] = {}
+    sites = [Site("resid_post", 2), Site("head_input")]
+    given = forward(model, model.tokens(IDS), sites, got.__setitem__, logits=None)
+    assert given is None and not ran
+    with torch.inference_mode():
+        expected = model.hf.base_model(torch.tensor([IDS])).last_hidden_state
+        assert torch.equal(got[Site("head_input")], expected)
+        assert model.hf(torch.tensor([IDS])).logits.shape[1] == 6 and ran == [6]
+    handle.remove()
+
+
 def test_error_inside_leaves_no_hook_and_no_config(model: LensModel) -> None:
     modules = list(model.hf.modules())
     configs = [getattr(module, "config", None) for module in modules]
