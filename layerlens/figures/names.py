@@ -54,7 +54,8 @@ def apart(names: Sequence[str]) -> tuple[str, list[str]]:
     split = [name.split() for name in names]
     shared = [word for word in split[0] if all(word in words for words in split)]
     rest = [" ".join(w for w in words if w not in shared).removesuffix("'s") for words in split]
-    if len(shared) < 2 or not all(rest) or len(set(rest)) < len(rest):
+    told = all(rest) and len(set(rest)) == len(rest)
+    if len(shared) < 2 or not told or set(shared) <= {*_LINKS}:
         return "", list(names)
     while shared[-1] in _LINKS:  # "norm of", where what follows is what differs
         shared.pop()

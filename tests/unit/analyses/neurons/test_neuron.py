@@ -142,3 +142,8 @@ def test_experts_have_no_neurons_of_their_own() -> None:
     model = LensModel.wrap(tiny_model("mixtral"), None, name="experts", prove=False)
     with pytest.raises(SiteError, match="mixture of experts"):
         ll.neuron(model, TEXTS)
+
+
+def test_it_is_drawn_for_paper_too() -> None:
+    page = ll.neuron(ll.load("toy:induction"), ["cat dog owl cat", "owl cat dog owl"], 1, 7, k=2)
+    assert page.figure().axes
