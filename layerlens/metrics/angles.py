@@ -121,8 +121,10 @@ def angles(states: Tensor) -> Tensor:
     """
     on = states if states.device.type != "mps" else states.cpu()  # which has no float64
     states = on.double()
-    unit = states / states.norm(dim=-1, keepdim=True)
-    cosine = (unit @ unit.mT).nan_to_num(0.0).clamp(-1, 1)
+    products = states @ states.mT
+    length = products.diagonal(0, -2, -1).sqrt()
+    cosine = products / (length.unsqueeze(-1) * length.unsqueeze(-2))
+    cosine = cosine.nan_to_num(0.0).clamp(-1, 1)
     distance: Tensor = cosine.arccos() / torch.pi
     same = torch.arange(states.shape[1])
     distance[:, same, same] = 0

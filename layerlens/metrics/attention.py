@@ -35,20 +35,20 @@ class OverQueries(Mean):
     cost = "1 pass for all metrics, half as long again for the patterns"
 
     @abstractmethod
-    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
-        """What one text adds.
+    def measure(self, pattern: Tensor, batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """What texts of one length add.
 
         Parameters
         ----------
         pattern
-            [head, query, key] float32, the queries that count and all keys.
-        batch, row
-            Of the text.
+            [text, head, query, key] float32, the queries that count and all keys.
+        batch, rows
+            Of the texts.
 
         Returns
         -------
         sum, count
-            [head] each.
+            [text, head] each.
         """
 
     def update(self, layer: Layer) -> None:
@@ -57,9 +57,10 @@ class OverQueries(Mean):
             return
         sums = torch.zeros(len(layer.batch), layer.n_heads, dtype=torch.float64)
         counts = torch.zeros_like(sums)
-        for row, pattern in layer.texts("pattern"):
-            pattern = pattern[:, layer.batch.skip_first :]
-            sums[row], counts[row] = self.measure(pattern, layer.batch, row)
+        for rows, pattern in layer.patterns():
+            pattern = pattern[:, :, layer.batch.skip_first :]
+            found = self.measure(pattern, layer.batch, rows)
+            sums[rows], counts[rows] = (part.to(sums) for part in found)
         cell = (layer.number, slice(0, layer.n_heads))
         self.add_texts(cell, sums, counts, layer.batch)
 
@@ -94,10 +95,10 @@ class SinkMass(OverQueries):
         self.zeros("sinks", GROUPS, shape.n_layers)
         self.zeros("looks", GROUPS, shape.n_layers)
 
-    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
-        """Attention of a text's queries to its first token."""
-        mass = pattern[:, :, 0]
-        return mass.sum(-1, dtype=torch.float64), mass.new_full((len(mass),), mass.shape[1])
+    def measure(self, pattern: Tensor, batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Attention of each text's queries to its first token."""
+        mass = pattern[..., 0].sum(-1, dtype=torch.float64)
+        return mass, torch.full_like(mass, pattern.shape[2])
 
     def add_texts(
         self, cell: tuple[int | slice, ...], sums: Tensor, counts: Tensor, batch: Batch
@@ -174,10 +175,11 @@ class Detector(OverQueries):
             counted.fill_diagonal_(False)
         return (wanted & counted)[skip:], counted[skip:]
 
-    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Attention to the wanted keys, and to all that count."""
-        wanted, counted = self._found[batch][row]
-        return within(pattern, wanted), within(pattern, counted)
+        keys = zip(*(self._found[batch][row] for row in rows), strict=True)
+        wanted, counted = (within(pattern, torch.stack(chosen)) for chosen in keys)
+        return wanted, counted
 
 
 @register
@@ -229,9 +231,12 @@ class Induction(Detector):
 
 
 def within(pattern: Tensor, chosen: Tensor) -> Tensor:
-    """Sum [head] float64 of a pattern [head, query, key] over chosen [query, key]."""
+    """Sum [text, head] float64 of patterns [text, head, query, key] over chosen [..., query, key].
+
+    ``chosen`` is of each text, or of all of them.
+    """
     # Within a row, which sums to 1, float32 is enough; over rows it is not.
-    rows = (pattern * chosen.to(pattern.device, pattern.dtype)).sum(-1)
+    rows = (pattern * chosen.to(pattern.device, pattern.dtype).unsqueeze(-3)).sum(-1)
     return rows.sum(-1, dtype=torch.float64)
 
 

@@ -70,10 +70,10 @@ class AttentionRank(SeveralMeans):
         super().__init__(shape, diagonal=bool(diagonal), longest=longest)
         self._even: tuple[Tensor, Tensor] | None = None
 
-    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
-        """Ranks of a text's patterns, which count as one."""
+    def measure(self, pattern: Tensor, layer: Layer, rows: list[int]) -> Measured:
+        """Ranks of the texts' patterns, each of which counts as one."""
         skip, most = layer.batch.skip_first, self.options["longest"]
-        pattern = pattern[:, : max(most - skip, 1), :most]
+        pattern = pattern[..., : max(most - skip, 1), :most]
         seen = visible(pattern)
         found = ranks(self._counted(pattern, skip))
         return {

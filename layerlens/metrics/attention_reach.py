@@ -54,19 +54,24 @@ class AttentionDistance(SeveralMeans):
         "attention_distance_chance": Output(LAYERS, units, f"distance {CONTROL}", interval=False),
     }
 
-    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
-        """Distances of a text's queries, plain and over those of even attention."""
+    def measure(self, pattern: Tensor, layer: Layer, rows: list[int]) -> Measured:
+        """Distances of each text's queries, plain and over those of even attention."""
         place = queries(layer.batch, pattern)
-        apart = (place[:, None] - torch.arange(pattern.shape[2], device=place.device)).abs()
+        apart = (place[:, None] - torch.arange(pattern.shape[-1], device=place.device)).abs()
+        apart = apart.to(pattern.dtype)
         far = (pattern * apart).sum(-1) / pattern.sum(-1)
         control = (even(visible(pattern)) * apart).sum(-1)
         some = control > 0  # a query that sees itself alone has no distance to choose
-        relative = far[:, some] / control[some]
+        relative = far / control.where(some, torch.inf).unsqueeze(1)
         return {
-            "attention_distance": (far.double().sum(-1), far.shape[1]),
-            "attention_distance_relative": (relative.double().sum(-1), relative.shape[1]),
-            "attention_distance_chance": (control.double().sum(), len(control)),
-        }
+            "attention_distance": (far.sum(-1, dtype=torch.float64), far.shape[-1]),
+            "attention_distance_relative": (
+                relative.sum(-1, dtype=torch.float64), some.sum(-1)
+            ),
+            "attention_distance_chance": (
+                control.sum(-1, dtype=torch.float64), control.shape[-1]
+            ),
+        }  # fmt: skip
 
 
 @register
@@ -89,15 +94,15 @@ class AttentionEntropy(SeveralMeans):
         ),
     }
 
-    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
-        """Entropies of a text's queries; normalised, of those that see two keys or more."""
+    def measure(self, pattern: Tensor, layer: Layer, rows: list[int]) -> Measured:
+        """Entropies of each text's queries; normalised, of those that see two keys or more."""
         entropy = torch.special.entr(pattern).sum(-1).double()
         keys = visible(pattern).sum(-1)
         some = keys > 1
-        share = entropy[:, some] / keys[some].double().log()
+        share = entropy / keys.double().log().where(some, torch.inf).unsqueeze(1)
         return {
-            "attention_entropy": (entropy.sum(-1), entropy.shape[1]),
-            "attention_entropy_normalised": (share.sum(-1), share.shape[1]),
+            "attention_entropy": (entropy.sum(-1), entropy.shape[-1]),
+            "attention_entropy_normalised": (share.sum(-1), some.sum(-1)),
         }
 
 
@@ -134,14 +139,14 @@ class AttentionSupport(SeveralMeans):
             raise InputError(f"mass is {mass}; expected a share above 0, up to 1.")
         super().__init__(shape, mass=float(mass))
 
-    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
-        """Numbers of keys of a text's queries."""
+    def measure(self, pattern: Tensor, layer: Layer, rows: list[int]) -> Measured:
+        """Numbers of keys of each text's queries."""
         seen = visible(pattern)
         mass = self.options["mass"]
         number, control = (fewest(of, mass, _ROUNDING)[0] for of in (pattern, even(seen)))
-        keys = seen.sum(-1).cpu()
+        keys = seen.sum(-1, keepdim=True).transpose(-1, -2).cpu()
         return {
-            "attention_support": (number.sum(-1), number.shape[1]),
-            "attention_support_share": ((number / keys).sum(-1), number.shape[1]),
-            "attention_support_chance": (control.sum(), len(control)),
+            "attention_support": (number.sum(-1), number.shape[-1]),
+            "attention_support_share": ((number / keys).sum(-1), number.shape[-1]),
+            "attention_support_chance": (control.sum(-1), control.shape[-1]),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,9 @@ LAYERS = ("layer",)
 CONTROL = "with the same for every key that can be seen"
 """What a control is, in words that go on after the name of the number."""
 
-Measured = dict[str, tuple[Tensor, float]]
-"""Name of an output to its sum over what was counted, [head] or [], and how much that was."""
+Measured = dict[str, tuple[Tensor, Tensor | int]]
+"""Name of an output to each text's sum over what was counted, [text, head] or [text], and how much
+that was, [text] or for all of them."""
 
 
 class SeveralMeans(LayerMetric):
@@ -43,36 +45,40 @@ class SeveralMeans(LayerMetric):
             self.zeros(f"{name}.count", GROUPS, *cells)
 
     @abstractmethod
-    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
-        """What one text adds.
+    def measure(self, pattern: Tensor, layer: Layer, rows: list[int]) -> Measured:
+        """What texts of one length add.
 
         Parameters
         ----------
         pattern
-            [head, query, key] float32, the queries that count and all keys.
+            [text, head, query, key] float32, the queries that count and all keys.
         layer
             Its layer.
-        row
-            Of the text in the batch.
+        rows
+            Of the texts in the batch.
         """
 
     def update(self, layer: Layer) -> None:
-        """Add the pattern of one layer, text by text."""
+        """Add the patterns of one layer."""
         if not layer.has(*self.parts):
             return
-        for row, pattern in layer.texts("pattern"):
-            pattern = pattern[:, layer.batch.skip_first :]
-            if pattern.shape[1]:
-                for name, (total, count) in self.measure(pattern, layer, row).items():
-                    self._add(name, layer, row, total, count)
+        for rows, pattern in layer.patterns():
+            pattern = pattern[:, :, layer.batch.skip_first :]
+            if pattern.shape[2]:
+                groups = layer.batch.groups[rows]
+                for name, (total, count) in self.measure(pattern, layer, rows).items():
+                    self._add(name, layer, groups, total, count)
 
-    def _add(self, name: str, layer: Layer, row: int, total: Tensor, count: float) -> None:
+    def _add(
+        self, name: str, layer: Layer, groups: np.ndarray, total: Tensor, count: Tensor | int
+    ) -> None:
         cell: tuple[int | slice, ...] = (layer.number,)
-        if total.dim():
+        counts = torch.as_tensor(count, device=total.device).expand(len(total))
+        if total.dim() == 2:
             cell = (layer.number, slice(0, layer.n_heads))
-        group = layer.batch.groups[row : row + 1]
-        accumulate(self.arrays[f"{name}.sum"], group, cell, total[None])
-        accumulate(self.arrays[f"{name}.count"], group, cell, torch.full_like(total, count)[None])
+            counts = counts[:, None]
+        accumulate(self.arrays[f"{name}.sum"], groups, cell, total)
+        accumulate(self.arrays[f"{name}.count"], groups, cell, counts)
 
     def value(self, intervals: bool = True) -> Arrays:
         """The means, and their intervals."""
@@ -84,15 +90,15 @@ class SeveralMeans(LayerMetric):
 
 
 def visible(pattern: Tensor) -> Tensor:
-    """Keys that any head looks at: [query, key] bool."""
-    return pattern.amax(0) > 0
+    """Keys that any head looks at: [..., query, key] bool, of patterns [..., head, query, key]."""
+    return pattern.amax(-3) > 0
 
 
 def even(seen: Tensor) -> Tensor:
-    """Attention that is the same for every key that can be seen: [query, key] float32."""
+    """Attention that is the same for every key that can be seen: [..., query, key] float32."""
     return seen / seen.sum(-1, keepdim=True)
 
 
 def queries(batch: Batch, pattern: Tensor) -> Tensor:
     """Positions of the queries of a pattern whose first ones were left out: [query]."""
-    return torch.arange(pattern.shape[1], device=pattern.device) + batch.skip_first
+    return torch.arange(pattern.shape[-2], device=pattern.device) + batch.skip_first

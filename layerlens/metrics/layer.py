@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 INCREMENTS = ("attn", "mlp", "block")
 STATES = ("pre", "mid", "post")
+MOST_NUMBERS = 1 << 20
+"""Numbers in the patterns that are handed over together, at most, if they are of several texts: so
+that they and what is made of them stay in the processor's cache."""
 
 
 def sites_of(model: LensModel, part: str, layer: int) -> tuple[Site, ...]:
@@ -138,7 +141,7 @@ class Layer:
         Parameters
         ----------
         part
-            As in `sites_of`, but for ``pattern`` and ``attn_scores``; see :meth:`texts` for those.
+            As in `sites_of`, but for ``pattern``; see :meth:`patterns`.
         every
             All tokens (``batch.every``) and not only those that count (``batch.kept``).
         """
@@ -179,22 +182,25 @@ class Layer:
         return cosine.clamp(-1, 1)
 
     def texts(self, part: str, *, every: bool = True) -> Iterator[tuple[int, Tensor]]:
-        """Row number and values of each text without padding.
-
-        For ``pattern`` and ``attn_scores``: ``[head, query, key]`` float32 of all real tokens,
-        whatever ``every`` is. For other parts: ``[tokens of the text, ...]``.
-        """
-        if part in ("pattern", "attn_scores"):
-            value = self._raw[part]
-            for row, mask in enumerate(self.batch.tokens.mask):
-                real = mask.nonzero()[:, 0]
-                span = slice(int(real[0]), int(real[-1]) + 1)
-                yield row, _upcast(value[row, :, span, span])
-            return
+        """Row number and values ``[tokens of the text, ...]`` of each text without padding."""
         picked: Picked = self.batch.every if every else self.batch.kept
         values = self.rows(part, every=every)
         for row, span in picked.rows():
             yield row, values[span]
+
+    def patterns(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Row numbers of texts of one length, and their patterns without padding.
+
+        ``[text, head, query, key]`` float32, of all real tokens.
+        """
+        value = self._raw["pattern"]
+        for rows, columns in self.batch.alike:
+            step = max(1, MOST_NUMBERS // (self.n_heads * (columns.stop - columns.start) ** 2))
+            for start in range(0, len(rows), step):
+                some = rows[start : start + step]
+                together = some[-1] - some[0] + 1 == len(some)  # a slice copies nothing
+                which = slice(some[0], some[-1] + 1) if together else some
+                yield some, _upcast(value[which, :, columns, columns])
 
 
 def _upcast(value: Tensor) -> Tensor:

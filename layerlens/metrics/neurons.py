@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -31,10 +32,21 @@ def require_epsilon(epsilon: float) -> None:
         raise InputError(f"epsilon is {epsilon}; expected a share from 0 to below 1.")
 
 
-def is_on(activation: Tensor, epsilon: float) -> Tensor:
-    """Which neurons are on: ``|a| > epsilon * max_j |a_j|`` of the token, [n, neuron] bool."""
-    size = activation.abs()
-    return size > epsilon * size.amax(-1, keepdim=True)
+_ON: WeakKeyDictionary[Layer, dict[float, Tensor]] = WeakKeyDictionary()
+
+
+def is_on(layer: Layer, epsilon: float) -> Tensor:
+    """Ones where ``|a| > epsilon * max_j |a_j|`` of the token, else zeros: [n, neuron] float.
+
+    With ``epsilon`` 0 that is where ``a`` is not zero. Ones add up exactly up to 2**24 of them,
+    and many times as fast as bools. Shared by all metrics of a layer.
+    """
+    known = _ON.setdefault(layer, {})
+    if epsilon not in known:
+        size = layer.rows("mlp_post").abs()
+        limit = epsilon * size.amax(-1, keepdim=True)
+        known[epsilon] = torch.gt(size, limit, out=size)
+    return known[epsilon]
 
 
 @register
@@ -75,8 +87,8 @@ class ActivationSparsity(Mean):
             return
         activation, batch = layer.rows("mlp_post"), layer.batch
         cell, n = (layer.number,), activation.shape[-1]
-        self.add(cell, (activation == 0).sum(-1).double() / n, batch)
-        on = is_on(activation, self.options["epsilon"]).sum(-1).double()
+        self.add(cell, 1 - is_on(layer, 0.0).sum(-1).double() / n, batch)
+        on = is_on(layer, self.options["epsilon"]).sum(-1).double()
         accumulate(self.arrays["small"], batch.groups, cell, batch.kept.by_text(1 - on / n))
         length = torch.linalg.vector_norm(activation, dim=-1, dtype=torch.float64)
         total = activation.abs().sum(-1, dtype=torch.float64)
@@ -205,16 +217,13 @@ class NeuronFiring(LayerMetric):
         """Count at how many tokens each neuron is on."""
         if not layer.has(*self.parts):
             return
-        activation = layer.rows("mlp_post")
-        width, number = activation.shape[-1], layer.number
-        counts = {
-            "on": is_on(activation, self.options["epsilon"]).sum(0),
-            "nonzero": (activation != 0).sum(0),
-        }
-        for name, count in counts.items():
+        number = layer.number
+        for name, epsilon in (("on", self.options["epsilon"]), ("nonzero", 0.0)):
+            on = is_on(layer, epsilon)
+            width = on.shape[-1]
             self.arrays[name] = _widened(self.arrays[name], width)
-            self.arrays[name][number, :width] += count.cpu().numpy()
-        self.arrays["tokens"][number] += len(activation)
+            self.arrays[name][number, :width] += on.sum(0).long().cpu().numpy()
+        self.arrays["tokens"][number] += len(on)
         self.arrays["width"][number] = width
 
     def combine(self, name: str, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:

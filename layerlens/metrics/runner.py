@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -11,11 +12,16 @@ from layerlens.errors import ActivationError, SiteError
 from layerlens.metrics.batch import Batch, Numbered
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.layer import Layer, sites_of
+from layerlens.metrics.one_thread import one_thread
 from layerlens.model.sites import Site
 from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+
+FEW_NUMBERS = 1 << 20
+"""Metrics of states of fewer numbers compute on one thread: they are hundreds of small steps, at
+which threads wait for each other longer than they compute."""
 
 
 def run_metrics(
@@ -115,6 +121,7 @@ class _Pass:
         self._on_layer = on_layer
         self._raw: dict[int, dict[str, Tensor]] = {layer: {} for layer in range(len(plan))}
         self._before: Layer | None = None
+        self._few = len(batch.every) * metrics.shape.d_model < FEW_NUMBERS
         self._wanted = [{site.kind for sites in parts.values() for site in sites} for parts in plan]
         self.sites = [
             Site(kind, layer) for layer, kinds in enumerate(self._wanted) for kind in sorted(kinds)
@@ -132,8 +139,9 @@ class _Pass:
         raw = self._raw.pop(number)
         parts = frozenset(self._plan[number])
         layer = Layer(self._model, number, self._batch, raw, parts, self._before)
-        for metric in self._metrics.metrics:
-            metric.update(layer)
+        with one_thread() if self._few else nullcontext():
+            for metric in self._metrics.metrics:
+                metric.update(layer)
         self._on_layer(layer)
         layer.close()
         self._before = layer

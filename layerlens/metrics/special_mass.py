@@ -70,16 +70,18 @@ class SpecialMass(SeveralMeans):
             self._kinds[layer.batch] = _kinds(layer.batch, layer.special)
         super().update(layer)
 
-    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
-        """Attention of a text's queries to the tokens of each kind."""
-        kinds = self._kinds[layer.batch][row].to(pattern.device)
+    def measure(self, pattern: Tensor, layer: Layer, rows: list[int]) -> Measured:
+        """Attention of each text's queries to the tokens of each kind."""
+        kinds = torch.stack([self._kinds[layer.batch][row] for row in rows]).to(pattern.device)
         special = kinds < KINDS.index("other")
         chosen = {"special_mass": special}
         chosen |= {f"special_mass_{kind}": kinds == KINDS.index(kind) for kind in _WORDS}
-        count = pattern.shape[1]
-        by_key = pattern.sum(1, dtype=torch.float64)
-        found: Measured = {name: (by_key[:, keys].sum(-1), count) for name, keys in chosen.items()}
-        control = even(visible(pattern))[:, special].sum(dtype=torch.float64)
+        count = pattern.shape[-2]
+        by_key = pattern.sum(-2, dtype=torch.float64)
+        found: Measured = {
+            name: ((by_key * keys.unsqueeze(1)).sum(-1), count) for name, keys in chosen.items()
+        }
+        control = (even(visible(pattern)).sum(-2, dtype=torch.float64) * special).sum(-1)
         return found | {"special_mass_chance": (control, count)}
 
 

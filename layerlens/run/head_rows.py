@@ -337,10 +337,12 @@ def _statistics(
     # The softmax adds up in sequence and misses one by 1e-5; the pairwise sum says by how much.
     total = probability.sum(-1)
     log_norm = values[:, 0] - best.log() + total.log()
-    mean_logit = torch.linalg.vecdot(probability, logits) / total
+    # In place: between the small results of each block, a product of its own would leave holes
+    # in the heap that none after it fits into, as many as there are blocks.
+    mean_logit = probability.mul_(logits).sum(-1) / total
     if not bool(torch.isfinite(mean_logit).all()):
         # A suppressed token has logit -inf and weight 0: it adds nothing to the mean.
-        mean_logit = (probability * logits.clamp_min(_FLOOR)).sum(-1) / total
+        mean_logit = probability.masked_fill_(logits == -torch.inf, 0.0).sum(-1) / total
     wanted = logits.gather(1, chosen)
     bounds = wanted.clamp_min(_FLOOR)  # columns that only fill a block are no tokens
     above = torch.empty_like(chosen)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from layerlens.run.head_rows import Final, Head
+from layerlens.run.head_rows import PRODUCT_ROWS, Final, Head
 
 COMPARE_BYTES = 64 << 20
 """Bytes of the final rows' logits and probabilities that are held while points are compared."""
@@ -79,13 +79,16 @@ class Reference:
         if self._final.mean_weight is None or self._head.matrix is None:
             return self._from_logits(x, log_norm, tick)
         scale = self._head.matrix.scale
-        # In double precision: two large numbers nearly cancel, and these are few.
-        mean = self._final.mean_weight.double()
-        rows = [((self._x.double() - point.double()) * mean).sum(-1) for point in x]
-        change = (log_norm - self._log_norm).double()
-        if not rows:
-            return torch.empty_like(log_norm)
-        return torch.stack(rows).mul_(scale).add_(change).to(log_norm.dtype)
+        out = torch.empty_like(log_norm)
+        for start in range(0, len(self._x), PRODUCT_ROWS):
+            here = slice(start, start + PRODUCT_ROWS)
+            # In double precision: two large numbers nearly cancel.
+            final, mean = self._x[here].double(), self._final.mean_weight[here].double()
+            for point in range(len(x)):
+                change = (log_norm[point, here] - self._log_norm[here]).double()
+                found = torch.linalg.vecdot(final - x[point][here].double(), mean)
+                out[point, here] = found.mul_(scale).add_(change)
+        return out
 
     def _from_logits(
         self, x: Sequence[Tensor], log_norm: Tensor, tick: Callable[[], None]
@@ -101,11 +104,10 @@ class Reference:
                 tick()
                 difference = self._head.logits(x[point][here])
                 torch.sub(final, difference, out=difference)
-                mean = torch.linalg.vecdot(probability, difference)
+                mean = difference.mul_(probability).sum(-1)
                 if not bool(torch.isfinite(mean).all()):
                     # A token that is suppressed (-inf) has weight 0 and adds nothing.
-                    difference.masked_fill_(probability == 0, 0.0)
-                    mean = torch.linalg.vecdot(probability, difference)
+                    mean = difference.masked_fill_(probability == 0, 0.0).sum(-1)
                 out[point, here] = mean + log_norm[point, here] - shift
         return out
 

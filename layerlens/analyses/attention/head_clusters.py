@@ -188,8 +188,8 @@ class _Run:
         done = iter(range(1, len(batches) + 1))
 
         def keep(layer: Layer) -> None:
-            for _, pattern in layer.texts("pattern") if layer.has("pattern") else ():
-                self._patterns.append(pattern[:, 1 : self.longest, : self.longest].cpu())
+            for _, pattern in layer.patterns() if layer.has("pattern") else ():
+                self._patterns.append(pattern[0, :, 1 : self.longest, : self.longest].cpu())
 
         def compare(batch: Batch) -> None:
             patterns = torch.cat(self._patterns).float()

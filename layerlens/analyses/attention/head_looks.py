@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from layerlens.metrics.attention import DETECTOR, DuplicateToken, Induction, PreviousToken
+from layerlens.metrics.attention import DETECTOR, DuplicateToken, Induction, PreviousToken, within
 from layerlens.metrics.attention_several import (
     HEADS,
     LAYERS,
@@ -65,14 +65,15 @@ class HeadLooks(SeveralMeans):
         },
     }
 
-    def measure(self, pattern: Tensor, layer: Layer, row: int) -> Measured:
-        """Attention of a text's queries to the keys of each role."""
+    def measure(self, pattern: Tensor, layer: Layer, rows: list[int]) -> Measured:
+        """Attention of each text's queries to the keys of each role."""
         skip, tokens = layer.batch.skip_first, layer.batch.tokens
         control = even(visible(pattern))
+        texts = [keys_of_roles(tokens.ids[row][tokens.mask[row]]) for row in rows]
         found: Measured = {}
-        for role, keys in keys_of_roles(tokens.ids[row][tokens.mask[row]]).items():
-            keys = keys[skip:].to(pattern.device)
-            count = int(keys.any(-1).sum())
-            found[role] = ((pattern * keys).sum((1, 2), dtype=torch.float64), count)
-            found[f"{role}_chance"] = ((control * keys).sum(dtype=torch.float64), count)
+        for role in ROLES:
+            keys = torch.stack([text[role] for text in texts])[:, skip:].to(pattern.device)
+            count = keys.any(-1).sum(-1)
+            found[role] = (within(pattern, keys), count)
+            found[f"{role}_chance"] = ((control * keys).sum((1, 2), dtype=torch.float64), count)
         return found

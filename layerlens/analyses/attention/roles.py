@@ -42,14 +42,14 @@ class Local(OverQueries):
     units = "1"
     source = "Clark et al. (2019), What Does BERT Look At?, arXiv 1906.04341"
 
-    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Mass near the diagonal, of the queries that see beyond it."""
-        queries, keys = pattern.shape[1:]
+        queries, keys = pattern.shape[-2:]
         query = torch.arange(keys - queries, keys)[:, None]
         back = query - torch.arange(keys)
         near = (back >= 0) & (back <= NEAR) & (query > NEAR)
         sums = within(pattern, near)
-        return sums, sums.new_full((len(sums),), int((query > NEAR).sum()))
+        return sums, torch.full_like(sums, int((query > NEAR).sum()))
 
 
 class Delimiter(OverQueries):
@@ -75,10 +75,10 @@ class Delimiter(OverQueries):
         super().__init__(shape)
         self._delimiters = torch.from_numpy(delimiters)
 
-    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
+    def measure(self, pattern: Tensor, batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Mass on the delimiters."""
-        mass = within(pattern, self._delimiters.expand(pattern.shape[1:]))
-        return mass, mass.new_full((len(mass),), pattern.shape[1])
+        mass = within(pattern, self._delimiters.expand(pattern.shape[-2:]))
+        return mass, torch.full_like(mass, pattern.shape[-2])
 
 
 ROLES: dict[str, type[OverQueries]] = {

@@ -51,11 +51,12 @@ class Offset(OverQueries):
     def __init__(self, shape: ModelShape, *, offset: int, first: int) -> None:
         super().__init__(shape, offset=offset, first=first)
 
-    def measure(self, pattern: Tensor, batch: Batch, row: int) -> tuple[Tensor, Tensor]:
-        """Sum over the queries of a sequence."""
+    def measure(self, pattern: Tensor, batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Sum over the queries of each sequence."""
         offset, first = self.options["offset"], self.options["first"]
-        there = pattern.diagonal(-offset, 1, 2)[:, first - offset :]
-        return there.sum(-1, dtype=torch.float64), there.new_full((len(there),), there.shape[1])
+        there = pattern.diagonal(-offset, -2, -1)[..., first - offset :]
+        sums = there.sum(-1, dtype=torch.float64)
+        return sums, torch.full_like(sums, there.shape[-1])
 
 
 def usual_length(model: LensModel) -> int:

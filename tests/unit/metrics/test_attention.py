@@ -102,6 +102,18 @@ def test_padding_and_merging(family: str) -> None:
     measuring.assert_merged_is_single(model, NAMES)
 
 
+def test_texts_together_are_texts_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of one length go together, as many as fit: here all of them, two, and one."""
+    texts = [[3, 1, 4, 1, 5], [9, 2, 6], [2, 7, 1, 8, 2], [5, 8, 9], [3, 3, 3, 3, 3]]
+    model = measuring.tiny("llama")
+    alone = measuring.measure(model, NAMES, texts, size=1)
+    for most in (1 << 20, 4 * 5 * 5 * 2, 1):
+        monkeypatch.setattr("layerlens.metrics.layer.MOST_NUMBERS", most)
+        found = measuring.measure(model, NAMES, texts, size=5)
+        for name, values in alone.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 class Drawn:
     """Layer 0 with patterns [head, query, key] drawn by hand, for texts of one length."""
 
@@ -112,7 +124,7 @@ class Drawn:
     def has(self, *parts: str) -> bool:
         return True
 
-    texts = Layer.texts
+    patterns = Layer.patterns
 
     @property
     def _raw(self) -> dict[str, Tensor]:

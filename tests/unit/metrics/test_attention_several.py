@@ -31,7 +31,7 @@ TEXTS = [[5, 6, 7, 5, 6, 7, 5], [3, 3, 3, 4], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [1
 class Drawn:
     """Layer 0 with patterns [head, query, key] drawn by hand."""
 
-    texts = Layer.texts
+    patterns = Layer.patterns
     number = 0
     special = frozenset({1})
 

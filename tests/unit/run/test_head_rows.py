@@ -211,3 +211,16 @@ def test_large_vocabularies_stay_exact_in_single_precision() -> None:
     logp = logits.double().log_softmax(-1)
     assert torch.allclose(got.entropy.double(), -(logp.exp() * logp).sum(-1), atol=3e-5)
     assert torch.allclose(got.log_norm.double(), logits.double().logsumexp(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_nothing_as_large_as_a_block_of_logits_is_made_on_the_way(final: bool) -> None:
+    """Or it leaves holes in the heap between the results that are kept, one for each block."""
+    head = head_of(torch.randn(6000, 4, generator=torch.Generator().manual_seed(0)))
+    x = torch.ones(100, 4)
+    work = head.reduce_final if final else head.reduce
+    work(x, torch.zeros(100, 1, dtype=torch.int64), 3)  # makes the buffers
+    with torch.profiler.profile(profile_memory=True) as seen:
+        work(x, torch.zeros(100, 1, dtype=torch.int64), 3)
+    largest = max(event.cpu_memory_usage for event in seen.events())
+    assert 0 < largest < head.block_rows * head.width
