@@ -74,7 +74,7 @@ def test_the_sweep_itself_is_the_same(receiver: Any) -> None:
 
 
 def test_several_rounds_are_compared_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerlens.analyses.tracing.path_patch.TOGETHER", 3)
+    monkeypatch.setattr("layerlens.analyses.tracing.sender_paths.TOGETHER", 3)
     how: dict[str, Any] = {
         **TOKENS,
         "receiver": (2, 1, "q"),

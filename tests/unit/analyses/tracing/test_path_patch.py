@@ -232,7 +232,7 @@ def test_equal_texts_have_nothing_to_recover() -> None:
 
 
 def test_a_stop_keeps_finished_senders(monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerlens.analyses.tracing import path_patch as module
+    from layerlens.analyses.tracing import sender_paths as module
 
     monkeypatch.setattr(module, "TOGETHER", HEADS)
     texts = {"clean": IDS, "corrupt": OTHER}
