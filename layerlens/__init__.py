@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.attention.head_roles import head_roles
     from layerlens.analyses.attention.patterns import attention
     from layerlens.analyses.attention.token_attribution import token_attribution
+    from layerlens.analyses.circuits.graph_files import export_graph, import_graph
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.contributions.observables import observable
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
         AttentionView,
         CurvesView,
         GenerationView,
+        GraphView,
         GridView,
         LensView,
         MetricsView,
@@ -190,6 +192,8 @@ _PLACES = {
     "expert_use": "layerlens.analyses.measuring.expert_use",
     "head_scores": "layerlens.analyses.measuring.head_scores",
     "token_attribution": "layerlens.analyses.attention.token_attribution",
+    "export_graph": "layerlens.analyses.circuits.graph_files",
+    "import_graph": "layerlens.analyses.circuits.graph_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
     "block_jacobian": "layerlens.analyses.depth.block_jacobian",
@@ -208,6 +212,7 @@ _PLACES = {
     "AttentionView": "layerlens.views",
     "CurvesView": "layerlens.views",
     "GenerationView": "layerlens.views",
+    "GraphView": "layerlens.views",
     "GridView": "layerlens.views",
     "terms": "layerlens.glossary",
     "LensView": "layerlens.views",
@@ -244,6 +249,7 @@ __all__ = [
     "Fitted",
     "Generation",
     "GenerationView",
+    "GraphView",
     "GridView",
     "InputError",
     "LayerLensError",
@@ -290,6 +296,7 @@ __all__ = [
     "estimate",
     "expert_use",
     "explore",
+    "export_graph",
     "export_jacobian_lens",
     "export_tuned_lens",
     "finercut",
@@ -303,6 +310,7 @@ __all__ = [
     "head_roles",
     "head_scores",
     "head_view",
+    "import_graph",
     "import_jacobian_lens",
     "import_tuned_lens",
     "integrated_gradients",

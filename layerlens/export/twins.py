@@ -170,6 +170,20 @@ def answer_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     }
 
 
+def graph_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the view of a graph has."""
+    from layerlens.export.graph_meta import graph_meta_of
+
+    return {
+        **answer_traits(data, checks),
+        "node": "",
+        "pins": [],
+        "share": 1.0,
+        "errors": True,
+        "meta": graph_meta_of(data, checks),
+    }
+
+
 def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     """Return the traits that only attention has."""
     meta = attention_meta_of(data, checks)
@@ -199,6 +213,7 @@ def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
 TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "attention": attention_traits,
     "generation": generation_traits,
+    "graph": graph_traits,
     "lens": lens_traits,
     "metrics": metrics_traits,
     "patch": patch_traits,
@@ -228,7 +243,8 @@ def frames_for(data: xr.Dataset) -> list[Frame]:
         return frames_of(data, wires=WIRES)
     if view_for(data) == "generation":
         return frames_of(written(data), wires=GENERATION_WIRES)
-    wires = answer_wires(data) if TWINS.get(view_for(data)) is answer_traits else None
+    own = TWINS.get(view_for(data)) in (answer_traits, graph_traits)
+    wires = answer_wires(data) if own else None
     return frames_of(data, wires=wires)
 
 

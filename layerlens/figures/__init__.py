@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FIGURES = {
     "attention": "layerlens.figures.attention:attention_figure",
     "generation": "layerlens.figures.generation:generation_figure",
+    "graph": "layerlens.figures.graph:graph_figure",
     "lens": "layerlens.figures.lens:lens_figure",
     "patch": "layerlens.figures.grid:grid_figure",
     "grid": "layerlens.figures.grid:grid_figure",

@@ -8,6 +8,7 @@ from layerlens.export.twins import view_for
 from layerlens.views.answer import CurvesView, GridView
 from layerlens.views.attention import AttentionView
 from layerlens.views.generation import GenerationView
+from layerlens.views.graph import GraphView
 from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
@@ -20,6 +21,7 @@ __all__ = [
     "AttentionView",
     "CurvesView",
     "GenerationView",
+    "GraphView",
     "GridView",
     "LensView",
     "MetricsView",
@@ -31,6 +33,7 @@ VIEWS: dict[str, type[LiveView]] = {
     "attention": AttentionView,
     "curves": CurvesView,
     "generation": GenerationView,
+    "graph": GraphView,
     "grid": GridView,
     "lens": LensView,
     "metrics": MetricsView,

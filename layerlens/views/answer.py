@@ -41,7 +41,7 @@ class AnswerView(AnswerQuestion, SecondView):
     """Base of `GridView` and `CurvesView`."""
 
     KERNEL_ONLY = AnswerQuestion.KERNEL_ONLY | SecondView.KERNEL_ONLY
-    PICTURE = (
+    PICTURE: tuple[str, ...] = (
         "view", "title", "theme", "analysis_name", "inputs", "input_names", "text", "options",
         "estimate", "layer", "position", "head", "focus", "hidden", "scale", "entry", "third",
         "means", "lead_open", "cell_width",

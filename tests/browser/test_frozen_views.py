@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,31 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         view.wait(60)
         view.layer = 1
         view.html(folder / f"{name}.html")
-    return {name: folder / f"{name}.html" for name in found}
+    graph = ll.import_graph(write_graph(folder / "graph.json"))
+    ll.GraphView.from_result(graph, node="1_9_1", pins=["0_7_1"]).html(folder / "graph.html")
+    return {name: folder / f"{name}.html" for name in [*found, "graph"]}
+
+
+def write_graph(path: Path) -> Path:
+    """A graph as circuit-tracer writes it, with a node of each kind."""
+    nodes = [
+        ("E_5_0", "embedding", {}),
+        ("E_6_1", "embedding", {}),
+        ("0_7_1", "cross layer transcoder", {"activation": 2.5, "clerp": "a letter"}),
+        ("0_-1_1", "mlp reconstruction error", {}),
+        ("1_9_1", "cross layer transcoder", {"activation": 0.5}),
+        ("3_9_1", "logit", {"token_prob": 0.6, "clerp": 'Output " c" (p=0.600)'}),
+    ]
+    rows = [
+        {"node_id": name, "layer": name.split("_")[0], "ctx_idx": int(name[-1]),
+         "feature_type": kind, **more}
+        for name, kind, more in nodes
+    ]  # fmt: skip
+    ends = [(0, 2, 1.0), (1, 2, -3.0), (2, 4, 2.0), (3, 4, 0.5), (4, 5, 2.0), (2, 5, -1.0)]
+    links = [{"source": nodes[a][0], "target": nodes[b][0], "weight": w} for a, b, w in ends]
+    about = {"prompt": "a b", "prompt_tokens": ["a", " b"]}
+    path.write_text(json.dumps({"metadata": about, "nodes": rows, "links": links}))
+    return path
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -61,13 +86,13 @@ def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(
-    "view", ["lens", "generation", "patch", "metrics", "attention", "grid", "curves"]
+    "view", ["lens", "generation", "patch", "metrics", "attention", "grid", "curves", "graph"]
 )
 def test_nothing_serious_stands_in_anyones_way(
     view: str, page: Page, pages: dict[str, Path]
 ) -> None:
     page.goto(pages[view].as_uri())
-    page.locator("canvas").first.wait_for()
+    page.locator("canvas, .ll-node").first.wait_for()
     page.evaluate(AXE.read_text(encoding="utf-8"))
     assert page.evaluate(RUN_AXE) == []
     page.get_by_label("Keys and gestures").click()

@@ -38,7 +38,7 @@ QUESTIONS = [
     {"sweeps"},
     {"lenses"},
     {"attention", "depth", "grafting", "neurons", "patching", "removal", "steering"},
-    {"tracing"},
+    {"circuits", "tracing"},
 ]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
 

@@ -2,6 +2,7 @@ import type { AfmModel } from "../wire/types";
 import { openAnswer } from "./answer/open";
 import { openAttention } from "./attention/open";
 import { openGeneration } from "./generation/open";
+import { openGraph } from "./graph/open";
 import { openLens } from "./lens/open";
 import { openMetrics } from "./metrics/open";
 import type { OpenView } from "./open";
@@ -11,6 +12,7 @@ const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   attention: openAttention,
   curves: openAnswer,
   generation: openGeneration,
+  graph: openGraph,
   grid: openAnswer,
   lens: openLens,
   metrics: openMetrics,

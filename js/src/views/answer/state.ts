@@ -5,7 +5,7 @@ import type { ArrayInfo } from "../../wire/arrays";
 import type { Answer, Session } from "../../wire/session";
 import { unitName } from "../arrays/data";
 import type { GridData } from "../arrays/grid";
-import { ArraysState } from "../arrays/state";
+import { ArraysState, type Division } from "../arrays/state";
 import { divisionOf } from "./division";
 
 export type Opened =
@@ -22,8 +22,12 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
   /** The kernel's answer is waited for, unless another cell is opened first. */
   #asking: AbortController | null = null;
 
-  constructor(session: Session<AnswerTraits, AnswerMeta>, dark: ReadonlySignal<boolean>) {
-    super(session, dark, divisionOf(session.traits.view.peek()));
+  constructor(
+    session: Session<AnswerTraits, AnswerMeta>,
+    dark: ReadonlySignal<boolean>,
+    division: Division<AnswerMeta> = divisionOf(session.traits.view.peek()),
+  ) {
+    super(session, dark, division);
     this.opened = computed(() => openedOf(session.answers.value.get(this.#open.value)));
   }
 

@@ -1,0 +1,1 @@
+"""Which parts, joined to a graph, make an answer?"""
