@@ -32,9 +32,13 @@ class GraphView(AnswerView):
 
     Examples
     --------
+    >>> import json, pathlib
     >>> import layerlens as ll
-    >>> ll.GraphView.from_result(ll.import_graph("graph.json")).node  # doctest: +SKIP
-    ''
+    >>> node = {"node_id": "E_5_0", "layer": "E", "ctx_idx": 0, "feature_type": "embedding"}
+    >>> graph = {"metadata": {"prompt": "a", "prompt_tokens": ["a"]}, "nodes": [node], "links": []}
+    >>> _ = pathlib.Path("graph.json").write_text(json.dumps(graph))
+    >>> ll.GraphView.from_result(ll.import_graph("graph.json"), node="E_5_0").node
+    'E_5_0'
     """
 
     PICTURE = (*AnswerView.PICTURE, "node", "pins", "share", "errors")
