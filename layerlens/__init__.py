@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.lenses.bigram_layers import bigram_layers
     from layerlens.analyses.lenses.contrast_layers import contrast_layers
     from layerlens.analyses.lenses.early_exit import early_exit
     from layerlens.analyses.lenses.fitting.fit_lens import fit_lens
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.language_track import language_track
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
-    from layerlens.analyses.lenses.token_dispositions import token_dispositions
     from layerlens.analyses.lenses.token_uncertainty import token_uncertainty
     from layerlens.analyses.lenses.tuned_lens_files import export_tuned_lens, import_tuned_lens
     from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
@@ -148,7 +148,6 @@ _PLACES = {
     "import_jacobian_lens": "layerlens.analyses.lenses.jacobian_lens_files",
     "export_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "import_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
-    "token_dispositions": "layerlens.analyses.lenses.token_dispositions",
     "token_uncertainty": "layerlens.analyses.lenses.token_uncertainty",
     "language_track": "layerlens.analyses.lenses.language_track",
     "translation_prompts": "layerlens.analyses.texts.translation_prompts",
@@ -198,6 +197,7 @@ _PLACES = {
     "import_graph": "layerlens.analyses.circuits.graph_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
+    "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "block_jacobian": "layerlens.analyses.depth.block_jacobian",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
     "finercut": "layerlens.analyses.depth.finercut",
@@ -279,6 +279,7 @@ __all__ = [
     "back_patch",
     "beside",
     "best_run",
+    "bigram_layers",
     "block_jacobian",
     "causal_trace",
     "chain_of_layers",
@@ -351,7 +352,6 @@ __all__ = [
     "terms",
     "texts",
     "token_attribution",
-    "token_dispositions",
     "token_uncertainty",
     "top_texts",
     "translation_prompts",

@@ -16,7 +16,7 @@ import layerlens as ll
 from layerlens.analyses.contract import registry
 from layerlens.model.lensmodel import LensModel
 
-from .small_calls import NAMES, filled
+from .small_calls import NAMES
 
 BOS, WORDS, SIZE = 7, range(10, 19), 60
 """Texts are of these words; what looks at a model with made-up ids uses others too."""
@@ -27,6 +27,7 @@ MEAN = ll.edit("mlp_out.1", "mean", [OTHER, THIRD])
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "ablate_sweep": ((ONE,), {"how": "mean", "reference": [OTHER, THIRD]}),
     "back_patch": ((ONE,), {"into": THIRD}),
+    "bigram_layers": ((LIST,), {"alone": 1}),
     "causal_trace": ((ONE,), {"subject": "w11", "samples": 2}),
     "compare_models": ((LIST,), {"other": None, "unit": "text", "metric": "rsa"}),
     "contrast_layers": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
@@ -42,7 +43,6 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
     "steering": (([ONE, OTHER], [OTHER, THIRD]), {"text": ONE, "neutral": THIRD}),
-    "token_dispositions": ((ONE,), {"lens": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
 """Calls that read texts of their options too."""
@@ -101,7 +101,7 @@ def test_every_text_of_an_analysis_is_read_alike(
 ) -> None:
     analysis = registry.get(name)
     texts, options = CALLS.get(name, ((ONE, OTHER)[: len(analysis.inputs)], {}))
-    given = filled(options, model)
+    given = {key: model if value is None else value for key, value in options.items()}
     with fed(model) as rows:
         analysis(model, *texts, **given, add_bos=add_bos)
     assert rows

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 SAME = (
-    "steps", "rank", "positions_skipped", "ridge", "test", "test_tokens", "reduction", "tracked",
-    "controls", "seed",
+    "steps", "rank", "positions_skipped", "ridge", "test", "test_tokens", "reduction", "seed",
 )  # fmt: skip
 """Options that a lens has to be begun and ended with."""
 
@@ -59,7 +58,7 @@ def begun_lens(texts: Tokens | Texts, asked: Asked) -> Fitted | None:
     begun = open_saved(given) if isinstance(given, str | os.PathLike) else given
     if not isinstance(begun, Fitted):
         raise InputError("resume is no lens: give what an earlier ll.fit_lens returned.")
-    begun.require(asked.model, asked.learns)
+    begun.require(asked.model, f"{asked.kind}_lens")
     if begun.data != data_of(asked.model, {"text": texts}):
         raise InputError("The lens to resume was begun with other texts: give the same ones.")
     for name in SAME:

@@ -36,6 +36,8 @@ class Seen:
         ``[n, d_model]`` at each point, in the model's dtype.
     final
         ``[n, d_model]`` after the last block.
+    token
+        ``[n]`` int64 on the CPU: the tokens themselves.
     target
         ``[n]`` int64 on the CPU: the next token, -1 where there is none.
     text
@@ -46,6 +48,7 @@ class Seen:
 
     states: list[Tensor]
     final: Tensor
+    token: Tensor
     target: Tensor
     text: Tensor
     position: Tensor
@@ -110,7 +113,8 @@ def seen(
             text = torch.tensor([number % PIECE for number in numbers])
             of = text.unsqueeze(1).expand_as(kept)[kept]
             following = _next_tokens(model, tokens)[kept]
-            yield Seen(states, final, following, of, tokens.position_ids[kept])
+            here = tokens.ids[kept], following, of, tokens.position_ids[kept]
+            yield Seen(states, final, *here)
 
 
 def _states(
