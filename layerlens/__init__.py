@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.language_track import language_track
     from layerlens.analyses.lenses.lens_difference import lens_difference
     from layerlens.analyses.lenses.logit_lens import logit_lens
+    from layerlens.analyses.lenses.token_dispositions import token_dispositions
     from layerlens.analyses.lenses.token_uncertainty import token_uncertainty
     from layerlens.analyses.lenses.tuned_lens_files import export_tuned_lens, import_tuned_lens
     from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
@@ -148,6 +149,7 @@ _PLACES = {
     "import_jacobian_lens": "layerlens.analyses.lenses.jacobian_lens_files",
     "export_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
     "import_tuned_lens": "layerlens.analyses.lenses.tuned_lens_files",
+    "token_dispositions": "layerlens.analyses.lenses.token_dispositions",
     "token_uncertainty": "layerlens.analyses.lenses.token_uncertainty",
     "language_track": "layerlens.analyses.lenses.language_track",
     "translation_prompts": "layerlens.analyses.texts.translation_prompts",
@@ -352,6 +354,7 @@ __all__ = [
     "terms",
     "texts",
     "token_attribution",
+    "token_dispositions",
     "token_uncertainty",
     "top_texts",
     "translation_prompts",

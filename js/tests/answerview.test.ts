@@ -125,7 +125,7 @@ describe("the view of an answer", () => {
     const panel = {
       title: "Without head 1",
       code: "ll.x()",
-      tables: [{ title: "", head: ["token", "effect"], rows: [[" Rome", 0.25]] }],
+      tables: [{ title: "", head: ["token", "effect"], rows: [[" Rome", 0.25]], opens: [] }],
       texts: [
         {
           tokens: [
@@ -145,6 +145,32 @@ describe("the view of an answer", () => {
     expect(cell?.querySelector(".ll-lit")?.textContent).toBe("␣<b>");
     press(grid(), "Escape");
     await vi.waitFor(() => expect(el.querySelector(".ll-cell")).toBeNull());
+  });
+
+  it("finds by a token, and opens what a row of a table is about", async () => {
+    const { el, model } = await view({ meta: makeAnswerMeta({ finds: "heads that write it" }) });
+    const field = el.querySelector<HTMLInputElement>(".ll-find input");
+    if (field) field.value = "␣Par";
+    field?.dispatchEvent(new Event("input", { bubbles: true }));
+    const last = () => model.sent.at(-1) as { method: string; rid: string; params: unknown };
+    await vi.waitFor(() => expect(last()).toMatchObject({ method: "search" }));
+    expect(last().params).toMatchObject({ query: " Par" });
+    model.message({ kind: "reply", rid: last().rid, result: [{ id: 7, text: " Paris" }] });
+    await vi.waitFor(() => expect(el.querySelector("[role=option]")).not.toBeNull());
+    el.querySelector<HTMLElement>("[role=option]")?.click();
+    expect(last()).toMatchObject({ method: "cell", params: { find: 7 } });
+    const cell = { array: "effect", at: { layer: 2, position: 1 } };
+    const tables = [{ title: "", head: ["head", "score"], rows: [["2.1", 9]], opens: [cell] }];
+    const panel = { title: "By “ Paris”", code: "", tables, texts: [] };
+    model.message({ kind: "reply", rid: last().rid, result: panel });
+    await vi.waitFor(() => expect(el.querySelector(".ll-cell td button")).not.toBeNull());
+    el.querySelector<HTMLElement>(".ll-cell td button")?.click();
+    expect(last()).toMatchObject({ method: "cell", params: cell });
+  });
+
+  it("has no field to find by where the analysis finds nothing", async () => {
+    const { el } = await view();
+    expect(el.querySelector(".ll-find")).toBeNull();
   });
 
   it("opens a point of a curve with Enter", async () => {

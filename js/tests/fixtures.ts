@@ -407,6 +407,7 @@ export function makeAnswerMeta(over: Partial<AnswerMeta> = {}): AnswerMeta {
     ],
     scales: { effect: { kind: "diverging", centre: 0, limit: null, unit: "nats" } },
     opens: "cell",
+    finds: "",
     doses: [
       { option: "dose", values: [-1, 0.5], dim: "dose", label: "dose", now: null },
       { option: "window", values: [1, 3, 5], dim: "", label: "window", now: null },

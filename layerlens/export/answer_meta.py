@@ -23,7 +23,8 @@ from layerlens.result.select import answer_names
 if TYPE_CHECKING:
     import xarray as xr
 
-_WORDS = ("model", "model_type", "dtype", "source", "question", "cost", "code", "lead", "opens")
+_WORDS = ("model", "model_type", "dtype", "source", "question", "cost", "code", "lead", "opens",
+          "finds")  # fmt: skip
 _COUNTS = ("n_layers", "n_heads", "d_vocab", "skip_first")
 _LAYERS = frozenset(
     {"layer", "layer_other", "other_layer", "point", "point_other", "skipped", "source", "target"}
@@ -77,6 +78,7 @@ class AnswerMeta(MetricsMeta):
     tokens: dict[str, list[MetaToken]]
     scales: dict[str, Scale]
     opens: str
+    finds: str
     doses: list[dict[str, Any]]
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WORDS = (
     *("analysis", "code", "cost", "created", "dtype", "model", "model_type"),
-    *("lead", "opens", "question", "source", "text", "view"),
+    *("finds", "lead", "opens", "question", "source", "text", "view"),
 )
 NUMBERS = ("complete", "d_vocab", "n_layers", "passes", "seconds")
 OBJECTS = ("missing", "options", "versions", "vocab")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import zip_longest
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerlens.analyses.contract.cells import Opened, Place, Table
+from layerlens.analyses.contract.cells import FOUND, Opened, Place, Table
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.errors import InputError, LayerLensError
 from layerlens.result.beside import base_name, is_beside, other_side, own_side
@@ -29,7 +30,10 @@ FIRST = "first"
 
 
 def opened_cell(view: AnswerView, params: dict[str, Any], task: Task) -> Reply:
-    """Answer the request ``cell``: ``{array, index, dims}``; of two sides, with both.
+    """Answer the request ``cell``; of two sides, with both.
+
+    It names a cell by ``{array, index, dims}``, or by ``{array, at}`` with the labels of its axes;
+    or it names a token by ``{find}``.
 
     Raises
     ------
@@ -65,8 +69,20 @@ def _opened(
     task: Task,
 ) -> Opened:
     """Open the cell of one side."""
-    place = place_of(data, {**params, "array": base_name(str(params.get("array")))})
+    place = _found(params) or place_of(
+        data, {**params, "array": base_name(str(params.get("array")))}
+    )
     return view.analysis.open(model, inputs, run.resolved, place, _Stoppable(task))
+
+
+def _found(params: Mapping[str, Any]) -> Place | None:
+    """Return the place of what is looked for by a token; None where a cell is asked for."""
+    token = params.get("find")
+    if token is None:
+        return None
+    if not isinstance(token, int):
+        raise InputError(f"What is looked for is a token's id, not {token!r}.")
+    return Place("", {FOUND: token}, math.nan)
 
 
 def laid_beside(first: Opened, second: Opened, labels: tuple[str, str]) -> Opened:
@@ -86,6 +102,8 @@ def place_of(data: xr.Dataset, params: Mapping[str, Any]) -> Place:
         raise InputError(f"There is no array '{name}'; there are {', '.join(map(str, data))}.")
     array = data[name]
     dims = [str(dim) for dim in array.dims]
+    if isinstance(params.get("at"), dict):
+        index = [_entry(data, dim, params["at"].get(dim)) for dim in dims]
     sizes = array.shape
     if (
         not isinstance(index, list)
@@ -107,6 +125,12 @@ def place_of(data: xr.Dataset, params: Mapping[str, Any]) -> Place:
     }
     answer = {str(other): values.values for other, values in data.data_vars.items()}
     return Place(name, labels, companions[name], companions, answer=answer)
+
+
+def _entry(data: xr.Dataset, dim: str, label: Any) -> int | None:
+    """Return where a label stands along an axis; None where it does not."""
+    labels = data[dim].values.tolist() if dim in data.coords else list(range(data.sizes[dim]))
+    return labels.index(label) if label in labels else None
 
 
 class _Stoppable(Silent):

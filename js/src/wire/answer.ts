@@ -37,6 +37,8 @@ export interface AnswerMeta extends ArraysMeta {
   scales: Record<string, ArrayScale>;
   /** The request that a cell opens; "" where there is none. */
   opens: string;
+  /** What is found by a token, in words; "" where nothing is. */
+  finds: string;
   doses: Dose[];
 }
 
@@ -59,6 +61,12 @@ export interface AnswerTraits extends ArraysTraits {
   lead_open: boolean;
 }
 
+/** A cell by the labels of its axes. */
+export interface LabelledCell {
+  array: string;
+  at: Record<string, string | number>;
+}
+
 /** What a cell opens: tables, and texts with marked tokens. */
 export interface CellPanel {
   title: string;
@@ -68,6 +76,8 @@ export interface CellPanel {
     title: string;
     head: string[];
     rows: (string | number | null)[][];
+    /** The cell that each row opens; none where rows open nothing. */
+    opens: LabelledCell[];
   }[];
   texts: { tokens: { text: string; mark: number }[] }[];
 }

@@ -42,6 +42,8 @@ class About:
         Whether a cell of the answer can be opened.
     doses
         Sliders of its view.
+    finds
+        What is found by a token in its view: "neurons that write a token"; "" for nothing.
     """
 
     name: str
@@ -52,6 +54,7 @@ class About:
     lead: str = ""
     opens: bool = False
     doses: tuple[Dose, ...] = ()
+    finds: str = ""
 
     def shown(self) -> dict[str, str]:
         """As attributes of a result."""
@@ -59,6 +62,7 @@ class About:
         more = {
             "lead": self.lead,
             "opens": "cell" if self.opens else "",
+            "finds": self.finds,
             "doses": json.dumps([asdict(dose) for dose in self.doses]) if self.doses else "",
         }
         return words | {name: said for name, said in more.items() if said}

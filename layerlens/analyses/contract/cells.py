@@ -13,6 +13,9 @@ from layerlens.analyses.contract.options import written
 from layerlens.errors import InputError
 from layerlens.run.edits import Edit
 
+FOUND = "token"
+"""The label of a place that is no cell, but what was looked for by a token; with its id."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -85,11 +88,23 @@ class Place:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words and numbers under their headings; with whose they are, beside another's."""
+    """Rows of words and numbers under their headings.
+
+    Parameters
+    ----------
+    head, rows
+        The headings, and what stands under them.
+    title
+        What they are, or whose, beside another's.
+    opens
+        For each row the cell that it opens, as the name of an array and labels of its axes:
+        ``("prominence", {"layer": 3, "neuron": 5})``; none for rows that open nothing.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]
     title: str = ""
+    opens: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +138,7 @@ class Opened:
                     "title": table.title,
                     "head": [*table.head],
                     "rows": [[_sent(cell) for cell in row] for row in table.rows],
+                    "opens": [{"array": array, "at": dict(at)} for array, at in table.opens],
                 }
                 for table in self.tables
             ],

@@ -42,6 +42,7 @@ def analysis(
     lead: str = "",
     opens: Opener | None = None,
     doses: Sequence[Dose] = (),
+    finds: str = "",
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -96,11 +97,14 @@ def analysis(
         What a cell of its answer opens in a view, see `layerlens.analyses.contract.cells`.
     doses
         Numbers that its view has a slider for.
+    finds
+        What its view finds by a token, in words; `opens` is given a cell with the label ``"token"``
+        then, see `layerlens.analyses.contract.cells.FOUND`.
     """
     from layerlens.analyses.contract.registry import register
 
     def decorate(function: Callable[..., None]) -> Analysis:
-        told = (name, question, source, cost, view, lead, opens is not None, tuple(doses))
+        told = (name, question, source, cost, view, lead, opens is not None, tuple(doses), finds)
         made = (Fitting if learns else Analysis)(
             function,
             About(*told),

@@ -40,7 +40,7 @@ def among(option: str, *values: Any) -> When:
 
 
 def given(option: str) -> When:
-    """Where another option is given: it is neither None, nor false, nor 0."""
+    """Where another option is given: it is neither None, nor false, nor 0, nor empty."""
     return When(option, f"where {option} is given", _given)
 
 
@@ -78,7 +78,9 @@ def require_effect(
 
 
 def _given(value: Any) -> bool:
-    return value is not None and (not isinstance(value, bool | int) or bool(value))
+    # An array has no truth of its own.
+    plain_kind = isinstance(value, (bool, int, str, tuple, list))
+    return value is not None and (not plain_kind or bool(value))
 
 
 def _among(value: Any, values: Sequence[Any]) -> bool:

@@ -191,8 +191,10 @@ def reader_of(model: LensModel, lens: Lens = LOGIT) -> Reader:
     found = open_saved(lens) if isinstance(lens, str | os.PathLike) else lens
     if not isinstance(found, Fitted) or found.kind not in KINDS:
         what = f"a {found.kind}" if isinstance(found, Fitted) else f"a {type(found).__name__}"
+        hint = "; ll.token_dispositions reads this one" if what == "a jacobian_tokens" else ""
         raise InputError(
-            f"lens is {what}; expected 'logit', what ll.fit_lens returns, or the path of its file."
+            f"lens is {what}; expected 'logit', what ll.fit_lens returns, or the path of its "
+            f"file{hint}."
         )
     found.require(model)
     return Reader(model, KINDS[found.kind], found)

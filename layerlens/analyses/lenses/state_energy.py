@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contributions.frozen_norm import measure_norm
+from layerlens.analyses.lenses.head_directions import HeadDirections
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-
-ROWS = 8192
-"""Rows of the head that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +38,15 @@ class Energy:
     @classmethod
     def of(cls, model: LensModel, tick: Callable[[], None] = lambda: None) -> Energy | None:
         """Read the head of a model; None where it is not plainly one matrix."""
-        matrix, head = model.head_matrix(), model.anatomy.head
-        if matrix is None or head is None:
+        head = HeadDirections.of(model)
+        if head is None:
             return None
-        width = matrix.weight.shape[1]
-        gain, offset, centred = torch.ones(width), torch.zeros(width), False
-        if head.norm is not None and head.chain[-1:] == (head.norm,):
-            like = torch.zeros(width, dtype=model.dtype, device=model.device)
-            gain, offset, centred = measure_norm(model, model.hf.get_submodule(head.norm), like)
-        gain = gain.to(matrix.weight.device, torch.float32)
-        square = torch.zeros(width, width, device=gain.device)
-        for rows in matrix.weight.split(ROWS):
-            tick()
-            read = rows.float() * gain
-            read = read - read.mean(-1, keepdim=True) if centred else read
-            read = torch.nn.functional.normalize(read, dim=-1)
+        square = torch.zeros(len(head.gain), len(head.gain), device=head.gain.device)
+        for rows in head.chunks(tick):
+            read = torch.nn.functional.normalize(rows, dim=-1)
             square += read.T @ read
-        offset = offset.to(gain) * head.scale_in
-        return cls(square / len(matrix.weight), gain, offset)
+        tokens = len(head.matrix.weight)
+        return cls(square / tokens, head.gain, head.offset * head.scale_in)
 
     @property
     def at_random(self) -> float:

@@ -49,6 +49,7 @@ def count_work(model: LensModel, *, layers: Any, k: int, tracked: Any, **_: Any)
     positional=("tracked",),
     needs=("head",),
     opens=open_neuron,
+    finds="neurons that write a token, and neurons that read it",
 )
 def neuron_tokens(
     job: Job,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from layerlens.analyses.contract import registry
 from layerlens.model.lensmodel import LensModel
+from layerlens.result.fitted import Fitted, ModelFacts
 
 ONE, OTHER = [5, 9, 1, 3, 7, 5], [5, 9, 1, 4, 7, 5]
 LIST = [ONE, OTHER, [4, 8, 1, 6, 2, 3]]
@@ -29,6 +32,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "lens_difference": ((ONE,), {"other": None}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
+    "token_dispositions": ((ONE,), {"lens": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
 """What analyses need beyond one text, or one for each of their inputs."""
@@ -42,4 +46,22 @@ def arguments(name: str, model: LensModel) -> tuple[tuple[Any, ...], dict[str, A
     """A small call of each analysis."""
     inputs = registry.get(name).inputs
     texts, options = CALLS.get(name, ((ONE, OTHER)[: len(inputs)], {}))
-    return texts, {key: model if key == "other" else value for key, value in options.items()}
+    return texts, filled(options, model)
+
+
+def filled(options: dict[str, Any], model: LensModel) -> dict[str, Any]:
+    """The options of a call, with what is made of the model where they say None."""
+    made = {"other": lambda: model, "lens": lambda: token_rows(model)}
+    return {key: made[key]() if value is None else value for key, value in options.items()}
+
+
+def token_rows(model: LensModel) -> Fitted:
+    """Rows of five tokens, as a Jacobian lens has them; drawn, not fitted."""
+    torch.manual_seed(0)
+    arrays = {
+        "tokens": torch.tensor([3, 4, 5, 6, 7]),
+        "controls": torch.tensor(4),
+        "0_post.rows": torch.randn(5, model.d_model),
+    }
+    scores = {"train": {"prompts": 1.0}}
+    return Fitted("jacobian_tokens", arrays, ModelFacts.of(model), "", scores=scores)

@@ -16,7 +16,7 @@ import layerlens as ll
 from layerlens.analyses.contract import registry
 from layerlens.model.lensmodel import LensModel
 
-from .small_calls import NAMES
+from .small_calls import NAMES, filled
 
 BOS, WORDS, SIZE = 7, range(10, 19), 60
 """Texts are of these words; what looks at a model with made-up ids uses others too."""
@@ -43,6 +43,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
     "steering": (([ONE, OTHER], [OTHER, THIRD]), {"text": ONE, "neutral": THIRD}),
+    "token_dispositions": ((ONE,), {"lens": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
 """Calls that read texts of their options too."""
@@ -101,7 +102,7 @@ def test_every_text_of_an_analysis_is_read_alike(
 ) -> None:
     analysis = registry.get(name)
     texts, options = CALLS.get(name, ((ONE, OTHER)[: len(analysis.inputs)], {}))
-    given = {key: model if value is None else value for key, value in options.items()}
+    given = filled(options, model)
     with fed(model) as rows:
         analysis(model, *texts, **given, add_bos=add_bos)
     assert rows

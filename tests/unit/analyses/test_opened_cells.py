@@ -13,7 +13,7 @@ import torch
 import layerlens as ll
 from layerlens.analyses.answers.next_tokens import moved_most
 from layerlens.analyses.contract import registry
-from layerlens.analyses.contract.cells import Opened, Place
+from layerlens.analyses.contract.cells import FOUND, Opened, Place
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.errors import Cancelled, InputError
 from layerlens.model.lensmodel import LensModel
@@ -453,6 +453,35 @@ def test_what_a_head_looks_at_and_which_look_alike(model: LensModel) -> None:
     rows = opened(model, heads, "cluster", 1, 0).tables[0].rows
     far = np.sort(heads.data.distance.sel(layer_head="L1H0").values)[1:]
     np.testing.assert_allclose([row[2] for row in rows], far[: len(rows)])
+
+
+def test_neurons_are_found_by_a_token_and_open_as_cells(model: LensModel) -> None:
+    token = 17
+    result = ll.neuron_tokens(model, [token], k=4)
+    analysis = registry.get("neuron_tokens")
+    inputs, options = result.given or ({}, {})
+    found = analysis.open(model, inputs, options, Place("", {FOUND: token}, 0.0))
+    written, read = found.tables[0], found.tables[1]
+    data = result.data.isel(tracked=0)
+    names = zip(data.found_layer.values, data.found_neuron.values, strict=True)
+    *best, random = written.rows
+    assert [row[0] for row in best] == [f"{layer}.{neuron}" for layer, neuron in names]
+    np.testing.assert_allclose([row[1] for row in best], data.found_score, rtol=1e-5)
+    assert random == ["random, best", pytest.approx(float(data.random_found_score[0]))]
+    as_read = ll.neuron_tokens(model, [token], k=4, direction="input").data.isel(tracked=0)
+    np.testing.assert_allclose([row[1] for row in read.rows[:-1]], as_read.found_score, rtol=1e-5)
+    again = eval(found.code, {"ll": ll, "model": model})
+    np.testing.assert_array_equal(again.isel(tracked=0), data.found_neuron)
+    # a row opens the neuron that it is about, with what it writes first
+    array, at = written.opens[0]
+    place = place_of(result.data, {"array": array, "at": at})
+    neuron = analysis.open(model, inputs, options, place)
+    assert neuron.title == f"Neuron {at['neuron']} of layer {at['layer']}: its tokens"
+    assert [table.title for table in neuron.tables][:2] == ["What it writes", "What it reads"]
+    with pytest.raises(InputError, match="There is no token 99999"):
+        analysis.open(model, inputs, options, Place("", {FOUND: 99999}, 0.0))
+    with pytest.raises(InputError, match="is an index along each"):
+        place_of(result.data, {"array": array, "at": {"layer": 99, "neuron": 0}})
 
 
 def test_what_is_no_cell(model: LensModel) -> None:

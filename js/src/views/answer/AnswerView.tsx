@@ -8,6 +8,7 @@ import { Help } from "../common/Help";
 import { Lead } from "../common/Lead";
 import { Picture, Shell, Waiting } from "../common/Shell";
 import { Cell } from "./Cell";
+import { Find } from "./Find";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Strongest } from "./Strongest";
 import type { AnswerState } from "./state";
@@ -32,6 +33,7 @@ export function AnswerView({ state }: { state: AnswerState }) {
       <Help state={state} gestures={GESTURES} note={HELP_NOTE} />
       <Lead state={state} />
       <Toolbar state={state} />
+      <Find state={state} />
       {data ? (
         <Picture state={state}>
           {view.value === "grid" && grids}

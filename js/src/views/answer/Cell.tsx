@@ -9,9 +9,9 @@ import type { AnswerState } from "./state";
 const STRONGEST = 50;
 
 /** What the selected cell is made of: tables, and texts with marked tokens. */
-export function Cell({ state }: { state: AnswerState }) {
+export function Cell({ state, near = "cell" }: { state: AnswerState; near?: "cell" | "field" }) {
   const opened = state.opened.value;
-  if (!opened) return null;
+  if (!opened || state.near.value !== near) return null;
   return (
     <section class="ll-cell" aria-label="The cell" aria-busy={opened.state === "asked"}>
       <div class="ll-float-head">
@@ -96,19 +96,31 @@ function Table({ state, table }: { state: AnswerState; table: CellPanel["tables"
         </tr>
       </thead>
       <tbody>
-        {table.rows.map((row, i) => (
-          <tr key={i}>
-            {row.map((value, k) => (
-              <td key={k} class={typeof value === "string" ? undefined : "ll-num"}>
-                {typeof value === "string" ? (
-                  <TokenText text={value} />
-                ) : (
-                  compact(value ?? Number.NaN)
-                )}
-              </td>
-            ))}
-          </tr>
-        ))}
+        {table.rows.map((row, i) => {
+          const opens = table.opens[i];
+          return (
+            <tr key={i}>
+              {row.map((value, k) => (
+                <td key={k} class={typeof value === "string" ? undefined : "ll-num"}>
+                  {opens && k === 0 ? (
+                    <button
+                      type="button"
+                      class="ll-plain"
+                      title="Open it"
+                      onClick={() => state.openLabelled(opens)}
+                    >
+                      {value}
+                    </button>
+                  ) : typeof value === "string" ? (
+                    <TokenText text={value} />
+                  ) : (
+                    compact(value ?? Number.NaN)
+                  )}
+                </td>
+              ))}
+            </tr>
+          );
+        })}
       </tbody>
     </table>
   );

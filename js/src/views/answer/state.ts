@@ -1,6 +1,13 @@
 import { computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { type ColorScale, effectScale } from "../../theme/scale";
-import type { AnswerMeta, AnswerTraits, ArrayScale, CellPanel, Dose } from "../../wire/answer";
+import type {
+  AnswerMeta,
+  AnswerTraits,
+  ArrayScale,
+  CellPanel,
+  Dose,
+  LabelledCell,
+} from "../../wire/answer";
 import type { ArrayInfo } from "../../wire/arrays";
 import type { Answer, Session } from "../../wire/session";
 import { unitName } from "../arrays/data";
@@ -17,6 +24,8 @@ export type Opened =
 export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
   /** The cell whose inside is shown; its key among the session's answers. */
   readonly #open: Signal<string> = signal("");
+  /** Where it is shown: at its cell, or under the field that it was found by. */
+  readonly near: Signal<"cell" | "field"> = signal("cell");
   /** What is known of it; null while none is open. */
   readonly opened: ReadonlySignal<Opened | null>;
   /** The kernel's answer is waited for, unless another cell is opened first. */
@@ -82,15 +91,30 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
   }
 
   override open(array: ArrayInfo, index: readonly number[]): void {
+    this.near.value = "cell";
+    this.#ask({ array: array.name, index, dims: array.dims });
+  }
+
+  /** Open the cell that a row of a table is about. */
+  openLabelled(cell: LabelledCell): void {
+    this.#ask(cell);
+  }
+
+  /** Look for what a token has most. */
+  find(token: number): void {
+    this.near.value = "field";
+    this.#ask({ find: token });
+  }
+
+  #ask(params: object): void {
     const { session } = this;
     const method = this.meta.peek()?.opens;
     if (!method || !session.live.peek()) return;
-    const key = `${method} ${array.name} ${index.join()}`;
+    const key = `${method} ${JSON.stringify(params)}`;
     if (key === this.#open.peek() && this.opened.peek()) return;
     this.close();
     this.#open.value = key;
     this.#asking = new AbortController();
-    const params = { array: array.name, index, dims: array.dims };
     void session.ask(key, method, params, this.#asking.signal);
   }
 

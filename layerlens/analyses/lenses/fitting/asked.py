@@ -28,6 +28,11 @@ SKIPPED = {JACOBIAN: 16}
 """Positions that are left out of each text where nothing is said; 4 for the other kinds."""
 
 
+def learned_kind(kind: str, tracked: Sequence[str | int]) -> str:
+    """The kind of ``Fitted`` that a call learns."""
+    return f"{kind}_tokens" if tracked else f"{kind}_lens"
+
+
 @dataclass(frozen=True)
 class Asked:
     """The options of ``ll.fit_lens`` for one model; see there.
@@ -50,6 +55,8 @@ class Asked:
     test: float
     test_tokens: int
     reduction: str
+    tracked: Sequence[str | int]
+    controls: int
     seed: int
     resume: Fitted | str | os.PathLike[str] | None
     memory_limit: int
@@ -62,6 +69,7 @@ class Asked:
         self._require("steps", self.steps, 1)
         self._require("test_tokens", self.test_tokens, 1)
         self._require("positions_skipped", self.skipped, 0)
+        self._require("controls", self.controls, 0)
         if self.rank is not None and not 0 <= self.rank <= self.model.d_model:
             raise InputError(
                 f"rank is {self.rank}; expected 0 to {self.model.d_model}, or None for any."
@@ -97,6 +105,24 @@ class Asked:
         """The points that get a map."""
         last = f"{self.model.n_layers - 1}_post"
         return [point for point in lens_points(self.model, self.points) if point.label != last]
+
+    @property
+    def learns(self) -> str:
+        """What is learned, as ``Fitted.kind`` says it."""
+        return learned_kind(self.kind, self.tracked)
+
+    @cached_property
+    def tracked_ids(self) -> list[int]:
+        """The tokens that a Jacobian lens is fitted for alone, each once."""
+        given = self.tracked
+        names = (given,) if isinstance(given, str | int) else given
+        return list(dict.fromkeys(self.model.token_id(name) for name in names))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix of each point of a Jacobian lens."""
+        tracked = len(self.tracked_ids)
+        return tracked + self.controls if tracked else self.model.d_model
 
     @property
     def lenses(self) -> tuple[str, ...]:

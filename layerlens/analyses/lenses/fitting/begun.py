@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 SAME = (
-    "steps", "rank", "positions_skipped", "ridge", "test", "test_tokens", "reduction", "seed",
+    "steps", "rank", "positions_skipped", "ridge", "test", "test_tokens", "reduction", "tracked",
+    "controls", "seed",
 )  # fmt: skip
 """Options that a lens has to be begun and ended with."""
 
@@ -58,7 +59,7 @@ def begun_lens(texts: Tokens | Texts, asked: Asked) -> Fitted | None:
     begun = open_saved(given) if isinstance(given, str | os.PathLike) else given
     if not isinstance(begun, Fitted):
         raise InputError("resume is no lens: give what an earlier ll.fit_lens returned.")
-    begun.require(asked.model, f"{asked.kind}_lens")
+    begun.require(asked.model, asked.learns)
     if begun.data != data_of(asked.model, {"text": texts}):
         raise InputError("The lens to resume was begun with other texts: give the same ones.")
     for name in SAME:

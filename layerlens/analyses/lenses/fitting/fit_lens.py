@@ -7,8 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
-from layerlens.analyses.contract.effects import among
-from layerlens.analyses.lenses.fitting.asked import DEFAULT_LIMIT, JACOBIAN, LADDER, Asked
+from layerlens.analyses.contract.effects import among, given
+from layerlens.analyses.lenses.fitting.asked import (
+    DEFAULT_LIMIT,
+    JACOBIAN,
+    LADDER,
+    Asked,
+    learned_kind,
+)
 from layerlens.analyses.lenses.fitting.documents import count_kept, rows_of
 from layerlens.analyses.lenses.fitting.fit import Fit
 from layerlens.analyses.lenses.fitting.judge import VARIABLES
@@ -17,6 +23,8 @@ from layerlens.analyses.lenses.jacobian.fit import VARIABLES as HALVES
 from layerlens.analyses.lenses.jacobian.fit import JacobianFit
 from layerlens.analyses.lenses.jacobian.plan import jacobian_work
 from layerlens.analyses.lenses.jacobian.prompt import FUTURE
+from layerlens.analyses.lenses.jacobian.token_fit import VARIABLES as ROWS
+from layerlens.analyses.lenses.jacobian.token_fit import TokenFit
 from layerlens.result.fitted import Fitted
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
 
 def kind_of(options: Mapping[str, Any]) -> str:
     """What a call learns, as ``Fitted.kind`` says it."""
-    return f"{options['kind']}_lens"
+    return learned_kind(options["kind"], options["tracked"])
 
 
 def count_work(model: LensModel, tokens: Tokens | Texts, *, kind: str, **options: Any) -> Work:
@@ -62,7 +70,7 @@ def count_work(model: LensModel, tokens: Tokens | Texts, *, kind: str, **options
     lead="Each curve is a lens, judged on texts that it was not fitted on: the lower the "
     "divergence, the nearer its reading of that depth is to the model's final answer; a uniform "
     "guess is the control.",
-    variables={**VARIABLES, **HALVES},
+    variables={**VARIABLES, **HALVES, **ROWS},
     work=count_work,
     pooled=True,
     corpus=True,
@@ -74,6 +82,8 @@ def count_work(model: LensModel, tokens: Tokens | Texts, *, kind: str, **options
         "ridge": among("kind", "tuned", "ridge"),
         "test_tokens": among("kind", *LADDER[1:]),
         "reduction": among("kind", JACOBIAN),
+        "tracked": among("kind", JACOBIAN),
+        "controls": given("tracked"),
     },
 )
 def fit_lens(
@@ -90,6 +100,8 @@ def fit_lens(
     test: float = 0.2,
     test_tokens: int = 4096,
     reduction: str = FUTURE,
+    tracked: Sequence[str | int] = (),
+    controls: int = 16,
     seed: int = 0,
     resume: Fitted | str | os.PathLike[str] | None = None,
     memory_limit: int = DEFAULT_LIMIT,
@@ -129,6 +141,12 @@ def fit_lens(
     reduction
         Of a Jacobian lens: ``"future"`` sums the derivatives of the final states at this position
         and all later ones, ``"self"`` takes that at this position alone.
+    tracked
+        Of a Jacobian lens: tokens, as strings or ids, for which alone it is fitted: a pass back
+        over each text for each of them instead of for each entry of a state.
+        ``ll.token_dispositions`` reads what is returned.
+    controls
+        So many tokens drawn at random, with directions about as long, are fitted beside them.
     seed
         Of what is drawn.
     resume
@@ -154,6 +172,13 @@ def fit_lens(
     ``halves_cosine`` and ``halves_error`` of each point: how alike the matrices of two halves of
     the texts are, as a mean over all ways to halve them. For the next token it may do worse than
     the logit lens, which the scores ``"test"`` show: it answers another question.
+
+    With ``tracked`` the rows ``u_v J`` of tokens are found alone (``"<point>.rows"``, in the order
+    of the array ``tokens``), with ``u_v`` the token's row of the head times the gain of the final
+    norm. They give the logits of the Jacobian lens, less biases, up to one positive factor of each
+    state: which of these tokens is ahead is exact, and probabilities are not there. The scores
+    ``"test"`` hold ``rows_cosine``, of a token's row with its row on the texts set apart, and
+    ``rows_cosine_other``, with other tokens' rows there.
 
     Raises
     ------
@@ -183,6 +208,7 @@ def fit_lens(
     """
     asked = Asked(
         model, kind, points, steps, rank, positions_skipped, ridge, test, test_tokens, reduction,
-        seed, resume, memory_limit,
+        tracked, controls, seed, resume, memory_limit,
     )  # fmt: skip
-    (JacobianFit if kind == JACOBIAN else Fit)(job, tokens, asked).run()
+    way = Fit if kind != JACOBIAN else TokenFit if tracked else JacobianFit
+    way(job, tokens, asked).run()

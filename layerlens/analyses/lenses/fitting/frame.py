@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,13 +50,13 @@ def sides(job: Job, texts: Tokens | Texts, asked: Asked) -> tuple[list[Row], lis
     return found["training"], found["the test"]
 
 
-def declare(job: Job, asked: Asked, more: tuple[str, ...] = ()) -> None:
+def declare(job: Job, asked: Asked, shown: Sequence[str] = tuple(VARIABLES)) -> None:
     """Say which lenses are judged at which points.
 
     Parameters
     ----------
-    more
-        Variables beside the measures of these.
+    shown
+        Variables that are emitted.
     """
     points, lenses = asked.chosen, asked.lenses
     layers = np.array([point.layer for point in points], dtype=np.int32)
@@ -66,7 +67,7 @@ def declare(job: Job, asked: Asked, more: tuple[str, ...] = ()) -> None:
             "point": (("point",), np.array([point.label for point in points])),
             "layer": (("point",), layers),
         },
-        [*VARIABLES, *more],
+        shown,
     )
 
 

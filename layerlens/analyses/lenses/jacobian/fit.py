@@ -13,6 +13,7 @@ from layerlens.analyses.lenses.fitting.asked import JACOBIAN
 from layerlens.analyses.lenses.fitting.begun import begun_lens
 from layerlens.analyses.lenses.fitting.documents import count_kept, seen
 from layerlens.analyses.lenses.fitting.frame import check_judged, declare, sides
+from layerlens.analyses.lenses.fitting.judge import VARIABLES as MEASURES
 from layerlens.analyses.lenses.fitting.judge import Judge, Tally, flat, judge_all
 from layerlens.analyses.lenses.jacobian.audit import pushed
 from layerlens.analyses.lenses.jacobian.mean import JacobianMean
@@ -65,6 +66,11 @@ class JacobianFit:
         Nothing before the head takes the size of a state away.
     """
 
+    ARRAY = "jacobian"
+    """What the array of each point is called, behind its label."""
+    SHOWN: tuple[str, ...] = (*MEASURES, *VARIABLES)
+    """Variables that are emitted."""
+
     def __init__(self, job: Job, texts: Tokens | Texts, asked: Asked) -> None:
         self.job, self.asked, self.model, self.texts = job, asked, asked.model, texts
         require_norm(self.model)
@@ -81,17 +87,18 @@ class JacobianFit:
                 "do not count."
             )
         self.width, self.points = self.model.d_model, asked.chosen
+        self.rows = asked.rows
         longest = max(len(row.ids) for row in self.prompts)
         self.plan = plan_jacobian(
-            self.model, len(self.points), self.width, longest, asked.memory_limit
+            self.model, len(self.points), self.rows, longest, asked.memory_limit
         )
-        self.mean = JacobianMean([point.label for point in self.points], self.width, self.width)
+        self.mean = JacobianMean([point.label for point in self.points], self.rows, self.width)
         self.audited: list[float] = []
         self.unaudited = ""
 
     def run(self) -> None:
         """Take prompts in, judge, check."""
-        declare(self.job, self.asked, tuple(VARIABLES))
+        self._declare()
         self._resume()
         beyond = 0.0
         left = self.prompts[self.mean.prompts :]
@@ -104,14 +111,23 @@ class JacobianFit:
                 self._take(prompt)
             self.mean.ended()
             self._hand_over()
-        lowest = self._judge()
-        self._end(len(left), beyond, lowest)
+        self._judge()
+        self._end(len(left), beyond)
+
+    def _declare(self) -> None:
+        declare(self.job, self.asked, self.SHOWN)
+
+    def _cotangents(self, start: int, stop: int) -> Tensor:
+        """Directions ``[n, d_model]`` in the last state whose derivatives are these rows."""
+        cotangents = torch.zeros(stop - start, self.width)
+        cotangents[:, start:stop] = torch.eye(stop - start)
+        return cotangents
 
     def _resume(self) -> None:
         begun = begun_lens(self.texts, self.asked)
         if begun is None:
             return
-        if lacking := [label for label in self.mean.labels if f"{label}.jacobian" not in begun]:
+        if lacking := [label for label in self.mean.labels if f"{label}.{self.ARRAY}" not in begun]:
             raise InputError(
                 f"The lens to resume has no matrix for {', '.join(lacking)}: ask for the points "
                 "that it has, or begin anew."
@@ -119,7 +135,7 @@ class JacobianFit:
         scores = begun.scores["train"]
         self.mean.take_over(
             int(scores["prompts"]),
-            {label: begun[f"{label}.jacobian"] for label in self.mean.labels},
+            {label: begun[f"{label}.{self.ARRAY}"] for label in self.mean.labels},
             {label: scores.get(f"halves_error/{label}", 0.0) for label in self.mean.labels},
         )
         self._hand_over()
@@ -136,20 +152,19 @@ class JacobianFit:
     def _take(self, prompt: Prompt, *, audit: bool = False) -> Tensor:
         """Take in all rows of a prompt; with `audit`, its products with a random direction."""
         size = self.plan.rows
-        starts = range(0, self.width, size)
+        starts = range(0, self.rows, size)
         direction = self._direction()
-        products = torch.zeros(len(self.points), self.width)
-        done = self.mean.prompts * len(starts)
+        products = torch.zeros(len(self.points), self.rows)
+        fed = [len(row.ids) for row in self.prompts]
+        before, own = sum(fed[: self.mean.prompts]), fed[self.mean.prompts]
         for number, start in enumerate(starts):
-            stop = min(start + size, self.width)
-            cotangents = torch.zeros(stop - start, self.width)
-            cotangents[:, start:stop] = torch.eye(stop - start)
-            found = prompt.pull(cotangents)
+            stop = min(start + size, self.rows)
+            found = prompt.pull(self._cotangents(start, stop))
             self.mean.add(start, found)
             if audit:
                 products[:, start:stop] = found @ direction
             what = f"prompt {self.mean.prompts + 1} of {len(self.prompts)}"
-            self.job.progress(done + number + 1, len(self.prompts) * len(starts), what)
+            self.job.progress(before + own * (number + 1) // len(starts), sum(fed), what)
         return products
 
     def _direction(self) -> Tensor:
@@ -160,10 +175,11 @@ class JacobianFit:
         """Compare the first prompt's products with those of forward mode."""
         for point, product in zip(self.points, products, strict=True):
             self.job.tick()
-            own = pushed(self.model, tokens, point, weights, self._direction())
-            if own is None:
+            moved = pushed(self.model, tokens, point, weights, self._direction())
+            if moved is None:
                 self.unaudited = point.label
                 continue
+            own = self._cotangents(0, self.rows) @ moved
             size = max(float(own.norm()), torch.finfo(torch.float32).tiny)
             self.audited.append(float((product - own).norm()) / size)
 
@@ -175,12 +191,12 @@ class JacobianFit:
         for name, values in halves.items():
             known = zip(self.mean.labels, values.tolist(), strict=True)
             scores |= {f"{name}/{label}": value for label, value in known if np.isfinite(value)}
-        arrays = {f"{label}.jacobian": matrix for label, matrix in means.items()}
+        arrays = {f"{label}.{self.ARRAY}": matrix for label, matrix in means.items()}
         self.job.learned(arrays, {"train": scores})
         self.job.emit({}, {name: values.astype(np.float32) for name, values in halves.items()})
 
-    def _judge(self) -> float:
-        """Read the texts that were set apart; returns the smallest divergence of a token."""
+    def _judge(self) -> None:
+        """Read the texts that were set apart."""
         model, points, lenses = self.model, self.points, self.asked.lenses
         lens = Fitted("jacobian_lens", dict(self.job.arrays), ModelFacts.of(model), "")
         readers = {LOGIT: Reader(model), JACOBIAN: Reader(model, JACOBIAN, lens)}
@@ -202,12 +218,12 @@ class JacobianFit:
             f"next token alone it is farther from the final answer than the logit lens at "
             f"{behind.sum()} of {len(points)} points."
         )
-        return lowest
+        check_judged(self.job, model, self.test[0], lowest)
 
-    def _end(self, prompts: int, beyond: float, lowest: float) -> None:
+    def _end(self, prompts: int, beyond: float) -> None:
         job, dtype = self.job, self.model.dtype
         job.note(
-            passes=1 + (1 + self.width) * bool(prompts),
+            passes=1 + (1 + self.rows) * bool(prompts),
             prompts=self.mean.prompts,
             test_tokens=count_kept(self.test, self.asked.skipped),
         )
@@ -236,7 +252,6 @@ class JacobianFit:
                 "forward mode", max(self.audited), AUDIT.get(dtype, 5e-2),
                 "the first prompt's matrix times a direction against one pass along it, relative",
             )  # fmt: skip
-        check_judged(job, self.model, self.test[0], lowest)
 
 
 def require_norm(model: LensModel) -> None:

@@ -49,13 +49,14 @@ def jacobian_work(asked: Asked, rows: Sequence[Row]) -> Work:
     """
     model, points = asked.model, asked.chosen
     fed = sum(len(row.ids) for row in rows)
-    plan = plan_jacobian(
-        model, len(points), model.d_model, max(len(row.ids) for row in rows), asked.memory_limit
-    )
+    longest = max(len(row.ids) for row in rows)
+    plan = plan_jacobian(model, len(points), asked.rows, longest, asked.memory_limit)
     spanned = 1 - (points[0].layer + 1) / model.n_layers
-    prompts = 1 - asked.test
     # The graph is made for as many rows as go back at once.
-    passes = asked.test + prompts * (plan.rows + model.d_model * spanned)
+    back = plan.rows + asked.rows * spanned
+    if asked.tracked:  # the texts set apart are gone through in the same way
+        return Work(back, 0, plan.bytes, tokens=fed)
+    passes = asked.test + (1 - asked.test) * back
     judged = round(asked.test * count_kept(rows, asked.skipped))
     head_rows = (len(asked.lenses) * len(points) + 2) * judged
     return Work(passes, head_rows, plan.bytes, tokens=fed)
