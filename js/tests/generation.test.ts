@@ -104,16 +104,21 @@ describe("a text as it is written", () => {
 
   it("exits at the first state over the threshold, else at the last", () => {
     const data = new GenerationData(stored());
-    expect(exitPoint(data, "margin", 0.5, 0)).toBe(1);
-    expect(exitPoint(data, "margin", 0.8, 0)).toBe(2);
-    expect(exitPoint(data, "margin", 2, 0)).toBe(2);
-    expect(exitPoint(data, "margin", -1, 0)).toBe(0);
-    expect(exitPoint(data, "confidence", 0.75, 0)).toBe(1);
-    expect(exitPoint(data, "confidence", 0.85, 0)).toBe(2);
+    expect(exitPoint(data, { rule: "margin", threshold: 0.5, least: 0 }, 0)).toBe(1);
+    expect(exitPoint(data, { rule: "margin", threshold: 0.8, least: 0 }, 0)).toBe(2);
+    expect(exitPoint(data, { rule: "margin", threshold: 2, least: 0 }, 0)).toBe(2);
+    expect(exitPoint(data, { rule: "margin", threshold: -1, least: 0 }, 0)).toBe(0);
+    expect(exitPoint(data, { rule: "confidence", threshold: 0.75, least: 0 }, 0)).toBe(1);
+    expect(exitPoint(data, { rule: "confidence", threshold: 0.85, least: 0 }, 0)).toBe(2);
+    // Blocks that always run: their states are not stopped at, however sure they are.
+    const sure = { rule: "margin", threshold: -1 };
+    const run = data.meta.layers.map((layer) => layer + 1);
+    expect(exitPoint(data, { ...sure, least: (run[0] ?? 0) + 1 }, 0)).toBe(1);
+    expect(exitPoint(data, { ...sure, least: 99 }, 0)).toBe(2);
     expect(scores(data, "patience", 0)).toEqual([1, 1, 2]);
     expect(scores(data, "entropy", 0)[2]).toBeCloseTo(1 - 0.5 / Math.log(100));
     const apart = {
-      meta: { d_vocab: 9, states: [true, false, true] },
+      meta: { d_vocab: 9, states: [true, false, true], layers: [-1, 0, 1] },
       number: () => 9,
       probability: () => 9,
       topId: () => 4,

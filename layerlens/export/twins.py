@@ -87,6 +87,7 @@ def generation_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
         "color": "written",
         "rule": str(data.attrs.get("rule", "margin")),
         "threshold": float(data.attrs.get("threshold", 0.5)),
+        "min_layers": int(data.attrs.get("min_layers", 0)),
         "transposed": False,
         "cell_width": 0,
         "meta": meta,

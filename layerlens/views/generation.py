@@ -51,8 +51,8 @@ class GenerationView(PointRows):
     **keywords
         Options of `layerlens.generation_lens` (``max_new_tokens``, ``lens``, ``edits``,
         ``temperature`` ...) and traits: ``row`` or ``layer``, ``step``, ``pins`` (dicts with
-        ``position``, the step, and ``id``), ``color``, ``rule``, ``threshold``, ``transposed``,
-        ``theme``, ``cell_width``, ``title``.
+        ``position``, the step, and ``id``), ``color``, ``rule``, ``threshold``, ``min_layers``,
+        ``transposed``, ``theme``, ``cell_width``, ``title``.
 
     Raises
     ------
@@ -77,7 +77,8 @@ class GenerationView(PointRows):
     ASKS = ("begin",)
     PICTURE = (
         "view", "title", "theme", "text", "options", "begin", "before", "row", "step", "layer",
-        "pins", "color", "rule", "threshold", "transposed", "cell_width",
+        "pins", "color", "rule", "threshold", "min_layers", "transposed",
+        "cell_width",
     )  # fmt: skip
 
     view = t.Unicode("generation").tag(sync=True)
@@ -90,6 +91,7 @@ class GenerationView(PointRows):
     color = t.Enum(COLORS, "written").tag(sync=True)
     rule = t.Unicode("margin", help="When the model could have stopped.").tag(sync=True)
     threshold = t.Float(0.5, help="What the rule's score has to exceed.").tag(sync=True)
+    min_layers = t.Int(0, min=0, help="Blocks that always run.").tag(sync=True)
     transposed = t.Bool(False, help="Tokens down, layers across.").tag(sync=True)
     cell_width = t.Int(0, min=0, max=400, help="Pixels; 0: as there is room.").tag(sync=True)
 

@@ -64,6 +64,7 @@ class GenerationKeywords(_Common, total=False):
     stop: str | Sequence[str]
     rule: Literal["margin", "confidence", "entropy", "state", "patience"]
     threshold: float
+    min_layers: int
     verify: int
     row: int
     step: int

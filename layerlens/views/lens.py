@@ -143,6 +143,8 @@ class LensView(PointRows):
             compared = {"other": other}
         elif _are_several(keywords.get("lens")):
             keywords.setdefault("compare", "alone")
+            if keywords["compare"] != "alone" and not keywords.get("against"):
+                keywords.setdefault("through", 1)  # the first is what others are compared with
         super().__init__(model, {"text": text}, {**keywords, **compared})
 
     @classmethod

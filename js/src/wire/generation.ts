@@ -37,6 +37,8 @@ export interface GenerationTraits extends LensTraits {
   before: TokenName[];
   rule: string;
   threshold: number;
+  /** Blocks that always run. */
+  min_layers: number;
 }
 
 export const GENERATION: WireSpec<GenerationTraits, GenerationMeta> = {
@@ -49,6 +51,7 @@ export const GENERATION: WireSpec<GenerationTraits, GenerationMeta> = {
     before: [],
     rule: "margin",
     threshold: 0.5,
+    min_layers: 0,
   },
   isMeta: (meta): meta is GenerationMeta => LENS.isMeta(meta) && "steps" in meta,
   axes: ({ points, steps, k }) => ({ point: points.length, step: steps, k }),

@@ -13,7 +13,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.exit_numbers import Scored
 from layerlens.analyses.lenses.exit_tally import EXITS, ExitTally, When
-from layerlens.analyses.lenses.exits import RULES, require_rule
+from layerlens.analyses.lenses.exits import RULES, require_min_layers, require_rule
 from layerlens.analyses.lenses.fitting.documents import (
     BATCH_TOKENS,
     count_kept,
@@ -189,8 +189,7 @@ def early_exit(
     chosen = _thresholds(rule, thresholds)
     if not np.isfinite(decay) or decay < 0:
         raise InputError(f"decay is {decay!r}; expected a number that is not negative.")
-    if not 0 <= min_layers <= model.n_layers:
-        raise InputError(f"min_layers is {min_layers}; expected 0 to {model.n_layers}.")
+    require_min_layers(model, min_layers)
     rows = rows_of(model, tokens)
     total = count_kept(rows, positions_skipped)
     if not total:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerlens.errors import InputError
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,18 @@ def require_rule(rule: str, threshold: float | None) -> float:
     if rule not in RULES:
         raise InputError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
     return RULES[rule].threshold if threshold is None else float(threshold)
+
+
+def require_min_layers(model: LensModel, min_layers: int) -> None:
+    """Refuse a number of blocks that always run which the model does not have.
+
+    Raises
+    ------
+    InputError
+        It is below 0, or above the number of blocks.
+    """
+    if not 0 <= min_layers <= model.n_layers:
+        raise InputError(f"min_layers is {min_layers}; expected 0 to {model.n_layers}.")
 
 
 def exit_scores(rule: str, numbers: Mapping[str, NDArray[Any]], d_vocab: int) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.lenses.exits import require_rule
+from layerlens.analyses.lenses.exits import require_min_layers, require_rule
 from layerlens.analyses.lenses.logit_lens import DEFAULT_LIMIT, shown_edits
 from layerlens.analyses.lenses.points import lens_points
 from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
@@ -146,6 +146,7 @@ def generation_lens(
     stop: str | Sequence[str] = (),
     rule: str = "margin",
     threshold: float | None = None,
+    min_layers: int = 0,
     verify: int = 2,
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
@@ -186,6 +187,8 @@ def generation_lens(
         state that the block was given), ``patience`` (points in a row with the same top token).
     threshold
         What the rule's score has to exceed; None: 0.5, 0.75, 0.8, 0.98, 2.
+    min_layers
+        Blocks that always run, whatever the rule says.
     verify
         How many tokens are read again in one pass of the whole text without a cache, and
         compared; 0 for none.
@@ -228,8 +231,9 @@ def generation_lens(
         tuple(model.token_id(token) for token in _listed(begin)),
         (stop,) if isinstance(stop, str) and stop else tuple(stop),
     )
+    require_min_layers(model, min_layers)
     found = shown_edits(job, edits)
-    shown = Shown(chosen, top_k, rule, require_rule(rule, threshold))
+    shown = Shown(chosen, top_k, rule, require_rule(rule, threshold), min_layers)
     buffers = buffers_of(model, len(chosen), len(tokens.ids), wanted.new, top_k, memory_limit)
     Writing(job, model, tokens, reader, shown, wanted, buffers).run(found, verify)
 

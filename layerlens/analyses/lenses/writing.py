@@ -43,12 +43,15 @@ class Shown:
         How many predictions of each.
     rule, threshold
         When a model could have stopped, see `layerlens.analyses.lenses.exits`.
+    min_layers
+        Blocks that always run.
     """
 
     points: list[Point]
     top_k: int
     rule: str
     threshold: float
+    min_layers: int = 0
 
 
 class Writing:
@@ -115,7 +118,9 @@ class Writing:
             texts = [text or "" for text in self.given.texts]
             coords["text"] = (("batch",), np.array(texts))
         self.job.declare(sizes, coords)
-        self.job.note(rule=self.shown.rule, threshold=self.shown.threshold, rules=rules_told())
+        shown = self.shown
+        self.job.note(rule=shown.rule, threshold=shown.threshold, rules=rules_told())
+        self.job.note(min_layers=shown.min_layers)
         self.job.note(**named_texts({"text": self.given}))
 
     def _read(self, site: Site, value: Tensor) -> None:
@@ -166,6 +171,8 @@ class Writing:
         )
         numbers["top_id"] = top[self.states]
         score = exit_scores(self.shown.rule, numbers, self.model.d_vocab)
+        early = self.layers[self.states] + 1 < self.shown.min_layers
+        score = np.where(early[:, None], np.nan, score)
         exits = self.states[exit_points(score, self.shown.threshold)]
         found |= {"exit_point": exits, "exit_layer": self.layers[exits]}
         return {name: value.astype(np.int32) for name, value in found.items()}

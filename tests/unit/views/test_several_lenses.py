@@ -184,3 +184,11 @@ def test_another_lens_is_compared_with_after_another_run(model: LensModel, ridge
     assert "against='ridge'" in view.meta["code"]
     told = {"name": "sublayer", "points": None, "heldout": None, "uniform": None}
     assert view.meta["lenses"][2] == told
+
+
+def test_beside_opens_with_two_lenses(model: LensModel, ridge: Fitted) -> None:
+    assert shown(model, ["logit", ridge], compare="beside").through == 1
+    assert shown(model, ["logit", ridge], compare="kl", through=0).through == 0
+    assert shown(model, ["logit", ridge]).through == 0
+    # where another is compared with, the first one is another than that
+    assert shown(model, ["logit", ridge], compare="beside", against="ridge").through == 0

@@ -22,13 +22,14 @@ export function Strip({ state }: { state: GenerationState }) {
 function Rule({ state }: { state: GenerationState }) {
   state.session.version.value;
   const data = state.written;
-  const { rule, threshold } = state.own.traits;
+  const { rule, threshold, min_layers } = state.own.traits;
   if (!data) return null;
   const { rules, layers, n_layers } = data.meta;
   const chosen = rules.find(({ name }) => name === rule.value);
   if (!chosen) return null;
   const { words, low, high, step } = chosen;
-  const exits = data.meta.tokens.map((_, at) => data.exit(rule.value, threshold.value, at));
+  const when = state.when.value;
+  const exits = data.meta.tokens.map((_, at) => data.exit(when, at));
   const run = exits.map((point) => Math.min(n_layers, (layers[point] ?? 0) + 1));
   const mean = run.reduce((sum, blocks) => sum + blocks, 0) / Math.max(1, run.length);
   const last = data.points - 1;
@@ -60,6 +61,21 @@ function Rule({ state }: { state: GenerationState }) {
         />
         <output class="ll-num">{Number(threshold.value.toFixed(3))}</output>
       </label>
+      <label class="ll-group" title="So many blocks always run, whatever the rule says">
+        <span class="ll-dim">At least</span>
+        <input
+          type="range"
+          min={0}
+          max={n_layers}
+          step={1}
+          value={min_layers.value}
+          aria-label="Blocks that always run"
+          onInput={(event) =>
+            state.own.write({ min_layers: Number(event.currentTarget.value) }, "soon")
+          }
+        />
+        <output class="ll-num">{min_layers.value} blocks</output>
+      </label>
       <span class="ll-num" role="status">
         {mean.toFixed(1)} of {n_layers} blocks a token; {same} of {exits.length} tokens the same
       </span>
@@ -82,7 +98,7 @@ function Row({ state }: { state: GenerationState }) {
   }, []);
   state.session.version.value;
   const data = state.written;
-  const { rule, threshold } = state.own.traits;
+  const when = state.when.value;
   if (!data) return null;
   const last = data.points - 1;
   const { position } = state.selected.value;
@@ -121,7 +137,7 @@ function Row({ state }: { state: GenerationState }) {
           <tr>
             <th scope="row">exit</th>
             {data.meta.tokens.map((token, step) => {
-              const point = data.exit(rule.value, threshold.value, step);
+              const point = data.exit(when, step);
               const other = data.topId(point, step) !== data.topId(last, step);
               return (
                 <td key={`${step}:${token.id}`} class={other ? "ll-parted" : undefined}>

@@ -2,7 +2,7 @@ import type { GenerationMeta } from "../../wire/generation";
 import type { RunStore } from "../../wire/store";
 import type { TokenInfo } from "../../wire/types";
 import { LensData } from "../lens/data";
-import { exitPoint, type Scored } from "./exits";
+import { exitPoint, type Scored, type When } from "./exits";
 
 /** One run's numbers, asked by lens point and written token. */
 export class GenerationData extends LensData implements Scored {
@@ -64,7 +64,7 @@ export class GenerationData extends LensData implements Scored {
     return this.at(name, point, step);
   }
 
-  exit(rule: string, threshold: number, step: number): number {
-    return exitPoint(this, rule, threshold, step);
+  exit(when: When, step: number): number {
+    return exitPoint(this, when, step);
   }
 }

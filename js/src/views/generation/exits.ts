@@ -1,6 +1,10 @@
 /** What a rule asks of the numbers of one token. */
 export interface Scored {
-  readonly meta: { readonly d_vocab: number; readonly states: readonly boolean[] };
+  readonly meta: {
+    readonly d_vocab: number;
+    readonly states: readonly boolean[];
+    readonly layers: readonly number[];
+  };
   probability(point: number, step: number): number;
   number(name: string, point: number, step: number): number;
   topId(point: number, step: number): number;
@@ -30,9 +34,17 @@ export function scores(data: Scored, rule: string, step: number): number[] {
   });
 }
 
+/** When to stop: a rule, what its score has to exceed, and how many blocks always run. */
+export interface When {
+  rule: string;
+  threshold: number;
+  least: number;
+}
+
 /** The first point whose score exceeds the threshold; the last one where none does. */
-export function exitPoint(data: Scored, rule: string, threshold: number, step: number): number {
+export function exitPoint(data: Scored, { rule, threshold, least }: When, step: number): number {
   const found = scores(data, rule, step);
-  const first = found.findIndex((score) => score > threshold);
+  const run = (point: number) => (data.meta.layers[point] ?? 0) + 1;
+  const first = found.findIndex((score, point) => score > threshold && run(point) >= least);
   return first < 0 ? found.length - 1 : first;
 }

@@ -9,6 +9,7 @@ import type { TokenName } from "../../wire/types";
 import type { LensData } from "../lens/data";
 import { ViewState } from "../lens/state";
 import { GenerationData } from "./data";
+import type { When } from "./exits";
 
 /** What is pointed at in a text that is written, and how it goes on. */
 export class GenerationState extends ViewState {
@@ -18,6 +19,12 @@ export class GenerationState extends ViewState {
   ) {
     super(own as unknown as Session<LensTraits, LensMeta>, dark);
   }
+
+  /** When the model could have stopped, as it is chosen. */
+  readonly when: ReadonlySignal<When> = computed(() => {
+    const { rule, threshold, min_layers } = this.own.traits;
+    return { rule: rule.value, threshold: threshold.value, least: min_layers.value };
+  });
 
   /** The numbers of the run that is shown. */
   get written(): GenerationData | null {

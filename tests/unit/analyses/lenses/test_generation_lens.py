@@ -15,7 +15,7 @@ from layerlens.analyses.answers.divergence import FromFirst
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.analyses.lenses.exits import RULES, exit_points, exit_scores
 from layerlens.analyses.lenses.generation_lens import generation_lens
-from layerlens.errors import Cancelled
+from layerlens.errors import Cancelled, InputError
 from layerlens.model.lensmodel import LensModel
 
 from ..conftest import build
@@ -264,6 +264,17 @@ def test_exits_move_with_the_threshold_and_end_at_the_last_point() -> None:
         exits = [exit_points(score, threshold) for threshold in (-1, 0.3, 0.6, 0.9, 2, 99)]
         assert all((a <= b).all() for a, b in pairwise(exits))
         assert exits[-1].tolist() == [3, 3]
+
+
+def test_blocks_that_always_run_are_not_stopped_in() -> None:
+    model = model_of("llama")
+    options = {"max_new_tokens": 4, "threshold": -1.0}
+    assert set(ll.generation_lens(model, IDS, **options).data.exit_layer.values) == {0}
+    late = ll.generation_lens(model, IDS, min_layers=2, **options).data
+    assert set(late.exit_layer.values) == {1}  # two blocks have run
+    assert late.attrs["min_layers"] == 2
+    with pytest.raises(InputError, match="min_layers is 99; expected 0 to"):
+        ll.generation_lens(model, IDS, min_layers=99)
 
 
 def test_a_fitted_lens_reads_through_its_map() -> None:
