@@ -27,6 +27,8 @@ display := $(if $(HEADLESS),,$(DISPLAY)$(WAYLAND_DISPLAY)$(if $(filter Darwin,$(
 
 # One thread in each of two processes: small models gain nothing from more, and two cores are full.
 export OMP_NUM_THREADS ?= 1
+# Workers, kernels and servers are many processes: none compiles again what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 pytest := $(py) -m pytest -q --durations=10
 spread := -n 2 --dist worksteal
 # What takes one process runs beside the browser's tests; each prints when it is over.

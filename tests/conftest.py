@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,12 @@ import torch
 import layerlens as ll
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Let no search for garbage go through all modules and tests again; they stay anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

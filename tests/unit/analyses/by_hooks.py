@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from transformers import PreTrainedModel
 
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
+
+from .copies import copy_of
 
 FAMILIES = ("gpt2", "llama", "gpt_neox")
 """Fused q, k, v and learned positions; grouped key-value heads; parallel sublayers."""
@@ -23,14 +26,19 @@ Hook = tuple[nn.Module, str, Change]
 """Module, ``in`` or ``out``, and what becomes of the tensor there (a copy)."""
 
 
+@cache
+def _built(family: str) -> LensModel:
+    return LensModel.wrap(tiny_model(family, seed=1), None, name=family, prove=False)
+
+
 def wrapped(family: str) -> LensModel:
     """A tiny random model for the analysis."""
-    return LensModel.wrap(tiny_model(family, seed=1), None, name=family, prove=False)
+    return copy_of(_built(family))
 
 
 def plain(family: str) -> PreTrainedModel:
     """The same model for plain hooks, with attention that takes any mask."""
-    hf = tiny_model(family, seed=1)
+    hf = wrapped(family).hf
     hf.set_attn_implementation("eager")
     return hf
 

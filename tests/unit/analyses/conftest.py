@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from layerlens.model.lensmodel import LensModel
+from tests.unit.analyses.copies import copy_of
 
 torch.set_num_threads(1)
 
@@ -69,14 +71,20 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
-def build(family: str) -> LensModel:
-    """A tiny random model whose every parameter, norms and biases too, is perturbed."""
+@cache
+def _built(family: str) -> LensModel:
     torch.manual_seed(0)
     hf = FAMILIES[family]().eval()
     with torch.no_grad():
         for parameter in hf.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return LensModel.wrap(hf, None, name=f"tiny {family}", prove=False)
+
+
+def build(family: str) -> LensModel:
+    """A tiny random model whose every parameter, norms and biases too, is perturbed."""
+    torch.manual_seed(0)  # for what a test draws next
+    return copy_of(_built(family))
 
 
 @pytest.fixture(scope="session", params=list(FAMILIES))
