@@ -212,9 +212,9 @@ def test_trajectories() -> None:
 
 
 def test_same_figure_same_bytes() -> None:
+    first, second = made.result().figure(), made.result().figure()
     for kind in ("png", "svg", "pdf"):
-        first = image_bytes(made.result().figure(), kind, dpi=60)
-        assert first == image_bytes(made.result().figure(), kind, dpi=60)
+        assert image_bytes(first, kind, dpi=60) == image_bytes(second, kind, dpi=60)
 
 
 def test_a_figure_shows_itself_in_a_shell_that_has_no_pyplot() -> None:

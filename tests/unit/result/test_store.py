@@ -156,6 +156,12 @@ def test_other_tools_read_the_file(tmp_path: Path) -> None:
         assert data["point"].values[-1] == "final"
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file as it is written."""
+    return made.result().save(tmp_path_factory.mktemp("sound") / "a.nc").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -177,9 +183,10 @@ def test_other_tools_read_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_attributes_that_are_damaged_are_refused_at_once(
-    tmp_path: Path, name: str, value: object, message: str
+    sound: bytes, tmp_path: Path, name: str, value: object, message: str
 ) -> None:
-    path = made.result().save(tmp_path / "a.nc")
+    path = tmp_path / "a.nc"
+    path.write_bytes(sound)
     with h5py.File(path, "a") as file:
         file.attrs[name] = value
     with pytest.raises(ResultError, match=re.escape(message)):

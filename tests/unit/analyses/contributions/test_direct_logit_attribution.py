@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from layerlens.analyses.contributions.direct_logit_attribution import (
 from layerlens.errors import Cancelled, InputError, ModelError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
+from tests.unit.analyses.copies import copy_of
 
 IDS = [5, 17, 60, 3, 90, 41]
 ANSWER, WRONG = 7, 55
@@ -71,8 +73,13 @@ FAMILIES = {
 }
 
 
-def wrapped(family: str, **overrides: Any) -> LensModel:
-    return LensModel.wrap(tiny_model(family, **overrides), None, name=family, prove=False)
+@cache
+def built(family: str) -> LensModel:
+    return LensModel.wrap(tiny_model(family), None, name=family, prove=False)
+
+
+def wrapped(family: str) -> LensModel:
+    return copy_of(built(family))
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

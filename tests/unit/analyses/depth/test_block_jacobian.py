@@ -55,7 +55,7 @@ def whole(model: LensModel, layer: int, at: int) -> Tensor:
 @pytest.mark.parametrize("family", by_hooks.FAMILIES)
 def test_estimates_are_those_of_the_whole_matrix(family: str) -> None:
     model = by_hooks.wrapped(family)
-    found = ll.block_jacobian(model, IDS, draws=1000, per_text=1)
+    found = ll.block_jacobian(model, IDS, draws=300, per_text=1)
     assert found.checks.ok and found.data.attrs["complete"] == 1
     (at,) = evenly(range(1, len(IDS)), 1)
     for layer in range(model.n_layers):
@@ -65,7 +65,7 @@ def test_estimates_are_those_of_the_whole_matrix(family: str) -> None:
         off = 1 - matrix.diagonal().square().sum() / matrix.square().sum()
         data = found.data.sel(layer=layer)
         assert float(data.jacobian_distance) == pytest.approx(float(distance), rel=0.05)
-        assert float(data.jacobian_trace) == pytest.approx(float(matrix.trace()) / width, abs=0.05)
+        assert float(data.jacobian_trace) == pytest.approx(float(matrix.trace()) / width, abs=0.1)
         assert float(data.jacobian_off_diagonal) == pytest.approx(float(off), abs=0.05)
 
 
