@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
     from layerlens.analyses.removal.massive_ablation import massive_ablation
+    from layerlens.analyses.removal.suppression import suppression
     from layerlens.analyses.steering.steering import steering
     from layerlens.analyses.texts.translation_prompts import translation_prompts
     from layerlens.analyses.tracing.causal_trace import causal_trace
@@ -200,6 +201,7 @@ _PLACES = {
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
+    "suppression": "layerlens.analyses.removal.suppression",
     "block_jacobian": "layerlens.analyses.depth.block_jacobian",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
     "finercut": "layerlens.analyses.depth.finercut",
@@ -351,6 +353,7 @@ __all__ = [
     "sparse_split",
     "spectrum",
     "steering",
+    "suppression",
     "terms",
     "texts",
     "token_attribution",
