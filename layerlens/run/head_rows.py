@@ -34,6 +34,9 @@ LOGIT_BYTES = 128 << 20
 # Stands for "no such column": e**_FLOOR is 0, and 0 * _FLOOR is 0, not NaN.
 _FLOOR = -1e30
 
+_RARE = -1e4
+"""A logit this far below the largest has probability 0 in any dtype; its square is finite."""
+
 
 class Reduced(NamedTuple):
     """What is kept of the logits of ``R`` rows; tensors on the head's device."""
@@ -60,6 +63,8 @@ class Final(NamedTuple):
     the head is not affine."""
     mean_bias: Tensor | None
     """[R] the same of its bias; None where it has none."""
+    spread: Tensor
+    """[R] nats, standard deviation of the log probability under the row's own distribution."""
     kept: list[Tensor]
     """Whole logits [V] of the rows that were asked for."""
 
@@ -221,23 +226,27 @@ class Head:
         kept: list[Tensor] = []
         weights: list[Tensor] = []
         biases: list[Tensor] = []
+        spreads: list[Tensor] = []
 
         def see(start: int, logits: Tensor, scratch: Tensor) -> None:
             inside = [row - start for row in keep if start <= row < start + len(logits)]
             kept.extend(logits[row, : self.d_vocab].clone() for row in inside)
+            torch.softmax(logits, -1, out=scratch)
+            probability = scratch[:, : self.d_vocab]
+            total = scratch.sum(-1)
             if self.linear and self.matrix is not None:
-                torch.softmax(logits, -1, out=scratch)
-                probability = scratch[:, : self.d_vocab]
-                total = scratch.sum(-1)
                 weights.append(probability @ self.matrix.weight / total.unsqueeze(-1))
                 if self.matrix.bias is not None:
                     # A bias that suppresses a token (-inf) has weight 0 and adds nothing.
                     bias = self.matrix.bias.clamp_min(_FLOOR)
                     biases.append(probability @ bias / total)
+            # Last, because it is computed in place of the logits.
+            spreads.append(_spread(logits[:, : self.d_vocab], probability, total))
 
         reduced = self._reduce(x, chosen, top_k, tick, see)
         mean = torch.cat(weights) if weights else None
-        return reduced, Final(mean, torch.cat(biases) if biases else None, kept)
+        bias = torch.cat(biases) if biases else None
+        return reduced, Final(mean, bias, torch.cat(spreads), kept)
 
     def _reduce(
         self,
@@ -317,6 +326,16 @@ def top_k_by_blocks(logits: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Ten
     best = torch.topk(candidates, k)
     block = chosen.gather(1, best.indices // BLOCK)
     return best.values, block * BLOCK + best.indices % BLOCK
+
+
+def _spread(logits: Tensor, probability: Tensor, total: Tensor) -> Tensor:
+    """Standard deviation of log probabilities ``[R]``; the logits are overwritten."""
+    weight = probability.unsqueeze(1)
+    # As products of matrices: they need no third array of this size.
+    logits.sub_(logits.amax(-1, keepdim=True)).clamp_(min=_RARE)
+    mean = (weight @ logits.unsqueeze(-1)).flatten() / total
+    logits.sub_(mean.unsqueeze(-1)).square_()
+    return ((weight @ logits.unsqueeze(-1)).flatten() / total).sqrt()
 
 
 def _statistics(

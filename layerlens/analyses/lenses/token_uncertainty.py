@@ -9,7 +9,7 @@ from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.lenses.claims import Judge
 from layerlens.analyses.lenses.early_exit import exits_of
 from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
-from layerlens.analyses.lenses.uncertainty import VARIABLES, Uncertainty
+from layerlens.analyses.lenses.uncertainty import MIN_K_PLUS, VARIABLES, Uncertainty
 from layerlens.analyses.lenses.uncertainty_cell import open_uncertainty
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
@@ -37,7 +37,7 @@ def count_work(
     texts = len(tokens.ids)
     read = sum(tokens.lengths) + texts * max_new_tokens
     longest = max(tokens.lengths) + max_new_tokens
-    answer = texts * longest * (12 * top_k + 120) + points * longest * 8
+    answer = texts * longest * (12 * top_k + 128) + points * longest * 8
     fed = read + (sum(tokens.lengths) + texts * max_new_tokens if max_new_tokens else 0)
     rows = points * read + texts * max_new_tokens
     return Work(1, rows, answer + memory_limit // 2, fed, steps=texts * max_new_tokens)
@@ -50,7 +50,7 @@ def count_work(
     "arXiv 2311.07383; claim-conditioned probability: Fadeeva et al. (2024), arXiv 2403.04696; "
     "output signatures: Bar-Shalom et al., Beyond Next Token Probabilities (2025), "
     "arXiv 2503.14043; worst tokens: Shi et al., Detecting Pretraining Data from Large Language "
-    "Models (2023), arXiv 2310.16789",
+    f"Models (2023), arXiv 2310.16789; {MIN_K_PLUS}",
     cost="1 pass a text, with one product of every layer with the head; a step for each token that "
     "is written",
     view="grid",
@@ -113,7 +113,9 @@ def token_uncertainty(
 
     ``sequence_surprisal``, ``mean_surprisal`` and ``mean_entropy`` are lm-polygraph's
     MaximumSequenceProbability, Perplexity (a logarithm there too) and MeanTokenEntropy;
-    ``claim_score`` is minus its CCP.
+    ``claim_score`` is minus its CCP. ``worst_surprisal`` is minus Min-K% and
+    ``worst_standard_score`` is Min-K%++, both of the fifth of the tokens that is worst; larger
+    speaks for a text that was seen in training, though neither is proof of it.
 
     ``auroc`` is 0.5 for a score that knows nothing. ``position`` is such a score, and
     ``auroc_shuffled`` what shuffled labels give. The score of a span is the mean doubt of its

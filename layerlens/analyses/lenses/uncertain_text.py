@@ -36,6 +36,8 @@ class Certainty:
         ``[T]`` int, 1 = the likeliest; -1 where there is none.
     entropy
         ``[T]`` nats.
+    spread
+        ``[T]`` nats, standard deviation of the log probability under the same prediction.
     top_id, top_probability
         ``[T, k]`` what was likeliest in its place.
     agreement
@@ -51,6 +53,7 @@ class Certainty:
     surprisal: np.ndarray
     rank: np.ndarray
     entropy: np.ndarray
+    spread: np.ndarray
     top_id: np.ndarray
     top_probability: np.ndarray
     agreement: np.ndarray
@@ -112,10 +115,14 @@ def read_text(
     (final,) = last
     if check:
         against_model(job, lens_pass, final, tokens, cells)
-    return _certainty(final.reduced, target, chosen, torch.stack(tops) if tops else None)
+    assert lens_pass.final is not None  # the pass has ended
+    agreeing = torch.stack(tops) if tops else None
+    return _certainty(final.reduced, lens_pass.final.spread, target, chosen, agreeing)
 
 
-def _certainty(kept: Reduced, target: Tensor, chosen: Tensor, tops: Tensor | None) -> Certainty:
+def _certainty(
+    kept: Reduced, spread: Tensor, target: Tensor, chosen: Tensor, tops: Tensor | None
+) -> Certainty:
     """What the rows say of the tokens behind them."""
     known = target >= 0
     logit, norm = kept.chosen[:, 0].double(), kept.log_norm.double()
@@ -127,6 +134,7 @@ def _certainty(kept: Reduced, target: Tensor, chosen: Tensor, tops: Tensor | Non
         surprisal=_behind((norm - logit).clamp_min(0).where(known, torch.nan)),
         rank=_behind((kept.above[:, 0] + 1).where(known, -1)),
         entropy=_behind(kept.entropy.double()),
+        spread=_behind(spread.double()),
         top_id=_behind(kept.top_ids),
         top_probability=_behind((kept.top_logits.double() - norm[:, None]).exp()),
         agreement=_behind(agree),

@@ -32,8 +32,13 @@ CLAIM = "claim"
 POSITION = "position"
 """The score that knows nothing but where a token stands: a control."""
 WORST = 0.2
-"""Share of the tokens, the least likely ones, that ``worst_surprisal`` is the mean of."""
-
+"""Share of the tokens, the least likely ones, that the worst numbers are the mean of."""
+LEAST_SPREAD = 1e-6
+"""Nats; a spread below it is rounding of the logits, and a score over it would be noise."""
+MIN_K_PLUS = (
+    "Zhang et al., Min-K%++: Improved Baseline for Detecting Pre-Training Data from Large "
+    "Language Models (2024), arXiv 2404.02936"
+)
 
 _TEXT, _TOKEN = ("text?",), ("text?", "position")
 VARIABLES = {
@@ -42,6 +47,15 @@ VARIABLES = {
     ),
     "surprisal": Variable(_TOKEN, "float64", "nats", "surprisal of the token"),
     "entropy": Variable(_TOKEN, "float64", "nats", "entropy of the prediction of the token"),
+    "standard_score": Variable(
+        _TOKEN,
+        "float64",
+        "standard deviations",
+        "log probability of the token against what its prediction expects",
+        signed=True,
+        formula="(ln p(token) − E ln p) / SD ln p, over the prediction p itself",
+        source=MIN_K_PLUS,
+    ),
     "margin": Variable(_TOKEN, "float64", "1", "probability of the top token minus the second's"),
     "layer_agreement": Variable(_TOKEN, "float64", "1", "share of layers with the same top token"),
     "claim_probability": Variable(
@@ -58,6 +72,14 @@ VARIABLES = {
     "mean_entropy": Variable(_TEXT, "float64", "nats", "mean entropy of the predictions"),
     "worst_surprisal": Variable(
         _TEXT, "float64", "nats", "mean surprisal of the least likely fifth of the tokens"
+    ),
+    "worst_standard_score": Variable(
+        _TEXT,
+        "float64",
+        "standard deviations",
+        "mean standard score of the fifth of the tokens where it is lowest (Min-K%++)",
+        signed=True,
+        source=MIN_K_PLUS,
     ),
     "claim_score": Variable(
         _TEXT, "float64", "1", "probability of all claims among those that they rule out"
@@ -176,9 +198,11 @@ class Uncertainty:
             1 - found.agreement,
         ]
         ids = self.tokens.ids[row][self.tokens.mask[row]].numpy()
+        score = (found.entropy - found.surprisal) / np.maximum(found.spread, LEAST_SPREAD)
         arrays = {
             "surprisal": found.surprisal,
             "entropy": found.entropy,
+            "standard_score": score,
             "margin": margin,
             "layer_agreement": found.agreement,
             "rank": found.rank,
@@ -190,14 +214,15 @@ class Uncertainty:
         for place, doubt in enumerate(doubts):
             self.job.emit({**where, "measure": place}, {"doubt": self._padded(doubt)})
         counted = self.counted[row]
-        surprisal = found.surprisal[counted & np.isfinite(found.surprisal)]
+        known = counted & np.isfinite(found.surprisal)
+        surprisal = found.surprisal[known]
         few = int(np.ceil(WORST * len(surprisal)))
-        worst = np.sort(surprisal)[len(surprisal) - few :]
         sums = {
             "mean_surprisal": _mean(surprisal),
             "sequence_surprisal": surprisal.sum(),
             "mean_entropy": _mean(found.entropy[counted]),
-            "worst_surprisal": _mean(worst),
+            "worst_surprisal": _mean(-np.sort(-surprisal)[:few]),
+            "worst_standard_score": _mean(np.sort(score[known])[:few]),
         }
         self.job.emit(where, {name: np.array(value) for name, value in sums.items()})
         if self.judge is not None:

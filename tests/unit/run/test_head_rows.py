@@ -189,6 +189,19 @@ def test_final_rows_bring_the_mean_weight_row_and_whole_logits() -> None:
     assert torch.allclose(torch.stack(final.kept), logits[[3, 39]], atol=1e-5)
 
 
+def test_how_far_log_probabilities_spread_under_their_own_distribution() -> None:
+    """Of two tokens, a apart, p(1 - p) a² is the variance; of what is suppressed nothing counts."""
+    weight = torch.zeros(140, 1)
+    weight[0] = 1
+    bias = torch.full((140,), -torch.inf)
+    bias[:2] = 0
+    apart = torch.tensor([[0.0], [2.0], [-3.0], [9.0]])
+    _, final = head_of(weight, bias=bias).reduce_final(apart, none(4), 1)
+    p = apart.flatten().sigmoid()
+    expected = apart.flatten().abs() * (p * (1 - p)).sqrt()
+    assert torch.allclose(final.spread, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_bad_logits_are_an_error(bad: float) -> None:
     weight = torch.zeros(150, 2)

@@ -42,6 +42,12 @@ def test_numbers_of_a_generation_are_lm_polygraphs(family: str) -> None:
     assert float(found.mean_surprisal) == pytest.approx(-np.mean(likelihoods), rel=1e-4)
     assert float(found.mean_entropy) == pytest.approx(np.mean(entropies), rel=1e-4)
     assert float(found.worst_surprisal) == pytest.approx(max(-likelihoods), rel=1e-4)
+    # Min-K%++ as its authors compute it (run.py of zjysteven/mink-plus-plus).
+    mu = (np.exp(greedy) * greedy).sum(-1)
+    sigma = (np.exp(greedy) * np.square(greedy)).sum(-1) - np.square(mu)
+    scores = (likelihoods - mu) / np.sqrt(sigma)
+    np.testing.assert_allclose(written.standard_score, scores, rtol=1e-3, atol=1e-4)
+    assert float(found.worst_standard_score) == pytest.approx(min(scores), rel=1e-3)
     # What was written is on top, so doubt about it and about the likeliest are the same.
     assert (written["rank"] == 1).all()
     doubt = written.doubt
