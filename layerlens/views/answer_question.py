@@ -40,11 +40,6 @@ class AnswerQuestion(QuestionView):
 
     def _name(self, analysis: str | Analysis) -> None:
         """Learn which analysis it is."""
-        if not isinstance(analysis, str | Analysis):
-            raise InputError(
-                f"{type(self).__name__} takes the name of an analysis, or one such as "
-                f"ll.ablate_sweep, after the model; not {analysis!r:.60}."
-            )
         found = get(analysis)
         self.ANALYSIS, self.names = found.name, found.inputs
         self._asks = found.about.question

@@ -16,6 +16,8 @@ from layerlens.result.checks import Checks
 from layerlens.result.fitted import Fitted, ModelFacts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from layerlens.analyses.contract.job import Job
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -65,6 +67,47 @@ def fitted_of(
         call=code,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         complete=ended,
+        versions=versions(),
+    )
+
+
+def imported(
+    kind: str,
+    arrays: Mapping[str, Tensor],
+    model: LensModel,
+    about: Mapping[str, Any],
+    *,
+    call: str,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+    complete: bool = True,
+) -> Fitted:
+    """What another package learned for this model; on which texts is not known.
+
+    Parameters
+    ----------
+    kind
+        What it is.
+    arrays
+        By name, as an analysis of ours would hand them over.
+    about
+        What the package says of it.
+    call
+        The Python that reads it again.
+    scores
+        Side to measure to value, as far as the package tells.
+    complete
+        Whether the fit was finished.
+    """
+    return Fitted(
+        kind=kind,
+        arrays=dict(arrays),
+        model=ModelFacts.of(model),
+        data="",
+        options={"imported": dict(about)},
+        scores=scores or {},
+        call=call,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        complete=complete,
         versions=versions(),
     )
 

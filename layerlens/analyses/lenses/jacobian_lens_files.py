@@ -5,20 +5,19 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contract.provenance import versions
+from layerlens.analyses.contract.learning import imported
 from layerlens.errors import InputError, ResultError
 from layerlens.result.files import as_path, read_bytes, write_bytes
-from layerlens.result.fitted import Fitted, ModelFacts
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+    from layerlens.result.fitted import Fitted
 
 KIND = "jacobian_lens"
 
@@ -83,17 +82,14 @@ def import_jacobian_lens(
         )
     divisor = 1 if finished else prompts
     arrays = {f"{layer}_post.jacobian": given[layer].float() / divisor for layer in sorted(given)}
-    return Fitted(
-        kind=KIND,
-        arrays=arrays,
-        model=ModelFacts.of(model),
-        data="",
-        options={"imported": {key: str(value) for key, value in dict(about).items()}},
-        scores={"train": {"prompts": float(prompts)}},
+    return imported(
+        KIND,
+        arrays,
+        model,
+        {key: str(value) for key, value in dict(about).items()},
         call=f"ll.import_jacobian_lens({str(place)!r}, model{', force=True' * force})",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        scores={"train": {"prompts": float(prompts)}},
         complete=finished,
-        versions=versions(),
     )
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contract.provenance import versions
+from layerlens.analyses.contract.learning import imported
 from layerlens.errors import InputError, ResultError
 from layerlens.result.files import as_path, read_bytes, write_bytes
-from layerlens.result.fitted import Fitted, ModelFacts
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+    from layerlens.result.fitted import Fitted
 
 CONFIG, PARAMS = "config.json", "params.pt"
 LENS_TYPE = "linear_tuned_lens"
@@ -85,16 +84,8 @@ def import_tuned_lens(
                     "tuned-lens saves for this model."
                 )
             arrays[f"{label}.{part}"] = array.contiguous()
-    return Fitted(
-        kind="tuned_lens",
-        arrays=arrays,
-        model=ModelFacts.of(model),
-        data="",
-        options={"imported": config},
-        call=f"ll.import_tuned_lens({str(folder)!r}, model{', force=True' * force})",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(),
-    )
+    call = f"ll.import_tuned_lens({str(folder)!r}, model{', force=True' * force})"
+    return imported("tuned_lens", arrays, model, config, call=call)
 
 
 def export_tuned_lens(lens: Fitted, folder: str | os.PathLike[str], model: LensModel) -> Path:

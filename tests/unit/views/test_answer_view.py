@@ -176,7 +176,7 @@ def test_what_cannot_be_meant_is_refused_at_once(model: LensModel) -> None:
         GridView(model, "path_patch", "w1 w2")
     with pytest.raises(InputError, match="did you mean 'ablate_sweep'"):
         GridView(model, "ablate_swep", TEXT)
-    with pytest.raises(InputError, match="takes the name of an analysis"):
+    with pytest.raises(InputError, match="Expected the name of an analysis"):
         GridView(model, 5, TEXT)  # type: ignore[arg-type]
     view = heads(model, unit="haed")
     with pytest.raises(InputError, match="did you mean 'head'"):
