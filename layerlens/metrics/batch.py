@@ -76,6 +76,16 @@ class Picked:
                 yield row, slice(start, start + count)
             start += count
 
+    @cached_property
+    def alike(self) -> list[tuple[list[int], list[slice]]]:
+        """Rows that have as many tokens here, and where those of each are among the ``n``."""
+        found: dict[int, tuple[list[int], list[slice]]] = {}
+        for row, span in self.rows():
+            rows, spans = found.setdefault(span.stop - span.start, ([], []))
+            rows.append(row)
+            spans.append(span)
+        return list(found.values())
+
 
 class Batch:
     """The texts of one pass.

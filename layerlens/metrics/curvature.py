@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from layerlens.metrics.base import Output
 from layerlens.metrics.entropy import SKEAN
 from layerlens.metrics.registry import register
-from layerlens.metrics.textmeans import TextMeans, TextState
+from layerlens.metrics.textmeans import TextMeans, TextStates
 
 
-def mean_angle(steps: Tensor) -> float:
-    """Mean angle in radians between each row and the next.
+def mean_angle(steps: Tensor) -> Tensor:
+    """Mean angle in radians between each of the rows [..., n, d] and the next: [...].
 
     A pair with a zero row has none; NaN where there is no pair.
     """
     size = steps.norm(dim=-1)
-    real = (size[1:] > 0) & (size[:-1] > 0)
-    if not real.any():
-        return math.nan
-    dots = (steps[1:] * steps[:-1]).sum(-1)[real]
-    cosine = dots / (size[1:] * size[:-1])[real]
-    return float(cosine.clamp(-1, 1).arccos().mean())
+    sizes = size[..., 1:] * size[..., :-1]
+    real = (size[..., 1:] > 0) & (size[..., :-1] > 0)
+    dots = torch.linalg.vecdot(steps[..., 1:, :], steps[..., :-1, :])
+    angle = (dots / sizes).clamp(-1, 1).arccos()
+    total: Tensor = angle.where(real, 0.0).sum(-1)
+    return total / real.sum(-1)
 
 
 @register
@@ -45,6 +45,6 @@ class Curvature(TextMeans):
         "curvature_first": Output(("point",), "rad", "angle between neighbouring tokens"),
     }
 
-    def measure(self, text: TextState) -> tuple[float, float]:
+    def measure(self, texts: TextStates) -> tuple[Tensor, Tensor]:
         """Of second and of first order; NaN below three or two tokens."""
-        return mean_angle(text.rows.diff(dim=0)), mean_angle(text.normalized)
+        return mean_angle(texts.rows.diff(dim=-2)), mean_angle(texts.centred)

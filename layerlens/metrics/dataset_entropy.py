@@ -14,7 +14,7 @@ from layerlens.metrics.base import Arrays, ModelShape, Output
 from layerlens.metrics.entropy import SKEAN, renyi
 from layerlens.metrics.registry import register
 from layerlens.metrics.sample import Sample
-from layerlens.metrics.textmeans import centred, spectrum, unit
+from layerlens.metrics.textmeans import centred, gram, shares, unit
 
 
 @register
@@ -61,7 +61,7 @@ class DatasetEntropy(Sample):
             rows = states[:, point].double()
             if self.options["normalize"]:
                 rows = unit(centred(rows))
-            found.append(renyi(spectrum(rows), self.options["alpha"]))
+            found.append(float(renyi(shares(gram(rows)), self.options["alpha"])))
         entropy = np.array(found)
         most = math.log(min(len(states), states.shape[2]))
         share = entropy / most if most else np.full_like(entropy, np.nan)

@@ -16,7 +16,7 @@ from torch import Tensor
 from layerlens.errors import InputError
 from layerlens.metrics.base import ModelShape, Output
 from layerlens.metrics.registry import register
-from layerlens.metrics.textmeans import TextMeans, TextState, centred, gram
+from layerlens.metrics.textmeans import TextMeans, TextStates, gram
 
 SKEAN = (
     "Skean et al. (2025), Layer by Layer: Uncovering Hidden Representations in Language Models, "
@@ -25,16 +25,16 @@ SKEAN = (
 NORMALIZED = "Z: states less their mean over the text's tokens, each of length 1"
 
 
-def renyi(shares: Tensor, alpha: float = 1.0) -> float:
-    """Rényi entropy in nats of shares that sum to 1; 0 where there are none.
+def renyi(shares: Tensor, alpha: float = 1.0) -> Tensor:
+    """Rényi entropies in nats of shares [..., n] that sum to 1; 0 where all are 0.
 
     ``(1 / (1 - alpha)) log sum_i p_i^alpha``; its limit ``-sum_i p_i log p_i`` for ``alpha`` 1.
     """
-    if not len(shares):
-        return 0.0
     if alpha == 1:
-        return float(torch.special.entr(shares).sum())
-    return float((shares**alpha).sum().log()) / (1 - alpha)
+        entropy: Tensor = torch.special.entr(shares).sum(-1)
+        return entropy
+    total = (shares**alpha).sum(-1)
+    return total.where(total > 0, 1.0).log() / (1 - alpha)
 
 
 class _Entropy(TextMeans):
@@ -45,9 +45,9 @@ class _Entropy(TextMeans):
             raise InputError(f"alpha is {alpha}; expected a number above 0, 1 for Shannon entropy.")
         super().__init__(shape, alpha=alpha, normalize=normalize)
 
-    def entropy(self, text: TextState) -> float:
-        """In nats."""
-        found = text.normalized_spectrum if self.options["normalize"] else text.raw_spectrum
+    def entropy(self, texts: TextStates) -> Tensor:
+        """In nats: [text]."""
+        found = texts.normalized_shares if self.options["normalize"] else texts.raw_shares
         return renyi(found, self.options["alpha"])
 
 
@@ -71,11 +71,11 @@ class MatrixEntropy(_Entropy):
         ),
     }
 
-    def measure(self, text: TextState) -> tuple[float, float]:
+    def measure(self, texts: TextStates) -> tuple[Tensor, Tensor]:
         """Entropy, and its share of the logarithm of the smaller side."""
-        found = self.entropy(text)
-        most = math.log(min(text.rows.shape))
-        return found, found / most if most else math.nan
+        found = self.entropy(texts)
+        most = math.log(min(texts.rows.shape[-2:]))
+        return found, found / most if most else torch.full_like(found, math.nan)
 
 
 @register
@@ -89,9 +89,9 @@ class EffectiveRank(_Entropy):
     source = "Roy and Vetterli (2007), The effective rank: a measure of effective dimensionality"
     long_name = "effective rank of a text's tokens"
 
-    def measure(self, text: TextState) -> tuple[float]:
+    def measure(self, texts: TextStates) -> tuple[Tensor]:
         """The exponential of the entropy."""
-        return (math.exp(self.entropy(text)),)
+        return (self.entropy(texts).exp(),)
 
 
 @register
@@ -112,13 +112,11 @@ class ParticipationRatio(TextMeans):
     def __init__(self, shape: ModelShape, *, standardize: bool = False) -> None:
         super().__init__(shape, standardize=standardize)
 
-    def measure(self, text: TextState) -> tuple[float]:
+    def measure(self, texts: TextStates) -> tuple[Tensor]:
         """From the Gram matrix; NaN where all tokens have one state."""
-        rows = centred(text.rows)
+        squares, kernel = texts.centred_size.square().sum(-1), texts.centred_gram
         if self.options["standardize"]:
-            size = rows.norm(dim=0)
-            rows = rows / torch.where(size > 0, size, 1.0)
-        squares = rows.square().sum()
-        if squares == 0:
-            return (math.nan,)
-        return (float(squares**2 / gram(rows).square().sum()),)
+            size = texts.centred.norm(dim=-2, keepdim=True)
+            rows = texts.centred / size.where(size > 0, 1.0)
+            squares, kernel = rows.square().sum((-2, -1)), gram(rows)
+        return (squares**2 / kernel.square().sum((-2, -1)),)

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from layerlens.metrics.base import Arrays, LayerMetric, ModelShape, Output
 from layerlens.metrics.batch import GROUPS, Batch, accumulate
 from layerlens.metrics.bootstrap import DRAWS, ends, resamples
 from layerlens.metrics.layer import Layer
 from layerlens.metrics.registry import register
-from layerlens.metrics.textmeans import TextMeans, TextState, unit
+from layerlens.metrics.textmeans import TextMeans, TextStates, texts_of
 
 DONG = "Dong, Cordonnier and Loukas (2021), Attention is not all you need, arXiv 2103.03404"
 ETHAYARAJH = (
@@ -41,16 +42,12 @@ class Homogenisation(TextMeans):
         ),
     }
 
-    def measure(self, text: TextState) -> tuple[float, float]:
+    def measure(self, texts: TextStates) -> tuple[Tensor, Tensor]:
         """Mean cosine of two tokens (NaN for less than two), and the residual ratio."""
-        n = int((text.unit.norm(dim=-1) > 0).sum())
-        cosine = math.nan
-        if n > 1:
-            cosine = (float(text.unit.sum(0).square().sum()) - n) / (n * (n - 1))
-        size = float(text.rows.norm())
-        if not size:
-            return cosine, math.nan
-        return cosine, float((text.rows - text.rows.mean(0)).norm()) / size
+        n = (texts.size > 0).sum(-1)
+        pairs = (n * (n - 1)).double().where(n > 1, math.nan)
+        cosine = (texts.direction_sum.square().sum(-1) - n) / pairs
+        return cosine, texts.moved_size.norm(dim=-1) / texts.size.norm(dim=-1)
 
 
 @register
@@ -91,9 +88,11 @@ class Anisotropy(LayerMetric):
 
     def _add(self, layer: Layer, part: str, point: int) -> None:
         batch: Batch = layer.batch
-        rows = unit(layer.rows(part).to("cpu", torch.float64))
-        sums = batch.kept.by_text(rows)
-        tokens = batch.kept.by_text((rows != 0).any(-1).double())
+        sums = torch.zeros(len(batch), self.shape.d_model, dtype=torch.float64)
+        tokens = sums.new_zeros(len(batch))
+        for rows, texts in texts_of(layer, part):
+            sums[rows] = texts.direction_sum
+            tokens[rows] = (texts.size > 0).sum(-1).double()
         cell = (point,)
         accumulate(self.arrays["sum"], batch.groups, cell, sums)
         accumulate(self.arrays["tokens"], batch.groups, cell, tokens)

@@ -58,7 +58,7 @@ def dime(one: Tensor, other: Tensor, permutations: int = 10, seed: int = 0) -> f
 
 def _entropy(kernel: Tensor) -> float:
     found = torch.linalg.eigvalsh(kernel).clamp(min=0)
-    return renyi(found / found.sum())
+    return float(renyi(found / found.sum()))
 
 
 def lidar(views: Tensor, delta: float = DELTA) -> float:

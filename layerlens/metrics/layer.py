@@ -188,6 +188,20 @@ class Layer:
         for row, span in picked.rows():
             yield row, values[span]
 
+    def alike(self, part: str) -> Iterator[tuple[list[int], Tensor]]:
+        """Row numbers of texts of which as many tokens count, and their rows of a part.
+
+        ``[text, tokens, ...]``, without texts of which none counts.
+        """
+        values = self.rows(part)
+        for rows, spans in self.batch.kept.alike:
+            start, stop = spans[0].start, spans[-1].stop
+            count = spans[0].stop - start
+            if stop - start == len(rows) * count:  # side by side: a view copies nothing
+                yield rows, values[start:stop].unflatten(0, (len(rows), count))
+            else:
+                yield rows, torch.stack([values[span] for span in spans])
+
     def patterns(self) -> Iterator[tuple[list[int], Tensor]]:
         """Row numbers of texts of one length, and their patterns without padding.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,10 +21,8 @@ ROUNDING = 1e-6
 
 
 def centred(rows: Tensor) -> Tensor:
-    """Rows less their mean, with what is only rounding put to zero: [n, d]."""
-    moved = rows - rows.mean(0)
-    size = rows.norm(dim=-1, keepdim=True)
-    return torch.where(moved.norm(dim=-1, keepdim=True) > ROUNDING * size, moved, 0.0)
+    """Rows [..., n, d] less their mean, with what is only rounding put to zero."""
+    return TextStates(rows).centred
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -36,62 +33,107 @@ def unit(rows: Tensor) -> Tensor:
 
 def gram(rows: Tensor) -> Tensor:
     """The smaller of ``Z Z^T`` and ``Z^T Z``, which have the same eigenvalues but for zeros."""
-    return rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+    return rows @ rows.mT if rows.shape[-2] <= rows.shape[-1] else rows.mT @ rows
 
 
-def spectrum(rows: Tensor) -> Tensor:
-    """Eigenvalues of ``Z Z^T`` as shares of their sum, float64, ascending, without zeros.
+def shares(kernel: Tensor) -> Tensor:
+    """Eigenvalues of Gram matrices [..., n, n] as shares of their sum, ascending: [..., n].
 
-    Those below 1e-12 of the largest count as zeros. Empty where all rows are zero.
+    Those below 1e-12 of the largest count as zeros. All are zero where the matrix is.
     """
     with one_thread():
-        found = torch.linalg.eigvalsh(gram(rows))
-    kept: Tensor = found[found > 1e-12 * found[-1].clamp(min=torch.finfo(found.dtype).tiny)]
-    return kept / kept.sum()
+        found: Tensor = torch.linalg.eigvalsh(kernel)
+    noise = 1e-12 * found[..., -1:].clamp(min=torch.finfo(found.dtype).tiny)
+    kept = found.where(found > noise, 0.0)
+    total = kept.sum(-1, keepdim=True)
+    parts: Tensor = kept / total.where(total > 0, 1.0)
+    return parts
 
 
-class TextState:
-    """The states of the counted tokens of one text at one depth.
+class TextStates:
+    """The states of the counted tokens of texts of one length at one depth.
+
+    What several metrics need is computed once for all of them and for all texts together.
 
     Attributes
     ----------
     rows
-        [tokens, d_model] float64 on the CPU.
+        [text, tokens, d_model] float64 on the CPU.
     """
 
     def __init__(self, rows: Tensor) -> None:
-        self.rows = rows.to("cpu", torch.float64)
+        self.rows = rows
 
     @cached_property
-    def normalized(self) -> Tensor:
-        """Less the mean over tokens, then each of length 1."""
-        return unit(centred(self.rows))
+    def size(self) -> Tensor:
+        """Length of each state: [text, tokens]."""
+        found: Tensor = self.rows.norm(dim=-1)
+        return found
 
     @cached_property
-    def unit(self) -> Tensor:
-        """Each of length 1."""
-        return unit(self.rows)
+    def direction_sum(self) -> Tensor:
+        """Sum of the states of each text, each with length 1: [text, d_model]."""
+        weight = torch.where(self.size > 0, 1 / self.size, 0.0)
+        return (weight.unsqueeze(-2) @ self.rows).squeeze(-2)
 
     @cached_property
-    def normalized_spectrum(self) -> Tensor:
-        """Of the normalized rows."""
-        return spectrum(self.normalized)
+    def moved(self) -> Tensor:
+        """States less the mean over the tokens of their text."""
+        return self.rows - self.rows.mean(-2, keepdim=True)
 
     @cached_property
-    def raw_spectrum(self) -> Tensor:
-        """Of the rows as they are."""
-        return spectrum(self.rows)
+    def moved_size(self) -> Tensor:
+        """Length of each of these: [text, tokens]."""
+        found: Tensor = self.moved.norm(dim=-1)
+        return found
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Whether what is left of a state by centring is more than rounding: [text, tokens]."""
+        return self.moved_size > ROUNDING * self.size
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """States less their mean, what is only rounding put to zero."""
+        if self.real.all():
+            return self.moved
+        return self.moved.where(self.real.unsqueeze(-1), 0.0)
+
+    @cached_property
+    def centred_size(self) -> Tensor:
+        """Length of each of these: [text, tokens]."""
+        return self.moved_size.where(self.real, 0.0)
+
+    @cached_property
+    def centred_gram(self) -> Tensor:
+        """The smaller Gram matrix of each text's centred states."""
+        return gram(self.centred)
+
+    @cached_property
+    def normalized_shares(self) -> Tensor:
+        """Spectrum of the states less their mean, each of length 1: [text, smaller side]."""
+        size = self.centred_size.where(self.real, 1.0)
+        if self.rows.shape[-2] <= self.rows.shape[-1]:  # tokens by tokens: rows and columns scale
+            return shares(self.centred_gram / (size.unsqueeze(-1) * size.unsqueeze(-2)))
+        return shares(gram(self.centred / size.unsqueeze(-1)))
+
+    @cached_property
+    def raw_shares(self) -> Tensor:
+        """Spectrum of the states as they are: [text, smaller side]."""
+        return shares(gram(self.rows))
 
 
-_SEEN: WeakKeyDictionary[Layer, dict[str, list[tuple[int, TextState]]]] = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[Layer, dict[str, list[tuple[list[int], TextStates]]]] = WeakKeyDictionary()
 
 
-def texts_of(layer: Layer, part: str) -> list[tuple[int, TextState]]:
-    """Row number and states of each text that has tokens to count, shared by all metrics."""
+def texts_of(layer: Layer, part: str) -> list[tuple[list[int], TextStates]]:
+    """Row numbers and states of the texts with so many tokens to count, shared by all metrics."""
     parts = _SEEN.setdefault(layer, {})
     if part not in parts:
-        found = layer.texts(part, every=False)
-        parts[part] = [(row, TextState(values)) for row, values in found]
+        parts[part] = [
+            (rows, TextStates(values.to("cpu", torch.float64)))
+            for rows, values in layer.alike(part)
+        ]
     return parts[part]
 
 
@@ -111,8 +153,8 @@ class TextMeans(LayerMetric):
         self.zeros("count", GROUPS, *cells)
 
     @abstractmethod
-    def measure(self, text: TextState) -> Sequence[float]:
-        """One number for each output; NaN does not count."""
+    def measure(self, texts: TextStates) -> tuple[Tensor, ...]:
+        """One number for each text, [text] float64, for each output; NaN does not count."""
 
     def update(self, layer: Layer) -> None:
         """Add the states after a layer, and before the first one the states there too."""
@@ -122,8 +164,8 @@ class TextMeans(LayerMetric):
 
     def _add(self, layer: Layer, part: str, point: int) -> None:
         found = torch.full((len(layer.batch), len(self.outputs)), torch.nan, dtype=torch.float64)
-        for row, text in texts_of(layer, part):
-            found[row] = torch.tensor(self.measure(text), dtype=torch.float64)
+        for rows, texts in texts_of(layer, part):
+            found[rows] = torch.stack(self.measure(texts), -1)
         known = found.isfinite()
         cell = (slice(None), point)
         groups = layer.batch.groups

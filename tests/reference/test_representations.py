@@ -13,7 +13,7 @@ from layerlens.metrics.base import ModelShape
 from layerlens.metrics.cka import Cka
 from layerlens.metrics.entropy import EffectiveRank
 from layerlens.metrics.intrinsic import squared_distances, two_nn
-from layerlens.metrics.textmeans import TextState
+from layerlens.metrics.textmeans import TextStates
 
 STORED = json.loads(Path(__file__).with_name("representations.json").read_text())
 KINDS = ("gaussian", "curved", "clusters")
@@ -46,7 +46,7 @@ def test_cka(batch: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_effective_rank(kind: str) -> None:
     rows = torch.from_numpy(states(kind)[:100])
-    found = EffectiveRank(ModelShape(1, 1, rows.shape[1], 9)).measure(TextState(rows))[0]
+    found = EffectiveRank(ModelShape(1, 1, rows.shape[1], 9)).measure(TextStates(rows[None]))[0]
     assert found == pytest.approx(STORED["effective_rank"][kind], rel=1e-10)
 
 

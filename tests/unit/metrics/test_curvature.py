@@ -12,11 +12,12 @@ import torch
 
 from layerlens.metrics.base import ModelShape
 from layerlens.metrics.curvature import Curvature
-from layerlens.metrics.textmeans import TextState
+from layerlens.metrics.textmeans import TextStates
 
 
 def curvature(rows: torch.Tensor) -> tuple[float, float]:
-    return Curvature(ModelShape(1, 1, rows.shape[1], 9)).measure(TextState(rows))
+    second, first = Curvature(ModelShape(1, 1, rows.shape[1], 9)).measure(TextStates(rows[None]))
+    return float(second), float(first)
 
 
 def random(*shape: int) -> torch.Tensor:

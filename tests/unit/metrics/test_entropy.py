@@ -14,19 +14,19 @@ from layerlens.errors import InputError
 from layerlens.metrics.base import ModelShape
 from layerlens.metrics.dataset_entropy import DatasetEntropy
 from layerlens.metrics.entropy import EffectiveRank, MatrixEntropy, ParticipationRatio, renyi
-from layerlens.metrics.textmeans import TextState, spectrum
+from layerlens.metrics.textmeans import TextStates, gram, shares
 
 NAMES = ("matrix_entropy", "effective_rank", "participation_ratio")
 
 
 def entropy(rows: torch.Tensor, **options: Any) -> float:
     shape = ModelShape(1, 1, rows.shape[1], 9)
-    return MatrixEntropy(shape, **options).measure(TextState(rows))[0]
+    return float(MatrixEntropy(shape, **options).measure(TextStates(rows[None]))[0])
 
 
 def participation(rows: torch.Tensor, **options: Any) -> float:
     shape = ModelShape(1, 1, rows.shape[1], 9)
-    return ParticipationRatio(shape, **options).measure(TextState(rows))[0]
+    return float(ParticipationRatio(shape, **options).measure(TextStates(rows[None]))[0])
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -86,7 +86,8 @@ def test_planted_rank(rank: int) -> None:
     axes = turned(16)[:rank]
     rows = torch.cat([axes, -axes]) * 3 + 100
     shape = ModelShape(1, 1, 16, 9)
-    assert EffectiveRank(shape).measure(TextState(rows))[0] == pytest.approx(rank, rel=1e-9)
+    found = EffectiveRank(shape).measure(TextStates(rows[None]))[0]
+    assert float(found) == pytest.approx(rank, rel=1e-9)
     assert participation(rows) == pytest.approx(rank, rel=1e-9)
     assert participation(rows, standardize=True) <= 16
 
@@ -108,7 +109,7 @@ def test_order_two_needs_no_eigenvalues() -> None:
     expected = -math.log(float(kernel.square().sum() / kernel.trace() ** 2))
     assert entropy(rows, alpha=2, normalize=False) == pytest.approx(expected, abs=1e-12)
     moved = rows - rows.mean(0)
-    assert participation(rows) == pytest.approx(math.exp(renyi(spectrum(moved), 2)), rel=1e-12)
+    assert participation(rows) == pytest.approx(math.exp(renyi(shares(gram(moved)), 2)), rel=1e-12)
 
 
 def test_isotropic_states_have_the_known_bias() -> None:

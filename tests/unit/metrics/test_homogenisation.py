@@ -12,13 +12,15 @@ import torch
 from layerlens.metrics.base import ModelShape
 from layerlens.metrics.homogenisation import Homogenisation
 from layerlens.metrics.self_similarity import SelfSimilarity
-from layerlens.metrics.textmeans import TextState, unit
+from layerlens.metrics.textmeans import TextStates, unit
 
 NAMES = ("homogenisation", "anisotropy", "self_similarity")
 
 
 def homogenisation(rows: torch.Tensor) -> tuple[float, float]:
-    return Homogenisation(ModelShape(1, 1, rows.shape[1], 9)).measure(TextState(rows))
+    metric = Homogenisation(ModelShape(1, 1, rows.shape[1], 9))
+    cosine, residual = metric.measure(TextStates(rows[None]))
+    return float(cosine), float(residual)
 
 
 def random(*shape: int) -> torch.Tensor:
