@@ -104,6 +104,15 @@ class Timer:
         cpu = statistics.median(b[1] / a[1] for a, b in pairs)
         return wall, cpu, statistics.median(b[0] for _, b in pairs)
 
+    def between(self, less: Callable[[], object], more: Callable[[], object]) -> float:
+        """Median of what one call takes more than another by CPU, in bare forwards."""
+        less()
+        more()
+        rounds = [
+            [self.once(work)[1] for work in (self.bare, less, more)] for _ in range(self.repeats)
+        ]
+        return statistics.median((b - a) / bare for bare, a, b in rounds)
+
 
 def peak_above(work: Callable[[], object]) -> float:
     """Peak resident memory during a call above what was resident before, in MB (Linux)."""

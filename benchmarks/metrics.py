@@ -1,21 +1,25 @@
 """What measuring layers costs, next to the bare forward: one metric, all of them, a corpus.
 
-    python benchmarks/metrics.py                  # about 15 minutes on two cores
+    python benchmarks/metrics.py                  # tens of minutes on two cores
     python benchmarks/metrics.py --quick          # a few metrics, a tenth of the corpus
     python benchmarks/metrics.py --tokens 50_000  # another corpus size
-    python benchmarks/metrics.py --only memory    # one of the three tables
+    python benchmarks/metrics.py --only memory    # one of the four tables
     python benchmarks/metrics.py --smoke          # the small model alone: does it run?
 
-Three tables. The first has every metric alone and sets of them on one batch, timed in turn with
+Four tables. The first has every metric alone and sets of them on one batch, timed in turn with
 the bare forward of the same weights in the same process; the ratio is taken pair by pair, and what
 is printed is the median of the ratios, by the wall clock and by CPU time. ``at the end`` is what is
 computed once however long the corpus is (intervals, comparisons of depths), in CPU seconds.
 
-The second has tokens per second over a corpus: docstrings of the Python standard library that runs
+The second says what each metric's own work is, in CPU time, without the pass that hands it the
+layers: ``alone`` is above a pass that records the same parts and measures nothing, ``in the set``
+is above the pass of all other metrics, with which it shares what it can; small values are noise.
+
+The third has tokens per second over a corpus: docstrings of the Python standard library that runs
 this file. All of it goes through a small Llama with random weights and the default model's
 vocabulary, since two cores need many minutes to run the default model over 200,000 tokens; the
-default model reads a part (``--part``). The third has the peak memory for a tenth of the corpus and
-for all of it.
+default model reads a part (``--part``). The fourth has the peak memory for a tenth of the corpus
+and for all of it.
 """
 
 from __future__ import annotations
@@ -52,6 +56,9 @@ LENGTH = 256
 """Of the rows into which the corpus is packed."""
 
 QUICK = ("residual_norm", "block_influence", "angular_distance", "cka", "sink_mass")
+
+
+TABLES = ("costs", "each", "corpus", "memory")
 
 
 def metrics_of(model: ll.LensModel) -> tuple[list[str], list[str]]:
@@ -118,16 +125,39 @@ def headless(model: ll.LensModel, ids: torch.Tensor) -> Callable[[], None]:
     return run
 
 
-class Measuring:
-    """Some metrics over one batch: the pass, and what is done when all passes are over."""
+class Working(MetricSet):
+    """Records what all metrics of a set read, while some of them measure nothing."""
 
-    def __init__(self, model: ll.LensModel, names: Sequence[str], tokens: Tokens) -> None:
-        self.model, self.batches = model, split(tokens, len(tokens.ids))
+    def __init__(self, whole: MetricSet, idle: Sequence[str]) -> None:
+        working = [metric for metric in whole.metrics if metric.name not in idle]
+        super().__init__(whole.shape, working, whole.skip_first)
+        self.recorded = whole.parts
+
+    @property
+    def parts(self) -> set[str]:
+        """All that is read by the whole set."""
+        return self.recorded
+
+
+class Measuring:
+    """Some metrics over one batch: the pass, and what is done when all passes are over.
+
+    The pass records what all of the metrics read; those that are ``idle`` measure nothing.
+    """
+
+    def __init__(
+        self,
+        model: ll.LensModel,
+        names: Sequence[str],
+        tokens: Tokens,
+        idle: Sequence[str] = (),
+    ) -> None:
+        self.model, self.batches, self.idle = model, split(tokens, len(tokens.ids)), idle
         self.fresh = MetricSet.make(model, list(names), skip_first=True)
-        self.filled = self.fresh
+        self.filled: MetricSet = self.fresh
 
     def one_pass(self) -> None:
-        self.filled = self.fresh.empty()
+        self.filled = Working(self.fresh.empty(), self.idle)
         with self.model.running():
             run_metrics(self.model, self.batches, self.filled)
 
@@ -166,6 +196,22 @@ def costs(model: ll.LensModel, rows: int, length: int, repeats: int, quick: bool
         print(f"  {name:36}{cpu:24.2f}", flush=True)
 
 
+def each(model: ll.LensModel, rows: int, length: int, repeats: int, quick: bool) -> None:
+    """The second table."""
+    ids = torch.randint(100, model.d_vocab - 100, (rows, length))
+    tokens = model.tokens(ids)
+    timer = Timer(bare(model, ids), repeats)
+    names = metrics_of(model)[0]
+    print(f"\n{model.name}, {rows} x {length} tokens: a metric's own work")
+    print(f"  {'multiples of the bare forward, cpu':36}{'alone':>8}{'in the set':>12}", flush=True)
+    whole = Measuring(model, names, tokens).one_pass
+    for name in [name for name in names if name in QUICK] if quick else names:
+        recording = Measuring(model, [name], tokens, idle=[name]).one_pass
+        alone = timer.between(recording, Measuring(model, [name], tokens).one_pass)
+        others = Measuring(model, names, tokens, idle=[name]).one_pass
+        print(f"  {name:36}{alone:8.2f}{timer.between(others, whole):12.2f}", flush=True)
+
+
 class Corpus:
     """Docstrings up to a number of tokens, packed, and the passes that measuring them takes."""
 
@@ -198,7 +244,7 @@ class Corpus:
 
 
 def speed(corpus: Corpus) -> None:
-    """The second table, for one model."""
+    """The third table, for one model."""
     names = metrics_of(corpus.model)[0]
     works: dict[str, Callable[[], None]] = {
         f"the default {len(DEFAULT)}": lambda: corpus.see(DEFAULT),
@@ -242,7 +288,7 @@ def memory(
     threads: int,
     smoke: bool,
 ) -> None:
-    """The third table."""
+    """The fourth table."""
     names = metrics_of(model)[0]
     print(f"\n{model.name}: peak memory above what was resident before, MB")
     print(f"  {'tokens':>36}{f'default {len(DEFAULT)}':>12}{f'all {len(names)}':>12}", flush=True)
@@ -268,7 +314,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--only", choices=("costs", "corpus", "memory"), help="one of the tables")
+    parser.add_argument("--only", choices=TABLES, help="one of the tables")
     arguments = parser.parse_args()
     smoke, tokens, part = arguments.smoke, arguments.tokens, arguments.part
     if smoke:
@@ -280,9 +326,11 @@ def main() -> None:
     model = narrow(smoke) if smoke else ll.load()
     load = os.getloadavg()[0]
     print(f"{arguments.threads} threads, {model.dtype}, torch {torch.__version__}, load {load:.1f}")
-    wanted = [arguments.only] if arguments.only else ["costs", "corpus", "memory"]
+    wanted = [arguments.only] if arguments.only else TABLES
     if "costs" in wanted:
         costs(model, arguments.rows, arguments.length, arguments.repeats, arguments.quick)
+    if "each" in wanted:
+        each(model, arguments.rows, arguments.length, arguments.repeats, arguments.quick)
     documents = list(islice(docstrings(), 40 if smoke else None))
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"\nCorpus: {len(documents):,} docstrings of Python {version}'s standard library")

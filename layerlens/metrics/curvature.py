@@ -24,8 +24,8 @@ def mean_angle(steps: Tensor) -> Tensor:
     real = (size[..., 1:] > 0) & (size[..., :-1] > 0)
     dots = torch.linalg.vecdot(steps[..., 1:, :], steps[..., :-1, :])
     angle = (dots / sizes).clamp(-1, 1).arccos()
-    total: Tensor = angle.where(real, 0.0).sum(-1)
-    return total / real.sum(-1)
+    mean: Tensor = angle.where(real, 0.0).sum(-1) / real.sum(-1)
+    return mean
 
 
 @register
