@@ -337,7 +337,8 @@ def main() -> None:
     few = model if smoke else small(model)
     if "corpus" in wanted:
         speed(Corpus(few, documents, tokens))
-        speed(Corpus(model, documents, part))
+        if few is not model:
+            speed(Corpus(model, documents, part))
     if "memory" in wanted:
         sizes = [tokens] if smoke else [tokens // 10, tokens]
         memory(few, documents, sizes, arguments.threads, smoke)
