@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.void_layers import voids
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.information.neural_collapse import neural_collapse
     from layerlens.analyses.lenses.bigram_layers import bigram_layers
     from layerlens.analyses.lenses.contrast_layers import contrast_layers
     from layerlens.analyses.lenses.early_exit import early_exit
@@ -200,6 +201,7 @@ _PLACES = {
     "import_graph": "layerlens.analyses.circuits.graph_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
+    "neural_collapse": "layerlens.analyses.information.neural_collapse",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "suppression": "layerlens.analyses.removal.suppression",
     "block_jacobian": "layerlens.analyses.depth.block_jacobian",
@@ -334,6 +336,7 @@ __all__ = [
     "matchness",
     "metrics",
     "model_view",
+    "neural_collapse",
     "neuron",
     "neuron_tokens",
     "observable",

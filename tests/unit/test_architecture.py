@@ -38,7 +38,7 @@ QUESTIONS = [
     {"answers", "contributions", "measuring"},
     {"sweeps"},
     {"lenses"},
-    {"attention", "depth", "grafting", "neurons", "patching", "removal", "steering"},
+    {"attention", "depth", "grafting", "information", "neurons", "patching", "removal", "steering"},
     {"circuits", "tracing"},
 ]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]

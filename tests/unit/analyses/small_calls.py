@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from layerlens.analyses.contract import registry
+from layerlens.corpus.texts import texts as labelled
 from layerlens.model.lensmodel import LensModel
 from layerlens.result.fitted import Fitted, ModelFacts
 
@@ -28,6 +29,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "head_roles": ((), {"length": 8}),
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),
+    "neural_collapse": ((labelled([*LIST, ONE], label=[0, 1, 1, 0]),), {}),
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "lens_difference": ((ONE,), {"other": None}),

@@ -1,0 +1,1 @@
+"""What do states tell about the classes of texts?"""
