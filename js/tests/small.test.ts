@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { tokenName } from "../src/marks/text";
 import { amount } from "../src/views/common/Footer";
+import { takeName } from "../src/views/common/names";
 import { FakeModel, makeMeta, makePatchMeta, makeSweep } from "./fixtures";
 import { shown, stubBrowser } from "./page";
 
@@ -23,6 +24,15 @@ describe("how far a run is", () => {
     expect(amount(status({ seconds: 60, unit: "token" }))).toBe(
       "10 of 40 tokens, about 3 min left",
     );
+  });
+});
+
+describe("the name of a view", () => {
+  it("is no other view's of the page, and free again when the view is gone", () => {
+    const [first, second] = [takeName("Lens"), takeName("Lens")];
+    expect([first.own, second.own, takeName("Grid").own]).toEqual(["Lens", "Lens 2", "Grid"]);
+    first.giveBack();
+    expect([takeName("Lens").own, takeName("Lens").own]).toEqual(["Lens", "Lens 3"]);
   });
 });
 

@@ -23,7 +23,7 @@ def test_a_text_is_written_branched_and_kept(
     shoot("1-written")
 
     # the rule is moved on the numbers that are there
-    strip = view.get_by_role("region", name="By token")
+    strip = view.get_by_role("group", name="By token")
     strip.get_by_role("button", name="patience").click()
     expect(strip.locator("tr").last.locator("td")).to_have_count(8)
 

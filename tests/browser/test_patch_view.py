@@ -67,7 +67,7 @@ def test_a_bench_from_open_to_reload(
 
     # A takes the patch into the list; Ctrl+Z takes it out again, and back
     page.keyboard.press("a")
-    patches = view.get_by_role("region", name="Patches")
+    patches = view.get_by_role("group", name="Patches")
     expect(patches.locator("li")).to_have_count(1)
     edits(page, 1)
     page.keyboard.press("Control+z")
@@ -75,7 +75,7 @@ def test_a_bench_from_open_to_reload(
     page.keyboard.press("Control+Shift+z")
     expect(patches.locator("li")).to_have_count(1)
     assert page.locator(".jp-Notebook .jp-Cell").count() == 2  # the notebook ate no key
-    runs = view.get_by_role("region", name="Runs")
+    runs = view.get_by_role("group", name="Runs")
     expect(runs.locator("li")).to_have_count(1)
     shoot("3-listed")
 
@@ -118,7 +118,7 @@ def test_a_patch_is_dragged_across_layers_and_undone(
     page.keyboard.press("Enter")
     for key in ("ArrowDown", "ArrowDown", "Enter"):
         page.keyboard.press(key)
-    patches = view.get_by_role("region", name="Patches")
+    patches = view.get_by_role("group", name="Patches")
     expect(patches.locator("li")).to_have_count(2)
     second = edits(page, 2)[1]
     assert second["layer"] == second["from"]["layer"] - 2
@@ -153,7 +153,7 @@ def test_heads_metrics_and_directions(
 def test_the_lens_before_and_after(view: Locator, page: Page, shoot: Callable[[str], None]) -> None:
     view.get_by_role("button", name="strongest").click()
     page.keyboard.press("Enter")
-    lens = view.get_by_role("region", name="Lens before and after")
+    lens = view.get_by_role("group", name="Lens before and after")
     lens.get_by_role("button", name="Compute").click()
     for name in ("Before", "After", "Difference"):
         lens.get_by_role("button", name=name).click()

@@ -1,7 +1,7 @@
 import { splitSpaces } from "./text";
 
 /** A token of a prompt; one that only continues the character before it is three dots. */
-export function PromptToken({ token }: { token: { text: string; cont: boolean } | undefined }) {
+export function PromptToken({ token }: { token: { text: string; cont?: boolean } | undefined }) {
   if (token?.cont) {
     return (
       <span class="ll-space" title="continues the character before it">

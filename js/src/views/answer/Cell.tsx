@@ -2,6 +2,7 @@ import { compact } from "../../marks/numbers";
 import { TokenText } from "../../marks/TokenText";
 import type { CellPanel } from "../../wire/answer";
 import { CopyCode } from "../common/Copy";
+import { Part } from "../common/Part";
 import { Terms } from "../common/Term";
 import type { AnswerState } from "./state";
 
@@ -13,7 +14,7 @@ export function Cell({ state, near = "cell" }: { state: AnswerState; near?: "cel
   const opened = state.opened.value;
   if (!opened || state.near.value !== near) return null;
   return (
-    <section class="ll-cell" aria-label="The cell" aria-busy={opened.state === "asked"}>
+    <Part class="ll-cell" aria-label="The cell" aria-busy={opened.state === "asked"}>
       <div class="ll-float-head">
         <h4>{opened.state === "shown" ? opened.panel.title : "Cell"}</h4>
         <button
@@ -37,7 +38,7 @@ export function Cell({ state, near = "cell" }: { state: AnswerState; near?: "cel
         </p>
       )}
       {opened.state === "shown" && <Inside state={state} panel={opened.panel} />}
-    </section>
+    </Part>
   );
 }
 

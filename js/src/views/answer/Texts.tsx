@@ -1,6 +1,5 @@
 import { useSignalEffect } from "@preact/signals";
-import { Outcome, Progress } from "../common/Footer";
-import { PictureOf } from "../common/Shell";
+import { Fed, Notes } from "../common/Fed";
 import { Terms } from "../common/Term";
 import { RunButton, TextField, useDraft } from "../common/TextField";
 import type { AnswerState } from "./state";
@@ -8,6 +7,7 @@ import type { AnswerState } from "./state";
 /** The texts that are asked about, by their names, edited in place; and what a run would cost. */
 export function Texts({ state }: { state: AnswerState }) {
   const { session } = state;
+  session.version.value;
   const { inputs, input_names, linked } = session.traits;
   const drafts = useDraft(inputs);
   useSignalEffect(() => {
@@ -47,12 +47,9 @@ export function Texts({ state }: { state: AnswerState }) {
         />
       </div>
       <Cost state={state} />
-      <Outcome state={state} />
-      <div class="ll-fed">
-        <PictureOf state={state} />
-        <Notes state={state} />
-        <Progress state={state} />
-      </div>
+      <Fed state={state}>
+        <Notes notes={state.meta.value?.notes ?? []} />
+      </Fed>
     </div>
   );
 }
@@ -96,18 +93,5 @@ function Cost({ state }: { state: AnswerState }) {
         Run it
       </button>
     </div>
-  );
-}
-
-function Notes({ state }: { state: AnswerState }) {
-  state.session.version.value;
-  return (
-    <>
-      {state.meta.value?.notes.map((note) => (
-        <span class="ll-note" key={note}>
-          {note}
-        </span>
-      ))}
-    </>
   );
 }

@@ -5,6 +5,7 @@ import type { ArrayInfo } from "../../wire/arrays";
 import type { GridElements } from "../common/canvasgrid";
 import { HeatGrid } from "../common/HeatGrid";
 import { Legend } from "../common/Legend";
+import { Part } from "../common/Part";
 import { Switch } from "../common/Switch";
 import { Terms } from "../common/Term";
 import { Tip } from "../common/Tip";
@@ -12,6 +13,7 @@ import { ArrayGrid } from "./controller";
 import { entryName } from "./data";
 import type { GridData } from "./grid";
 import { capital, titleOf } from "./grouping";
+import { inBrackets } from "./Interval";
 import type { ArraysState } from "./state";
 import { Value } from "./Value";
 
@@ -36,7 +38,7 @@ export function Grids({ state, tools, children }: Props) {
   const kind = kindOf(grid);
   const title = capital(titleOf(grid.array, grid.data.meta));
   return (
-    <section class="ll-grids" aria-label="Matrices and heads">
+    <Part class="ll-grids" aria-label="Matrices and heads">
       <header class="ll-bar-head">
         <h3>
           <Terms state={state} text={title} />
@@ -64,7 +66,7 @@ export function Grids({ state, tools, children }: Props) {
         </Beside>
       </div>
       <GridTip state={state} grid={grid} />
-    </section>
+    </Part>
   );
 }
 
@@ -152,7 +154,7 @@ function Beside({ state, grid, children }: BesideProps) {
   const cell = state.cell();
   const groups = meta.clusters[grid.array.name] ?? [];
   return (
-    <section class="ll-side" aria-label="About the grid">
+    <Part class="ll-side" aria-label="About the grid">
       {cell && cell.position >= 0 && (
         <>
           <p class="ll-where">
@@ -184,7 +186,7 @@ function Beside({ state, grid, children }: BesideProps) {
         </div>
       )}
       {entry?.source && entry.source !== meta.source && <p class="ll-note">{entry.source}</p>}
-    </section>
+    </Part>
   );
 }
 
@@ -221,8 +223,7 @@ function written(grid: GridData, point: number, position: number): string {
   const { rows, columns } = grid.size;
   if (point >= rows || position >= columns) return value;
   const interval = grid.data.interval(grid.array.name, ...grid.place(point, position));
-  if (!interval) return value;
-  return `${value} [${compact(interval.low, 3)}, ${compact(interval.high, 3)}]`;
+  return interval ? `${value} ${inBrackets(interval)}` : value;
 }
 
 function GridTip({ state, grid }: { state: ArraysState; grid: GridData }) {

@@ -1,11 +1,13 @@
 import { useMemo } from "preact/hooks";
 import { layerTicks } from "../../marks/axes";
 import { compact } from "../../marks/numbers";
+import { Part } from "../common/Part";
 import { Plot } from "../common/Plot";
 import { Swatch } from "../common/Swatch";
 import { Terms } from "../common/Term";
 import { type ArraysData, eachOf, layerName, placeName, unitName } from "./data";
 import { fullLabel, lineName, type Panel, type PanelLine } from "./grouping";
+import { Interval } from "./Interval";
 import { axisOf, chartLine, isNamed, placesOf, standingOf, styleOf, visibleLines } from "./lines";
 import type { ArraysState } from "./state";
 
@@ -32,9 +34,8 @@ export function Panels({ state, data }: Props) {
   const panels = state.panels.value.filter((panel) => !data.store.complete || some(panel));
   if (panels.length === 0) return null;
   return (
-    <section
+    <Part
       class="ll-panels"
-      // biome-ignore lint/a11y/noNoninteractiveTabindex: arrow keys move the layer
       tabIndex={0}
       aria-label={panels.some(({ dim }) => !dim) ? BY_LAYER : "Curves"}
       onKeyDown={(event) => layerKey(state, data, event)}
@@ -42,7 +43,7 @@ export function Panels({ state, data }: Props) {
       {panels.map((panel) => (
         <One key={panel.key} state={state} data={data} panel={panel} />
       ))}
-    </section>
+    </Part>
   );
 }
 
@@ -157,7 +158,7 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
   }, [data, panel, places, palette, scale.value, hidden.value, both, large, chosen, version]);
   const { mark, cross, choose, over } = axisState(state, panel);
   return (
-    <section class={large ? "ll-panel ll-large" : "ll-panel"} aria-label={panel.title}>
+    <Part class={large ? "ll-panel ll-large" : "ll-panel"} aria-label={panel.title}>
       <header>
         <h3>
           <Terms state={state} text={panel.title} />
@@ -197,7 +198,7 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
           <Line key={lineName(line)} state={state} data={data} line={line} panel={panel} />
         ))}
       </ul>
-    </section>
+    </Part>
   );
 }
 
@@ -282,11 +283,7 @@ function Line({ state, data, line, panel }: LineProps) {
       )}
       <span class="ll-num">
         {read === null ? "" : compact(value)}
-        {interval && (
-          <span class="ll-dim" title="95 % interval">
-            {` [${compact(interval.low, 3)}, ${compact(interval.high, 3)}]`}
-          </span>
-        )}
+        <Interval ends={interval} />
       </span>
     </li>
   );

@@ -1,7 +1,9 @@
 import type { ArrayInfo } from "../../wire/arrays";
+import { Part } from "../common/Part";
 import { Terms } from "../common/Term";
 import { type ArraysData, unitName } from "./data";
 import { capital, titleOf } from "./grouping";
+import { Interval } from "./Interval";
 import type { ArraysState } from "./state";
 import { Value } from "./Value";
 
@@ -28,7 +30,7 @@ export function Singles({ state, data }: Props) {
 
 function Scalars({ state, data, scalars }: Props & { scalars: readonly ArrayInfo[] }) {
   return (
-    <section class="ll-panel" aria-label="Single numbers">
+    <Part class="ll-panel" aria-label="Single numbers">
       <header>
         <h3>Single numbers</h3>
       </header>
@@ -39,13 +41,14 @@ function Scalars({ state, data, scalars }: Props & { scalars: readonly ArrayInfo
               <Terms state={state} text={titleOf(array, data.meta)} />
             </dt>
             <dd>
-              <Value data={data} array={array} value={data.at(array.name)} />{" "}
+              <Value data={data} array={array} value={data.at(array.name)} />
+              <Interval ends={data.interval(array.name)} />{" "}
               <span class="ll-dim">{unitName(array.units)}</span>
             </dd>
           </div>
         ))}
       </dl>
-    </section>
+    </Part>
   );
 }
 
@@ -78,13 +81,13 @@ function Table({ state, data, columns }: Props & { columns: readonly ArrayInfo[]
   if (fixed === -1) return null;
   const name = capital(data.array(first.metric)?.long_name || first.metric.replaceAll("_", " "));
   const of = fixed === null ? "" : `of ${data.axisName(down)} ${data.label(down, fixed)}`;
-  const at = ({ name }: ArrayInfo, k: number) =>
-    data.at(name, ...(fixed === null ? [k] : [fixed, k]));
+  const index = (k: number) => (fixed === null ? [k] : [fixed, k]);
+  const at = ({ name }: ArrayInfo, k: number) => data.at(name, ...index(k));
   const rows = Array.from({ length: data.size(across) }, (_, k) => k).filter((k) =>
     columns.some((array) => !Number.isNaN(at(array, k))),
   );
   return (
-    <section class="ll-layer-table" aria-label={[name, of].filter(Boolean).join(" ")}>
+    <Part class="ll-layer-table" aria-label={[name, of].filter(Boolean).join(" ")}>
       <header class="ll-bar-head">
         <h3>
           <Terms state={state} text={name} />
@@ -109,13 +112,14 @@ function Table({ state, data, columns }: Props & { columns: readonly ArrayInfo[]
               {columns.map((array) => (
                 <td key={array.name} class="ll-num">
                   <Value data={data} array={array} value={at(array, k)} />
+                  <Interval ends={data.interval(array.name, ...index(k))} />
                 </td>
               ))}
             </tr>
           ))}
         </tbody>
       </table>
-    </section>
+    </Part>
   );
 }
 

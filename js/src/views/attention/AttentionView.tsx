@@ -1,11 +1,12 @@
 import { useLayoutEffect } from "preact/hooks";
 import { FAINTEST } from "../../marks/links";
-import { Checks, Outcome, Progress } from "../common/Footer";
+import { Fed, Notes } from "../common/Fed";
+import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
 import { Lead } from "../common/Lead";
 import { PromptLine } from "../common/PromptLine";
-import { Picture, PictureOf, Shell, Waiting } from "../common/Shell";
+import { Picture, Shell, Waiting } from "../common/Shell";
 import { Figure } from "./Figure";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Heads } from "./Heads";
@@ -60,17 +61,10 @@ function Asked({ state }: { state: AttentionState }) {
   return (
     <div class="ll-prompt">
       {meta?.model !== "" && <PromptLine state={state} />}
-      <Outcome state={state} />
-      <div class="ll-fed">
-        <PictureOf state={state} />
+      <Fed state={state}>
         {meta && <span class="ll-dim">{meta.tokens.length} tokens</span>}
-        {meta?.notes.map((note) => (
-          <span class="ll-note" key={note}>
-            {note}
-          </span>
-        ))}
-        <Progress state={state} />
-      </div>
+        <Notes notes={meta?.notes ?? []} />
+      </Fed>
     </div>
   );
 }

@@ -3,6 +3,7 @@ import { compact } from "../../marks/numbers";
 import type { GridElements } from "../common/canvasgrid";
 import { HeatGrid } from "../common/HeatGrid";
 import { Legend } from "../common/Legend";
+import { Part } from "../common/Part";
 import { Frame } from "./frame";
 import { LinesGrid } from "./lines";
 import { MatrixGrid } from "./matrix";
@@ -19,7 +20,7 @@ export function Figure({ state, shows }: Props) {
   const mode = state.session.traits.mode.value;
   const title = titleOf(state, shows);
   return (
-    <section class="ll-square" aria-label={title}>
+    <Part class="ll-square" aria-label={title}>
       <header class="ll-bar-head">
         <h3>{title}</h3>
         <span class="ll-grow" />
@@ -29,7 +30,7 @@ export function Figure({ state, shows }: Props) {
         {mode !== "matrix" && <Lines frame={frame} title={title} />}
         {mode !== "lines" && <Matrix frame={frame} title={title} />}
       </div>
-    </section>
+    </Part>
   );
 }
 

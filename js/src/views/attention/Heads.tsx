@@ -1,4 +1,5 @@
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
+import { Part } from "../common/Part";
 import { type AttentionData, roleName } from "./data";
 import { rootKey } from "./keyboard";
 import type { Thumb } from "./squares";
@@ -20,7 +21,7 @@ export function Heads({ state, data }: Props) {
     list.current?.querySelector<HTMLElement>(`[data-head="${head}"]`)?.focus();
   };
   return (
-    <section class="ll-heads" aria-label={`Heads of layer ${state.layer.value}`}>
+    <Part class="ll-heads" aria-label={`Heads of layer ${state.layer.value}`}>
       {problem && (
         <p class="ll-error" role="alert">
           {problem}
@@ -52,7 +53,7 @@ export function Heads({ state, data }: Props) {
         ))}
       </fieldset>
       {!slice && !problem && <p class="ll-note">{waiting(state)}</p>}
-    </section>
+    </Part>
   );
 }
 

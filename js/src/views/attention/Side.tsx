@@ -5,6 +5,7 @@ import { PromptToken } from "../../marks/TokenText";
 import { sliceName } from "../../wire/attention";
 import type { TokenInfo } from "../../wire/types";
 import { Bar } from "../common/Bar";
+import { Part } from "../common/Part";
 import { type AttentionData, roleName } from "./data";
 import { askExact, rowOf } from "./exact";
 import type { AttentionState, Shows } from "./state";
@@ -23,10 +24,10 @@ const LISTED = 10;
 export function Side({ state, data }: Props) {
   state.session.version.value;
   return (
-    <section class="ll-side" aria-label="Head and query">
+    <Part class="ll-side" aria-label="Head and query">
       <HeadFacts state={state} data={data} />
       <Looks state={state} data={data} />
-    </section>
+    </Part>
   );
 }
 

@@ -1,3 +1,4 @@
+import { Part } from "./Part";
 import type { BaseState } from "./state";
 
 interface Props {
@@ -11,7 +12,7 @@ interface Props {
 export function Help({ state, gestures, note }: Props) {
   if (!state.help.value) return null;
   return (
-    <section class="ll-help" aria-label="Keys and gestures">
+    <Part class="ll-help" aria-label="Keys and gestures">
       <dl>
         {gestures.map(([gesture, effect]) => (
           <div key={gesture}>
@@ -21,6 +22,6 @@ export function Help({ state, gestures, note }: Props) {
         ))}
       </dl>
       <p class="ll-dim">{note}</p>
-    </section>
+    </Part>
   );
 }

@@ -1,6 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { applyPalette } from "../../theme/palette";
+import { takeName } from "./names";
 import { Root } from "./root";
 import type { BaseState } from "./state";
 import { Definition } from "./Term";
@@ -18,6 +19,12 @@ interface Props {
 export function Shell({ state, label, onPress, onKeyDown, children }: Props) {
   const root = useRef<HTMLElement | null>(null);
   const palette = state.palette.value;
+  const named = state.session.traits.title.value || label;
+  useLayoutEffect(() => {
+    const { own, giveBack } = takeName(named);
+    root.current?.setAttribute("aria-label", own);
+    return giveBack;
+  }, [named]);
   useLayoutEffect(() => {
     if (root.current) applyPalette(root.current, palette);
   }, [palette]);
@@ -26,7 +33,7 @@ export function Shell({ state, label, onPress, onKeyDown, children }: Props) {
       class="ll-view"
       data-linked={state.session.traits.linked.value || undefined}
       ref={root}
-      aria-label={label}
+      aria-label={named}
       // The path is asked because a shadow root hides the true target.
       onPointerDown={(event) => onPress?.(event.composedPath())}
       onKeyDown={onKeyDown}

@@ -2,16 +2,14 @@ import type { ColorMode } from "../../wire/lens";
 import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
-import { LayerSlider } from "../common/LayerSlider";
 import { Lead } from "../common/Lead";
 import { Legend } from "../common/Legend";
 import { Picture, Shell, Waiting } from "../common/Shell";
 import { Switch } from "../common/Switch";
-import { pointLabel } from "../lens/data";
 import { CellPopup, Preview } from "../lens/Floating";
+import { Side } from "../lens/Side";
 import { Table } from "../lens/Table";
 import { Layout } from "../lens/Toolbar";
-import { Numbers, TopList, Where } from "../lens/TopList";
 import { Trajectories } from "../lens/Trajectories";
 import { GESTURES, HELP_NOTE } from "./gestures";
 import { Strip } from "./Strip";
@@ -53,7 +51,7 @@ export function GenerationView({ state }: { state: GenerationState }) {
           <Picture state={state}>
             <div class="ll-main">
               <Table state={state} />
-              <Side state={state} />
+              <Side state={state} label="What would have been written, by layer" />
             </div>
             <Strip state={state} />
             <p class="ll-hint">
@@ -71,27 +69,6 @@ export function GenerationView({ state }: { state: GenerationState }) {
       <Preview state={state} />
       <CellPopup state={state} />
     </Shell>
-  );
-}
-
-/** The layer slider and, under it, what would have been written at that row. */
-function Side({ state }: { state: GenerationState }) {
-  const data = state.written;
-  state.session.version.value;
-  if (!data) return null;
-  const cell = state.selected.value;
-  return (
-    <section class="ll-side" aria-label="What would have been written, by layer">
-      <LayerSlider
-        at={cell.point}
-        last={data.points - 1}
-        name={pointLabel(data.meta.points[cell.point] ?? "")}
-        go={(point) => state.select({ ...state.selected.peek(), point })}
-      />
-      <Where data={data} cell={cell} />
-      <TopList state={state} data={data} cell={cell} pinnable ids={false} />
-      <Numbers state={state} data={data} cell={cell} />
-    </section>
   );
 }
 

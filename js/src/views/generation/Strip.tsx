@@ -1,6 +1,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import { TokenText } from "../../marks/TokenText";
 import { percent } from "../common/format";
+import { Part } from "../common/Part";
 import { Switch } from "../common/Switch";
 import { pointLabel } from "../lens/data";
 import type { GenerationState } from "./state";
@@ -11,10 +12,10 @@ export function Strip({ state }: { state: GenerationState }) {
   const data = state.written;
   if (!data || data.written === 0) return null;
   return (
-    <section class="ll-strip" aria-label="By token">
+    <Part class="ll-strip" aria-label="By token">
       <Rule state={state} />
       <Row state={state} />
-    </section>
+    </Part>
   );
 }
 

@@ -1,8 +1,8 @@
-import { PromptToken, TokenText } from "../../marks/TokenText";
+import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
-import { Outcome, Progress } from "../common/Footer";
+import { Chip } from "../common/Chip";
+import { Fed, Notes } from "../common/Fed";
 import { PromptLine } from "../common/PromptLine";
-import { PictureOf } from "../common/Shell";
 import type { GenerationState } from "./state";
 
 /** The text that the model goes on from, edited in place, and under it what it has written. */
@@ -10,12 +10,9 @@ export function Text({ state }: { state: GenerationState }) {
   return (
     <div class="ll-prompt">
       <PromptLine state={state} verb="Write" also={state.afresh()} />
-      <Outcome state={state} />
-      <div class="ll-fed">
-        <PictureOf state={state} />
+      <Fed state={state} verb="Stop">
         <Written state={state} />
-        <Progress state={state} verb="Stop" />
-      </div>
+      </Fed>
       <Before state={state} />
     </div>
   );
@@ -39,28 +36,20 @@ function Written({ state }: { state: GenerationState }) {
           ))}
         </span>
         {tokens.map((token, step) => (
-          <button
-            type="button"
+          <Chip
             key={`${step}:${token.id}`}
-            tabIndex={-1}
-            class={`ll-chip ll-written${step === position ? " ll-chosen" : ""}${
-              step === parted ? " ll-parted" : ""
-            }`}
+            token={token}
+            next={tokens[step + 1]}
+            tag={step < begun && "GIVEN"}
+            marks={["ll-written", step === position && "ll-chosen", step === parted && "ll-parted"]}
             title={`token ${step}, id ${token.id}: ${plain(token.text)}${
               step < begun ? "; it was given" : ""
             }`}
-            onClick={() => state.select({ point: data.points - 1, position: step }, "now")}
-          >
-            {step < begun && <span class="ll-bos">GIVEN</span>}
-            <PromptToken token={token} />
-          </button>
+            press={() => state.select({ point: data.points - 1, position: step }, "now")}
+          />
         ))}
       </span>
-      {notes.map((note) => (
-        <span class="ll-note" key={note}>
-          {note}
-        </span>
-      ))}
+      <Notes notes={notes} />
     </>
   );
 }
@@ -76,13 +65,12 @@ function Before({ state }: { state: GenerationState }) {
       <span class="ll-dim">Before the branch</span>
       <span class="ll-chips" dir="ltr">
         {before.value.map((token, step) => (
-          <span
+          <Chip
             key={`${step}:${token.id}`}
-            class={step === parted ? "ll-chip ll-parted" : "ll-chip"}
+            token={token}
+            marks={[step === parted && "ll-parted"]}
             title={step === parted ? "the first difference" : `token ${step}`}
-          >
-            <TokenText text={token.text} />
-          </span>
+          />
         ))}
       </span>
       <span class="ll-dim">

@@ -1,5 +1,6 @@
 import { compact } from "../../marks/numbers";
 import { TokenText } from "../../marks/TokenText";
+import { Part } from "../common/Part";
 import type { GraphData, Link } from "./data";
 import { percent, placeName, shortName } from "./names";
 import type { GraphState } from "./state";
@@ -17,7 +18,7 @@ export function Neighbours({ state, data }: Props) {
   if (node < 0) return null;
   const opens = state.session.live.value && Boolean(state.meta.value?.opens);
   return (
-    <section class="ll-neighbours" aria-label="The chosen node">
+    <Part class="ll-neighbours" aria-label="The chosen node">
       <div class="ll-float-head">
         <h4>
           <TokenText text={shortName(data, node)} />{" "}
@@ -63,7 +64,7 @@ export function Neighbours({ state, data }: Props) {
           title="What it leads to"
         />
       </div>
-    </section>
+    </Part>
   );
 }
 

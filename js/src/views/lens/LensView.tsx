@@ -6,6 +6,7 @@ import { Lead } from "../common/Lead";
 import { Picture, Shell, Waiting } from "../common/Shell";
 import { CellPopup, Preview } from "./Floating";
 import { GESTURES, HELP_NOTE } from "./gestures";
+import { Other } from "./Other";
 import { Prompt } from "./Prompt";
 import { ScoreKey } from "./ScoreKey";
 import { Side } from "./Side";
@@ -32,7 +33,9 @@ export function LensView({ state, other }: { state: ViewState; other: OtherState
           <Picture state={state}>
             <div class="ll-main">
               <Tables state={state} other={other} />
-              <Side state={state} other={other} />
+              <Side state={state} label="Next-token distribution by layer">
+                <Other first={state} state={other} />
+              </Side>
             </div>
             <ScoreKey state={state} />
             <p class="ll-hint">

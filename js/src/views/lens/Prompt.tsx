@@ -1,11 +1,10 @@
 import { useSignal } from "@preact/signals";
-import { TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import type { TokenInfo } from "../../wire/types";
-import { Outcome, Progress } from "../common/Footer";
+import { Chip } from "../common/Chip";
+import { Fed, Notes } from "../common/Fed";
 import { More } from "../common/More";
 import { PromptLine } from "../common/PromptLine";
-import { PictureOf } from "../common/Shell";
 import { useDraft } from "../common/TextField";
 import type { ViewState } from "./state";
 
@@ -15,12 +14,9 @@ export function Prompt({ state }: { state: ViewState }) {
     <div class="ll-prompt">
       <PromptLine state={state} />
       <Compared state={state} />
-      <Outcome state={state} />
-      <div class="ll-fed">
-        <PictureOf state={state} />
+      <Fed state={state}>
         <Chips state={state} />
-        <Progress state={state} />
-      </div>
+      </Fed>
     </div>
   );
 }
@@ -77,35 +73,21 @@ function Chips({ state }: { state: ViewState }) {
       </span>
       <span class={state.outdated.value ? "ll-chips ll-old" : "ll-chips"} dir="ltr">
         {shown.map((token, position) => (
-          <button
-            type="button"
+          <Chip
             key={`${position}:${token.id}`}
-            tabIndex={-1}
-            class={chipClass(token, tokens[position + 1], position === chosen)}
+            token={token}
+            next={tokens[position + 1]}
+            tag={position === 0 && bos && "BOS"}
+            marks={[position === chosen && "ll-chosen"]}
             title={chipTitle(token, position)}
-            onClick={() => state.select({ point: state.selected.peek().point, position })}
-          >
-            {position === 0 && bos && <span class="ll-bos">BOS</span>}
-            {token.cont ? <span class="ll-space">⋯</span> : <TokenText text={token.text} />}
-          </button>
+            press={() => state.select({ point: state.selected.peek().point, position })}
+          />
         ))}
         {tokens.length > SHOWN && <More all={all} count={tokens.length} />}
       </span>
-      {notes.map((note) => (
-        <span class="ll-note" key={note}>
-          {note}
-        </span>
-      ))}
+      <Notes notes={notes} />
     </>
   );
-}
-
-function chipClass(token: TokenInfo, next: TokenInfo | undefined, chosen: boolean): string {
-  const names = ["ll-chip"];
-  if (token.cont) names.push("ll-joined-left");
-  if (next?.cont) names.push("ll-joined-right");
-  if (chosen) names.push("ll-chosen");
-  return names.join(" ");
 }
 
 function chipTitle(token: TokenInfo, position: number): string {

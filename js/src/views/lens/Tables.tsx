@@ -1,4 +1,5 @@
 import { useEffect, useRef } from "preact/hooks";
+import { Part } from "../common/Part";
 import { CellPopup, Preview } from "./Floating";
 import type { OtherState, ViewState } from "./state";
 import { Table } from "./Table";
@@ -18,16 +19,16 @@ function Two({ state, other }: { state: ViewState; other: OtherState }) {
   const label = other.label;
   return (
     <div class="ll-two" ref={both}>
-      <section aria-label="First lens">
+      <Part aria-label="First lens">
         <h3>{kind ? words[kind] : `${state.data.value?.name} lens`}</h3>
         <Table state={state} />
-      </section>
-      <section aria-label="Other lens">
+      </Part>
+      <Part aria-label="Other lens">
         <h3 title={label}>{label}</h3>
         <Table state={other} label={label} />
         <Preview state={other} />
         <CellPopup state={other} />
-      </section>
+      </Part>
     </div>
   );
 }

@@ -3,6 +3,7 @@ import { shareAxis } from "../../marks/axes";
 import { PromptToken, TokenText } from "../../marks/TokenText";
 import { plain } from "../../marks/text";
 import { percent } from "../common/format";
+import { Part } from "../common/Part";
 import { Plot } from "../common/Plot";
 import { Swatch } from "../common/Swatch";
 import { Switch } from "../common/Switch";
@@ -20,7 +21,7 @@ export function Trajectories({ state }: { state: ViewState }) {
   if (!data || lines.length === 0) return null;
   const { point } = state.selected.value;
   return (
-    <section class="ll-chart" aria-label="Pinned tokens by layer">
+    <Part class="ll-chart" aria-label="Pinned tokens by layer">
       <header class="ll-bar-head">
         <h3>Pinned tokens</h3>
         <span class="ll-dim">probability by row; press in the chart to go there</span>
@@ -50,7 +51,7 @@ export function Trajectories({ state }: { state: ViewState }) {
           />
         ))}
       </ul>
-    </section>
+    </Part>
   );
 }
 

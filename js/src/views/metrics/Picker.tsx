@@ -5,6 +5,7 @@ import { useEffect, useMemo, useRef } from "preact/hooks";
 import { clamp } from "../../marks/windowing";
 import type { CatalogueEntry } from "../../wire/metrics";
 import { unitName } from "../arrays/data";
+import { Part } from "../common/Part";
 import { useRoot } from "../common/root";
 import { axesName, found } from "./catalogue";
 import type { MetricsState } from "./state";
@@ -47,7 +48,7 @@ export function Picker({ state }: { state: MetricsState }) {
     event.stopPropagation();
   };
   return (
-    <section class="ll-picker" aria-label="Metrics to choose from">
+    <Part class="ll-picker" aria-label="Metrics to choose from">
       <div class="ll-options-side">
         <div class="ll-picker-head">
           <input
@@ -99,7 +100,7 @@ export function Picker({ state }: { state: MetricsState }) {
       >
         ✕
       </button>
-    </section>
+    </Part>
   );
 }
 

@@ -1,8 +1,7 @@
 import { useSignal, useSignalEffect } from "@preact/signals";
-import { Outcome, Progress } from "../common/Footer";
+import { Fed, Notes } from "../common/Fed";
 import { whole } from "../common/format";
 import { More } from "../common/More";
-import { PictureOf } from "../common/Shell";
 import { RunButton, TextField, useDraft } from "../common/TextField";
 import type { MetricsState } from "./state";
 
@@ -14,12 +13,9 @@ export function Texts({ state }: { state: MetricsState }) {
   if (!state.session.traits.linked.value) return <OwnTexts state={state} />;
   return (
     <div class="ll-prompt">
-      <Outcome state={state} />
-      <div class="ll-fed">
-        <PictureOf state={state} />
+      <Fed state={state}>
         <Amount state={state} />
-        <Progress state={state} />
-      </div>
+      </Fed>
     </div>
   );
 }
@@ -59,9 +55,7 @@ function OwnTexts({ state }: { state: MetricsState }) {
         </div>
         <RunButton live={live} title="Measure these texts (Enter)" run={run} />
       </div>
-      <Outcome state={state} />
-      <div class="ll-fed">
-        <PictureOf state={state} />
+      <Fed state={state}>
         <Amount state={state} />
         {list.length > MOST && <More all={all} count={list.length} />}
         {live && (
@@ -76,8 +70,7 @@ function OwnTexts({ state }: { state: MetricsState }) {
             Add a text
           </button>
         )}
-        <Progress state={state} />
-      </div>
+      </Fed>
     </div>
   );
 }
@@ -126,11 +119,7 @@ function Amount({ state }: { state: MetricsState }) {
         {counted && `, ${whole(n_counted)} count`}
         {counted && skip_first && " (the first of each text does not)"}
       </span>
-      {notes.map((note) => (
-        <span class="ll-note" key={note}>
-          {note}
-        </span>
-      ))}
+      <Notes notes={notes} />
     </>
   );
 }

@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { plain } from "../../marks/text";
 import { Legend } from "../common/Legend";
+import { Part } from "../common/Part";
 import { Switch } from "../common/Switch";
 import { Preview } from "../lens/Floating";
 import { Table } from "../lens/Table";
@@ -45,7 +46,7 @@ export function LensPart({ state }: { state: PatchState }) {
   const missing = !live ? NO_KERNEL : edits.length === 0 ? NO_PATCH : "";
   const old = shown.value && shown.value.key !== key;
   return (
-    <section class="ll-lens-part" aria-label="Lens before and after">
+    <Part class="ll-lens-part" aria-label="Lens before and after">
       <header class="ll-bar-head">
         <h3>Logit lens</h3>
         <span class="ll-dim">
@@ -73,7 +74,7 @@ export function LensPart({ state }: { state: PatchState }) {
         </p>
       )}
       {shown.value && <Pair key={shown.value.key} pair={shown.value.pair} />}
-    </section>
+    </Part>
   );
 }
 
@@ -117,13 +118,13 @@ function Pair({ pair }: { pair: LensPair }) {
       </div>
       <div class="ll-main">
         <Table state={pair} />
-        <section class="ll-side" aria-label="Top tokens before and after">
+        <Part class="ll-side" aria-label="Top tokens before and after">
           <Where data={pair.beforeData} cell={cell} />
           <h4>Before</h4>
           <TopList state={pair} data={pair.beforeData} cell={cell} pinnable={false} ids={false} />
           <h4>After</h4>
           <TopList state={pair} data={pair.afterData} cell={cell} pinnable={false} ids={false} />
-        </section>
+        </Part>
       </div>
       <Preview state={pair} />
     </>

@@ -3,6 +3,7 @@ import { TokenText } from "../../marks/TokenText";
 import type { Edit, PatchRun } from "../../wire/patch";
 import { copyText, runnable } from "../common/exports";
 import { percent } from "../common/format";
+import { Part } from "../common/Part";
 import { useRoot } from "../common/root";
 import { describe, inForce, keyOf, toggled, without } from "./edits";
 import { inUnits } from "./Numbers";
@@ -13,7 +14,7 @@ export function List({ state }: { state: PatchState }) {
   const { timeline, session } = state;
   const edits = session.traits.edits.value;
   return (
-    <section class="ll-list" aria-label="Patches">
+    <Part class="ll-list" aria-label="Patches">
       <header class="ll-bar-head">
         <h3>Patches</h3>
         <span class="ll-grow" />
@@ -54,7 +55,7 @@ export function List({ state }: { state: PatchState }) {
           ))}
         </ol>
       )}
-    </section>
+    </Part>
   );
 }
 
@@ -126,7 +127,7 @@ export function Runs({ state }: { state: PatchState }) {
   const runs = traits.history.value;
   const now = keyOf(inForce(traits.edits.value));
   return (
-    <section class="ll-list" aria-label="Runs">
+    <Part class="ll-list" aria-label="Runs">
       <header class="ll-bar-head">
         <h3>Runs</h3>
         <span class="ll-grow" />
@@ -153,7 +154,7 @@ export function Runs({ state }: { state: PatchState }) {
           ))}
         </ol>
       )}
-    </section>
+    </Part>
   );
 }
 

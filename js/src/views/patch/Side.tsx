@@ -1,6 +1,7 @@
 import { written } from "../../marks/numbers";
 import type { Distribution } from "../../wire/patch";
 import { CopyCode } from "../common/Copy";
+import { Part } from "../common/Part";
 import { Switch } from "../common/Switch";
 import { Changes } from "./Changes";
 import type { PatchData } from "./data";
@@ -12,7 +13,7 @@ import type { PatchState } from "./state";
 export function Side({ state, data }: { state: PatchState; data: PatchData }) {
   const list = inForce(state.session.traits.edits.value).length;
   return (
-    <section class="ll-side" aria-label="Effect on the next token">
+    <Part class="ll-side" aria-label="Effect on the next token">
       <Switch
         label="Show the effect of"
         value={state.shown.value}
@@ -34,7 +35,7 @@ export function Side({ state, data }: { state: PatchState; data: PatchData }) {
         <ListPanel state={state} count={list} />
       )}
       <Effect state={state} />
-    </section>
+    </Part>
   );
 }
 
