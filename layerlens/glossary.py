@@ -130,6 +130,10 @@ TERMS: dict[str, Term] = {
     "embedding": Term(
         "The vector that a token begins with, before the first block.", ("embed", "embeddings")
     ),
+    "energy": Term(
+        "Of a state: how much of it lies where the head reads, as the root of its mean squared "
+        "cosine with the head's rows, over that of the rows with each other.",
+    ),
     "entropy": Term(
         "How spread out a distribution is, in nats. 0 is one certain token; the logarithm of the "
         "vocabulary's size is no idea at all.",
@@ -192,6 +196,10 @@ TERMS: dict[str, Term] = {
     "logit difference": Term(
         "Logit of the right answer less that of the wrong one. Above 0 the right one wins.",
         ("logit_diff", "minus logit"),
+    ),
+    "latent language": Term(
+        "The language whose words lead at layers in the middle while a model reads and writes "
+        "another.",
     ),
     "logit lens": Term(
         "Reading a state in the middle as if it were the last, through the final norm and the "

@@ -110,8 +110,12 @@ def _said(pearson: float, strongest: float, alike: bool) -> str:
         few = " (the strongest tenth hardly differ, so there is no order among them to tell)"
     elif np.isfinite(strongest):
         warning = ": do not rank these by it" if strongest < RANKS else ""
-        few = f" ({strongest:.2f} among the strongest tenth{warning})"
-    return f", correlation of the estimate {pearson:.2f}{few}"
+        few = f" ({_figure(strongest)} among the strongest tenth{warning})"
+    return f", correlation of the estimate {_figure(pearson)}{few}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def hardly_differ(truth: np.ndarray) -> bool:
