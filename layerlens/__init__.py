@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.sparse_split import sparse_split
     from layerlens.analyses.depth.void_layers import voids
+    from layerlens.analyses.features.sae_files import export_sae, load_sae
+    from layerlens.analyses.features.sae_metrics import sae_metrics
+    from layerlens.analyses.features.training.train_sae import train_sae
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
     from layerlens.analyses.information.neural_collapse import neural_collapse
@@ -243,6 +246,10 @@ _PLACES = {
     "MemoryLimitError": "layerlens.errors",
     "ResultError": "layerlens.errors",
     "Cancelled": "layerlens.errors",
+    "train_sae": "layerlens.analyses.features.training.train_sae",
+    "load_sae": "layerlens.analyses.features.sae_files",
+    "export_sae": "layerlens.analyses.features.sae_files",
+    "sae_metrics": "layerlens.analyses.features.sae_metrics",
     # Jupyter looks these two up by name.
     "_jupyter_labextension_paths": "layerlens.jupyter",
     "_jupyter_server_extension_points": "layerlens.jupyter",
@@ -307,6 +314,7 @@ __all__ = [
     "explore",
     "export_graph",
     "export_jacobian_lens",
+    "export_sae",
     "export_tuned_lens",
     "finercut",
     "first_cosine",
@@ -330,6 +338,7 @@ __all__ = [
     "lens_difference",
     "lens_quality",
     "load",
+    "load_sae",
     "logit_lens",
     "macro_influence",
     "massive_ablation",
@@ -349,6 +358,7 @@ __all__ = [
     "residual_erasure",
     "run",
     "run_layers",
+    "sae_metrics",
     "skip_layers",
     "skip_search",
     "source",
@@ -363,6 +373,7 @@ __all__ = [
     "token_dispositions",
     "token_uncertainty",
     "top_texts",
+    "train_sae",
     "translation_prompts",
     "voids",
 ]

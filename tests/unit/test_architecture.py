@@ -39,7 +39,7 @@ QUESTIONS = [
     {"sweeps"},
     {"lenses"},
     {"attention", "depth", "grafting", "information", "neurons", "patching", "removal", "steering"},
-    {"circuits", "tracing"},
+    {"circuits", "features", "tracing"},
 ]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
 

@@ -64,6 +64,7 @@ class Job:
         self.remarks: list[str] = []
         self.arrays: dict[str, Tensor] = {}
         self.scores: dict[str, dict[str, float]] = {}
+        self.facts: dict[str, Any] = {}
         self._variables = variables
         self._listener = listener
 
@@ -150,7 +151,10 @@ class Job:
         return [(None, None)] * len(texts.ids)
 
     def learned(
-        self, arrays: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None
+        self,
+        arrays: Mapping[str, Any],
+        scores: Mapping[str, Mapping[str, float]] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Hand over what was learned so far; the last one of each name counts.
 
@@ -160,8 +164,12 @@ class Job:
             Name to tensor or NumPy array; copied.
         scores
             Side (``train``, ``test``) to names of measures to values.
+        facts
+            What stands among the options of the :class:`layerlens.Fitted` beside those of the
+            call, or in their place: which layer a default stood for.
         """
         self.arrays |= as_arrays(arrays)
+        self.facts |= facts or {}
         for side, measures in (scores or {}).items():
             found = {name: float(value) for name, value in measures.items()}
             self.scores.setdefault(side, {}).update(found)

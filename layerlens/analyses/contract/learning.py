@@ -61,7 +61,7 @@ def fitted_of(
         arrays=dict(job.arrays),
         model=ModelFacts.of(model),
         data=data_of(model, fed),
-        options=plain(options),
+        options=plain(options) | plain(job.facts),
         scores={side: dict(measures) for side, measures in job.scores.items()},
         checks=Checks(job.checks),
         call=code,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from layerlens.analyses.contract import registry
+from layerlens.analyses.features.dictionaries.dictionary import Form
 from layerlens.corpus.texts import texts as labelled
 from layerlens.model.lensmodel import LensModel
 from layerlens.result.fitted import Fitted, ModelFacts
@@ -21,6 +22,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "checkpoint_difference": ((), {"other": None}),
     "compare_models": ((LIST,), {"other": None}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
+    "train_sae": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
+    "sae_metrics": ((ONE,), {"sae": None}),
     "lens_quality": ((ONE,), {"positions_skipped": 1}),
     "contrast_layers": ((ONE,), {"max_new_tokens": 3}),
     "cross_model_patch": ((ONE,), {"other": None}),
@@ -54,6 +57,7 @@ def arguments(name: str, model: LensModel) -> tuple[tuple[Any, ...], dict[str, A
 def filled(options: dict[str, Any], model: LensModel) -> dict[str, Any]:
     """The options of a call, with what is made of the model where they say None."""
     made = {"other": lambda: model, "lens": lambda: token_rows(model)}
+    made["sae"] = lambda: small_sae(model)
     return {key: made[key]() if value is None else value for key, value in options.items()}
 
 
@@ -67,3 +71,13 @@ def token_rows(model: LensModel) -> Fitted:
     }
     scores = {"train": {"prompts": 1.0}}
     return Fitted("jacobian_tokens", arrays, ModelFacts.of(model), "", scores=scores)
+
+
+def small_sae(model: LensModel) -> Fitted:
+    """A dictionary of the first block that was not learned."""
+    rows = torch.randn(8, model.d_model, generator=torch.Generator().manual_seed(0))
+    arrays = {"W_enc": rows.T.contiguous(), "W_dec": rows}
+    arrays |= {"b_enc": torch.zeros(8), "b_dec": torch.zeros(model.d_model)}
+    options = {"site": "resid_post", "layers": [0], "positions_skipped": 1}
+    form = {"dictionary": Form("relu").told()}
+    return Fitted("sae", arrays, ModelFacts.of(model), "", options | form)

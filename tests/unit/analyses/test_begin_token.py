@@ -35,6 +35,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "early_exit": ((LIST,), {}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
+    "train_sae": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
+    "sae_metrics": ((LIST,), {"sae": None}),
     "lens_quality": ((LIST,), {"positions_skipped": 1}),
     "invariance": ((LIST,), {"views": 2}),
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),

@@ -55,7 +55,12 @@ class Seen:
 
 
 def rows_of(model: LensModel, texts: Tokens | Texts) -> list[Row]:
-    """The rows that a model is fed, each with the number of its text.
+    """All rows that a model is fed at once; see :func:`read_rows`."""
+    return list(read_rows(model, texts))
+
+
+def read_rows(model: LensModel, texts: Tokens | Texts) -> Iterator[Row]:
+    """The rows that a model is fed one after the other, each with the number of its text.
 
     Raises
     ------
@@ -65,12 +70,13 @@ def rows_of(model: LensModel, texts: Tokens | Texts) -> list[Row]:
     if isinstance(texts, Texts):
         if texts.reading.pack:
             raise InputError(
-                "Packed rows hold several texts, and a lens is judged on texts that it was not "
-                "fitted on: leave pack out."
+                "Packed rows hold several texts, and what is learned is judged on texts that it "
+                "was not learned from: leave pack out."
             )
-        return list(Rows(texts, model, BATCH_TOKENS))
-    real = zip(texts.ids, texts.mask, strict=True)
-    return [Row(number, ids[mask].tolist()) for number, (ids, mask) in enumerate(real)]
+        yield from Rows(texts, model, BATCH_TOKENS)
+        return
+    for number, (ids, mask) in enumerate(zip(texts.ids, texts.mask, strict=True)):
+        yield Row(number, ids[mask].tolist())
 
 
 def text_of(row: Row) -> int:

@@ -1,0 +1,1 @@
+"""Which features is a layer made of?"""

@@ -1,0 +1,1 @@
+"""Dictionaries without a model: encode, decode, normalise, fold, and their files."""

@@ -1,0 +1,194 @@
+"""A dictionary while it is learned: its parameters, the optimiser, and which features sleep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from layerlens.analyses.features.dictionaries.dictionary import Form, normalised
+from layerlens.analyses.features.training.objective import CHOOSING, Loss, loss_of
+from layerlens.errors import ActivationError
+
+THRESHOLD = 0.01
+"""Of a jumprelu feature at the start."""
+SMALL = 0.1
+"""Norm of the decoder's rows at the start, of kinds that pay for what is on."""
+WARM_UP = 0.05
+"""Share of the training in which the price of being on rises from 0."""
+DECAY = 0.2
+"""Share of the training, at its end, in which the step falls to 0."""
+BETAS = (0.9, 0.999)
+"""Of Adam: how much of the running means of a gradient and of its square stays."""
+KEEP = 0.99
+"""Of the running mean of what a batchtopk one lets pass."""
+STATE = "state."
+"""What the names of arrays begin with that are there to go on learning."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a dictionary is learned; the options of ``ll.train_sae`` that say so."""
+
+    kind: str
+    features: int
+    k: int
+    sparsity: float
+    lr: float
+    batch: int
+    total: int
+    dead_after: int
+    seed: int
+    normalise: str
+
+
+class Learner:
+    """Parameters that are learned batch by batch.
+
+    Parameters
+    ----------
+    recipe
+        How.
+    first
+        ``[n, d]`` activations that say where to begin: their mean is ``b_dec`` at the start, and
+        ``scale`` brings them near the norm ``sqrt(d)``. It is a power of two, so that what is
+        learned is folded into the units of the model, and taken back, without rounding.
+    """
+
+    def __init__(self, recipe: Recipe, first: Tensor) -> None:
+        self.recipe = recipe
+        width = first.shape[1]
+        self.scale = 1.0
+        if recipe.normalise == "none":
+            norm = float(first.norm(dim=-1).mean())
+            self.scale = 2.0 ** round(math.log2(width**0.5 / norm)) if norm > 0 else 1.0
+        drawn = torch.Generator().manual_seed(recipe.seed)
+        rows = torch.nn.functional.normalize(
+            torch.randn(recipe.features, width, generator=drawn), dim=-1
+        )
+        rows = rows if recipe.kind in CHOOSING else rows * SMALL
+        zeros = torch.zeros(recipe.features)
+        self.given = {"encoder": rows.clone(), "decoder": rows.clone()}
+        self.given["b_dec"] = self._inside(first).mean(0)
+        if recipe.kind == "gated":
+            self.given |= {name: zeros.clone() for name in ("b_gate", "b_mag", "r_mag")}
+        else:
+            self.given["b_enc"] = zeros.clone()
+        if recipe.kind == "jumprelu":
+            self.given["log_threshold"] = torch.full_like(zeros, math.log(THRESHOLD))
+        self.mean = {name: torch.zeros_like(one) for name, one in self.given.items()}
+        self.square = {name: torch.zeros_like(one) for name, one in self.given.items()}
+        self.asleep = torch.zeros(recipe.features, dtype=torch.int64)
+        self.cut = torch.zeros((), dtype=torch.float32)
+        self.steps = self.seen = 0
+
+    def _inside(self, x: Tensor) -> Tensor:
+        return normalised(x, self.recipe.normalise)[0] * self.scale
+
+    @property
+    def dead(self) -> Tensor:
+        """[m] bool: features that were off for ``dead_after`` activations."""
+        return self.asleep >= self.recipe.dead_after
+
+    def step(self, x: Tensor) -> Loss:
+        """Learn from a batch of activations ``[n, d]``.
+
+        Raises
+        ------
+        ActivationError
+            The loss is not finite.
+        """
+        recipe, x = self.recipe, self._inside(x)
+        done = self.seen / recipe.total
+        price = recipe.sparsity * min(1.0, done / WARM_UP)
+        given = {name: one.requires_grad_() for name, one in self.given.items()}
+        loss = loss_of(
+            recipe.kind, given, x, k=recipe.k, price=price, dead=self.dead, aux=x.shape[1] // 2
+        )
+        slopes = torch.autograd.grad(loss.total, list(given.values()))
+        if not math.isfinite(loss.total.item()):
+            raise ActivationError(
+                f"The loss was not finite after {self.seen:,} activations: give a smaller lr."
+            )
+        for name, slope in zip(given, slopes, strict=True):
+            self.given[name].requires_grad_(False)
+            self._adam(name, slope, recipe.lr * min(1.0, (1 - done) / DECAY))
+        if recipe.kind in CHOOSING:
+            self.given["decoder"] /= self.given["decoder"].norm(dim=-1, keepdim=True)
+        self._count(loss, len(x))
+        return loss
+
+    def look(self, x: Tensor) -> Loss:
+        """The loss of activations ``[n, d]`` that are not learned from."""
+        recipe = self.recipe
+        with torch.no_grad():
+            return loss_of(
+                recipe.kind, self.given, self._inside(x), k=recipe.k, price=0.0,
+                dead=torch.zeros_like(self.dead), aux=0,
+            )  # fmt: skip
+
+    def _adam(self, name: str, slope: Tensor, rate: float) -> None:
+        """One step of Adam (Kingma and Ba, 2015), whose whole state is ours to keep."""
+        if name == "decoder" and self.recipe.kind in CHOOSING:
+            rows = self.given[name]  # of norm 1: what only lengthens them is left out
+            slope = slope - (slope * rows).sum(-1, keepdim=True) * rows
+        number = self.steps + 1
+        mean = self.mean[name].mul_(BETAS[0]).add_(slope, alpha=1 - BETAS[0])
+        square = self.square[name].mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
+        root = (square / (1 - BETAS[1] ** number)).sqrt_().add_(1e-8)
+        self.given[name].addcdiv_(mean, root, value=-rate / (1 - BETAS[0] ** number))
+
+    def _count(self, loss: Loss, number: int) -> None:
+        self.asleep += number
+        self.asleep[loss.on] = 0
+        if self.recipe.kind == "batchtopk":
+            before = self.cut if self.steps else loss.cut
+            self.cut = torch.as_tensor(KEEP * before + (1 - KEEP) * loss.cut)
+        self.steps += 1
+        self.seen += number
+
+    def form(self) -> Form:
+        """What the learned dictionary computes."""
+        kind = "jumprelu" if self.recipe.kind == "batchtopk" else self.recipe.kind
+        k = self.recipe.k if kind == "topk" else None
+        return Form(kind, k, self.recipe.normalise)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The dictionary in the units of the model, as :class:`Dictionary` takes it."""
+        found = {"W_enc": self.given["encoder"].T.contiguous(), "W_dec": self.given["decoder"]}
+        for name in ("b_dec", "b_enc", "b_gate", "b_mag"):
+            if name in self.given:
+                found[name] = self.given[name] / self.scale
+        if "r_mag" in self.given:
+            found["r_mag"] = self.given["r_mag"]
+        if self.recipe.kind == "jumprelu":
+            found["threshold"] = self.given["log_threshold"].exp() / self.scale
+        elif self.recipe.kind == "batchtopk":
+            found["threshold"] = (self.cut / self.scale).expand(self.recipe.features).contiguous()
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """What else is needed to go on from here exactly."""
+        found = {"asleep": self.asleep, "cut": self.cut}
+        found["counts"] = torch.tensor([self.steps, self.seen])
+        found["scale"] = torch.tensor(self.scale, dtype=torch.float64)
+        for name, one in self.given.items():
+            found |= {f"mean.{name}": self.mean[name], f"square.{name}": self.square[name]}
+            if name not in ("encoder", "decoder"):
+                found[name] = one
+        return {STATE + name: one for name, one in found.items()}
+
+    def take(self, begun: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`arrays` and :meth:`state` gave."""
+        held = {name.removeprefix(STATE): one for name, one in begun.items()}
+        held |= {"encoder": begun["W_enc"].T, "decoder": begun["W_dec"]}
+        for name in self.given:
+            self.given[name] = held[name].clone(memory_format=torch.contiguous_format)
+            self.mean[name] = held[f"mean.{name}"].clone()
+            self.square[name] = held[f"square.{name}"].clone()
+        self.asleep, self.cut = held["asleep"].clone(), held["cut"].clone()
+        self.steps, self.seen = held["counts"].tolist()
+        self.scale = float(held["scale"])

@@ -1,0 +1,238 @@
+"""The work of one call of ``ll.train_sae``: a buffer is filled, shuffled and learned from."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerlens.analyses.contract.learning import data_of
+from layerlens.analyses.contract.options import plain
+from layerlens.analyses.features.activations import special_ids
+from layerlens.analyses.features.dictionaries.dictionary import Dictionary
+from layerlens.analyses.features.training.asked import Asked, chunks, count, shuffled, sizes_of
+from layerlens.analyses.features.training.judge import ROWS, Judge
+from layerlens.analyses.features.training.learner import STATE, Learner
+from layerlens.analyses.lenses.fitting.documents import read_rows, text_of
+from layerlens.errors import Cancelled, InputError
+from layerlens.result.fitted import Fitted
+from layerlens.result.opening import open_saved
+
+if TYPE_CHECKING:
+    from layerlens.analyses.contract.job import Job
+    from layerlens.corpus.rows import Row
+    from layerlens.corpus.texts import Texts
+    from layerlens.model.text import Tokens
+
+POINTS = 40
+"""Points of the curves, at most."""
+SAME = (
+    "site", "kind", "size", "k", "sparsity", "activations", "batch", "lr", "dead_after",
+    "positions_skipped", "test", "test_tokens", "seed", "memory_limit",
+)  # fmt: skip
+"""Options that a dictionary has to be begun and ended with; the limit sizes the buffer."""
+CURVES = ("explained", "control", "loss", "l0", "dead")
+LEARNED, CONTROL = "learned", "principal components"
+
+
+class Training:
+    """The work of one call.
+
+    Parameters
+    ----------
+    job, texts
+        As the analysis is given them.
+    asked
+        Its options.
+    """
+
+    def __init__(self, job: Job, texts: Tokens | Texts, asked: Asked) -> None:
+        self.job, self.texts, self.asked = job, texts, asked
+        self.sizes = sizes_of(asked, texts)
+        split = job.split(asked.seed, asked.test)
+        self.taught = frozenset(split.train)
+        self.judge = Judge(self._held_out(frozenset(split.test)))
+        self.learner: Learner | None = None
+        self.place, self.inside = (0, 0), 0
+        # A step takes less than two batches, so that each point is met by one of its own.
+        self.points = min(POINTS, max(1, self.sizes.total // (2 * asked.batch)))
+        self.history = np.full((len(CURVES), self.points), np.nan, dtype=np.float32)
+        self.losses: list[tuple[float, float]] = []
+
+    def _held_out(self, texts: frozenset[int]) -> Tensor:
+        """``[n, layer, width]`` activations of texts that are not learned from."""
+        asked, special = self.asked, special_ids(self.asked.model)
+        rows: list[Row] = []
+        room = asked.test_tokens
+        for row in read_rows(asked.model, self.texts):
+            if room > 0 and text_of(row) in texts:
+                rows.append(row)
+                room -= count(row, asked.positions_skipped, special)
+        found = list(asked.places.read(rows, self.job.tick))
+        if not found:
+            raise InputError(
+                f"No token is left for the test when special ones and the first "
+                f"{asked.positions_skipped} of each text do not count: give longer texts."
+            )
+        return torch.cat(found)[: asked.test_tokens]
+
+    def run(self) -> None:
+        """Learn until so many activations were seen, or someone stops."""
+        asked = self.asked
+        self._declare()
+        begun = self._begun()
+        if not self.sizes.train:
+            raise InputError(
+                "No token is left to learn from when special ones and the first "
+                f"{asked.positions_skipped} of each text do not count: give longer texts."
+            )
+        for place, rows in chunks(asked, self.texts, self.taught, self.place):
+            x = torch.cat(list(asked.places.read(rows, self.job.tick))).flatten(0, 1)
+            x = x[shuffled(asked.seed, place, len(x))]
+            if self.learner is None:
+                self.learner = Learner(asked.recipe(self.sizes.total), x)
+                if begun is not None:
+                    self.learner.take(begun.arrays)
+            if place != self.place:
+                self.place, self.inside = place, 0
+            self.judge.see(x)
+            self._learn(self.learner, x)
+            if self.learner.seen >= self.sizes.total:
+                break
+        self._end()
+
+    def _learn(self, learner: Learner, x: Tensor) -> None:
+        """Go through one buffer, from where an earlier call stood in it."""
+        parts = x.tensor_split(max(1, len(x) // self.asked.batch))
+        try:
+            for part in parts[self.inside :]:
+                left = self.sizes.total - learner.seen
+                if left <= 0:
+                    break
+                self.job.tick()
+                loss = learner.step(part[:left])
+                self.inside += 1
+                self.losses.append((loss.error, loss.l0))
+                self.job.progress(learner.seen, self.sizes.total, "learning")
+                self._show(learner)
+        except Cancelled:
+            self._hand_over(learner)
+            raise
+        self._hand_over(learner)
+
+    def _show(self, learner: Learner) -> None:
+        """Put a point on the curves where the next one is due."""
+        point = learner.seen * self.points // self.sizes.total - 1
+        if point < 0 or not np.isnan(self.history[0, point]):
+            return
+        found = self.judge.measure(Dictionary(learner.form(), learner.arrays()))
+        loss, _ = np.mean(self.losses, axis=0)
+        self.losses.clear()
+        dead = float(learner.dead.float().mean())
+        control = self.judge.components(found.l0)
+        self.history[:, point] = (found.explained.mean(), control, loss, found.l0, dead)
+        self._emit(point)
+
+    def _emit(self, point: int) -> None:
+        explained, control, loss, l0, dead = self.history[:, point]
+        arrays = {"loss": loss, "l0": l0, "dead": dead}
+        told = {name: np.asarray(value) for name, value in arrays.items()}
+        told["explained_variance"] = np.array([explained, control])
+        self.job.emit({"point": point}, told)
+
+    def _hand_over(self, learner: Learner) -> None:
+        """Hand over the dictionary as it is, and what is needed to go on."""
+        arrays = learner.arrays() | learner.state()
+        arrays[STATE + "place"] = torch.tensor([*self.place, self.inside])
+        arrays[STATE + "history"] = torch.from_numpy(self.history)
+        arrays[STATE + "shares"] = torch.from_numpy(self.judge.shares)
+        arrays[STATE + "losses"] = torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 2)
+        places = self.asked.places
+        facts: dict[str, Any] = {"dictionary": learner.form().told(), "layers": places.layers}
+        facts |= {"special": sorted(special_ids(places.model)), "activations_seen": learner.seen}
+        self.job.learned(arrays, facts=facts)
+
+    def _end(self) -> None:
+        learner, job = self.learner, self.job
+        if learner is None:
+            raise RuntimeError("texts with tokens gave no chunk")
+        dictionary = Dictionary(learner.form(), learner.arrays())
+        found = self.judge.measure(dictionary)
+        scores = {f"explained_variance/{layer}": float(value) for layer, value in zip(
+            self.asked.places.layers, found.explained, strict=True)}  # fmt: skip
+        scores |= {"l0": found.l0, "control": self.judge.components(found.l0)}
+        dead = float(learner.dead.float().mean())
+        job.learned({"density": found.density}, {"test": scores, "train": {"dead": dead}})
+        job.note(
+            passes=learner.seen / max(1, self.sizes.train),
+            activations=learner.seen,
+            features=self.asked.features,
+            scale=learner.scale,
+        )
+        if self.sizes.total > self.sizes.train:
+            job.remark(
+                f"The texts were read {self.sizes.total / self.sizes.train:.1f} times: a "
+                "dictionary that sees little text learns its repetitions."
+            )
+        if self.asked.kind == "topk":
+            most = self.judge.most_on(dictionary)
+            job.check("no more than k", most - self.asked.k, 0, "features on above k, of any token")
+        if self.asked.kind != "batchtopk":  # which chooses by batch while it learns
+            self._check_use(learner, dictionary)
+
+    def _check_use(self, learner: Learner, dictionary: Dictionary) -> None:
+        """In the units of the model it has to compute what it computed while it was learned."""
+        x = self.judge.x.flatten(0, 1)[:ROWS]
+        loss = learner.look(x)
+        y, features = dictionary.normalised(x)[0], dictionary.encode(x)
+        left = (y - dictionary.decode(features)).square().sum() / (y - y.mean(0)).square().sum()
+        self.job.check(
+            "used as it was learned", abs(float(left) - loss.error), 1e-3 * (1 + loss.error),
+            "unexplained variance with the dictionary as it is saved, from that in training",
+        )  # fmt: skip
+
+    def _declare(self) -> None:
+        seen = (np.arange(1, self.points + 1) * self.sizes.total / self.points).astype(np.int64)
+        coords = {
+            "dictionary": (("dictionary",), np.array([LEARNED, CONTROL])),
+            "point": (("point",), seen),
+        }
+        self.job.declare({"dictionary": 2, "point": self.points}, coords)
+
+    def _begun(self) -> Fitted | None:
+        """Take over where an earlier call stood.
+
+        Raises
+        ------
+        InputError
+            It is of another kind or model, or was begun with other texts or options.
+        """
+        asked, given = self.asked, self.asked.resume
+        if given is None:
+            return None
+        begun = open_saved(given) if isinstance(given, str | os.PathLike) else given
+        if not isinstance(begun, Fitted):
+            raise InputError("resume is no dictionary: give what an earlier ll.train_sae returned.")
+        begun.require(asked.model, "sae")
+        if STATE + "place" not in begun:
+            raise InputError("This dictionary was not begun by ll.train_sae: it cannot go on.")
+        if begun.data != data_of(asked.model, {"text": self.texts}):
+            raise InputError("The dictionary was begun with other texts: give the same ones.")
+        for name in (*SAME, "layers"):
+            mine = asked.places.layers if name == "layers" else plain(getattr(asked, name))
+            if begun.options.get(name) != mine:
+                raise InputError(
+                    f"The dictionary was begun with {name}={begun.options.get(name)!r}: give the "
+                    "same, or begin anew."
+                )
+        *place, self.inside = begun[STATE + "place"].tolist()
+        self.place = (place[0], place[1])
+        self.judge.shares = begun[STATE + "shares"].numpy().copy()
+        self.history = begun[STATE + "history"].numpy().copy()
+        self.losses = [tuple(pair) for pair in begun[STATE + "losses"].tolist()]
+        for point in np.flatnonzero(~np.isnan(self.history[0])):
+            self._emit(int(point))
+        return begun
