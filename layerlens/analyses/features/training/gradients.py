@@ -22,7 +22,7 @@ class Chosen(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         rows: Tensor,
@@ -36,7 +36,7 @@ class Chosen(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Sum the slopes of each feature over the rows that chose it."""
         x, rows, centre, index = ctx.saved_tensors
         for_bias = rows.new_zeros(len(rows)).index_add_(0, index.flatten(), slope.flatten())
@@ -71,13 +71,13 @@ class Jump(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, pre: Tensor, threshold: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, pre: Tensor, threshold: Tensor) -> Tensor:
         """Let pass what exceeds it."""
         ctx.save_for_backward(pre, threshold)
         return pre.relu() * (pre > threshold)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
         """As of the identity for what passed; of a step that is a ramp for the threshold."""
         pre, threshold = ctx.saved_tensors
         near = ((pre - threshold).abs() < BANDWIDTH / 2).to(pre.dtype)
@@ -89,13 +89,13 @@ class Step(torch.autograd.Function):
     """1 where ``pre`` exceeds a threshold, else 0; a straight-through slope for the threshold."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, pre: Tensor, threshold: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, pre: Tensor, threshold: Tensor) -> Tensor:
         """Count what exceeds it."""
         ctx.save_for_backward(pre, threshold)
         return (pre > threshold).to(pre.dtype)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor]:
         """Of a step that is a ramp."""
         pre, threshold = ctx.saved_tensors
         near = ((pre - threshold).abs() < BANDWIDTH / 2).to(pre.dtype)
