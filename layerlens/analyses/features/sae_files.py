@@ -154,6 +154,15 @@ def export_sae(sae: Fitted, folder: str | os.PathLike[str], model: LensModel) ->
         It is of several layers or of another model, or of a site that SAELens has no name for.
     ResultError
         A file could not be written.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> texts = [f"cat dog {a} owl fox cat dog {a} owl" for a in ("bee", "ant", "emu", "hen")]
+    >>> sae = ll.train_sae(model, texts, layers=0, size=2, k=4, test=0.25, batch=16)
+    >>> sorted(file.name for file in ll.export_sae(sae, "sae", model).iterdir())
+    ['cfg.json', 'sae_weights.safetensors', 'sparsity.safetensors']
     """
     sae.require(model, "sae")
     layers, site = sae.options["layers"], sae.options["site"]
