@@ -72,10 +72,12 @@ if TYPE_CHECKING:
     from layerlens.analyses.neurons.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
+    from layerlens.analyses.probing.probe import probe
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
     from layerlens.analyses.removal.massive_ablation import massive_ablation
     from layerlens.analyses.removal.suppression import suppression
+    from layerlens.analyses.steering.probe_steering import probe_steering
     from layerlens.analyses.steering.steering import steering
     from layerlens.analyses.texts.translation_prompts import translation_prompts
     from layerlens.analyses.tracing.causal_trace import causal_trace
@@ -185,6 +187,8 @@ _PLACES = {
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "sparse_split": "layerlens.analyses.depth.sparse_split",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
+    "probe": "layerlens.analyses.probing.probe",
+    "probe_steering": "layerlens.analyses.steering.probe_steering",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
     "top_texts": "layerlens.analyses.neurons.top_texts",
@@ -353,6 +357,8 @@ __all__ = [
     "patch_sweep",
     "path_patch",
     "perturbation_growth",
+    "probe",
+    "probe_steering",
     "quantisation_sensitivity",
     "record",
     "residual_erasure",

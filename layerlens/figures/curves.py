@@ -131,7 +131,8 @@ def _names(data: xr.Dataset, variables: str | Sequence[str] | None) -> list[str]
 
 
 def _axis(array: xr.DataArray) -> str:
-    return "layer" if "layer" in array.dims else str(array.dims[0])
+    depths = [str(dim) for dim in array.dims if dim in ("layer", "point")]
+    return depths[0] if depths else str(array.dims[0])
 
 
 def _lines(

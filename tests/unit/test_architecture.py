@@ -38,6 +38,7 @@ QUESTIONS = [
     {"answers", "contributions", "measuring"},
     {"sweeps"},
     {"lenses"},
+    {"probing"},
     {"attention", "depth", "grafting", "information", "neurons", "patching", "removal", "steering"},
     {"circuits", "features", "tracing"},
 ]

@@ -38,6 +38,7 @@ def analysis(
     needs: Sequence[str] = (),
     gradients: bool = False,
     learns: Learns = "",
+    keeps_curves: bool = False,
     effects: Effects | None = None,
     lead: str = "",
     opens: Opener | None = None,
@@ -87,6 +88,9 @@ def analysis(
         Kind of what it learns, such as ``"probe"``, or a function from all options to it. It hands
         its arrays over with ``job.learned``, and a call returns them as a
         :class:`layerlens.result.fitted.Fitted`.
+    keeps_curves
+        Whether a call returns the result with its curves, which holds what was learned as
+        ``fitted``, and not that alone.
     effects
         Option to what it needs for an effect, where it has not always one:
         ``{"draws": among("how", "resample")}``. Given without it, it is refused. That ``wrong``
@@ -105,7 +109,7 @@ def analysis(
 
     def decorate(function: Callable[..., None]) -> Analysis:
         told = (name, question, source, cost, view, lead, opens is not None, tuple(doses), finds)
-        made = (Fitting if learns else Analysis)(
+        made = (Fitting if learns and not keeps_curves else Analysis)(
             function,
             About(*told),
             variables,

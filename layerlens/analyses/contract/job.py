@@ -113,6 +113,21 @@ class Job:
             )
         return found
 
+    def groups(self, of: str | None = None) -> list[Any] | None:
+        """The group of each text, as ``ll.texts(..., group=)`` has them; None where none has one.
+
+        Raises
+        ------
+        InputError
+            When some texts have one.
+        """
+        found = [group for _, group in self._marks(of)]
+        if all(group is None for group in found):
+            return None
+        if any(group is None for group in found):
+            raise InputError("Some texts have no group, but others have: give each one.")
+        return found
+
     def split(self, seed: int, test: float = 0.2, of: str | None = None) -> Split:
         """Set texts apart to test on, by their groups where they have some.
 

@@ -36,6 +36,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "lens_difference": ((ONE,), {"other": None}),
+    "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 2}),
+    "probe_steering": ((ONE,), {"probe": None}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "token_dispositions": ((ONE,), {"lens": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
@@ -56,9 +58,17 @@ def arguments(name: str, model: LensModel) -> tuple[tuple[Any, ...], dict[str, A
 
 def filled(options: dict[str, Any], model: LensModel) -> dict[str, Any]:
     """The options of a call, with what is made of the model where they say None."""
-    made = {"other": lambda: model, "lens": lambda: token_rows(model)}
-    made["sae"] = lambda: small_sae(model)
-    return {key: made[key]() if value is None else value for key, value in options.items()}
+    made = {"other": lambda given: given, "lens": token_rows, "probe": probe, "sae": small_sae}
+    return {key: made[key](model) if value is None else value for key, value in options.items()}
+
+
+def probe(model: LensModel) -> Fitted:
+    """A direction after each block, as a probe of two classes has it; drawn, not fitted."""
+    torch.manual_seed(0)
+    names = [f"{layer}_post.direction" for layer in range(model.n_layers)]
+    arrays = {name: torch.nn.functional.normalize(torch.randn(model.d_model), dim=0)
+              for name in names}  # fmt: skip
+    return Fitted("probe", arrays, ModelFacts.of(model), "")
 
 
 def token_rows(model: LensModel) -> Fitted:

@@ -44,6 +44,11 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "layer_metrics": ((ll.texts(LIST),), {}),
     "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
+    "probe": (
+        (LIST,),
+        {"labels": [*"abab"], "folds": 2, "other_texts": [ONE], "other_labels": ["a"]},
+    ),
+    "probe_steering": ((ONE,), {"probe": None}),
     "steering": (([ONE, OTHER], [OTHER, THIRD]), {"text": ONE, "neutral": THIRD}),
     "token_dispositions": ((ONE,), {"lens": None}),
     "neural_collapse": ((ll.texts([ONE, OTHER, THIRD, ONE], label=[0, 1, 1, 0]),), {}),

@@ -1,0 +1,130 @@
+"""Labelled sentences at hand: made of templates and words of our own, for probes to be tried on.
+
+Each function returns texts with labels and groups, as ``ll.texts`` makes them. A group is what must
+not stand on both sides of a fold (a country, a pair of nouns), or a probe could learn it by heart.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from layerlens.corpus.texts import Texts, texts
+
+CAPITALS = {
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Japan": "Tokyo",
+    "China": "Beijing", "Russia": "Moscow", "Egypt": "Cairo", "Greece": "Athens",
+    "Portugal": "Lisbon", "Austria": "Vienna", "Poland": "Warsaw", "Hungary": "Budapest",
+    "Sweden": "Stockholm", "Norway": "Oslo", "Finland": "Helsinki", "Denmark": "Copenhagen",
+    "Ireland": "Dublin", "Belgium": "Brussels", "England": "London", "Turkey": "Ankara",
+    "Iran": "Tehran", "Iraq": "Baghdad", "India": "Delhi", "Thailand": "Bangkok",
+    "Vietnam": "Hanoi", "Cuba": "Havana", "Peru": "Lima", "Chile": "Santiago", "Kenya": "Nairobi",
+    "Canada": "Ottawa", "Ukraine": "Kyiv",
+}  # fmt: skip
+"""Country to capital."""
+_STATEMENTS = ("{city} is the capital of {country}", "The capital of {country} is {city}")
+_NOUNS = (
+    ("key", "keys"), ("boy", "boys"), ("teacher", "teachers"), ("car", "cars"), ("dog", "dogs"),
+    ("author", "authors"), ("picture", "pictures"), ("farmer", "farmers"),
+)  # fmt: skip
+_PLACES = (
+    ("cabinet", "cabinets"), ("garden", "gardens"), ("house", "houses"), ("school", "schools"),
+)  # fmt: skip
+_VERBS = (
+    ("walks", "walked"), ("opens", "opened"), ("paints", "painted"), ("plays", "played"),
+    ("calls", "called"), ("cleans", "cleaned"), ("visits", "visited"), ("helps", "helped"),
+)  # fmt: skip
+
+
+def capital_statements(seed: int = 0) -> Texts:
+    """True and false statements of capitals; label ``"true"`` or ``"false"``, group the country.
+
+    Every city is named as often in a true statement as in a false one, so that it cannot be known
+    by its name alone.
+
+    Parameters
+    ----------
+    seed
+        Of which false city a country gets.
+
+    Examples
+    --------
+    >>> first = next(iter(capital_statements().items()))
+    >>> first.text, first.label, first.group
+    ('Paris is the capital of France', 'true', 'France')
+    """
+    countries = list(CAPITALS)
+    random = np.random.default_rng(seed)
+    while True:
+        order = random.permutation(len(countries))
+        if (order != np.arange(len(countries))).all():  # no country gets its own
+            break
+    rows = [
+        (template.format(country=country, city=city), label, country)
+        for number, country in enumerate(countries)
+        for city, label in (
+            (CAPITALS[country], "true"),
+            (CAPITALS[countries[order[number]]], "false"),
+        )
+        for template in _STATEMENTS
+    ]
+    return _texts(rows)
+
+
+def agreement_sentences() -> Texts:
+    """Beginnings whose verb has to agree; label the subject's number, group its noun.
+
+    Between subject and verb stands another noun of either number, which must not be taken for it
+    (Linzen, Dupoux and Goldberg, 2016, arXiv 1611.01368).
+
+    Examples
+    --------
+    >>> first = next(iter(agreement_sentences().items()))
+    >>> first.text, first.label, first.group
+    ('The key to the cabinet', 'singular', 'key')
+    """
+    numbers = ("singular", "plural")
+    rows = [
+        (f"The {noun[own]} {'to' if noun[0] == 'key' else 'near'} the {place[other]}",
+         numbers[own], noun[0])
+        for noun, place, own, other in product(_NOUNS, _PLACES, (0, 1), (0, 1))
+    ]  # fmt: skip
+    return _texts(rows)
+
+
+def tense_sentences() -> Texts:
+    """Short sentences; label the tense of their verb, group that verb.
+
+    Examples
+    --------
+    >>> first = next(iter(tense_sentences().items()))
+    >>> first.text, first.label, first.group
+    ('The key walks near the cabinet', 'present', 'walks')
+    """
+    tenses = ("present", "past")
+    rows = [
+        (f"The {noun[0]} {verb[tense]} near the {place[0]}", tenses[tense], verb[0])
+        for verb, noun, place, tense in product(_VERBS, _NOUNS[:4], _PLACES, (0, 1))
+    ]
+    return _texts(rows)
+
+
+def nonsense_labels(groups: list[str], seed: int = 0) -> list[str]:
+    """Draw a label for each group that means nothing; a probe of it should find nothing.
+
+    Examples
+    --------
+    >>> nonsense_labels(["a", "a", "b"], seed=1)
+    ['blip', 'blip', 'blop']
+    """
+    known = list(dict.fromkeys(groups))
+    random = np.random.default_rng(seed)
+    half = ["blip", "blop"] * (len(known) // 2 + 1)
+    drawn = dict(zip(known, random.permutation(half[: len(known)]).tolist(), strict=True))
+    return [drawn[group] for group in groups]
+
+
+def _texts(rows: list[tuple[str, str, str]]) -> Texts:
+    whole, labels, groups = ([row[place] for row in rows] for place in range(3))
+    return texts(whole, label=labels, group=groups)
