@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layerlens.analyses.lenses.fitting.documents import rows_of
+from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, rows_of
 from layerlens.analyses.probing.asked import Task, task_of
 from layerlens.analyses.probing.controls import by_type, shuffled
 from layerlens.analyses.probing.examples import EACH, Examples, Where, recorded
@@ -17,6 +17,7 @@ from layerlens.analyses.probing.folds import Folds, Judged, fit, judged, macro_f
 from layerlens.analyses.probing.numbers import chosen_elsewhere, concept_depth, share_between
 from layerlens.analyses.probing.readers import plane_of, reader_for, scores_of
 from layerlens.analyses.probing.untrained import untrained as untrained_of
+from layerlens.corpus.shard import batches
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.run.forward import forward
@@ -24,6 +25,7 @@ from layerlens.run.forward import forward
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job
     from layerlens.analyses.lenses.points import Point
+    from layerlens.corpus.rows import Row
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -234,7 +236,7 @@ class Probing:
     def _check(self, texts: Tokens | Texts, found: Examples, kept: np.ndarray) -> None:
         """Hold the states to the model itself, and the planes to the probes."""
         row = min(rows_of(self.model, texts), key=lambda row: row.number)
-        alone = recorded_alone(self.model, row.ids, self.points, self.where)
+        alone = recorded_alone(self.model, row, self.points, self.where)
         first = [states[: len(one)] for states, one in zip(found.states, alone, strict=True)]
         error = max(
             float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
@@ -297,17 +299,17 @@ class Probing:
 
 
 def recorded_alone(
-    model: LensModel, ids: Sequence[int], points: Sequence[Point], where: Where
+    model: LensModel, row: Row, points: Sequence[Point], where: Where
 ) -> list[np.ndarray]:
     """States of one text by a pass of its own, as `recorded` keeps them."""
-    tokens = model.tokens([list(ids)])
+    ((tokens, _),) = batches(model, [row], BATCH_TOKENS)
     states: dict[Site, torch.Tensor] = {}
 
     def see(site: Site, value: torch.Tensor) -> None:
         states[site] = value[0].float().cpu()
 
     forward(model, tokens, [point.site for point in points], see, logits=None)
-    length = len(ids)
+    length = len(row.ids)
     if isinstance(where, int):
         start, stop = where % length, where % length + 1
     elif isinstance(where, str):
