@@ -133,8 +133,8 @@ def suppression(
     factors
         0 leaves a part out, 1 changes nothing.
     neutral
-        The ordinary text. None: two plain English sentences (without a tokenizer there are none,
-        and ``neutral_ce`` is NaN).
+        The ordinary text. None: two plain English sentences; where the tokenizer cannot read
+        them the notes say so, and ``neutral_ce`` is NaN.
     seed
         Of the layer that is drawn.
     memory_limit
@@ -275,10 +275,15 @@ def _emit(job: Job, name: str, values: np.ndarray) -> None:
 
 def _ordinary(job: Job, model: LensModel, neutral: Any) -> Tokens | None:
     """The ordinary text; None where there is none, and the result says so."""
-    if neutral is None and model.tokenizer is None:
-        job.remark("There is no tokenizer for the neutral sentences: give neutral=.")
+    try:
+        if neutral is None and model.tokenizer is None:
+            raise InputError("There is no tokenizer.")
+        tokens = row_of(job.tokens(NEUTRAL if neutral is None else neutral), 0)
+    except InputError as error:
+        if neutral is not None:
+            raise
+        job.remark(f"The neutral sentences cannot be read: give neutral=. {error}")
         return None
-    tokens = row_of(job.tokens(NEUTRAL if neutral is None else neutral), 0)
     if tokens.ids.shape[1] < 2:
         raise InputError("neutral has one token, and none comes next: give a longer text.")
     return tokens

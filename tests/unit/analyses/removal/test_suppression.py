@@ -83,7 +83,10 @@ def test_steps_add_up_to_the_model(model: LensModel) -> None:
 def test_a_head_is_a_part_and_what_is_none_is_refused(gpt2: LensModel) -> None:
     found = ll.suppression(gpt2, TEXTS[0], parts=["z.1.0", "z.1.1"], neutral=NEUTRAL).data
     assert found.part.values.tolist() == ["z.1.0", "z.1.1"]
-    assert "no tokenizer" in ll.suppression(gpt2, TEXTS[0], parts="mlp_out.1").data.attrs["notes"]
+    assert (
+        "There is no tokenizer"
+        in ll.suppression(gpt2, TEXTS[0], parts="mlp_out.1").data.attrs["notes"]
+    )
     with pytest.raises(SiteError):
         ll.suppression(gpt2, TEXTS[0], parts=["z.1.9"])
     for wrong in ({"parts": ["mlp_out"]}, {"parts": []}, {"factors": []}, {"neutral": [3]}):
