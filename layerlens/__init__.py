@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.circuits.graph_files import export_graph, import_graph
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
+    from layerlens.analyses.contributions.mlp_decomposition import mlp_decomposition
     from layerlens.analyses.contributions.observables import observable
     from layerlens.analyses.depth.block_jacobian import block_jacobian
     from layerlens.analyses.depth.chain_of_layers import chain_of_layers
@@ -211,6 +212,7 @@ _PLACES = {
     "neural_collapse": "layerlens.analyses.information.neural_collapse",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "suppression": "layerlens.analyses.removal.suppression",
+    "mlp_decomposition": "layerlens.analyses.contributions.mlp_decomposition",
     "block_jacobian": "layerlens.analyses.depth.block_jacobian",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
     "finercut": "layerlens.analyses.depth.finercut",
@@ -348,6 +350,7 @@ __all__ = [
     "massive_ablation",
     "matchness",
     "metrics",
+    "mlp_decomposition",
     "model_view",
     "neural_collapse",
     "neuron",

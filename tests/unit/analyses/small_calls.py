@@ -38,6 +38,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "lens_difference": ((ONE,), {"other": None}),
     "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 2}),
     "probe_steering": ((ONE,), {"probe": None}),
+    "mlp_decomposition": ((LIST,), {}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "token_dispositions": ((ONE,), {"lens": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),

@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         {"labels": [*"abab"], "folds": 2, "other_texts": [ONE], "other_labels": ["a"]},
     ),
     "probe_steering": ((ONE,), {"probe": None}),
+    "mlp_decomposition": ((LIST,), {}),
     "steering": (([ONE, OTHER], [OTHER, THIRD]), {"text": ONE, "neutral": THIRD}),
     "token_dispositions": ((ONE,), {"lens": None}),
     "neural_collapse": ((ll.texts([ONE, OTHER, THIRD, ONE], label=[0, 1, 1, 0]),), {}),
