@@ -39,11 +39,10 @@ def held(texts: Texts, model: LensModel) -> list[Any]:
     >>> held(ll.texts(["cat dog", "", "owl"], limit=3), ll.load("toy:induction"))
     ['cat dog', 'owl']
     """
-    how = texts.reading
-    if how.pack or how.length is not None or how.limit_tokens is not None:
+    if texts.reading.in_rows:
         found: list[Any] = [row.ids for row in islice(Rows(texts, model), MOST + 1)]
     else:
-        full = (text for text in texts if not _is_empty(text))
+        full = (text for text in texts if not is_empty(text))
         found = list(islice(full, MOST + 1))
     if not found:
         raise InputError("The corpus has no text with a token: check its field and its limit.")
@@ -55,7 +54,8 @@ def held(texts: Texts, model: LensModel) -> list[Any]:
     return found
 
 
-def _is_empty(text: Any) -> bool:
+def is_empty(text: Any) -> bool:
+    """Whether a text of a corpus is left out: it has nothing but white space, or no token ids."""
     if isinstance(text, str):
         return not text.strip()
     return text is None or not len(text)

@@ -41,6 +41,11 @@ class Reading:
             if value is not None and (isinstance(value, bool) or int(value) < least):
                 raise InputError(f"{name} is {value!r}; expected a number from {least}, or None.")
 
+    @property
+    def in_rows(self) -> bool:
+        """Whether it asks for rows of tokens, and not for the texts as they are."""
+        return self.pack or self.length is not None or self.limit_tokens is not None
+
 
 @dataclass
 class Counts:

@@ -45,6 +45,8 @@ class Texts:
         What is said of each text; see :func:`texts`.
     add_bos
         As in ``model.tokens``; an option of the analysis that reads it.
+    literal
+        Whether `code` writes out lists, for which nobody has a variable.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Texts:
         self.label = _checked_mark("label", label, source, reading)
         self.group = _checked_mark("group", group, source, reading)
         self.add_bos: bool | None = None
+        self.literal = False
         self._files = _files(source)
         self._used: list[bool] = []
 
@@ -63,6 +66,11 @@ class Texts:
         found = copy.copy(self)
         found.add_bos = add_bos
         return found
+
+    @property
+    def in_files(self) -> bool:
+        """Whether its source names files."""
+        return self._files is not None
 
     def read(self) -> Iterator[tuple[Any, float | None]]:
         """Each text as it is in the source, and the share of the source read by then, if known.
@@ -171,7 +179,8 @@ class Texts:
         ]
         for name, mark in (("label", self.label), ("group", self.group)):
             if mark is not None:
-                own = repr(mark) if isinstance(mark, str) else getattr(mark, "__name__", f"{name}s")
+                plain = isinstance(mark, str) or self.literal
+                own = repr(mark) if plain else getattr(mark, "__name__", f"{name}s")
                 options.append(f"{name}={own}")
         return f"ll.texts({', '.join([self._written(), *options])})"
 
@@ -179,6 +188,8 @@ class Texts:
         if self._files is not None:
             paths = [str(path) for path in self._files]
             return repr(paths[0] if len(paths) == 1 else [f"{path}" for path in paths])
+        if self.literal:
+            return repr(self.source)
         return "texts" if isinstance(self.source, list | tuple) else "source"
 
     def __repr__(self) -> str:

@@ -135,10 +135,13 @@ def fields_of(data: xr.Dataset) -> dict[str, str]:
     """Return each text of a result by the name of its input, as a field shows it."""
     attrs = data.attrs
     several = json.loads(attrs.get("several", "[]"))
+    calls = json.loads(attrs.get("calls", "{}"))
     found = {}
     for name in json.loads(attrs.get("inputs", '["text"]')):
         written = str(attrs.get(f"{name}_text", attrs.get("text", "")))
-        found[str(name)] = one_a_line(json.loads(written)) if name in several else written
+        if name in several:
+            written = calls.get(name) or one_a_line(json.loads(written))
+        found[str(name)] = written
     return found
 
 

@@ -81,7 +81,8 @@ class AnswerQuestion(QuestionView):
     # Texts
 
     def _written(self, name: str, value: Any) -> Any:
-        return {each: field_of(self.model, given) for each, given in value.items()}
+        corpus = self.model is not None and self.analysis.corpus
+        return {each: field_of(self.model, given, corpus=corpus) for each, given in value.items()}
 
     def _texts(self) -> dict[str, Any]:
         """Return what the fields stand for: what was given, or what was typed since."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from layerlens.corpus.shown import few, reworded
 from layerlens.corpus.texts import Texts
+from layerlens.errors import InputError
 from layerlens.export.answer_meta import one_a_line
 from layerlens.views.question import readable
 
@@ -12,12 +14,19 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 
-def field_of(model: LensModel | None, given: Any) -> str:
-    """Return what a field shows of a text, or of several, given in any way."""
+def field_of(model: LensModel | None, given: Any, *, corpus: bool = False) -> str:
+    """Return what a field shows of a text, or of several, given in any way.
+
+    Of ``ll.texts`` it shows the texts where they are few and short, else their call; the call, too,
+    where a `corpus` is read, of which a result holds no text.
+    """
     if isinstance(given, str):
         return given
     if isinstance(given, Texts):
-        return given.code
+        texts = None if corpus else _few(given)
+        if texts is None:
+            return given.code
+        given = texts
     if several(given):
         return one_a_line(text if isinstance(text, str) else readable(model, text)
                           for text in given)  # fmt: skip
@@ -25,10 +34,24 @@ def field_of(model: LensModel | None, given: Any) -> str:
 
 
 def typed(field: str, given: Any) -> Any:
-    """Return what a field means whose words were changed: as many texts as before, or one."""
-    if not several(given):
+    """Return what a field means whose words were changed: as many texts as before, or one.
+
+    As many lines as there were labelled texts keep the labels; others have none.
+    """
+    shown = _few(given) if isinstance(given, Texts) else given
+    if not several(shown):
         return field
-    return [line.replace("⏎", "\n") for line in field.split("\n") if line.strip()]
+    lines = [line.replace("⏎", "\n") for line in field.split("\n") if line.strip()]
+    if isinstance(given, Texts) and len(lines) == len(shown):
+        return reworded(given, tuple(lines))
+    return lines
+
+
+def _few(given: Texts) -> list[Any] | None:
+    try:
+        return few(given)
+    except InputError:  # the run says what is wrong with them
+        return None
 
 
 def several(given: Any) -> bool:

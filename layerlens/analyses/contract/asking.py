@@ -298,6 +298,7 @@ class Analysis:
             model,
             tokens,
             job.parts,
+            given=given,
             options=options,
             seconds=time.perf_counter() - started,
             remarks=job.remarks,

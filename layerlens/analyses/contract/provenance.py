@@ -18,6 +18,7 @@ import xarray as xr
 import layerlens
 from layerlens.analyses.contract.options import plain
 from layerlens.analyses.contract.parts import Parts
+from layerlens.corpus.shown import few
 from layerlens.corpus.texts import Texts
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def attributes(
     tokens: Mapping[str, Tokens | Texts],
     parts: Parts,
     *,
+    given: Mapping[str, Any],
     options: Mapping[str, Any],
     seconds: float,
     remarks: Sequence[str] = (),
@@ -43,6 +45,8 @@ def attributes(
         By the name of the text; a corpus is named by the call that reads it. Where there are
         several, or one that is not called ``text``, each also has attributes of its own, see
         `named_texts`. None where only weights are looked at.
+    given
+        What the texts were given as.
     remarks
         What the analysis wants its reader to know.
     ended
@@ -74,6 +78,7 @@ def attributes(
         "vocab": vocab(model, plain_tokens.values(), parts),
         **({} if list(tokens) == ["text"] else named_texts(plain_tokens)),
         **several(plain_tokens),
+        **calls(given, plain_tokens),
         **other_models(options),
     }
 
@@ -82,6 +87,19 @@ def several(tokens: Mapping[str, Tokens]) -> dict[str, str]:
     """Attribute that names the inputs under which several texts were given; none without any."""
     names = [name for name, given in tokens.items() if not given.single]
     return {"several": json.dumps(names)} if names else {}
+
+
+def calls(given: Mapping[str, Any], tokens: Mapping[str, Tokens]) -> dict[str, str]:
+    """Attribute with the calls of ``ll.texts`` that are shown instead of what they held.
+
+    They are those of which a person could not read all, see `layerlens.corpus.shown.few`.
+    """
+    found = {
+        name: given[name].code
+        for name in tokens
+        if isinstance(given[name], Texts) and few(given[name]) is None
+    }
+    return {"calls": json.dumps(found, ensure_ascii=False)} if found else {}
 
 
 def other_models(options: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,6 @@ import traitlets
 import layerlens as ll
 from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.estimate import Estimate
-from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled, InputError
 from layerlens.export.answer_meta import answer_meta_of
 from layerlens.export.pack import unpack
@@ -105,8 +104,7 @@ def test_every_analysis_opens_live_and_frozen(name: str, tmp_path: Path) -> None
     # a page of its own says the same
     twin = answer_traits(result.data, result.checks)
     assert set(twin) | {"view", "title", "theme"} == set(view.PICTURE) | {"meta"}
-    # (ll.texts stand as they are called where they can be changed, and as they were read in a page)
-    assert twin["inputs"] == view.inputs or isinstance(texts[0], Texts)
+    assert twin["inputs"] == view.inputs
     assert without(twin["meta"], "run") == without(meta, "run", "asked")
     for array in meta["arrays"]:
         axes = [array[axis] for axis in ("down", "across", "third") if array[axis]]
@@ -305,6 +303,42 @@ def test_several_texts_are_a_text_a_line(model: LensModel) -> None:
     assert third is not None
     assert third.data.attrs["metric"] == "rsa"
     assert answer_meta_of(third.data)["n_texts"] >= 1
+
+
+def test_labelled_texts_are_a_text_a_line_and_keep_their_labels(model: LensModel) -> None:
+    words, labels = ["w1 w2", "w3 w4", "w5 w6", "w7 w8"], [0, 1, 1, 0]
+    view = GridView(model, "neural_collapse", ll.texts(words, label=labels), shuffles=2)
+    first = view.wait(20)
+    assert first is not None
+    assert view.inputs == {"text": "\n".join(words)}
+    view.comm.set(inputs={"text": "\n".join([*words[:3], "w9 w2"])})
+    second = view.wait(20)
+    assert second is not None
+    again = ll.texts([*words[:3], "w9 w2"], label=labels)
+    assert second.data.equals(ll.neural_collapse(model, again, shuffles=2).data)
+    assert not second.data.equals(first.data)
+    assert "ll.texts(['w1 w2', 'w3 w4', 'w5 w6', 'w9 w2'], label=[0, 1, 1, 0])" in second.code
+    view.comm.set(inputs={"text": "\n".join(words)})
+    assert view.wait(20) is first
+    view.comm.set(inputs={"text": "\n".join([*words[:3], "w9 w2"])})
+    assert view.wait(20) is second  # a question that was asked before is known
+    view.comm.set(inputs={"text": "w1 w2\nw3 w4"})
+    with pytest.raises(InputError, match="no labels"):
+        view.wait(20)
+
+
+def test_texts_too_many_to_read_are_their_call(model: LensModel) -> None:
+    many = ll.texts(["w1 w2", "w3 w4"] * 11, label=[0, 1] * 11)
+    view = GridView(model, "neural_collapse", many, shuffles=2)
+    result = view.wait(20)
+    assert result is not None
+    assert view.inputs == {"text": "ll.texts(texts, label=labels)"}
+    assert answer_traits(result.data, result.checks)["inputs"] == view.inputs
+    corpus = GridView(model, "bigram_layers", ll.texts(["w1 w2 w3", "w4 w5 w6"]))
+    assert corpus.inputs == {"text": "ll.texts(texts)"}
+    found = corpus.wait(20)
+    assert found is not None
+    assert answer_traits(found.data, found.checks)["inputs"] == corpus.inputs
 
 
 def test_several_texts_of_which_each_has_an_answer_are_refused(model: LensModel) -> None:
