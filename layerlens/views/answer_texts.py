@@ -38,7 +38,7 @@ def typed(field: str, given: Any) -> Any:
 
     As many lines as there were labelled texts keep the labels; others have none.
     """
-    shown = _few(given) if isinstance(given, Texts) else given
+    shown: Any = _few(given) if isinstance(given, Texts) else given
     if not several(shown):
         return field
     lines = [line.replace("⏎", "\n") for line in field.split("\n") if line.strip()]
