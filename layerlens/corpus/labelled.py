@@ -38,35 +38,29 @@ _VERBS = (
 
 
 def capital_statements(seed: int = 0) -> Texts:
-    """True and false statements of capitals; label ``"true"`` or ``"false"``, group the country.
+    """True and false statements of capitals; label ``"true"`` or ``"false"``, group the pair.
 
-    Every city is named as often in a true statement as in a false one, so that it cannot be known
-    by its name alone.
+    Countries are put into pairs, and within a pair each city is named in a true and in a false
+    statement. A pair never stands on both sides of a fold, so that words alone lead nowhere: what
+    reads nothing but the city or the country is right half of the time.
 
     Parameters
     ----------
     seed
-        Of which false city a country gets.
+        Of which countries make a pair.
 
     Examples
     --------
     >>> first = next(iter(capital_statements().items()))
-    >>> first.text, first.label, first.group
-    ('Paris is the capital of France', 'true', 'France')
+    >>> first.label, first.text.split()[1:4]
+    ('true', ['is', 'the', 'capital'])
     """
-    countries = list(CAPITALS)
-    random = np.random.default_rng(seed)
-    while True:
-        order = random.permutation(len(countries))
-        if (order != np.arange(len(countries))).all():  # no country gets its own
-            break
+    countries = np.random.default_rng(seed).permutation(list(CAPITALS)).tolist()
     rows = [
-        (template.format(country=country, city=city), label, country)
-        for number, country in enumerate(countries)
-        for city, label in (
-            (CAPITALS[country], "true"),
-            (CAPITALS[countries[order[number]]], "false"),
-        )
+        (template.format(country=country, city=CAPITALS[city]), label, " and ".join(pair))
+        for pair in zip(countries[::2], countries[1::2], strict=True)
+        for country, other in (pair, pair[::-1])
+        for city, label in ((country, "true"), (other, "false"))
         for template in _STATEMENTS
     ]
     return _texts(rows)

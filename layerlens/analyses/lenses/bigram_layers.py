@@ -23,7 +23,7 @@ from layerlens.analyses.lenses.bigram_reading import (
 from layerlens.analyses.lenses.blocks_alone import BlocksAlone, orders
 from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, count_kept, rows_of, text_of
 from layerlens.analyses.lenses.points import Point, lens_points
-from layerlens.analyses.lenses.readers import Lens, Reader, reader_of
+from layerlens.analyses.lenses.readers import Lens, Reader, reader_of, told_reader
 from layerlens.analyses.lenses.state_maps import InputLens, moment_bytes, turns, within
 from layerlens.errors import InputError
 from layerlens.model.integers import is_whole
@@ -217,7 +217,7 @@ def bigram_layers(
     ('point', 'model')
     """
     _check(model, smoothing, alpha, alone)
-    reader = reader_of(model, lens)
+    reader = told_reader(job, model, lens)
     chosen = _points(model, reader, points)
     rows, split = rows_of(model, tokens), job.split(seed, test)
     taught, measured = (

@@ -11,7 +11,7 @@ from layerlens.analyses.lenses.contrast_candidates import candidates
 from layerlens.analyses.lenses.contrast_rules import require
 from layerlens.analyses.lenses.contrast_states import Rule
 from layerlens.analyses.lenses.contrast_writing import WRITINGS, Contrast
-from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
+from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of, told_reader
 from layerlens.analyses.lenses.variables import NO_LAYER
 from layerlens.analyses.lenses.write_calls import Wanted
 from layerlens.errors import InputError
@@ -210,7 +210,7 @@ def contrast_layers(
     'dogowlcat'
     """
     require(method, variant, alpha, weight=weight, amateur_weight=amateur_weight)
-    reader = reader_of(model, lens)
+    reader = told_reader(job, model, lens)
     if variant == "reference":
         _require_reference(model, method, reader.fitted is not None)
     points = candidates(model, method, layers)

@@ -22,7 +22,7 @@ from layerlens.analyses.lenses.fitting.documents import (
     text_of,
 )
 from layerlens.analyses.lenses.points import Point, lens_points
-from layerlens.analyses.lenses.readers import LOGIT, Lens, Reader, reader_of
+from layerlens.analyses.lenses.readers import LOGIT, Lens, Reader, reader_of, told_reader
 from layerlens.corpus.shard import batches
 from layerlens.errors import InputError
 from layerlens.model.evidence import logit_error, logit_size
@@ -184,7 +184,7 @@ def early_exit(
     (np.float64(1.0), np.float64(0.0))
     """
     require_rule(rule, None)
-    reader = reader_of(model, lens)
+    reader = told_reader(job, model, lens)
     points = exits_of(model, reader)
     chosen = _thresholds(rule, thresholds)
     if not np.isfinite(decay) or decay < 0:

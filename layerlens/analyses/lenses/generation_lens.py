@@ -9,7 +9,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.lenses.exits import require_min_layers, require_rule
 from layerlens.analyses.lenses.logit_lens import DEFAULT_LIMIT, shown_edits
 from layerlens.analyses.lenses.points import lens_points
-from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
+from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of, told_reader
 from layerlens.analyses.lenses.variables import NO_LAYER
 from layerlens.analyses.lenses.write_calls import Wanted
 from layerlens.analyses.lenses.writing import Shown, Writing
@@ -222,7 +222,7 @@ def generation_lens(
     """
     if not 1 <= top_k <= model.d_vocab:
         raise InputError(f"top_k is {top_k}; expected 1 to {model.d_vocab}.")
-    reader = reader_of(model, lens)
+    reader = told_reader(job, model, lens)
     chosen = written_points(model, points, reader)
     wanted = Wanted(
         max_new_tokens,

@@ -13,7 +13,7 @@ from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.early_exit import exits_of
 from layerlens.analyses.lenses.language_cell import open_language
-from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
+from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of, told_reader
 from layerlens.analyses.lenses.set_groups import Groups
 from layerlens.analyses.lenses.set_masses import Fed, Found, SetPass, rows_for, together
 from layerlens.analyses.lenses.state_energy import Energy
@@ -169,7 +169,7 @@ def language_track(
     [1.0, 0.0]
     """
     groups = Groups(model, sets_given(sets, len(tokens.ids)), mode)
-    reader = reader_of(model, lens)
+    reader = told_reader(job, model, lens)
     points = exits_of(model, reader)
     head = Head.of(model, memory_limit // 2)
     energy = Energy.of(model, job.tick)

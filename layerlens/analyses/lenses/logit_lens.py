@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.lenses.comparison import with_one
 from layerlens.analyses.lenses.given import Given
-from layerlens.analyses.lenses.jacobian.steady import steadiness
 from layerlens.analyses.lenses.lens import Lens
 from layerlens.analyses.lenses.memory import plan_memory
-from layerlens.analyses.lenses.readers import LOGIT
+from layerlens.analyses.lenses.readers import LOGIT, tell_steadiness
 from layerlens.analyses.lenses.readers import Lens as AnyLens
 from layerlens.analyses.lenses.variables import VARIABLES, apart
 from layerlens.analyses.texts.chosen_positions import Cells
@@ -190,8 +189,7 @@ def _tell(job: Job, work: Lens, given: Given) -> None:
         return
     job.note(lenses=json.dumps(given.told(), ensure_ascii=False))
     for reader in given.readers:
-        if reader.fitted is not None and reader.name == "jacobian":
-            job.remark(steadiness(reader.fitted))
+        tell_steadiness(job, reader)
     if given.names is not None:
         job.note(lens_against=given.names[given.against])
     heldout = given.heldout()

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.lenses import default_lens
+from layerlens.analyses.lenses.jacobian.steady import steadiness
 from layerlens.analyses.lenses.points import sublayers_of
 from layerlens.errors import InputError
 from layerlens.result.fitted import Fitted
 from layerlens.result.opening import open_saved
 
 if TYPE_CHECKING:
+    from layerlens.analyses.contract.job import Job
     from layerlens.analyses.lenses.points import Point
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.sites import Site
@@ -198,3 +200,16 @@ def reader_of(model: LensModel, lens: Lens = LOGIT) -> Reader:
         )
     found.require(model)
     return Reader(model, KINDS[found.kind], found)
+
+
+def told_reader(job: Job, model: LensModel, lens: Lens = LOGIT) -> Reader:
+    """As `reader_of`; where the lens is one whose steadiness counts, the result says how steady."""
+    reader = reader_of(model, lens)
+    tell_steadiness(job, reader)
+    return reader
+
+
+def tell_steadiness(job: Job, reader: Reader) -> None:
+    """Remark how steady a Jacobian lens is."""
+    if reader.fitted is not None and reader.name == "jacobian":
+        job.remark(steadiness(reader.fitted))

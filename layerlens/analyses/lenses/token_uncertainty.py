@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.lenses.claims import Judge
 from layerlens.analyses.lenses.early_exit import exits_of
-from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
+from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of, told_reader
 from layerlens.analyses.lenses.uncertainty import MIN_K_PLUS, VARIABLES, Uncertainty
 from layerlens.analyses.lenses.uncertainty_cell import open_uncertainty
 from layerlens.errors import InputError
@@ -151,7 +151,7 @@ def token_uncertainty(
     read = written(job, model, tokens, new) if new else tokens
     if min(read.lengths) < 2:
         raise InputError("A text has one token, about which nothing is predicted: give two.")
-    reader = reader_of(model, lens)
+    reader = told_reader(job, model, lens)
     points = [point for point in exits_of(model, reader) if point.layer >= 0]
     work = Uncertainty(job, model, read, starts, top_k, judge)
     work.units(labels)

@@ -164,7 +164,10 @@ def require(kind: str, control: str, measure: str, folds: int, strength: float) 
     ):
         if given not in known:
             raise nearest(given, known, name)
-    if folds < 2:
-        raise InputError(f"folds is {folds}; expected a number from 2.")
+    if folds < 3:
+        raise InputError(
+            f"folds is {folds}; expected a number from 3: one is judged, one chooses the layer, "
+            "and the others teach."
+        )
     if not 0 < strength < float("inf"):
         raise InputError(f"strength is {strength}; expected a number above 0.")

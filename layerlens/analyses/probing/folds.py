@@ -104,6 +104,30 @@ def judged(
     return Judged(right, found)
 
 
+def elsewhere(
+    states: np.ndarray, task: Task, folds: Folds, kind: str, strength: float, seed: int
+) -> np.ndarray:
+    """How well probes do that saw neither a fold nor what they are judged on, ``[fold]``.
+
+    For each fold it is the next one that judges, and all others that teach. A layer that is chosen
+    by this for a fold is not chosen by any example of it.
+    """
+    found = np.zeros(folds.count)
+    for fold in range(folds.count):
+        judge = folds.number == (fold + 1) % folds.count
+        taught = ~judge & (folds.number != fold)
+        given = task.labels[taught]
+        if not task.numbers and len(np.unique(given)) < 2:  # there is nothing to learn
+            predicted = np.full(judge.sum(), given[0])
+        else:
+            reader = reader_for(kind, strength, seed, numbers=task.numbers)
+            predicted = fit(reader, states[taught], given).predict(states[judge])
+        wrong = ((predicted - task.labels[judge]) ** 2 if task.numbers
+                 else predicted != task.labels[judge])  # fmt: skip
+        found[fold] = -float(np.mean(wrong))
+    return found
+
+
 def fit(reader: Any, states: np.ndarray, labels: np.ndarray) -> Any:
     """Let something learn; that a solver stopped before its end is no news of the states."""
     from sklearn.exceptions import ConvergenceWarning

@@ -89,8 +89,10 @@ def concept_depth(accuracy: Sequence[float]) -> dict[str, float]:
     }
 
 
-def chosen_elsewhere(right: Floats, fold: NDArray[np.int64]) -> tuple[Floats, list[int]]:
-    """Let each fold be answered by the point that did best on the others.
+def chosen_elsewhere(
+    right: Floats, fold: NDArray[np.int64], elsewhere: Floats
+) -> tuple[Floats, list[int]]:
+    """Let each fold be answered by the point that did best where that fold was not looked at.
 
     So the point is not chosen by the examples that it is judged on, and what the best point
     reaches is not the largest of many noisy numbers.
@@ -101,6 +103,9 @@ def chosen_elsewhere(right: Floats, fold: NDArray[np.int64]) -> tuple[Floats, li
         ``[point, n]``: 1 where the probe of a point, which was not fitted on it, is right.
     fold
         ``[n]``.
+    elsewhere
+        ``[point, fold]``: how well a point does on examples of another fold, by probes that saw
+        neither these nor the fold itself.
 
     Returns
     -------
@@ -111,7 +116,7 @@ def chosen_elsewhere(right: Floats, fold: NDArray[np.int64]) -> tuple[Floats, li
     chosen = []
     for number in np.unique(fold):
         here = fold == number
-        best = int(right[:, ~here].mean(1).argmax())
+        best = int(elsewhere[:, number].argmax())
         answered[here] = right[best, here]
         chosen.append(best)
     return answered, chosen

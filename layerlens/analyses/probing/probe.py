@@ -41,7 +41,7 @@ VARIABLES = {
     "transfer_majority": Variable((), "float64", "1", "share of their commonest class"),
     **with_interval(
         "selected_accuracy",
-        Variable((), "float64", "1", "accuracy of the layer that did best on the other folds"),
+        Variable((), "float64", "1", "accuracy of layers chosen without the fold"),
         _OVER,
     ),
     "selected_layer": Variable((), "int32", "layer", "the layer that most folds chose", -2),
@@ -173,7 +173,7 @@ def probe(
     untrained model, and of the commonest class. Its interval is Wilson's, or over groups where
     these hold several examples. For numbers it is the share of variance explained. The layer that
     looks best is the largest of many noisy numbers; ``selected_accuracy`` is what remains when
-    each fold is answered by the layer that did best on the others.
+    each fold is answered by the layer that did best on another one, by probes that saw neither.
 
     Raises
     ------

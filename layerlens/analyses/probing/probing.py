@@ -13,7 +13,7 @@ from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, rows_of
 from layerlens.analyses.probing.asked import Task, task_of
 from layerlens.analyses.probing.controls import by_type, shuffled
 from layerlens.analyses.probing.examples import EACH, Examples, Where, recorded
-from layerlens.analyses.probing.folds import Folds, Judged, fit, judged, macro_f1, sent
+from layerlens.analyses.probing.folds import Folds, Judged, elsewhere, fit, judged, macro_f1, sent
 from layerlens.analyses.probing.numbers import chosen_elsewhere, concept_depth, share_between
 from layerlens.analyses.probing.readers import plane_of, reader_for, scores_of
 from layerlens.analyses.probing.untrained import untrained as untrained_of
@@ -72,6 +72,7 @@ class Probing:
         self.kind, self.strength, self.n_folds, self.seed = kind, strength, folds, seed
         self.limit, self.names, self.send = memory_limit, names, send
         self.readers: list[Any] = []
+        self.elsewhere: list[np.ndarray] = []
         self._done, self._total = 0, 1
 
     def run(
@@ -103,7 +104,7 @@ class Probing:
             else by_type(task, own_types, self.seed)
         )
         right = self._points(found, kept, folds, blind, fed)
-        self._choose(np.stack(right), folds)
+        self._choose(np.stack(right), folds, np.stack(self.elsewhere))
         self._check(texts, found, kept)
         if untrained:
             other = untrained_of(self.model, self.seed)
@@ -174,6 +175,8 @@ class Probing:
             gap = own.numbers["accuracy"] - other.numbers["accuracy"]
             self.job.emit({"point": place}, {"selectivity": np.array(gap)})
             right.append(own.right)
+            apart = elsewhere(states, self.task, folds, self.kind, self.strength, self.seed)
+            self.elsewhere.append(apart)
             accuracy.append(own.numbers["accuracy"])
             self._learn(point, states, own)
             self._step(fed)
@@ -215,10 +218,10 @@ class Probing:
         scores = {f"accuracy/{point.label}": own.numbers["accuracy"]}
         self.job.learned(single, {"test": scores})
 
-    def _choose(self, right: np.ndarray, folds: Folds) -> None:
+    def _choose(self, right: np.ndarray, folds: Folds, scores: np.ndarray) -> None:
         """Let the folds choose a layer, and say at which depth accuracy rises."""
         better = -right if self.task.numbers else right
-        answered, chosen = chosen_elsewhere(better, folds.number)
+        answered, chosen = chosen_elsewhere(better, folds.number, scores)
         if self.task.numbers:
             answered = 1 + answered / max(float(self.task.labels.var()), 1e-30)
         mean, low, high = share_between(answered, self.task.unit)

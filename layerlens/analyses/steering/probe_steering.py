@@ -149,7 +149,7 @@ def probe_steering(
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> texts = [f"{a} {b} fox {a}" for a in ("cat", "dog") for b in ("bee", "ant", "emu", "hen")]
-    >>> read = ll.probe(model, texts, [text[:3] for text in texts], folds=2, untrained=False)
+    >>> read = ll.probe(model, texts, [text[:3] for text in texts], folds=3, untrained=False)
     >>> found = ll.probe_steering(model, "cat bee fox cat", probe=read, random=1)
     >>> found.data.effect.dims
     ('of', 'layer')

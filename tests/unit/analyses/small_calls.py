@@ -36,7 +36,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "lens_difference": ((ONE,), {"other": None}),
-    "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 2}),
+    "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
     "probe_steering": ((ONE,), {"probe": None}),
     "mlp_decomposition": ((LIST,), {}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),

@@ -45,8 +45,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
     "probe": (
-        (LIST,),
-        {"labels": [*"abab"], "folds": 2, "other_texts": [ONE], "other_labels": ["a"]},
+        (LIST * 3,),
+        {"labels": [*"abab"] * 3, "folds": 3, "other_texts": [ONE], "other_labels": ["a"]},
     ),
     "probe_steering": ((ONE,), {"probe": None}),
     "mlp_decomposition": ((LIST,), {}),

@@ -18,7 +18,13 @@ from layerlens.analyses.lenses.fitting.documents import (
 )
 from layerlens.analyses.lenses.fitting.judge import UNIFORM, VARIABLES, Judge, Tally, judge_all
 from layerlens.analyses.lenses.points import Point, lens_points
-from layerlens.analyses.lenses.readers import LOGIT, Lens, Reader, reader_of
+from layerlens.analyses.lenses.readers import (
+    LOGIT,
+    Lens,
+    Reader,
+    reader_of,
+    tell_steadiness,
+)
 from layerlens.errors import InputError
 from layerlens.run.head_rows import Head
 
@@ -170,6 +176,8 @@ def lens_quality(
     ['logit', 'bias', 'uniform']
     """
     readers = readers_of(model, lens)
+    for reader in readers.values():
+        tell_steadiness(job, reader)
     chosen = points_of(model, readers, points)
     if transfer and len(readers) != 2:
         raise InputError(f"transfer is of one fitted lens, not of {len(readers) - 1}: give one.")

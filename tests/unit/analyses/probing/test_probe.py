@@ -15,7 +15,7 @@ import layerlens as ll
 from layerlens.analyses.probing.asked import Task
 from layerlens.analyses.probing.controls import by_type, shuffled
 from layerlens.analyses.probing.examples import recorded
-from layerlens.analyses.probing.folds import Folds, judged
+from layerlens.analyses.probing.folds import Folds, elsewhere, judged
 from layerlens.analyses.probing.numbers import (
     chosen_elsewhere,
     concept_depth,
@@ -161,9 +161,27 @@ def test_numbers_by_hand() -> None:
     mean, low, high = share_between(np.array([1.0, 1.0, 0.0, 0.0]), np.array([0, 0, 1, 1]))
     assert (mean, low, high) == (0.5, 0.0, 1.0)  # two units that disagree
     right = np.array([[1, 1, 0, 0], [0, 0, 1, 1.0]])
-    answered, chosen = chosen_elsewhere(right, np.array([0, 0, 1, 1]))
-    # each point is right only on its own fold, and the other fold chooses
+    scores = np.array([[0.2, 0.9], [0.8, 0.1]])  # of each point, for each fold
+    answered, chosen = chosen_elsewhere(right, np.array([0, 0, 1, 1]), scores)
     assert chosen == [1, 0] and answered.tolist() == [0, 0, 0, 0]
+
+
+def test_the_best_of_many_layers_of_noise_is_not_better_than_chance() -> None:
+    best, selected = [], []
+    for seed in range(16):
+        random = np.random.default_rng(seed)
+        blind = task(random.permutation(np.repeat([0, 1], 30)))
+        folds = Folds.of(blind, 5, seed)
+        layers = [random.normal(size=(60, 6)) for _ in range(8)]
+        own = (blind, folds, "mean_difference", 1.0, 0)
+        right = np.stack([judged(states, *own).right for states in layers])
+        scores = np.stack([elsewhere(states, *own) for states in layers])
+        answered, _ = chosen_elsewhere(right, folds.number, scores)
+        best.append(right.mean(1).max())
+        selected.append(answered.mean())
+    assert np.mean(best) > 0.56  # what a person would be tempted to report
+    error = np.std(selected) / 4
+    assert abs(np.mean(selected) - 0.5) < 2.5 * error
 
 
 def test_the_online_code_of_random_labels_saves_nothing() -> None:
