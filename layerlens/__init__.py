@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
     from layerlens.analyses.information.neural_collapse import neural_collapse
+    from layerlens.analyses.information.out_of_distribution import out_of_distribution
     from layerlens.analyses.lenses.bigram_layers import bigram_layers
     from layerlens.analyses.lenses.contrast_layers import contrast_layers
     from layerlens.analyses.lenses.early_exit import early_exit
@@ -209,6 +210,7 @@ _PLACES = {
     "import_graph": "layerlens.analyses.circuits.graph_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
+    "out_of_distribution": "layerlens.analyses.information.out_of_distribution",
     "neural_collapse": "layerlens.analyses.information.neural_collapse",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "suppression": "layerlens.analyses.removal.suppression",
@@ -357,6 +359,7 @@ __all__ = [
     "neuron_tokens",
     "observable",
     "open",
+    "out_of_distribution",
     "patch_sweep",
     "path_patch",
     "perturbation_growth",

@@ -10,7 +10,8 @@ import numpy as np
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.information.class_geometry import Geometry, class_means, geometry
-from layerlens.analyses.sweeps.clean_pass import Pass, passes
+from layerlens.analyses.information.text_states import pooled, require_pool
+from layerlens.analyses.sweeps.clean_pass import passes
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
@@ -62,9 +63,9 @@ def count_work(
     """Count passes and bytes of one call; runs nothing."""
     points, texts = model.n_layers + 1, len(tokens.ids)
     widest = max(part.ids.numel() for part, _ in split(tokens, batch_size))
-    pooled = 8 * points * texts * model.d_model
+    states = 8 * points * texts * model.d_model
     operations = 4.0 * points * (shuffles + 1) * texts**2 * model.d_model
-    held = pooled + points * widest * model.d_model * model.dtype.itemsize
+    held = states + points * widest * model.d_model * model.dtype.itemsize
     return Work(1, 0, held, operations=operations)
 
 
@@ -145,7 +146,8 @@ def neural_collapse(
     >>> float(found.data.nearest_mean_error.sel(labels="given")[0])
     0.0
     """
-    _require(tokens, pool, variant, shuffles, skip_first)
+    require_pool(pool, skip_first, tokens)
+    _require(variant, shuffles)
     names, place = _classes(job.labels(), len(tokens.ids))
     if len(names) > model.d_model + 1:
         job.remark(
@@ -162,28 +164,17 @@ def neural_collapse(
     )
     states = np.empty((len(points), len(tokens.ids), model.d_model))
     for one in passes(model, tokens, skip_first, batch_size, job.tick):
-        states[:, one.batch.numbers] = _pooled(one, pool)
+        states[:, one.batch.numbers] = pooled(one, pool)
     job.note(passes=1, label_sizes=", ".join(map(str, np.bincount(place))))
     _measure(job, states, place, shuffles, seed, averaged=variant == "paper")
     _check(job, model, row_of(tokens, 0), states, place, (pool, skip_first))
 
 
-def _require(
-    tokens: Tokens, pool: str, variant: str, shuffles: int, skip_first: bool | int
-) -> None:
-    for name, given, known in (
-        ("pool", pool, ("last", "mean")),
-        ("variant", variant, ("paper", "reference")),
-    ):
-        if given not in known:
-            raise InputError(f"{name} is {given!r}; expected {' or '.join(known)}.")
+def _require(variant: str, shuffles: int) -> None:
+    if variant not in ("paper", "reference"):
+        raise InputError(f"variant is {variant!r}; expected paper or reference.")
     if not is_whole(shuffles) or shuffles < 1:
         raise InputError(f"shuffles is {shuffles!r}; expected a whole number, at least 1.")
-    if not 0 <= int(skip_first) < min(tokens.lengths):
-        raise InputError(
-            f"skip_first is {skip_first} and the shortest text has {min(tokens.lengths)} tokens: "
-            "leave it out, or give longer texts."
-        )
 
 
 def _classes(labels: Sequence[Any], rows: int) -> tuple[list[Any], np.ndarray]:
@@ -204,23 +195,6 @@ def _classes(labels: Sequence[Any], rows: int) -> tuple[list[Any], np.ndarray]:
             "leave it out."
         )
     return names, np.array([names.index(label) for label in labels])
-
-
-def _pooled(one: Pass, pool: str) -> np.ndarray:
-    """One state a text, ``[point, text, d_model]`` float64."""
-    tokens = one.batch.tokens
-    counts = tokens.mask & (tokens.position_ids >= one.batch.skip_first)
-    if pool == "last":
-        counts &= tokens.position_ids == tokens.position_ids.masked_fill(~counts, -1).amax(
-            1, keepdim=True
-        )
-    weights = counts.double() / counts.sum(1, keepdim=True)
-    return np.stack(
-        [
-            (weights[:, None] @ state.cpu().double().where(counts[..., None], 0))[:, 0].numpy()
-            for state in one.states
-        ]
-    )
 
 
 def _measure(
@@ -253,7 +227,7 @@ def _check(
     """Compare with the first text by itself, and the parts of the scatter with the whole."""
     (alone,) = passes(model, first, how[1], None, job.tick)
     size = max(1.0, float(np.abs(states[:, 0]).max()))
-    off = float(np.abs(_pooled(alone, how[0])[:, 0] - states[:, 0]).max()) / size
+    off = float(np.abs(pooled(alone, how[0])[:, 0] - states[:, 0]).max()) / size
     what = "states of the first text by itself against those of its batch, of the largest entry"
     job.check("alone as in a batch", off, logit_tolerance(model.dtype), what)
     last = states[-1]
