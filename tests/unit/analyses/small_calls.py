@@ -33,7 +33,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),
     "neural_collapse": ((labelled([*LIST, ONE], label=[0, 1, 1, 0]),), {}),
-    "out_of_distribution": (([*LIST, *LIST], LIST), {"neighbours": 1}),
+    "out_of_distribution": ((4 * LIST, LIST), {}),
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "lens_difference": ((ONE,), {"other": None}),

@@ -53,7 +53,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "steering": (([ONE, OTHER], [OTHER, THIRD]), {"text": ONE, "neutral": THIRD}),
     "token_dispositions": ((ONE,), {"lens": None}),
     "neural_collapse": ((ll.texts([ONE, OTHER, THIRD, ONE], label=[0, 1, 1, 0]),), {}),
-    "out_of_distribution": (([*LIST, *LIST], LIST), {"neighbours": 1}),
+    "out_of_distribution": ((4 * LIST, LIST), {}),
     "suppression": (([ONE, OTHER],), {"neutral": THIRD}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
