@@ -37,6 +37,7 @@ _LETTER = 0.045  # inches that a letter takes of an upright one
 _SHORT = 4  # letters that always have room
 _Y_CHARACTERS = 34
 _LEGEND_CHARACTERS = 20
+_TALL = 1.95  # inches of the upright axis, where names of lines take no more
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def curves_figure(
     below = wrapped([", ".join(word for word in under if word)], width)
     notes = [note for note in (where, checks_line(data)) if note]
     bottom = 0.6 + _upright(points) + notes_height(notes, width)
-    height = bottom + 2.5 + 0.14 * len(below)
+    tall = max(_TALL, _names_height(lines))
+    height = bottom + 0.55 + tall + 0.14 * len(below)
     figure = new_figure((width, height), colors)
-    place = (0.75 / width, bottom / height, 1 - 2.3 / width, 1.95 / height)
+    place = (0.75 / width, bottom / height, 1 - 2.3 / width, tall / height)
     axes = figure.add_axes(place, facecolor=colors.page)
     spread = _spread(data[names[0]], axis, at)
     at_x = places_of(data, axis)
@@ -196,7 +198,7 @@ def _draw(
             linewidth=1.6,
             marker="o",
             markersize=2.5,
-            label=textwrap.fill(drawable(line.label).replace("␣", " "), _LEGEND_CHARACTERS),
+            label=_name(line),
         )
     axes.set_yscale(scale)
     finite = np.concatenate([line.values[np.isfinite(line.values)] for line in lines] or [[0.0]])
@@ -217,6 +219,16 @@ def _draw(
         legend.get_title().set_color(colors.faint)
         for label in legend.get_texts():
             label.set_parse_math(False)
+
+
+def _name(line: Line) -> str:
+    return textwrap.fill(drawable(line.label).replace("␣", " "), _LEGEND_CHARACTERS)
+
+
+def _names_height(lines: Sequence[Line]) -> float:
+    """Return the inches that the names of lines take, one below the other under their title."""
+    rows = 1 + sum(1 + _name(line).count("\n") for line in lines)
+    return FONT / 72 * (1.3 * rows + 0.5 * len(lines) + 1)
 
 
 def _dress(

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from layerlens.figures.canvas import FONT
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.legends import name_curves
 from layerlens.figures.names import apart, axis_words, capital
 from layerlens.figures.palette import Palette, color_map
 from layerlens.figures.past import extends, mark_past
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _DASHED = (0, (4, 1.5))
 _DOTTED = (0, (1, 1.2))
-_FEW_LINES = 4
-_NAMES = 0.4  # of the height of the curves, for the names of more lines than a few
 _BAR = (0.07, 0.07)  # inches: between cells and their colour bar, and its width
 _AROUND = [withStroke(linewidth=2.2, foreground="black")]
 _WIDTH = 40  # characters of a panel's title
@@ -60,13 +60,13 @@ def draw_panel(
     A `layer` is marked by an upright line in curves over layers.
     """
     axes = figure.add_axes(box, facecolor=colors.page)
+    axes.tick_params(labelsize=FONT - 1, colors=colors.ink, length=2)
     if panel.square:
         _cells(figure, axes, panel.arrays[0], data, colors)
     else:
         _curves(axes, panel, data, colors, scale)
         if layer is not None and panel.arrays[0]["kind"] != "profile":
             axes.axvline(layer, color=colors.base, linewidth=0.8, alpha=0.7, gid="layer")
-    axes.tick_params(labelsize=FONT - 1, colors=colors.ink, length=2)
     return axes
 
 
@@ -115,7 +115,7 @@ def _words(panel: Panel) -> tuple[str, dict[str, str]]:
 def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: str) -> None:
     hues: dict[str, str] = {}
     _, labels = _words(panel)
-    drawn = 0
+    drawn: list[Line2D] = []
     for array in panel.arrays:
         name, dims = array["name"], array["dims"]
         own = name.removeprefix(OTHER)
@@ -130,8 +130,8 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
             if array["other"]:
                 label = f"{label}, {data.attrs.get('other_label', 'other')}"
             dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
-            _line(axes, x, values[:, i], _band(data, array, i), hue, label, dash)
-            drawn += 1
+            band = _band(data, array, i)
+            drawn.append(_line(axes, x, values[:, i], band, hue, label, dash))
     axes.set_yscale(scale)
     axes.set_xlabel(_along(data, panel.arrays[0]["dims"][0]), **_font(colors), labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
@@ -142,18 +142,9 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(colors.faint)
-    if drawn > 1:
-        many = drawn > _FEW_LINES
-        if many and scale == "linear":  # room above the curves for so many names
-            axes.set_ylim(low, high + _NAMES * (high - low))
-        legend = axes.legend(
-            loc="upper left" if many else "best", ncols=2 if many else 1, columnspacing=1.0,
-            frameon=False, labelcolor=colors.ink, handlelength=2.2,
-            borderpad=0.2, labelspacing=0.25,
-            prop={"family": list(families()), "size": FONT - 1.5},
-        )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    axes.yaxis.get_offset_text().set(fontsize=FONT - 1.5, color=colors.ink)
+    if len(drawn) > 1:
+        name_curves(axes, drawn, colors)
 
 
 def _entry(data: xr.Dataset, dim: str, i: int) -> str:
@@ -169,11 +160,11 @@ def _line(
     hue: str,
     label: str,
     dash: Any,
-) -> None:
+) -> Line2D:
     solid = dash == "-"
     if band is not None:
         axes.fill_between(x, *band, color=hue, alpha=0.18 if solid else 0.1, linewidth=0)
-    axes.plot(
+    (drawn,) = axes.plot(
         x,
         values,
         color=hue,
@@ -184,6 +175,7 @@ def _line(
         label=drawable(label).replace("␣", " "),
         gid="curve" if solid else "chance" if dash == _DOTTED else "other",
     )
+    return drawn
 
 
 def _band(data: xr.Dataset, array: Array, i: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -259,6 +259,17 @@ def test_curves_of_a_grid_are_a_line_an_entry() -> None:
     assert np.allclose(lines[2].get_ydata(), sweep()["metric"][:, 2], equal_nan=True)
 
 
+def test_all_names_of_many_lines_have_room() -> None:
+    parts = [f"a rather long name of a part that has the number {i}" for i in range(12)]
+    data = xr.Dataset({"accuracy": (("layer", "part"), np.ones((4, 12)))}, coords={"part": parts})
+    figure = draw("curves", data)
+    figure.canvas.draw()
+    names = figure.axes[0].get_legend()
+    assert len(names.get_texts()) == 12
+    assert names.get_window_extent().y0 >= 0
+    assert figure.axes[0].get_window_extent().y0 <= names.get_window_extent().y0
+
+
 def test_no_half_of_a_colour_bar_is_empty() -> None:
     data = sweep().isel(layer=[1, 2, 3])
     for sign, ends in ((1, (0, 1)), (-1, (-1, 0))):

@@ -110,6 +110,43 @@ def test_the_names_of_many_curves_stand_above_them() -> None:
     assert (0.9 - low) / (high - low) < 0.4  # it would be half
 
 
+def covered(axes: Any) -> bool:
+    """Whether the names of curves cover a curve's points or an interval's corners."""
+    axes.figure.canvas.draw()
+    box = axes.get_legend().get_window_extent()
+    curves = [line.get_xydata() for line in axes.findobj(lambda each: each.get_gid() == "curve")]
+    bands = [path.vertices for band in axes.collections for path in band.get_paths()]
+    return any(
+        box.contains(*point)
+        for points in (*curves, *bands)
+        for point in axes.transData.transform(points)
+    )
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_cover_neither_curves_nor_intervals(scale: str) -> None:
+    layer = np.arange(40)
+    wide = {"units": "activation"}
+    middle = 10 + 8 * np.sin(layer)
+    data = xr.Dataset(
+        {
+            "attn_norm": ("layer", middle, {**wide, "long_name": "attention's norm"}),
+            "attn_norm_low": ("layer", np.full(40, 1.0)),
+            "attn_norm_high": ("layer", np.full(40, 20.0)),
+            "mlp_norm": ("layer", middle + 1, {**wide, "long_name": "MLP's norm"}),
+            "gain": (("layer", "kind"), np.stack([layer + 1, layer + 2.0], 1), {"long_name": "g"}),
+        },
+        coords={"layer": layer, "kind": ["real", "control"]},
+        attrs={"model": "hand-made"},
+    )
+    crowded, free = draw("panels", data, scale=scale).axes
+    assert crowded.get_ylim()[1] > 23  # longer, so that there is room
+    assert max(crowded.get_yticks()) <= 21
+    assert not covered(crowded)
+    assert free.get_ylim()[1] < 50  # a corner is free: no longer than the curves with a margin
+    assert not covered(free)
+
+
 def test_a_figure_has_the_checks_of_what_it_shows() -> None:
     checks = [
         Check(name, 0.0, 1.0, True, "what") for name in ("tokens", "cka: one", "attn_norm: two")
