@@ -77,6 +77,7 @@ bench-smoke:
 	$(py) benchmarks/lens.py --smoke
 	$(py) benchmarks/patching.py --smoke
 	$(py) benchmarks/metrics.py --smoke
+	$(py) benchmarks/learning.py --smoke
 	$(py) benchmarks/views.py --quick
 
 packaging-test:
