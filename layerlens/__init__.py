@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.neurons.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
+    from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
@@ -214,6 +215,7 @@ _PLACES = {
     "neural_collapse": "layerlens.analyses.information.neural_collapse",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "suppression": "layerlens.analyses.removal.suppression",
+    "minimal_pairs": "layerlens.analyses.probing.minimal_pairs",
     "mlp_decomposition": "layerlens.analyses.contributions.mlp_decomposition",
     "block_jacobian": "layerlens.analyses.depth.block_jacobian",
     "quantisation_sensitivity": "layerlens.analyses.depth.quantisation_sensitivity",
@@ -352,6 +354,7 @@ __all__ = [
     "massive_ablation",
     "matchness",
     "metrics",
+    "minimal_pairs",
     "mlp_decomposition",
     "model_view",
     "neural_collapse",

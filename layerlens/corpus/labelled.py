@@ -79,12 +79,40 @@ def agreement_sentences() -> Texts:
     ('The key to the cabinet', 'singular', 'key')
     """
     numbers = ("singular", "plural")
-    rows = [
+    return _texts([(text, numbers[own], noun) for text, own, _, noun in _subjects()])
+
+
+def agreement_pairs() -> tuple[Texts, Texts]:
+    """Sentences whose verb agrees with their subject, and the same whose verb does not.
+
+    Label the number of the noun in between (``"same"`` as the subject's or ``"other"``), group the
+    subject's noun. Each verb is as often right as wrong, so that liking one helps nobody.
+
+    Examples
+    --------
+    >>> good, bad = agreement_pairs()
+    >>> first, partner = (next(iter(side.items())) for side in (good, bad))
+    >>> first.text, partner.text, first.label, first.group
+    ('The key to the cabinet is old', 'The key to the cabinet are old', 'same', 'key')
+    """
+    verbs = ("is", "are")
+    good, bad = (
+        [
+            (f"{text} {verbs[own ^ wrong]} old", "same" if own == other else "other", noun)
+            for text, own, other, noun in _subjects()
+        ]
+        for wrong in (0, 1)
+    )
+    return _texts(good), _texts(bad)
+
+
+def _subjects() -> list[tuple[str, int, int, str]]:
+    """Beginnings, whether their subject and the noun behind it are plurals, and the subject."""
+    return [
         (f"The {noun[own]} {'to' if noun[0] == 'key' else 'near'} the {place[other]}",
-         numbers[own], noun[0])
+         own, other, noun[0])
         for noun, place, own, other in product(_NOUNS, _PLACES, (0, 1), (0, 1))
     ]  # fmt: skip
-    return _texts(rows)
 
 
 def tense_sentences() -> Texts:
