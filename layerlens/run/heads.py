@@ -36,10 +36,11 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
     more than once in a pass (differential attention) has no one pattern either.
     """
     ids = probe_ids(fed_rows(hf)).to(input_device(hf))
-    by_interface = _watch(hf, anatomy, ids, ["interface"] * anatomy.n_layers)
+    plain = _gives(hf, ids)
+    by_interface = _watch(hf, anatomy, ids, ["interface"] * anatomy.n_layers, plain)
     by_spy: list[Seen] = [{} for _ in anatomy.blocks]
     if not all(map(_complete, by_interface)):
-        by_spy = _watch(hf, anatomy, ids, ["spy"] * anatomy.n_layers)
+        by_spy = _watch(hf, anatomy, ids, ["spy"] * anatomy.n_layers, plain)
     blocks = []
     for block, seen, spied in zip(anatomy.blocks, by_interface, by_spy, strict=True):
         if _complete(seen):
@@ -49,7 +50,7 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
         else:
             taps = {kind: tap for kind, tap in block.taps.items() if kind != "z"}
             blocks.append(replace(block, taps=taps, out_proj=None))
-    return _with_rotation(hf, replace(anatomy, blocks=tuple(blocks)), ids)
+    return _with_rotation(hf, replace(anatomy, blocks=tuple(blocks)), ids, plain)
 
 
 def _complete(seen: Seen) -> bool:
@@ -61,14 +62,18 @@ def _with_heads(block: BlockAnatomy, how: str, seen: Seen) -> BlockAnatomy:
     return replace(block, attention=how, n_heads=n_heads, n_kv_heads=n_kv_heads)
 
 
-def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> Anatomy:
+def _gives(hf: PreTrainedModel, ids: Tensor) -> Tensor:
+    return first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))
+
+
+def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor, plain: Tensor) -> Anatomy:
     """Say where q and k are before they are rotated, where they are.
 
     In one pass every attention is given the same state at all positions: q and k that then differ
     are rotated.
     """
     how = [block.attention for block in anatomy.blocks]
-    equal = _watch(hf, anatomy, ids, how, level=True)
+    equal = _watch(hf, anatomy, ids, how, None)
     if not any(map(_turned, equal)):
         return anatomy
     watcher = Watcher()
@@ -80,7 +85,7 @@ def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> Anatom
         if name
     ]
     with watcher.on(inner):
-        scored = _watch(hf, anatomy, ids, how)
+        scored = _watch(hf, anatomy, ids, how, plain)
     calls = watcher.take()
     blocks = []
     for block, level, seen in zip(anatomy.blocks, equal, scored, strict=True):
@@ -105,8 +110,7 @@ def _watch(
     anatomy: Anatomy,
     ids: Tensor,
     how: Sequence[str | None],
-    *,
-    level: bool = False,
+    plain: Tensor | None,
 ) -> list[Seen]:
     """What each block's attention handed over in one small pass.
 
@@ -114,8 +118,9 @@ def _watch(
     ----------
     how
         For each block, ``"interface"``, ``"spy"`` or None.
-    level
-        Give every attention the state of the first position at all positions.
+    plain
+        What the model gives when nothing watches. None: every attention is given the state of the
+        first position at all positions, and the model something else.
 
     Returns
     -------
@@ -139,15 +144,15 @@ def _watch(
             if block.mixer is None or way is None:
                 continue
             module = hf.get_submodule(block.mixer)
-            if level:
+            if plain is None:
                 stack.callback(on_input(module, Gate(), _leveled).remove)
             watch = Watch(INSIDE, partial(see, layer))
             if way == "interface":
                 stack.enter_context(watching(module, watch))
             else:
                 spy_on(module, watch, n_heads, Gate(), stack)
-        watched = first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))
-    if not level and not torch.equal(watched, first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))):
+        watched = _gives(hf, ids)
+    if plain is not None and not torch.equal(watched, plain):
         return [{} for _ in anatomy.blocks]
     return [found if calls[layer] == 1 else {} for layer, found in enumerate(seen)]
 

@@ -20,7 +20,7 @@ from layerlens.model.sums import is_norm
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument, swapped
 from layerlens.run.attention import Watch, watching
-from layerlens.run.forward import model_inputs
+from layerlens.run.forward import model_inputs, run_model
 from layerlens.run.gate import Gate
 from layerlens.run.spy import spy_on
 
@@ -234,7 +234,7 @@ def _eager_patterns(
             stack.callback(block.register_forward_hook(after).remove)
             for module in mixer.modules():
                 stack.callback(module.register_forward_hook(inside).remove)
-        model.hf(**model_inputs(model, tokens, None))
+        run_model(model, tokens, None, Gate(), stack)
     return patterns, outputs
 
 

@@ -18,6 +18,7 @@ from layerlens.model.support import all_families, examine, page, summary
 from layerlens.model.tiny import tiny_config, tiny_model
 from layerlens.model.tiny_families import VARIANTS
 from layerlens.run.proof import prove_anatomy
+from layerlens.run.replay import replay
 
 IN_FULL = [
     "bart",
@@ -331,10 +332,10 @@ def test_a_pattern_that_is_not_the_models_own_fails(monkeypatch: pytest.MonkeyPa
     assert {"z", "pattern"} <= {line.name for line in proof.lines if not line.ok}
 
 
-def test_recording_that_changes_the_pass_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def meddle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an attention that is watched give something else."""
     from layerlens.run import attention
 
-    model = LensModel.wrap(tiny_model("llama"), prove=False)
     original = attention.attention_function
 
     def meddling(module: nn.Module, name: str) -> Any:
@@ -347,7 +348,33 @@ def test_recording_that_changes_the_pass_fails(monkeypatch: pytest.MonkeyPatch) 
         return doubled
 
     monkeypatch.setattr(attention, "attention_function", meddling)
+
+
+def test_recording_that_changes_the_pass_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LensModel.wrap(tiny_model("llama"), prove=False)
+    meddle(monkeypatch)
     assert "recording" in {line.name for line in prove_anatomy(model).lines if not line.ok}
+
+
+def test_watching_that_changes_the_pass_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    meddle(monkeypatch)
+    model = LensModel.wrap(tiny_model("llama"), prove=False)
+    assert all(block.attention != "interface" for block in model.anatomy.blocks)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "wrong"),
+    [
+        ("no-op", "twin", lambda value: value * 1.5),
+        ("replay", "replay", lambda model, calls, state: replay(model, calls[::-1], state)),
+    ],
+)
+def test_an_edit_or_a_replay_that_goes_wrong_fails(
+    monkeypatch: pytest.MonkeyPatch, line: str, name: str, wrong: Any
+) -> None:
+    model = LensModel.wrap(tiny_model("llama"), prove=False)
+    monkeypatch.setattr(f"layerlens.run.proof.{name}", wrong)
+    assert [each.name for each in prove_anatomy(model).lines if not each.ok] == [line]
 
 
 def test_tiny_models_are_tiny_random_and_repeatable() -> None:
