@@ -10,8 +10,8 @@ import torch
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.depth.jacobian_cell import open_jacobian
-from layerlens.analyses.depth.jacobian_rows import TextJacobians, evenly
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, require_tokens, tolerance
+from layerlens.analyses.sweeps.jacobian_rows import RowJacobians, evenly, repeated
 from layerlens.errors import InputError
 from layerlens.metrics.batch import Batch, split
 from layerlens.model.integers import whole
@@ -152,10 +152,11 @@ class _Run:
     def text(self, batch: Batch, at: list[int]) -> None:
         """Measure every block at some tokens of one text, each in a row of its own."""
         seed = (self.seed, int(batch.numbers[0]))
-        found = TextJacobians(self.model, batch.tokens, at, self.draws, seed, self.job.tick)
+        rows = repeated(batch.tokens, len(at))
+        found = RowJacobians(self.model, rows, at, self.job.tick)
         for layer in range(self.model.n_layers):
             for chance in ("", "_chance"):
-                for name, value in found.of(layer, shuffled=bool(chance)).items():
+                for name, value in found.of(layer, self.draws, seed, shuffled=bool(chance)).items():
                     self.means[name + chance].add_texts((layer,), value.mean()[None], batch)
             arrays = {name: mean.mean()[layer] for name, mean in self.means.items()}
             self.job.emit({"layer": layer}, arrays)

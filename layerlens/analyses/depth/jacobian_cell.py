@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerlens.analyses.contract.cells import Opened, Place, Table
-from layerlens.analyses.depth.jacobian_rows import TextJacobians, evenly
+from layerlens.analyses.sweeps.jacobian_rows import RowJacobians, evenly, repeated
 from layerlens.metrics.batch import Batch, split
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def open_jacobian(
         at = evenly(batch.kept.position.tolist(), per_text)
         if at:
             break
-    found = TextJacobians(model, text, at, draws, (seed, int(numbers[0])), job.tick)
-    measured, chance = found.of(layer), found.of(layer, shuffled=True)
+    found = RowJacobians(model, repeated(text, len(at)), at, job.tick)
+    how = layer, draws, (seed, int(numbers[0]))
+    measured, chance = found.of(*how), found.of(*how, shuffled=True)
     strings = text.strings[0]
     rows = []
     for row, position in enumerate(at):

@@ -12,13 +12,15 @@ from layerlens.analyses.contract.effects import When
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.contract.tolerances import logit_tolerance
+from layerlens.analyses.information.blood import Stretch
 from layerlens.analyses.information.ood_scores import Gaussian, energies, neighbour_distance
 from layerlens.analyses.information.separation import between_halves, separation
 from layerlens.analyses.information.text_states import pooled, require_pool
-from layerlens.analyses.sweeps.clean_pass import passes
+from layerlens.analyses.sweeps.clean_pass import passes, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
+from layerlens.model.abilities import ABILITIES
 from layerlens.model.integers import whole
 from layerlens.run.forward import forward
 from layerlens.run.head_rows import Head
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-SCORES = ("mahalanobis", "knn", "energy")
+SCORES = ("mahalanobis", "knn", "energy", "blood")
 DECIMALS = 4
 """Of energies in nats: fewer than float32 keeps apart, so that equal states are ties."""
 _DIMS = ("point", "score")
@@ -59,6 +61,8 @@ def count_work(
     outside: Tokens,
     *,
     scores: Sequence[str],
+    test: float,
+    draws: int,
     batch_size: int | None,
     **_: Any,
 ) -> Work:
@@ -72,7 +76,14 @@ def count_work(
     rows = points * texts if "energy" in scores and model.anatomy.head else 0
     every = inside.ids.numel() + outside.ids.numel()
     distances = 8.0 * points * texts * len(inside.ids) * model.d_model
-    return Work(1, rows, held, tokens=every, operations=distances)
+    count = 1.0
+    if "blood" in scores:
+        heads = max(block.n_heads for block in model.anatomy.blocks)
+        longest = max(*inside.lengths, *outside.lengths)
+        held += widest * (20 * model.d_model + heads * longest) * model.dtype.itemsize
+        share = (test * inside.ids.numel() + outside.ids.numel()) / every
+        count += share * (2 + draws)
+    return Work(count, rows, held, tokens=every, operations=distances)
 
 
 @analysis(
@@ -81,8 +92,10 @@ def count_work(
     source="Lee et al. (2018), A Simple Unified Framework for Detecting Out-of-Distribution "
     "Samples and Adversarial Attacks, arXiv 1807.03888 (Mahalanobis distance); Sun et al. (2022), "
     "Out-of-Distribution Detection with Deep Nearest Neighbors, arXiv 2204.06507; Liu et al. "
-    "(2020), Energy-based Out-of-distribution Detection, arXiv 2010.03759",
-    cost="1 pass of all texts",
+    "(2020), Energy-based Out-of-distribution Detection, arXiv 2010.03759; Jelenić et al. (2024), "
+    "Out-of-Distribution Detection by Leveraging Between-Layer Transformation Smoothness, arXiv "
+    "2310.02832 (BLOOD)",
+    cost="1 pass; for BLOOD 2 more of the texts that are measured, and draws passes back",
     view="panels",
     lead="At 1 every outside text scores higher than every inside one, at 0.5 the score knows "
     "nothing; the band of chance is what one half of the inside texts against the other gives.",
@@ -90,7 +103,7 @@ def count_work(
     work=count_work,
     inputs=("inside", "outside"),
     pooled=True,
-    effects={"neighbours": _with("knn"), "ridge": _with("mahalanobis")},
+    effects={"neighbours": _with("knn"), "ridge": _with("mahalanobis"), "draws": _with("blood")},
 )
 def out_of_distribution(
     job: Job,
@@ -102,6 +115,7 @@ def out_of_distribution(
     pool: str = "last",
     neighbours: int = 5,
     ridge: float = 1e-6,
+    draws: int = 4,
     test: float = 0.5,
     seed: int = 0,
     skip_first: bool | int = False,
@@ -123,13 +137,18 @@ def out_of_distribution(
     scores
         ``mahalanobis``: squared distance from the mean, in units of the covariance; ``knn``:
         distance from a near known state, both cut to length 1; ``energy``: minus the log-sum-exp
-        of the logits that the head gives to the state, nothing is fitted. Larger is less alike.
+        of the logits that the head gives to the state; ``blood``: squared Frobenius norm of the
+        Jacobian of the block before, by the last token's state at that token. The last two are
+        fitted to nothing. Larger is less alike.
     pool
         ``last``: the state of a text's last token; ``mean``: the mean of its tokens.
     neighbours
         The distance is that from the so-manieth nearest known state.
     ridge
         Added to the variance in each direction, in units of the mean variance.
+    draws
+        Random sign vectors ``v`` for each Jacobian ``J``, whose norm is the mean of ``|J^T v|^2``;
+        all texts have the same ones.
     test
         Share of the inside texts (or of their groups) to set apart from the fit.
     seed
@@ -149,6 +168,10 @@ def out_of_distribution(
     An area far below 0.5 tells the kinds apart as well, only that this score calls the outside
     texts the more usual ones. Kinds that differ in length, punctuation or first words are told
     apart by these, from the first layers on: match the texts where that is not the question.
+
+    BLOOD is published for the token that a classifier reads, with two random vectors for each of 50
+    products; one gives the same mean with less noise. It is of the last token whatever ``pool`` is,
+    and there is none at the embedding, before any block.
 
     Where fewer texts are fitted than a state has entries, what lies outside of the span of their
     states is measured by the ridge alone and outweighs the rest of the Mahalanobis distance.
@@ -172,6 +195,8 @@ def out_of_distribution(
     asked = _asked(job, model, scores, ridge)
     run = _Run(job, model, inside, outside, asked, seed, test)
     run.require_neighbours(neighbours)
+    if whole(draws, "draws") < 1:
+        raise InputError(f"draws is {draws}; expected at least 1.")
     points = ["embed", *(f"{layer}_post" for layer in range(model.n_layers))]
     job.declare(
         {"point": len(points), "score": len(asked) + 1},
@@ -184,10 +209,12 @@ def out_of_distribution(
     states = [
         _states(job, model, tokens, (pool, skip_first), batch_size) for tokens in (inside, outside)
     ]
-    job.note(passes=1, inside_texts=len(inside.ids), outside_texts=len(outside.ids))
+    job.note(inside_texts=len(inside.ids), outside_texts=len(outside.ids))
     for point in range(len(points)):
         run.point(point, states[0][point], states[1][point], neighbours, ridge)
         job.progress(point + 1, len(points), "depths")
+    if "blood" in asked:
+        run.blood(inside, outside, draws, batch_size)
     run.check(row_of(inside, 0), states[0][:, 0], (pool, skip_first))
 
 
@@ -202,6 +229,9 @@ def _asked(job: Job, model: LensModel, scores: Sequence[str], ridge: float) -> l
     if "energy" in asked and model.anatomy.head is None:
         asked.remove("energy")
         job.remark(f"{model.name} has no language-model head, so there is no energy.")
+    if "blood" in asked and (lack := ABILITIES["gradients"](model)):
+        asked.remove("blood")
+        job.remark(f"There is no BLOOD: {model.name} {lack}.")
     if not asked:
         raise InputError(f"No score is left to measure: give one of {', '.join(SCORES)}.")
     return asked
@@ -245,7 +275,7 @@ class _Run:
                     f"There are {len(self.units[name])} {name} groups for {len(tokens.ids)} rows: "
                     "leave empty texts out, and do not cut or pack them."
                 )
-        fold = job.split(seed, test, of="inside")
+        self.fold = fold = job.split(seed, test, of="inside")
         self.train, self.test = np.array(fold.train), np.array(fold.test)
         if len(np.unique(self.units["inside"][self.test])) < 2:
             raise InputError(
@@ -255,7 +285,10 @@ class _Run:
         labels = job.labels("inside", needed=False) or [""] * len(inside.ids)
         self.place = np.unique([str(labels[i]) for i in self.train], return_inverse=True)[1]
         self.head = Head.of(model) if "energy" in scores else None
+        self.tokens = len(inside.ids), len(outside.ids)
+        self.ours: list[list[np.ndarray]] = [[] for _ in range(model.n_layers + 1)]
         self.off = 0.0
+        job.note(passes=1)
         if "mahalanobis" in scores and len(self.train) <= model.d_model:
             job.remark(
                 f"{len(self.train)} texts fit a covariance of {model.d_model} entries: the "
@@ -278,9 +311,10 @@ class _Run:
         """Fit and measure all scores at one point."""
         known = inside[self.train]
         measured = np.concatenate([inside[self.test], outside])
-        ours = np.empty((len(self.scores), len(self.test)))
-        for number, score in enumerate(self.scores):
+        for score in self.scores:
             self.job.tick()
+            if score == "blood":
+                continue
             if score == "mahalanobis":
                 gaussian = Gaussian.of(known, self.place, ridge)
                 values = gaussian(measured)
@@ -290,10 +324,36 @@ class _Run:
             else:
                 assert self.head is not None
                 values = energies(self.model, self.head, measured, self.job.tick).round(DECIMALS)
-            ours[number], others = values[: len(self.test)], values[len(self.test) :]
-            units = self.units["inside"][self.test], self.units["outside"]
-            self._emit(point, number, separation(ours[number], others, units, self.seed))
-        self._emit(point, len(self.scores), between_halves(ours, units[0], self.seed))
+            self._separate(point, score, values)
+        self._chance(point)
+
+    def blood(self, inside: Tokens, outside: Tokens, draws: int, batch_size: int | None) -> None:
+        """Measure how far each block stretches the last token's state."""
+        job = self.job
+        self._emit(0, self.scores.index("blood"), dict.fromkeys(VARIABLES, np.nan))
+        measured = Stretch(self.model, draws, self.seed, job.tick)
+        values = [measured.of(inside, batch_size, self.fold.test), measured.of(outside, batch_size)]
+        for layer, stretched in enumerate(np.concatenate(values, axis=1)):
+            self._separate(layer + 1, "blood", stretched)
+            self._chance(layer + 1)
+        every = self.tokens[0] + self.tokens[1]
+        job.note(passes=1 + (2 + draws) * (len(self.test) + self.tokens[1]) / every)
+        what = "states after each block run alone against those of the pass, of the largest"
+        job.check("block alone equals the pass", measured.replayed, tolerance(self.model), what)
+
+    def _separate(self, point: int, score: str, values: np.ndarray) -> None:
+        ours, others = values[: len(self.test)], values[len(self.test) :]
+        self.ours[point].append(ours)
+        units = self.units["inside"][self.test], self.units["outside"]
+        self._emit(point, self.scores.index(score), separation(ours, others, units, self.seed))
+
+    def _chance(self, point: int) -> None:
+        """Of all scores that there are at a point so far."""
+        found = dict.fromkeys(VARIABLES, np.nan)
+        if self.ours[point]:
+            units = self.units["inside"][self.test]
+            found = between_halves(np.stack(self.ours[point]), units, self.seed)
+        self._emit(point, len(self.scores), found)
 
     def _emit(self, point: int, number: int, found: dict[str, float]) -> None:
         arrays = {name: np.array(value) for name, value in found.items()}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import layerlens as ll
-from layerlens.analyses.depth.jacobian_rows import estimates, evenly
+from layerlens.analyses.sweeps.jacobian_rows import estimates, evenly
 from layerlens.errors import InputError
 from layerlens.model.lensmodel import LensModel
 

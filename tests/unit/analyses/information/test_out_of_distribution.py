@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaModel
 
 import layerlens as ll
+from layerlens.analyses.information.blood import Stretch
 from layerlens.analyses.information.ood_scores import Gaussian, neighbour_distance
 from layerlens.analyses.information.separation import (
     between_halves,
@@ -20,6 +21,7 @@ from layerlens.errors import InputError
 from layerlens.model.lensmodel import LensModel
 
 from .. import by_hooks
+from ..depth.test_block_jacobian import planted, whole
 
 RANDOM = np.random.default_rng(5)
 INSIDE = [RANDOM.integers(3, 90, 4 + i % 3).tolist() for i in range(16)]
@@ -130,6 +132,40 @@ def test_other_last_tokens_are_another_kind_and_the_same_are_not(model: LensMode
     assert float(found.data.auroc.sel(point="embed", score="mahalanobis")) == 1
 
 
+def test_blood_is_the_squared_norm_of_the_jacobian(model: LensModel) -> None:
+    """Of an identity d, of a multiple 9 d, of a matrix its norm; of true blocks that of theirs."""
+    width = by_hooks.wrapped("gpt2").d_model
+    turn = torch.from_numpy(RANDOM.standard_normal((width, width))).float()
+    plain = planted(lambda h: h.clone(), lambda h: 3 * h, lambda h: h @ turn)
+    found = Stretch(plain, 1, 0, int).of(plain.tokens([[5, 6, 7], [8, 9]]), None)
+    assert found[:2] == pytest.approx(np.array([[width] * 2, [9 * width] * 2]))
+    found = Stretch(plain, 300, 0, int).of(plain.tokens([[5, 6, 7]]), None)
+    assert found[2, 0] == pytest.approx(float(turn.square().sum()), rel=0.05)
+    texts = model.tokens([[4, 5], by_hooks.IDS, [9, 8, 7]])
+    stretch = Stretch(model, 2, 0, int)
+    found = stretch.of(texts, None)[:, 1]
+    for layer, norm in enumerate(found):
+        along = stretch.signs[layer] @ whole(model, layer, len(by_hooks.IDS) - 1)
+        assert norm == pytest.approx(float(along.square().sum(-1).mean()), rel=1e-4)
+    assert stretch.of(texts, 1, [1])[:, 0] == pytest.approx(found, rel=1e-4)
+
+
+def test_blood_tells_texts_apart_that_a_block_stretches_more() -> None:
+    """A block that multiplies each state by its own length; two that hand it on."""
+    lengthen = planted(lambda h: h * h.norm(dim=-1, keepdim=True).detach(), same, same)
+    found = ll.out_of_distribution(lengthen, INSIDE, OUTSIDE, scores=["blood"])
+    assert found.checks.ok and found.data.attrs["complete"] == 1
+    auroc = found.data.auroc.sel(score="blood").values
+    apart = sorted(np.random.default_rng(0).permutation(16)[:8].tolist())
+    ours, others = (hidden(lengthen, texts, "last")[0] for texts in (INSIDE, OUTSIDE))
+    assert auroc[1] == pytest.approx(area(ours[apart].norm(dim=1), others.norm(dim=1)))
+    assert np.isnan(auroc[0]) and auroc[2:].tolist() == [0.5, 0.5]
+
+
+def same(h: torch.Tensor) -> torch.Tensor:
+    return h.clone()
+
+
 def test_texts_of_a_group_stay_together(model: LensModel) -> None:
     known = ll.texts(INSIDE, group=[i // 4 for i in range(16)])
     found = ll.out_of_distribution(model, known, OUTSIDE, scores=["energy"])
@@ -143,7 +179,7 @@ def test_without_a_head_there_is_no_energy() -> None:
     config = by_hooks.wrapped("llama").hf.config
     model = LensModel.wrap(LlamaModel(config).eval(), None, name="none", prove=False)
     found = ll.out_of_distribution(model, INSIDE, OUTSIDE)
-    assert found.data.score.values.tolist()[:-1] == ["mahalanobis", "knn"]
+    assert found.data.score.values.tolist()[:-1] == ["mahalanobis", "knn", "blood"]
     assert "no energy" in str(found.data.attrs["notes"])
     with pytest.raises(InputError, match="No score is left"):
         ll.out_of_distribution(model, INSIDE, OUTSIDE, scores=["energy"])
@@ -157,6 +193,7 @@ def test_without_a_head_there_is_no_energy() -> None:
         ({"scores": []}, "No score is left"),
         ({"ridge": 0.0}, "ridge is 0.0"),
         ({"neighbours": 9}, "scores are fitted on 8 texts"),
+        ({"draws": 0}, "draws is 0"),
         ({"neighbours": 0}, "neighbours is 0"),
         ({"neighbours": 2, "scores": ["energy"]}, "with 'knn' among scores"),
         ({"test": 0.06}, "a single text is set apart"),

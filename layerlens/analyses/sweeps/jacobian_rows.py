@@ -1,4 +1,4 @@
-"""Jacobians of every block at some tokens of a text, from products with random signs."""
+"""Jacobians of every block at one token of each row, from products with random signs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ def evenly(positions: Sequence[int], most: int) -> list[int]:
     return [positions[(2 * step + 1) * len(positions) // (2 * steps)] for step in range(steps)]
 
 
-class TextJacobians:
-    """One text, in as many rows as there are tokens that are looked at.
+def repeated(tokens: Tokens, rows: int) -> Tokens:
+    """One text in so many rows."""
+    return replace(tokens, ids=tokens.ids.repeat(rows, 1), mask=tokens.mask.repeat(rows, 1))
+
+
+class RowJacobians:
+    """Rows of tokens, each looked at in one place: texts, or one text in several rows.
 
     Parameters
     ----------
+    rows
+        One for each of ``at``.
     at
-        These tokens, each of a row of its own.
-    draws
-        How many random sign vectors for each.
-    seed
-        Of the signs and of the shuffles of this text, which depend on the layer, too.
+        The column that is looked at in each row.
     tick
         Called before each product; may raise to stop.
 
@@ -48,17 +51,12 @@ class TextJacobians:
     def __init__(
         self,
         model: LensModel,
-        tokens: Tokens,
+        rows: Tokens,
         at: Sequence[int],
-        draws: int,
-        seed: tuple[int, int],
         tick: Callable[[], None],
     ) -> None:
-        self.model, self.at, self.draws, self.tick = model, at, draws, tick
+        self.model, self.at, self.tick, self._mask = model, at, tick, rows.mask
         self.replayed = self.later = 0.0
-        rows = replace(
-            tokens, ids=tokens.ids.repeat(len(at), 1), mask=tokens.mask.repeat(len(at), 1)
-        )
         self.states: list[Tensor] = []
 
         def keep(_: int, state: Tensor) -> None:
@@ -66,23 +64,61 @@ class TextJacobians:
             self.states.append(state)
 
         self.calls, _ = capture_calls(model, rows, keep, logits="last", for_autograd=True)
-        self._seed = seed
 
-    def of(self, layer: int, *, shuffled: bool = False) -> dict[str, Tensor]:
-        """Name to ``[row]``; with ``shuffled`` of states with their entries in another order."""
+    def of(
+        self, layer: int, draws: int, seed: tuple[int, int], *, shuffled: bool = False
+    ) -> dict[str, Tensor]:
+        """Distance, trace and share off the diagonal of a block's Jacobians.
+
+        Parameters
+        ----------
+        layer
+            Of the block.
+        draws
+            How many random sign vectors for each row.
+        seed
+            Of the signs and of the shuffles, which depend on the layer, too.
+        shuffled
+            Of states with their entries in another order.
+
+        Returns
+        -------
+        dict
+            Name to ``[row]``.
+        """
         self.tick()
-        random = np.random.default_rng((*self._seed, layer))
-        shape = (self.draws, len(self.at), self.model.d_model)
+        random = np.random.default_rng((*seed, layer))
+        shape = (draws, len(self.at), self.model.d_model)
         signs = torch.from_numpy(random.choice((-1.0, 1.0), shape))
         state = self.states[layer]
         given = _shuffled(state, self.at, random) if shuffled else state
         after, pulled = self._pull(self.calls[layer], given, signs)
         if not shuffled:
-            wanted = self.states[layer + 1]
-            size = wanted.abs().max().clamp(min=1e-6)
-            off = (after.to(wanted.device) - wanted).abs().max() / size
-            self.replayed = max(self.replayed, float(off))
+            self._compare(layer, after)
         return estimates(pulled, signs)
+
+    def squared_norms(self, layer: int, signs: Tensor) -> Tensor:
+        """``||J||_F^2`` of a block's Jacobian ``[row]``, the mean of ``|J^T v|^2``.
+
+        Parameters
+        ----------
+        layer
+            Of the block.
+        signs
+            ``[draw, d]``, ``v``, plus or minus 1; the same for all rows.
+        """
+        self.tick()
+        along = signs[:, None].expand(-1, len(self.at), -1)
+        after, pulled = self._pull(self.calls[layer], self.states[layer], along)
+        self._compare(layer, after)
+        return pulled.square().sum(-1).mean(0)
+
+    def _compare(self, layer: int, after: Tensor) -> None:
+        """Hold what a block gave by itself against what it gave in the pass."""
+        real = self._mask.to(after.device)
+        wanted = self.states[layer + 1].to(after.device)[real]
+        off = (after[real] - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
+        self.replayed = max(self.replayed, float(off))
 
     def _pull(self, call: BlockCall, state: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
         """What the block gives, and ``J^T v`` at each row's token, ``[draw, row, d_model]``."""
@@ -90,7 +126,7 @@ class TextJacobians:
         after = call(leaf)
         at = torch.tensor(self.at)
         rows = torch.arange(len(at))
-        pulled = torch.empty_like(signs)
+        pulled = torch.empty(signs.shape, dtype=torch.float64)
         for draw, sign in enumerate(signs):
             self.tick()
             along = torch.zeros_like(after)
