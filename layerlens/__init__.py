@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.sparse_split import sparse_split
     from layerlens.analyses.depth.void_layers import voids
+    from layerlens.analyses.features.features import features
     from layerlens.analyses.features.sae_files import export_sae, load_sae
     from layerlens.analyses.features.sae_metrics import sae_metrics
     from layerlens.analyses.features.training.train_sae import train_sae
@@ -260,6 +261,7 @@ _PLACES = {
     "load_sae": "layerlens.analyses.features.sae_files",
     "export_sae": "layerlens.analyses.features.sae_files",
     "sae_metrics": "layerlens.analyses.features.sae_metrics",
+    "features": "layerlens.analyses.features.features",
     # Jupyter looks these two up by name.
     "_jupyter_labextension_paths": "layerlens.jupyter",
     "_jupyter_server_extension_points": "layerlens.jupyter",
@@ -326,6 +328,7 @@ __all__ = [
     "export_jacobian_lens",
     "export_sae",
     "export_tuned_lens",
+    "features",
     "finercut",
     "first_cosine",
     "fit_lens",

@@ -141,7 +141,7 @@ class Replaced:
         if clean is None:
             raise RuntimeError("a model with a head gave no logits")
         if not sums.tokens:
-            self._check(tokens, states, kept, clean)
+            self.put_back(tokens, states, kept, clean)
         known = clean.float().log_softmax(-1)
         target = _targets(tokens, self.model.d_vocab)
         own = _ce(known, target)
@@ -168,8 +168,8 @@ class Replaced:
             raise RuntimeError("a model with a head gave no logits")
         return found
 
-    def _check(self, tokens: Tokens, states: list[Tensor], kept: Tensor, clean: Tensor) -> None:
-        """Put back what is not decoded: the model has to be itself again."""
+    def put_back(self, tokens: Tokens, states: list[Tensor], kept: Tensor, clean: Tensor) -> None:
+        """Put back what is not decoded: the model has to be itself again, by its logits."""
         for layer, x in enumerate(states):
             y = self.dictionary.reconstruct(x[kept])[0]
             whole = _put(x, kept, y + (x[kept] - y))

@@ -167,17 +167,23 @@ class Dictionary:
 
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is decoded from activations ``[n, d]``, ``[n, o]``, and the features in between."""
+        features = self.encode(x)
+        return self.written(x, features), features
+
+    def written(self, x: Tensor, features: Tensor) -> Tensor:
+        """What features ``[n, m]`` write in the place of activations ``[n, d]``: ``[n, o]``."""
         read = self._read(x)
-        inside, factor, offset = self.normalised(read)
-        features = self._encode(inside)
-        found = self.decode(features)
+        _, factor, offset = self.normalised(read)
+        found = self.decode(features) * factor + offset
         if "W_skip" in self.arrays:
-            skipped = read @ self["W_skip"].T
-            return found * factor + offset + skipped, features
-        found = found * factor + offset
+            return found + read @ self["W_skip"].T
         if self.form.token_centred:
             found = found + x.float().mean(-1, keepdim=True)
-        return found, features
+        return found
+
+    def factor(self, x: Tensor) -> Tensor:
+        """``[n, 1]``: what decoder rows are multiplied with in the place of activations."""
+        return self.normalised(self._read(x))[1].expand(len(x), 1)
 
     def decode(self, features: Tensor) -> Tensor:
         """``[n, o]`` of features ``[n, m]``, in the units of normalised activations."""
