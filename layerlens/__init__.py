@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.neurons.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
+    from layerlens.analyses.probing.aligned_pairs import aligned_pairs
     from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
@@ -216,6 +217,7 @@ _PLACES = {
     "neural_collapse": "layerlens.analyses.information.neural_collapse",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "suppression": "layerlens.analyses.removal.suppression",
+    "aligned_pairs": "layerlens.analyses.probing.aligned_pairs",
     "minimal_pairs": "layerlens.analyses.probing.minimal_pairs",
     "mlp_decomposition": "layerlens.analyses.contributions.mlp_decomposition",
     "block_jacobian": "layerlens.analyses.depth.block_jacobian",
@@ -296,6 +298,7 @@ __all__ = [
     "Texts",
     "Trace",
     "ablate_sweep",
+    "aligned_pairs",
     "analyses",
     "attention",
     "attention_heads",

@@ -11,14 +11,16 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.lenses.early_exit import exits_of
-from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, rows_of, text_of
+from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, rows_of
 from layerlens.analyses.lenses.readers import LOGIT, Lens, reader_of
+from layerlens.analyses.probing.matched import Ids, matched, units_of
 from layerlens.analyses.probing.numbers import share_between
-from layerlens.analyses.probing.surprisals import Ids, Surprisals, reordered, shared_start
+from layerlens.analyses.probing.surprisals import Surprisals, reordered, shared_start
 from layerlens.errors import InputError
 from layerlens.run.head_rows import Head
 
 if TYPE_CHECKING:
+    from layerlens.corpus.rows import Row
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -144,7 +146,7 @@ def minimal_pairs(
     1.0
     """
     pairs = paired(rows_of(model, good), rows_of(model, bad))
-    unit = _units(job, groups, len(pairs))
+    unit = units_of(job, groups, len(pairs))
     reader = reader_of(model, lens)
     points = exits_of(model, reader)
     work = Surprisals(job, model, points, reader, Head.of(model, memory_limit // 2))
@@ -174,23 +176,15 @@ def minimal_pairs(
     job.note(passes=2 if reorder else 1, lens=reader.name)
 
 
-def paired(good: Sequence[Any], bad: Sequence[Any]) -> list[tuple[Ids, Ids]]:
-    """The rows of two lists, the first with the first and so on.
+def paired(good: Sequence[Row], bad: Sequence[Row]) -> list[tuple[Ids, Ids]]:
+    """The token ids of two lists, pair by pair.
 
     Raises
     ------
     InputError
-        There are not as many, one is longer than a row, or a pair holds one text twice.
+        The lists do not pair up, a pair holds one text twice, or a text one token.
     """
-    sides = [{text_of(row): row.ids for row in rows} for rows in (good, bad)]
-    if len(sides[0]) != len(good) or len(sides[1]) != len(bad):
-        raise InputError("A text is split into several rows: give ll.texts a larger length.")
-    if list(sides[0]) != list(sides[1]):
-        raise InputError(
-            f"There are {len(good)} good texts and {len(bad)} bad ones that hold tokens: give two "
-            "lists of the same length, the first belonging to the first."
-        )
-    pairs = list(zip(sides[0].values(), sides[1].values(), strict=True))
+    pairs = matched(good, bad, "good texts", "bad ones")
     if same := [number for number, (one, other) in enumerate(pairs) if one == other]:
         raise InputError(f"Pair {same[0]} holds the same tokens twice: give two texts that differ.")
     if short := [number for number, pair in enumerate(pairs) if min(map(len, pair)) < 2]:
@@ -198,20 +192,6 @@ def paired(good: Sequence[Any], bad: Sequence[Any]) -> list[tuple[Ids, Ids]]:
             f"Pair {short[0]} has a text of one token, about which nothing is predicted: give two."
         )
     return pairs
-
-
-def _units(job: Job, groups: Sequence[Any] | None, count: int) -> np.ndarray:
-    """``[pair]``: the group of each, else its own number."""
-    own = job.groups()
-    if groups is not None and own:
-        raise InputError("The texts have groups of their own: leave groups out, or give a list.")
-    given = groups if groups is not None else own
-    if given is None:
-        return np.arange(count)
-    if len(given) != count:
-        raise InputError(f"There are {len(given)} groups and {count} pairs: give one for each.")
-    known: dict[Any, int] = {}
-    return np.array([known.setdefault(group, len(known)) for group in given])
 
 
 def _declare(

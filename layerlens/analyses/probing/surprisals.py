@@ -14,6 +14,7 @@ from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS
 from layerlens.analyses.lenses.next_token import targets_of
 from layerlens.analyses.lenses.one_pass import LensPass
 from layerlens.analyses.lenses.one_pass import Row as LensRow
+from layerlens.analyses.probing.matched import Ids
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.corpus.rows import Row
 from layerlens.corpus.shard import batches
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.readers import Reader
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-Ids = Sequence[int]
 
 
 def shared_start(one: Ids, other: Ids) -> int:

@@ -16,6 +16,7 @@ ONE, OTHER = [5, 9, 1, 3, 7, 5], [5, 9, 1, 4, 7, 5]
 LIST = [ONE, OTHER, [4, 8, 1, 6, 2, 3]]
 """Each with one token 1, which is the mask of `tests.unit.analyses.masked`."""
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "aligned_pairs": ((LIST, [OTHER, ONE, LIST[2]]), {}),
     "attribution_patch": ((ONE, OTHER), {"steps": 8}),
     "bigram_layers": ((LIST,), {"alone": 1}),
     "causal_trace": ((ONE,), {"subject": [3]}),

@@ -26,6 +26,7 @@ SOURCE = ll.edit("resid_post.0", "set", ll.source(THIRD, position=-1), position=
 MEAN = ll.edit("mlp_out.1", "mean", [OTHER, THIRD])
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "ablate_sweep": ((ONE,), {"how": "mean", "reference": [OTHER, THIRD]}),
+    "aligned_pairs": ((LIST, [OTHER, ONE, ONE, THIRD]), {}),
     "back_patch": ((ONE,), {"into": THIRD}),
     "bigram_layers": ((LIST,), {"alone": 1}),
     "causal_trace": ((ONE,), {"subject": "w11", "samples": 2}),
