@@ -86,7 +86,8 @@ def count_work(
     cost="1 pass, and 1 for each shuffled text; of the first text 1 more, and 1 for each layer",
     view="grid",
     lead="A feature that stays as strong in the shuffled text is about the token alone; one that "
-    "goes away is about what stands around it. A cell opens the feature's page.",
+    "goes away is about what stands around it. The strongest is the lowest row. A cell opens its "
+    "page.",
     variables=VARIABLES,
     work=count_work,
     positional=("sae",),
