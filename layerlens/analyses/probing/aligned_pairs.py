@@ -158,7 +158,7 @@ def aligned_pairs(
     if pool not in POOLS:
         raise nearest(pool, POOLS, "Pool")
     sides = [rows_of(model, side) for side in (texts, translations)]
-    count = len(matched(*sides, "texts", "translations"))
+    count = len(matched(sides[0], sides[1], "texts", "translations"))
     if count < 2:
         raise InputError("There is one pair, and nothing to find it among: give two or more.")
     unit = units_of(job, groups, count)

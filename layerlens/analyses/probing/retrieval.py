@@ -33,7 +33,8 @@ def unit_rows(states: np.ndarray, *, centre: bool) -> np.ndarray:
     """``[n, d]`` float64 of length 1, without the mean of all where `centre`; zeros stay zeros."""
     wide = states.astype(np.float64)
     wide = wide - wide.mean(0) if centre else wide
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+    unit: np.ndarray = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+    return unit
 
 
 def partners(first: np.ndarray, second: np.ndarray, *, centre: bool) -> Found:

@@ -27,14 +27,15 @@ def texts(number: int, seed: int) -> list[list[int]]:
 def pooled(model: LensModel, ids: list[int], place: int, pool: str) -> np.ndarray:
     with torch.no_grad():
         told = model.hf(torch.tensor([ids]), output_hidden_states=True).hidden_states[place][0]
-    return (told.mean(0) if pool == "mean" else told[-1]).numpy().astype(np.float64)
+    state: np.ndarray = (told.mean(0) if pool == "mean" else told[-1]).double().numpy()
+    return state
 
 
 @pytest.mark.parametrize(("pool", "centre"), [("mean", True), ("last", False)])
 def test_it_is_what_plain_transformers_give(model: LensModel, pool: str, centre: bool) -> None:
     one, other = texts(9, 0), texts(9, 1)
-    for a, b in zip(one, other, strict=True):
-        b[0] = a[0]  # something in common
+    for own_ids, other_ids in zip(one, other, strict=True):
+        other_ids[0] = own_ids[0]  # something in common
     found = ll.aligned_pairs(model, one, other, pool=pool, centre=centre, untrained=False)
     for place, point in enumerate(["embed", "0_post", "1_post"]):  # the last has a norm behind it
         a, b = (np.stack([pooled(model, ids, place, pool) for ids in side])
