@@ -117,7 +117,7 @@ def _doses(spot: _Spot) -> list[tuple[str, float]]:
     """What the activation is set to: 0 and twice as much; where it is off, its strongest."""
     value, most = float(spot.values[spot.index]), float(spot.values.max())
     if value > 0:
-        return [("set to 0", 0.0), (f"doubled, {2 * value:.3g}", 2 * value)]
+        return [("set to 0", 0.0), ("doubled", 2 * value)]
     most = most if most > 0 else 1.0
     return [(f"set to {most:.3g}", most)]
 
@@ -165,9 +165,9 @@ def _neighbours(job: Job, model: LensModel, spot: _Spot) -> Table:
             best.indices.tolist(), best.values.tolist(), names, strict=True
         )
     ]
-    listed.append(["a random direction", chance, float("nan"), ""])
-    head = ["feature", "cosine", "activation here", "raises most"]
-    return Table(head, listed, "Nearest features")
+    listed.append(["random", chance, float("nan"), ""])
+    head = ["feature", "cosine", "here", "raises most"]
+    return Table(head, listed, "Nearest features, and what they are here")
 
 
 def _code(model: LensModel, place: Place, sae: Fitted, spot: _Spot, value: float) -> str:

@@ -132,7 +132,7 @@ def test_a_cell_steers_as_the_edit_beside_it(model: LensModel, site: str) -> Non
     assert ("effect_token" in result.data) == (site != "z")
     [tokens] = found.texts
     assert tokens[at][1] > 0
-    assert found.tables[-1].rows[-1][0] == "a random direction"
+    assert found.tables[-1].rows[-1][0] == "random"
 
 
 def test_the_code_of_a_cell_runs(model: LensModel, tmp_path: Any) -> None:
