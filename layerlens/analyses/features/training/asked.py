@@ -169,7 +169,11 @@ def count(row: Row, skipped: int, special: set[int]) -> int:
 
 
 def chunks(
-    asked: Asked, texts: Tokens | Texts, taught: frozenset[int], start: tuple[int, int]
+    asked: Asked,
+    texts: Tokens | Texts,
+    taught: frozenset[int],
+    start: tuple[int, int],
+    total: int,
 ) -> Iterator[tuple[tuple[int, int], list[Row]]]:
     """Rows that fill the buffer together, in the order of the texts, again and again.
 
@@ -179,6 +183,8 @@ def chunks(
         Numbers of the texts to learn from.
     start
         Reading and chunk of it to begin with.
+    total
+        Activations to learn from: no more are held.
 
     Yields
     ------
@@ -186,6 +192,7 @@ def chunks(
         (Number of the reading, of the chunk in it), and its rows.
     """
     special, layers = special_ids(asked.model), len(asked.places.sites)
+    full = min(asked.buffer - asked.batch, total)
     reading, first = start
     while True:
         number, held, size = 0, [], 0
@@ -194,7 +201,7 @@ def chunks(
                 continue
             held.append(row)
             size += count(row, asked.positions_skipped, special) * layers
-            if size >= asked.buffer - asked.batch:
+            if size >= full:
                 if number >= first:
                     yield (reading, number), held
                 number, held, size = number + 1, [], 0

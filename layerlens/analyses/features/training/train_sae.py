@@ -147,9 +147,9 @@ def train_sae(
     ``layerlens.analyses.features.dictionaries.dictionary``. Activations are learned with a scale
     that brings their norm near the root of the width, which is folded into the biases at the end.
 
-    The default model's own: ``ll.train_sae(model, texts, layers=15, memory_limit=...)`` on
-    ``ll.texts(installed_texts(most=...), length=128)``; ``python -m
-    layerlens.analyses.features.default_sae`` does it and keeps it.
+    Of the default model: ``ll.train_sae(model, texts, layers=15, activations=1_000_000)`` with
+    ``texts = ll.texts(installed_texts(most=40_000), length=128, long="split")``, which
+    ``layerlens.corpus.installed`` has; ``ll.estimate`` says how long it takes.
 
     Raises
     ------

@@ -89,7 +89,7 @@ class Training:
                 "No token is left to learn from when special ones and the first "
                 f"{asked.positions_skipped} of each text do not count: give longer texts."
             )
-        for place, rows in chunks(asked, self.texts, self.taught, self.place):
+        for place, rows in chunks(asked, self.texts, self.taught, self.place, self.sizes.total):
             x = torch.cat(list(asked.places.read(rows, self.job.tick))).flatten(0, 1)
             x = x[shuffled(asked.seed, place, len(x))]
             if self.learner is None:
