@@ -32,42 +32,43 @@ DENSE = 0.1
 """A feature that is on for more of the tokens than this is dense."""
 VARIABLES = {
     "ce": Variable(
-        ("layer", "run"), "float32", "nats",
+        ("layer?", "run"), "float32", "nats",
         "cross-entropy of the next token, with the activations of each layer replaced",
     ),
     "kl": Variable(
-        ("layer", "run"), "float32", "nats", "KL divergence, the model's own answer from the run's",
+        ("layer?", "run"), "float32", "nats",
+        "KL divergence, the model's own answer from the run's",
     ),
     "ce_score": Variable(
-        ("layer", "ablation"), "float32", "1", "CE score (loss recovered)",
+        ("layer?", "ablation"), "float32", "1", "CE score (loss recovered)",
         formula="(CE of the ablation - CE of the dictionary) / (CE of the ablation - CE clean)",
     ),
     "kl_score": Variable(
-        ("layer", "ablation"), "float32", "1", "KL score",
+        ("layer?", "ablation"), "float32", "1", "KL score",
         formula="1 - KL of the dictionary / KL of the ablation",
     ),
     "explained_variance": Variable(
-        ("layer",), "float32", "1", "explained variance; the mean alone explains 0",
+        ("layer?",), "float32", "1", "explained variance; the mean alone explains 0",
         formula="1 - sum |x - y|^2 / sum |x - mean|^2",
     ),
-    "l0": Variable(("layer",), "float32", "features", "features on for a token (L0)"),
+    "l0": Variable(("layer?",), "float32", "features", "features on for a token (L0)"),
     "shrinkage": Variable(
-        ("layer",), "float32", "1", "norm of what is decoded over that of the activation",
+        ("layer?",), "float32", "1", "norm of what is decoded over that of the activation",
         formula="mean of |y| / |x|",
     ),
     "bias": Variable(
-        ("layer",), "float32", "1", "relative reconstruction bias; below 1 it shrinks",
+        ("layer?",), "float32", "1", "relative reconstruction bias; below 1 it shrinks",
         formula="mean |y|^2 / mean x . y",
         source="Rajamanoharan et al. (2024), Improving Dictionary Learning with Gated SAEs",
     ),
-    "dead": Variable(("layer",), "float32", "1", "share of features that were never on"),
+    "dead": Variable(("layer?",), "float32", "1", "share of features that were never on"),
     "dense": Variable(
-        ("layer",), "float32", "1", f"share of features on for more than {DENSE:.0%} of the tokens"
+        ("layer?",), "float32", "1", f"share of features on for more than {DENSE:.0%} of the tokens"
     ),
     "density_histogram": Variable(
-        ("layer", "log_density"), "int32", "features", "features by how often they are on"
+        ("layer?", "log_density"), "int32", "features", "features by how often they are on"
     ),
-    "density": Variable(("layer", "feature"), "float32", "1", "share of the tokens it is on for"),
+    "density": Variable(("layer?", "feature"), "float32", "1", "share of the tokens it is on for"),
     "profile": Variable(
         ("layer", "feature"), "float32", "1", "share of a feature's activation by layer; 0 if none",
         formula="sum_t f(l, t) / sum_l sum_t f(l, t)",
@@ -154,11 +155,11 @@ def sae_metrics(
     Notes
     -----
     Special tokens and the first of each text, which the dictionary was not learned from, are
-    neither measured nor replaced. ``ce`` and ``kl`` over (``layer``, ``run``) are of the model as
+    neither measured nor replaced. ``ce`` and ``kl`` over ``run`` are of the model as
     it is (``clean``), with the activations of a layer replaced by what is decoded (``sae``), by
     nothing (``zero``) and by their mean (``mean``), one layer at a time. The scores are 1 where the
-    dictionary changes nothing and 0 where it is no better than the ablation. ``profile`` is there
-    for a dictionary of several layers.
+    dictionary changes nothing and 0 where it is no better than the ablation. A dictionary of
+    several layers has an axis ``layer``, and ``profile``.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def sae_metrics(
     >>> texts = [f"cat dog {a} owl fox cat dog {a} owl" for a in ("bee", "ant", "emu", "hen")]
     >>> sae = ll.train_sae(model, texts, layers=0, size=2, k=4, test=0.25, batch=16)
     >>> found = ll.sae_metrics(model, texts, sae=sae)
-    >>> found.checks.ok, float(found.data.l0[0])
+    >>> found.checks.ok, float(found.data.l0)
     (True, 4.0)
     """
     _, dictionary, places = dictionary_of(model, sae)
@@ -214,11 +215,12 @@ def _declare(job: Job, places: Places, dictionary: Dictionary, compared: bool) -
         "log_density": (("log_density",), centres.astype(np.float32)),
         "feature": (("feature",), np.arange(dictionary.features, dtype=np.int32)),
     }
-    left_out = set() if len(places.sites) > 1 else {"profile"}
+    if len(places.sites) == 1:  # its numbers are no curves
+        del sizes["layer"], coords["layer"]
     if compared:
         sizes["direction"] = len(DIRECTIONS)
         coords["direction"] = (("direction",), np.array(DIRECTIONS))
-    job.declare(sizes, coords, [name for name in VARIABLES if name not in left_out])
+    job.declare(sizes, coords)
 
 
 def _compare(job: Job, model: LensModel, dictionary: Dictionary, other: Given) -> None:
@@ -260,4 +262,5 @@ def _found(sums: Sums, places: Places) -> dict[str, np.ndarray]:
         mass = sums.mass.numpy()
         total = mass.sum(0)
         found["profile"] = (mass / np.where(total > 0, total, 1)).astype(np.float32)
-    return found
+        return found
+    return {name: one[0] for name, one in found.items()}

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 SHARE = "1 - sum |x - y|^2 / sum |x - mean|^2"
 VARIABLES = {
     "explained_variance": Variable(
-        ("dictionary", "point"), "float32", "1", "explained variance on texts set apart",
+        ("activations", "dictionary"), "float32", "1", "explained variance on texts set apart",
         formula=SHARE,
     ),
     "loss": Variable(
-        ("point",), "float32", "1", "unexplained variance of the batch that was learned from",
+        ("activations",), "float32", "1", "unexplained variance of the batch that was learned from",
         formula="sum |x - y|^2 / sum |x - mean|^2",
     ),
-    "l0": Variable(("point",), "float32", "features", "features on for a token (L0)"),
-    "dead": Variable(("point",), "float32", "1", "share of features that are dead"),
+    "l0": Variable(("activations",), "float32", "features", "features on for a token (L0)"),
+    "dead": Variable(("activations",), "float32", "1", "share of features that are dead"),
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerlens.corpus.texts import Texts
     from layerlens.model.text import Tokens
 
-POINTS = 40
+POINTS = 20
 """Points of the curves, at most."""
 SAME = (
     "site", "kind", "size", "k", "sparsity", "activations", "batch", "lr", "dead_after",
@@ -141,7 +141,7 @@ class Training:
         arrays = {"loss": loss, "l0": l0, "dead": dead}
         told = {name: np.asarray(value) for name, value in arrays.items()}
         told["explained_variance"] = np.array([explained, control])
-        self.job.emit({"point": point}, told)
+        self.job.emit({"activations": point}, told)
 
     def _hand_over(self, learner: Learner) -> None:
         """Hand over the dictionary as it is, and what is needed to go on."""
@@ -198,9 +198,12 @@ class Training:
         seen = (np.arange(1, self.points + 1) * self.sizes.total / self.points).astype(np.int64)
         coords = {
             "dictionary": (("dictionary",), np.array([LEARNED, CONTROL])),
-            "point": (("point",), seen),
+            "activations": (
+                ("activations",),
+                np.array([_short(number) for number in seen.tolist()]),
+            ),
         }
-        self.job.declare({"dictionary": 2, "point": self.points}, coords)
+        self.job.declare({"dictionary": 2, "activations": self.points}, coords)
 
     def _begun(self) -> Fitted | None:
         """Take over where an earlier call stood.
@@ -236,3 +239,11 @@ class Training:
         for point in np.flatnonzero(~np.isnan(self.history[0])):
             self._emit(int(point))
         return begun
+
+
+def _short(number: int) -> str:
+    """A number of activations as the label of a point."""
+    if number < 10_000:
+        return f"{number:,}"
+    thousands = number < 10_000_000
+    return f"{number / 1e3:.0f}k" if thousands else f"{number / 1e6:.0f}M"

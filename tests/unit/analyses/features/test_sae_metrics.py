@@ -55,7 +55,7 @@ def test_one_that_decodes_everything_changes_nothing(
     model: LensModel, texts: list[list[int]], perfect: Fitted
 ) -> None:
     found = ll.sae_metrics(model, texts, sae=perfect)
-    data = found.data.isel(layer=0)
+    data = found.data
     assert found.checks.ok
     for name in ("ce_score", "kl_score", "explained_variance", "shrinkage", "bias"):
         np.testing.assert_allclose(data[name], 1, atol=1e-4, err_msg=name)
@@ -64,13 +64,13 @@ def test_one_that_decodes_everything_changes_nothing(
 
 
 def test_one_without_features_is_its_ablation(model: LensModel, texts: list[list[int]]) -> None:
-    data = ll.sae_metrics(model, texts, sae=empty(model, torch.zeros(WIDTH))).data.isel(layer=0)
+    data = ll.sae_metrics(model, texts, sae=empty(model, torch.zeros(WIDTH))).data
     np.testing.assert_allclose(data.ce.sel(run="sae"), data.ce.sel(run="zero"), rtol=1e-5)
     assert float(data.ce_score.sel(ablation="zero")) == pytest.approx(0, abs=1e-4)
     assert float(data.dead) == 1 and float(data.l0) == 0
     states = ll.record(model, texts, "resid_post.0")["resid_post", 0][:, 1:].flatten(0, 1)
     mean = empty(model, states.mean(0))
-    data = ll.sae_metrics(model, texts, sae=mean).data.isel(layer=0)
+    data = ll.sae_metrics(model, texts, sae=mean).data
     assert float(data.explained_variance) == pytest.approx(0, abs=1e-4)
     np.testing.assert_allclose(data.ce.sel(run="sae"), data.ce.sel(run="mean"), rtol=1e-4)
     assert float(data.ce_score.sel(ablation="mean")) == pytest.approx(0, abs=1e-3)
@@ -96,7 +96,7 @@ def test_losses_are_those_of_plain_hooks(
     ce = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     kl = (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1).mean()
     half = dict(perfect.arrays) | {"W_dec": perfect["W_dec"] / 2}
-    data = ll.sae_metrics(model, texts, sae=dictionary(model, half)).data.isel(layer=0)
+    data = ll.sae_metrics(model, texts, sae=dictionary(model, half)).data
     assert float(data.ce.sel(run="sae")) == pytest.approx(float(ce), rel=1e-4)
     assert float(data.kl.sel(run="sae")) == pytest.approx(float(kl), rel=1e-4)
     assert float(data.shrinkage) == pytest.approx(0.5) and float(data.bias) == pytest.approx(0.5)
