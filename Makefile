@@ -78,6 +78,7 @@ bench-smoke:
 	$(py) benchmarks/patching.py --smoke
 	$(py) benchmarks/metrics.py --smoke
 	$(py) benchmarks/learning.py --smoke
+	$(py) benchmarks/features.py --smoke
 	$(py) benchmarks/views.py --quick
 
 packaging-test:
