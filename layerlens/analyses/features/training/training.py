@@ -102,6 +102,7 @@ class Training:
             self._learn(self.learner, x)
             if self.learner.seen >= self.sizes.total:
                 break
+            del x  # before the next buffer is filled, or three are held at once
         self._end()
 
     def _learn(self, learner: Learner, x: Tensor) -> None:
