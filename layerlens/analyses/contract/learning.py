@@ -78,6 +78,7 @@ def imported(
     about: Mapping[str, Any],
     *,
     call: str,
+    options: Mapping[str, Any] | None = None,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     complete: bool = True,
 ) -> Fitted:
@@ -93,6 +94,8 @@ def imported(
         What the package says of it.
     call
         The Python that reads it again.
+    options
+        With which an analysis of ours would have learned it, as far as they are needed to use it.
     scores
         Side to measure to value, as far as the package tells.
     complete
@@ -103,7 +106,7 @@ def imported(
         arrays=dict(arrays),
         model=ModelFacts.of(model),
         data="",
-        options={"imported": dict(about)},
+        options={**(options or {}), "imported": dict(about)},
         scores=scores or {},
         call=call,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

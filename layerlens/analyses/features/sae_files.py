@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
 
-from layerlens.analyses.contract.provenance import versions
+from layerlens.analyses.contract.learning import imported
 from layerlens.analyses.features.activations import Places
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.analyses.features.dictionaries.foreign import (
@@ -25,7 +24,7 @@ from layerlens.analyses.features.dictionaries.foreign import (
 from layerlens.errors import InputError
 from layerlens.model.sites import parse_site
 from layerlens.result.files import as_path, write_bytes
-from layerlens.result.fitted import Fitted, ModelFacts
+from layerlens.result.fitted import Fitted
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -108,15 +107,13 @@ def load_sae(
         options["site_out"] = str(parse_site(found.writes))
     given = {"site": site, "layer": layer, "scale": scale, "centred": centred}
     said = "".join(f", {name}={one!r}" for name, one in given.items() if one is not None)
-    return Fitted(
-        kind="transcoder" if found.transcoder else "sae",
-        arrays={name: array.contiguous() for name, array in dictionary.arrays.items()},
-        model=ModelFacts.of(model),
-        data="",
-        options=options | {"imported": found.config},
+    return imported(
+        "transcoder" if found.transcoder else "sae",
+        {name: array.contiguous() for name, array in dictionary.arrays.items()},
+        model,
+        found.config,
         call=f"ll.load_sae({str(place)!r}, model{said})",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(),
+        options=options,
     )
 
 
