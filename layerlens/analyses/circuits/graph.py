@@ -130,10 +130,9 @@ def link_arrays(links: Links, answers: np.ndarray) -> dict[str, np.ndarray]:
     return {name: array.astype(VARIABLES[name].dtype) for name, array in found.items()}
 
 
-def influence_arrays(links: Links, answers: np.ndarray) -> dict[str, np.ndarray]:
+def influence_arrays(influence: np.ndarray) -> dict[str, np.ndarray]:
     """Return what each node carries, and cumulated from the strongest on."""
-    own = node_influence(links, answers)
-    found = {"influence": own, "cumulative_influence": cumulative(own)}
+    found = {"influence": influence, "cumulative_influence": cumulative(influence)}
     return {name: array.astype(VARIABLES[name].dtype) for name, array in found.items()}
 
 
@@ -181,9 +180,10 @@ def graph_dataset(
     notes, options
         What is remarked, and what it was made with.
     """
+    influence = node_influence(links, nodes.answers)
     arrays = {
         **nodes.arrays(),
-        **influence_arrays(links, nodes.answers),
+        **influence_arrays(influence),
         **link_arrays(links, nodes.answers),
     }
     parts = Parts(
@@ -208,18 +208,17 @@ def graph_dataset(
         "text_text": text,
         "text_tokens": json.dumps(list(tokens), ensure_ascii=False),
         "text_ids": json.dumps(ids.tolist()),
-        "notes": json.dumps([*notes, error_words(links, nodes)], ensure_ascii=False),
+        "notes": json.dumps([*notes, error_words(influence, links, nodes)], ensure_ascii=False),
         "options": json.dumps(dict(options or {})),
         "variables": json.dumps(list(VARIABLES)),
         "complete": 1,
     }
     data: xr.Dataset = parts.dataset(attributes)
-    return data, [flow_check(links, nodes)]
+    return data, [flow_check(influence, links, nodes)]
 
 
-def flow_check(links: Links, nodes: Nodes) -> Check:
+def flow_check(influence: np.ndarray, links: Links, nodes: Nodes) -> Check:
     """Check that what the answers are worth arrives whole at the nodes that nothing enters."""
-    influence = node_influence(links, nodes.answers)
     entered = np.bincount(links.target, np.abs(links.weight), links.nodes) > 0
     worth = nodes.answers[entered].sum()
     error = abs(influence[~entered].sum() - worth)
@@ -234,9 +233,8 @@ def flow_check(links: Links, nodes: Nodes) -> Check:
     )
 
 
-def error_words(links: Links, nodes: Nodes) -> str:
+def error_words(influence: np.ndarray, links: Links, nodes: Nodes) -> str:
     """Say how much of the answers comes in as errors: what the features do not explain."""
-    influence = node_influence(links, nodes.answers)
     entered = np.bincount(links.target, np.abs(links.weight), links.nodes) > 0
     whole = influence[~entered].sum()
     share = influence[nodes.kind == ERROR].sum() / whole if whole > 0 else 0.0

@@ -91,7 +91,10 @@ def load_sae(
     (True, [0])
     """
     place = as_path(path)
-    found = read_npz(place) if place.suffix == ".npz" else _folder(place, scale, centred)
+    if place.suffix == ".npz":
+        found = read_npz(place)
+    else:
+        found = read_sae_lens(place, scale, centred=centred)
     places = _places(place, found, model, site, layer)
     dictionary = Dictionary(found.form, found.arrays)
     if dictionary.width != places.width:
@@ -115,10 +118,6 @@ def load_sae(
         call=f"ll.load_sae({str(place)!r}, model{said})",
         options=options,
     )
-
-
-def _folder(place: Path, scale: float | None, centred: bool | None) -> Foreign:
-    return read_sae_lens(place, scale, centred=centred)
 
 
 def _places(

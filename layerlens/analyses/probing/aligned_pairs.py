@@ -12,11 +12,11 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.lenses.fitting.documents import rows_of, text_of
+from layerlens.analyses.probing.alone import check_alone
 from layerlens.analyses.probing.asked import points_of
 from layerlens.analyses.probing.examples import Examples, recorded
 from layerlens.analyses.probing.matched import matched, units_of
 from layerlens.analyses.probing.numbers import share_between
-from layerlens.analyses.probing.probing import SAME, recorded_alone
 from layerlens.analyses.probing.retrieval import partners
 from layerlens.analyses.probing.untrained import untrained as untrained_of
 from layerlens.errors import InputError
@@ -247,16 +247,8 @@ class _Aligning:
 
     def _check(self, side: Sequence[Row], states: Sequence[np.ndarray]) -> None:
         """Hold the states of the first text to a pass of it by itself."""
-        row = min(side, key=lambda row: row.number)
-        alone = recorded_alone(self.model, row, self.points, spans_of(self.model, [row], self.pool))
-        error = max(
-            float(np.abs(own[:1] - one).max() / max(np.abs(one).max(), 1e-30))
-            for own, one in zip(states, alone, strict=True)
-        )
-        self.job.check(
-            "first text alone", error, SAME * (1 if self.model.dtype.itemsize > 2 else 30),
-            "states of the first text in its batch against a pass of it by itself, as a share",
-        )  # fmt: skip
+        where = spans_of(self.model, side, self.pool)
+        check_alone(self.job, self.model, side, self.points, where, states)
 
 
 def spans_of(model: LensModel, side: Sequence[Row], pool: str) -> list[tuple[int, int]]:

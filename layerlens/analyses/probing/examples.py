@@ -80,7 +80,7 @@ def recorded(
         A state is not finite.
     """
     rows = sorted(rows_of(model, texts), key=lambda row: row.number)
-    spans = [_span(row, where) for row in rows]
+    spans = [span_of(row, where) for row in rows]
     starts = np.concatenate([[0], np.cumsum([_count(span, where) for span in spans])])
     total = int(starts[-1])
     made = _made(total, points, model.d_model, memory_limit)
@@ -112,7 +112,7 @@ def _made(total: int, points: Sequence[Point], width: int, limit: int) -> Exampl
     return Examples(states, text, types, folder)
 
 
-def _span(row: Row, where: Where) -> tuple[int, int]:
+def span_of(row: Row, where: Where) -> tuple[int, int]:
     """From which position of a row on, and before which one."""
     length = len(row.ids)
     if where in (MEAN, EACH):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, rows_of
+from layerlens.analyses.lenses.fitting.documents import rows_of
+from layerlens.analyses.probing.alone import check_alone
 from layerlens.analyses.probing.asked import Task, task_of
 from layerlens.analyses.probing.controls import by_type, shuffled
 from layerlens.analyses.probing.examples import EACH, Examples, Where, recorded
@@ -17,23 +18,17 @@ from layerlens.analyses.probing.folds import Folds, Judged, elsewhere, fit, judg
 from layerlens.analyses.probing.numbers import chosen_elsewhere, concept_depth, share_between
 from layerlens.analyses.probing.readers import plane_of, reader_for, scores_of
 from layerlens.analyses.probing.untrained import untrained as untrained_of
-from layerlens.corpus.shard import batches
 from layerlens.errors import InputError
-from layerlens.model.sites import Site
-from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job
     from layerlens.analyses.lenses.points import Point
-    from layerlens.corpus.rows import Row
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
 OF = "of"
 PROBE, CONTROL, UNTRAINED, MAJORITY = "probe", "control", "untrained", "majority"
-SAME = 1e-3
-"""How far a state in a batch may be from that of its text alone, as a share."""
 FOLDED = 1e-4
 """How far a probe may be from its plane in the states' own units, as a share."""
 
@@ -110,7 +105,7 @@ class Probing:
             other = untrained_of(self.model, self.seed)
             read = self._record(other, texts, fed)
             for place in range(len(self.points)):
-                self._judge(read.states[place][kept], task, folds, UNTRAINED, place, rows)
+                self._judge(read.states[place][kept], task, folds, UNTRAINED, place)
                 self._step(fed)
         self.job.note(passes=2 if untrained else 1, examples=len(task.labels), probe=self.kind,
                       control=control, classes=[str(one) for one in task.classes])  # fmt: skip
@@ -170,8 +165,8 @@ class Probing:
         right, accuracy = [], []
         for place, point in enumerate(self.points):
             states = found.states[place][kept]
-            own = self._judge(states, self.task, folds, PROBE, place, self.rows)
-            other = self._judge(states, blind, folds, CONTROL, place, self.rows)
+            own = self._judge(states, self.task, folds, PROBE, place)
+            other = self._judge(states, blind, folds, CONTROL, place)
             gap = own.numbers["accuracy"] - other.numbers["accuracy"]
             self.job.emit({"point": place}, {"selectivity": np.array(gap)})
             right.append(own.right)
@@ -190,7 +185,6 @@ class Probing:
         folds: Folds,
         row: str,
         place: int,
-        rows: Sequence[str],
     ) -> Judged:
         self.job.tick()
         found = judged(states, task, folds, self.kind, self.strength, self.seed)
@@ -199,7 +193,7 @@ class Probing:
         if self.send and not task.numbers:
             shown["compression"] = sent(states, task, self.kind, self.strength, self.seed)
         arrays = {name: np.array(value) for name, value in shown.items()}
-        self.job.emit({OF: rows.index(row), "point": place}, arrays)
+        self.job.emit({OF: self.rows.index(row), "point": place}, arrays)
         return found
 
     def _learn(self, point: Point, states: np.ndarray, own: Judged) -> None:
@@ -238,17 +232,8 @@ class Probing:
 
     def _check(self, texts: Tokens | Texts, found: Examples, kept: np.ndarray) -> None:
         """Hold the states to the model itself, and the planes to the probes."""
-        row = min(rows_of(self.model, texts), key=lambda row: row.number)
-        alone = recorded_alone(self.model, row, self.points, self.where)
-        first = [states[: len(one)] for states, one in zip(found.states, alone, strict=True)]
-        error = max(
-            float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
-            for a, b in zip(first, alone, strict=True)
-        )
-        self.job.check(
-            "first text alone", error, SAME * (1 if self.model.dtype.itemsize > 2 else 30),
-            "states of the first text in its batch against a pass of it by itself, as a share",
-        )  # fmt: skip
+        rows = rows_of(self.model, texts)
+        check_alone(self.job, self.model, rows, self.points, self.where, found.states)
         folded = [self._folded(place, found.states[place][kept][:64])
                   for place in range(len(self.points))]  # fmt: skip
         if known := [value for value in folded if value is not None]:
@@ -279,7 +264,6 @@ class Probing:
         InputError
             Their labels are of other classes.
         """
-        found = recorded(self.model, texts, self.points, self.where, self.limit, self.job.tick)
         if self.where == EACH or self.task.numbers:
             raise InputError("other_texts are told apart by classes of whole texts only.")
         known = {label: place for place, label in enumerate(self.task.classes)}
@@ -288,6 +272,7 @@ class Probing:
                 f"other_texts have labels {', '.join(foreign[:5])}, which were not learned: give "
                 "texts with the same labels."
             )
+        found = recorded(self.model, texts, self.points, self.where, self.limit, self.job.tick)
         given = np.array([known[labels[number]] for number in found.text])
         share = float(np.bincount(given).max() / len(given))
         self.job.emit({}, {"transfer_majority": np.array(share)})
@@ -299,25 +284,3 @@ class Probing:
                 {"transfer_accuracy": np.array(mean), "transfer_accuracy_low": np.array(low),
                  "transfer_accuracy_high": np.array(high)},
             )  # fmt: skip
-
-
-def recorded_alone(
-    model: LensModel, row: Row, points: Sequence[Point], where: Where
-) -> list[np.ndarray]:
-    """States of one text by a pass of its own, as `recorded` keeps them."""
-    ((tokens, _),) = batches(model, [row], BATCH_TOKENS)
-    states: dict[Site, torch.Tensor] = {}
-
-    def see(site: Site, value: torch.Tensor) -> None:
-        states[site] = value[0].float().cpu()
-
-    forward(model, tokens, [point.site for point in points], see, logits=None)
-    length = len(row.ids)
-    if isinstance(where, int):
-        start, stop = where % length, where % length + 1
-    elif isinstance(where, str):
-        start, stop = 0, length
-    else:
-        start, stop = where[0]
-    own = [states[point.site][start:stop] for point in points]
-    return [(one if where == EACH else one.mean(0, keepdim=True)).numpy() for one in own]

@@ -1,0 +1,69 @@
+"""Whether recorded states are the model's own: the first text once more, in a pass of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS
+from layerlens.analyses.probing.examples import EACH, Where, span_of
+from layerlens.corpus.shard import batches
+from layerlens.model.sites import Site
+from layerlens.run.forward import forward
+
+if TYPE_CHECKING:
+    from layerlens.analyses.contract.job import Job
+    from layerlens.analyses.lenses.points import Point
+    from layerlens.corpus.rows import Row
+    from layerlens.model.lensmodel import LensModel
+
+SAME = 1e-3
+"""How far a state in a batch may be from that of its text alone, as a share."""
+
+
+def check_alone(
+    job: Job,
+    model: LensModel,
+    rows: Sequence[Row],
+    points: Sequence[Point],
+    where: Where,
+    states: Sequence[np.ndarray],
+) -> None:
+    """Hold the states of the first text, as `recorded` kept them, to a pass of it by itself.
+
+    Parameters
+    ----------
+    rows
+        Of all texts.
+    where
+        As they were recorded.
+    states
+        Of all examples at each point.
+    """
+    row = min(rows, key=lambda row: row.number)
+    alone = _alone(model, row, points, where)
+    error = max(
+        float(np.abs(own[: len(one)] - one).max() / max(np.abs(one).max(), 1e-30))
+        for own, one in zip(states, alone, strict=True)
+    )
+    job.check(
+        "first text alone", error, SAME * (1 if model.dtype.itemsize > 2 else 30),
+        "states of the first text in its batch against a pass of it by itself, as a share",
+    )  # fmt: skip
+
+
+def _alone(model: LensModel, row: Row, points: Sequence[Point], where: Where) -> list[np.ndarray]:
+    """States of one text by a pass of its own."""
+    ((tokens, _),) = batches(model, [row], BATCH_TOKENS)
+    states: dict[Site, torch.Tensor] = {}
+
+    def see(site: Site, value: torch.Tensor) -> None:
+        states[site] = value[0].float().cpu()
+
+    forward(model, tokens, [point.site for point in points], see, logits=None)
+    start, stop = span_of(row, where)
+    own = [states[point.site][start:stop] for point in points]
+    return [(one if where == EACH else one.mean(0, keepdim=True)).numpy() for one in own]
