@@ -105,7 +105,7 @@ def through_final_norm(model: LensModel, columns: Tensor, instead: str = WHOLE_S
     """
     head = model.anatomy.head
     assert head is not None  # the caller asked
-    _require_linear(model, instead)
+    require_linear(model, instead)
     for path in head.chain:
         columns = _through(model, path, columns)
     return columns * head.scale_in
@@ -131,7 +131,19 @@ def bends(model: LensModel) -> str | None:
     return None
 
 
-def _require_linear(model: LensModel, instead: str) -> None:
+def require_linear(model: LensModel, instead: str) -> None:
+    """Refuse a model in which a direction in the last state has no tokens of its own.
+
+    Parameters
+    ----------
+    instead
+        What a person can do.
+
+    Raises
+    ------
+    ModelError
+        What leads to the logits is not linear.
+    """
     if path := bends(model):
         raise ModelError(
             f"{path} of {model.name} leads from the last state to the logits and is not linear, so "
@@ -173,7 +185,7 @@ def final_direction(model: LensModel, weights: Tensor) -> Tensor:
     """
     head = model.anatomy.head
     assert head is not None  # the caller asked
-    _require_linear(model, WHOLE_STATES)
+    require_linear(model, WHOLE_STATES)
     state = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
     states = []
     for path in head.chain:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.neurons.neuron_directions import require_norms
 from layerlens.analyses.neurons.neuron_page import Page
 from layerlens.analyses.neurons.neuron_tokens import NORMS
 from layerlens.analyses.neurons.places import neuron_places
@@ -156,7 +157,6 @@ def neuron(
     >>> page.activation.shape, page.raised_token.shape, int(page.counted)
     ((2,), (2,), 8)
     """
-    [place] = neuron_places(model, (layer, number))
     k = whole(k, "k")
     if not 1 <= k <= model.d_vocab:
         raise InputError(f"k is {k}; expected 1 to {model.d_vocab}.")
@@ -166,6 +166,8 @@ def neuron(
     if whole(draws, "draws") < 0:
         raise InputError(f"draws is {draws}; expected 0 or more.")
     require_tokens(tokens, skip_first)
+    require_norms(model, norm)
+    [place] = neuron_places(model, (layer, number))
     page = Page(job, model, tokens, place, k)
     ranks = np.arange(1, k + 1, dtype=np.int32)
     absent = {"read", "gate"} - set(page.ends)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from layerlens.analyses.contributions.frozen_norm import measure_norm
 from layerlens.analyses.contributions.head_matrices import Norm
-from layerlens.analyses.contributions.token_scores import through_final_norm
+from layerlens.analyses.contributions.token_scores import require_linear, through_final_norm
 from layerlens.errors import InputError, ModelError
 from layerlens.metrics.projections import projections
 from layerlens.model.sums import is_norm
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DIRECTIONS = {"output": "down", "input": "up", "gate": "gate"}
 """Which weight holds each direction."""
+WITHOUT_NORM = "norm='none' leaves it out"
+"""What a person can do where norms cannot be gone through."""
 ROWS = 256
 """Neurons whose logits are held together."""
 BLOCK = 128
@@ -62,7 +64,19 @@ def through_norms(model: LensModel, layer: int, direction: str, rows: Tensor) ->
             like = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
             gain, _, centred = measure_norm(model, module, like)
             columns = Norm(gain, centred).write_through(columns)
-    return through_final_norm(model, columns, "norm='none' leaves it out").T
+    return through_final_norm(model, columns, WITHOUT_NORM).T
+
+
+def require_norms(model: LensModel, norm: str) -> None:
+    """Refuse ``norm="gamma"`` where what leads to the logits is no norm; runs no pass.
+
+    Raises
+    ------
+    ModelError
+        It is not linear.
+    """
+    if norm == "gamma":
+        require_linear(model, WITHOUT_NORM)
 
 
 def token_rows(model: LensModel) -> Tensor:
