@@ -10,6 +10,7 @@ from layerlens.analyses.contract.effects import among, given
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.lenses.fitting.documents import rows_of
 from layerlens.analyses.probing.asked import points_of, require, where_of
+from layerlens.analyses.probing.marks import marks_of
 from layerlens.analyses.probing.probing import OF, Probing
 from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
@@ -201,35 +202,12 @@ def probe(
         job, model, points, where, kind, strength, folds, seed, memory_limit, names,
         send=measure == "mdl",
     )  # fmt: skip
-    marks = _marks(job, labels, groups)
+    marks = marks_of(job, labels, groups)
     work.run(tokens, *marks, control=control, types=types, untrained=untrained)
     if other_texts is not None:
         read = job.tokens(other_texts)
         known = other_labels if other_labels is not None else _own_labels(other_texts)
         work.transfer(read, known)
-
-
-def _marks(
-    job: Job, labels: Sequence[Any] | None, groups: Sequence[Any] | None
-) -> tuple[Sequence[Any], Sequence[Any] | None]:
-    """Labels and groups of texts, from the call or from the texts.
-
-    Raises
-    ------
-    InputError
-        Both have labels, or none has.
-    """
-    own, own_groups = job.labels(needed=False), job.groups()
-    if labels is not None and own:
-        raise InputError("The texts have labels of their own: leave labels out, or give a list.")
-    if labels is None and not own:
-        raise InputError(
-            "There are no labels: give labels=[...] with one for each text, or ll.texts(texts, "
-            "label=[...])."
-        )
-    if groups is not None and own_groups:
-        raise InputError("The texts have groups of their own: leave groups out, or give a list.")
-    return labels if labels is not None else own, groups if groups is not None else own_groups
 
 
 def _own_labels(texts: Any) -> Sequence[Any]:
