@@ -50,6 +50,21 @@ describe("session", () => {
     expect(session.store.value?.seq).toBe(0);
   });
 
+  it("keeps what is being moved when an older answer arrives, until it is sent", () => {
+    vi.useFakeTimers();
+    const model = new FakeModel({ live: true, layer: 30 });
+    const session = new Session(model, LENS);
+    session.write({ layer: 28 }, "soon");
+    session.write({ layer: 27 }, "soon");
+    model.push("layer", 28);
+    expect(session.traits.layer.value).toBe(27);
+    vi.runOnlyPendingTimers();
+    expect(model.saved).toEqual([{ layer: 27 }]);
+    model.push("layer", 5);
+    expect(session.traits.layer.value).toBe(5);
+    vi.useRealTimers();
+  });
+
   it("restores the last picture with no kernel and sends nothing", async () => {
     const snapshot = pack(
       makeMeta(),

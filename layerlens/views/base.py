@@ -152,6 +152,16 @@ class View(anywidget.AnyWidget):
                 self._report(error)
                 self.send_state(key=[key for key in allowed if key in self.keys])
 
+    def take(self, name: str, value: Any) -> None:
+        """Take in what the page has given this view already; nothing of it goes back there.
+
+        ``set_state`` would send it back, and undo what was done on the page meanwhile.
+        """
+        if self._outbox is None:
+            return
+        with self._outbox.inside(), self._lock_property(**{name: value}):
+            self.set_trait(name, value)
+
     def _writable(self, name: str) -> bool:
         """Whether a front end may change a trait.
 

@@ -8,19 +8,21 @@ from typing import Any
 import ipywidgets as w
 import traitlets as t
 
-End = tuple[w.Widget, str]
+from layerlens.views.base import View
+
+End = tuple[View, str]
 
 
 def linked(first: End, *others: End) -> list[Any]:
     """Keep traits of several widgets the same, in the kernel and in the browser.
 
     The browser links the widgets themselves, so a slider never waits for the kernel and a saved
-    notebook works without one. What arrives from there is passed on in the kernel as if each
-    widget had sent it, so that nothing goes back: an echo would undo what was done meanwhile.
+    notebook works without one. What arrives from there is passed on in the kernel alone, so that
+    nothing goes back: an echo would undo what was done meanwhile.
 
     Parameters
     ----------
-    first, *others : (widget, trait)
+    first, *others : (View, trait)
         The first one's value is what all begin with.
 
     Returns
@@ -68,12 +70,12 @@ class _Kernel:
             widget.unobserve(self._changed, name)
 
 
-def _set(widget: w.Widget, name: str, value: Any, *, quietly: bool) -> None:
+def _set(widget: View, name: str, value: Any, *, quietly: bool) -> None:
     if getattr(widget, name) == value:
         return
     try:
         if quietly:
-            widget.set_state({name: value})
+            widget.take(name, value)
         else:
             setattr(widget, name, value)
     except t.TraitError:  # a value that this one cannot have stays with those that can

@@ -47,7 +47,10 @@ class PointRows(LiveView):
         if not layers or layers[self.row] == self.layer:
             return
         nearest = min(layers, key=lambda layer: (abs(layer - self.layer), -layer))
-        self.row = len(layers) - 1 - layers[::-1].index(nearest)
+        row = len(layers) - 1 - layers[::-1].index(nearest)
+        if "layer" in self._property_lock:  # the page that moved the layer finds the row itself
+            self._property_lock["row"] = row
+        self.row = row
         self.layer = nearest
 
     def _follow_meta(self) -> None:

@@ -10,6 +10,8 @@ export type TraitSignals<T> = { readonly [K in keyof T]: Signal<T[K]> };
 export class Traits<T extends CommonTraits> {
   readonly signals: TraitSignals<T>;
   readonly #unsubscribe: (() => void)[] = [];
+  /** What is shown here already and not sent yet. */
+  readonly #unsent = new Map<string, unknown>();
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -22,6 +24,9 @@ export class Traits<T extends CommonTraits> {
       signals[name] = own;
       // The arguments of change handlers differ between hosts: always read the model again.
       const update = () => {
+        // The kernel's answer to what was sent before is older than what is being moved now.
+        const unsent = this.#unsent.get(name);
+        if (this.#unsent.has(name) && model.get(name) !== unsent) model.set(name, unsent);
         own.value = this.#read(name);
       };
       model.on(`change:${name}`, update);
@@ -39,18 +44,25 @@ export class Traits<T extends CommonTraits> {
     for (const [name, value] of Object.entries(values)) {
       const own = (this.signals as Record<string, Signal<unknown>>)[name];
       if (own) own.value = value;
+      this.#unsent.set(name, value);
       this.model.set(name, value);
     }
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (when === "now") this.model.save_changes();
-    else this.#timer = setTimeout(() => this.model.save_changes(), DEBOUNCE);
+    if (when === "now") this.#send();
+    else this.#timer = setTimeout(() => this.#send(), DEBOUNCE);
+  }
+
+  #send(): void {
+    this.#timer = undefined;
+    this.#unsent.clear();
+    this.model.save_changes();
   }
 
   dispose(): void {
     if (this.#timer !== undefined) {
       clearTimeout(this.#timer);
-      this.model.save_changes();
+      this.#send();
     }
     for (const stop of this.#unsubscribe) stop();
   }

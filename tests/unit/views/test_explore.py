@@ -81,15 +81,21 @@ def test_one_layer_and_one_position_from_python(both: Explore) -> None:
 
 def test_what_comes_from_the_browser_is_not_sent_back(both: Explore) -> None:
     """The browser has linked the widgets itself; an echo would undo what was done meanwhile."""
-    views = (both.metrics, both.patching)
-    before = [len(sent(view, "layer")) for view in views]
+    others = (both.metrics, both.attention, both.patching)
+    before = [len(view.comm.sent) for view in others]
     for layer in (0, 1, 2, 3):
         both.lens.comm.set(layer=layer)
         assert layers(both) == [layer] * 5
-    assert [len(sent(view, "layer")) for view in views] == before
+    assert [len(view.comm.sent) for view in others] == before  # no layer, no echo of one
     # The messages of the others, whom the browser has told the same, change nothing more.
+    before = len(both.lens.comm.sent)
     both.metrics.comm.set(layer=3)
     assert layers(both) == [3] * 5
+    # One that comes late moves all, and the row in the kernel; the page has its own already.
+    both.patching.comm.set(layer=1)
+    assert layers(both) == [1] * 5
+    assert both.lens._layers()[both.lens.row] == 1
+    assert len(both.lens.comm.sent) == before
 
 
 def test_one_prompt(both: Explore) -> None:
