@@ -67,6 +67,26 @@ class Stretch:
         return found
 
 
+def scores_by_depth(stretched: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores that squared norms ``[layer, text]`` give, by name: ``[point, text]``.
+
+    ``blood`` is that of the block before a point; ``blood_mean`` the mean of those from the second
+    block on, so that the last point has BLOOD_M. NaN where there is no such block.
+
+    Examples
+    --------
+    >>> found = scores_by_depth(np.array([[9.0], [2.0], [4.0]]))
+    >>> found["blood"][:, 0].tolist(), found["blood_mean"][:, 0].tolist()
+    ([nan, 9.0, 2.0, 4.0], [nan, nan, 2.0, 3.0])
+    """
+    layers, texts = stretched.shape
+    counts = np.arange(1, layers)[:, None]
+    nothing = np.full((1, texts), np.nan)
+    later = stretched[1:].cumsum(0) / counts
+    mean = np.concatenate([nothing, nothing, later])
+    return {"blood": np.concatenate([nothing, stretched]), "blood_mean": mean}
+
+
 def _chosen(tokens: Tokens, rows: list[int]) -> Tokens:
     """Some texts of many."""
     return replace(

@@ -12,7 +12,7 @@ from layerlens.analyses.contract.effects import When
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.contract.tolerances import logit_tolerance
-from layerlens.analyses.information.blood import Stretch
+from layerlens.analyses.information.blood import Stretch, scores_by_depth
 from layerlens.analyses.information.ood_scores import Gaussian, energies, neighbour_distance
 from layerlens.analyses.information.separation import between_halves, separation
 from layerlens.analyses.information.text_states import pooled, require_pool
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
-SCORES = ("mahalanobis", "knn", "energy", "blood")
+BLOOD = ("blood", "blood_mean")
+SCORES = ("mahalanobis", "knn", "energy", *BLOOD)
 DECIMALS = 4
 """Of energies in nats: fewer than float32 keeps apart, so that equal states are ties."""
 _DIMS = ("point", "score")
@@ -37,6 +38,14 @@ _MEASURES = {
     "auroc": Variable(
         _DIMS, "float64", "1", "AUROC of outside texts against inside ones",
         formula="P(score of an outside text > score of an inside text), ties counting half",
+    ),
+    "aupr_out": Variable(
+        _DIMS, "float64", "1", "AUPR of outside texts; knowing nothing gives their share",
+        formula="sum over thresholds of (recall - recall before) * precision",
+    ),
+    "aupr_in": Variable(
+        _DIMS, "float64", "1", "AUPR of inside texts; knowing nothing gives their share",
+        formula="the same, of minus the score",
     ),
     "fpr95": Variable(
         _DIMS, "float64", "1", "outside texts kept where 95 % of inside ones are (FPR95)",
@@ -51,8 +60,11 @@ CHANCE = "chance (halves of inside)"
 """The control, which stands among the scores."""
 
 
-def _with(score: str) -> When:
-    return When("scores", f"with {score!r} among scores", lambda scores: score in scores)
+def _with(*wanted: str) -> When:
+    words = " or ".join(map(repr, wanted))
+    return When(
+        "scores", f"with {words} among scores", lambda scores: any(one in scores for one in wanted)
+    )
 
 
 def count_work(
@@ -77,7 +89,7 @@ def count_work(
     every = inside.ids.numel() + outside.ids.numel()
     distances = 8.0 * points * texts * len(inside.ids) * model.d_model
     count = 1.0
-    if "blood" in scores:
+    if not set(BLOOD).isdisjoint([scores] if isinstance(scores, str) else scores):
         heads = max(block.n_heads for block in model.anatomy.blocks)
         longest = max(*inside.lengths, *outside.lengths)
         held += widest * (20 * model.d_model + heads * longest) * model.dtype.itemsize
@@ -103,7 +115,7 @@ def count_work(
     work=count_work,
     inputs=("inside", "outside"),
     pooled=True,
-    effects={"neighbours": _with("knn"), "ridge": _with("mahalanobis"), "draws": _with("blood")},
+    effects={"neighbours": _with("knn"), "ridge": _with("mahalanobis"), "draws": _with(*BLOOD)},
 )
 def out_of_distribution(
     job: Job,
@@ -124,8 +136,9 @@ def out_of_distribution(
     """Score texts after each layer by how unlike known ones their state is.
 
     Scores are fitted on a part of ``inside``. The rest of it, which they have not seen, is held
-    against ``outside``: the area under the ROC curve, and the share of outside texts that pass
-    where 95 % of the inside ones do. Each text is one state, that of its last token or the mean.
+    against ``outside``: the area under the ROC curve, the areas under the curves of precision over
+    recall of either kind, and the share of outside texts that pass where 95 % of the inside ones
+    do. Each text is one state, that of its last token or the mean.
 
     Parameters
     ----------
@@ -138,8 +151,10 @@ def out_of_distribution(
         ``mahalanobis``: squared distance from the mean, in units of the covariance; ``knn``:
         distance from a near known state, both cut to length 1; ``energy``: minus the log-sum-exp
         of the logits that the head gives to the state; ``blood``: squared Frobenius norm of the
-        Jacobian of the block before, by the last token's state at that token. The last two are
-        fitted to nothing. Larger is less alike.
+        Jacobian of the block before, by the last token's state at that token; ``blood_mean``: the
+        mean of these over the blocks from the second one to this, so that the last depth has
+        BLOOD_M of all blocks, and ``blood`` BLOOD_L there. These and ``energy`` are fitted to
+        nothing. Larger is less alike.
     pool
         ``last``: the state of a text's last token; ``mean``: the mean of its tokens.
     neighbours
@@ -169,9 +184,15 @@ def out_of_distribution(
     texts the more usual ones. Kinds that differ in length, punctuation or first words are told
     apart by these, from the first layers on: match the texts where that is not the question.
 
+    ``aupr_out`` counts outside texts as what is looked for, ``aupr_in`` inside ones, with the score
+    turned round. Both depend on how many texts there are of either kind: what knows nothing has the
+    kind's share, and chance is drawn at the same share.
+
     BLOOD is published for the token that a classifier reads, with two random vectors for each of 50
     products; one gives the same mean with less noise. It is of the last token whatever ``pool`` is,
-    and there is none at the embedding, before any block.
+    and there is none at the embedding, before any block. Its mean leaves the first block out, as
+    published, which has the embedding before it; a block that stretches far more than the others
+    has most of the mean.
 
     Where fewer texts are fitted than a state has entries, what lies outside of the span of their
     states is measured by the ridge alone and outweighs the rest of the Mahalanobis distance.
@@ -213,7 +234,7 @@ def out_of_distribution(
     for point in range(len(points)):
         run.point(point, states[0][point], states[1][point], neighbours, ridge)
         job.progress(point + 1, len(points), "depths")
-    if "blood" in asked:
+    if not set(BLOOD).isdisjoint(asked):
         run.blood(inside, outside, draws, batch_size)
     run.check(row_of(inside, 0), states[0][:, 0], (pool, skip_first))
 
@@ -229,8 +250,8 @@ def _asked(job: Job, model: LensModel, scores: Sequence[str], ridge: float) -> l
     if "energy" in asked and model.anatomy.head is None:
         asked.remove("energy")
         job.remark(f"{model.name} has no language-model head, so there is no energy.")
-    if "blood" in asked and (lack := ABILITIES["gradients"](model)):
-        asked.remove("blood")
+    if not set(BLOOD).isdisjoint(asked) and (lack := ABILITIES["gradients"](model)):
+        asked = [score for score in asked if score not in BLOOD]
         job.remark(f"There is no BLOOD: {model.name} {lack}.")
     if not asked:
         raise InputError(f"No score is left to measure: give one of {', '.join(SCORES)}.")
@@ -313,7 +334,7 @@ class _Run:
         measured = np.concatenate([inside[self.test], outside])
         for score in self.scores:
             self.job.tick()
-            if score == "blood":
+            if score in BLOOD:
                 continue
             if score == "mahalanobis":
                 gaussian = Gaussian.of(known, self.place, ridge)
@@ -329,13 +350,18 @@ class _Run:
 
     def blood(self, inside: Tokens, outside: Tokens, draws: int, batch_size: int | None) -> None:
         """Measure how far each block stretches the last token's state."""
-        job = self.job
-        self._emit(0, self.scores.index("blood"), dict.fromkeys(VARIABLES, np.nan))
+        job, asked = self.job, [score for score in BLOOD if score in self.scores]
         measured = Stretch(self.model, draws, self.seed, job.tick)
-        values = [measured.of(inside, batch_size, self.fold.test), measured.of(outside, batch_size)]
-        for layer, stretched in enumerate(np.concatenate(values, axis=1)):
-            self._separate(layer + 1, "blood", stretched)
-            self._chance(layer + 1)
+        parts = [measured.of(inside, batch_size, self.fold.test), measured.of(outside, batch_size)]
+        values = scores_by_depth(np.concatenate(parts, axis=1))
+        for point in range(self.model.n_layers + 1):
+            for score in asked:
+                if np.isnan(values[score][point]).any():
+                    nothing = dict.fromkeys(VARIABLES, np.nan)
+                    self._emit(point, self.scores.index(score), nothing)
+                else:
+                    self._separate(point, score, values[score][point])
+            self._chance(point)
         every = self.tokens[0] + self.tokens[1]
         job.note(passes=1 + (2 + draws) * (len(self.test) + self.tokens[1]) / every)
         what = "states after each block run alone against those of the pass, of the largest"
@@ -352,7 +378,8 @@ class _Run:
         found = dict.fromkeys(VARIABLES, np.nan)
         if self.ours[point]:
             units = self.units["inside"][self.test]
-            found = between_halves(np.stack(self.ours[point]), units, self.seed)
+            odds = self.tokens[1] / len(self.test)
+            found = between_halves(np.stack(self.ours[point]), units, self.seed, odds)
         self._emit(point, len(self.scores), found)
 
     def _emit(self, point: int, number: int, found: dict[str, float]) -> None:

@@ -46,13 +46,48 @@ def false_positives(scores: np.ndarray, positive: np.ndarray, negative: np.ndarr
     return found
 
 
+def average_precision(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Area under the curve of precision over recall (AUPR), as a sum of steps.
+
+    ``sum_k (R_k - R_(k-1)) P_k`` over thresholds from the largest score down, equal scores at once:
+    Davis and Goadrich (2006), The Relationship Between Precision-Recall and ROC Curves. A score
+    that knows nothing has the share of the positives.
+
+    Parameters
+    ----------
+    scores
+        ``[n]``, finite; larger for positives.
+    positive, negative
+        ``[draw, n]`` how often, or with what weight, each counts as one and as the other.
+
+    Returns
+    -------
+    ndarray
+        ``[draw]`` float64; NaN where there are no positives.
+
+    Examples
+    --------
+    >>> is_one = np.array([[0, 0, 1, 1]])
+    >>> average_precision(np.array([0.1, 0.4, 0.35, 0.8]), is_one, 1 - is_one).round(3).tolist()
+    [0.833]
+    """
+    order = np.argsort(-scores, kind="stable")
+    first = np.flatnonzero(np.diff(-scores[order], prepend=-np.inf))
+    ones, zeros = (np.add.reduceat(each[:, order], first, axis=1) for each in (positive, negative))
+    found, every = ones.cumsum(1), (ones + zeros).cumsum(1)
+    precision = found / np.where(every > 0, every, 1)
+    total = found[:, -1]
+    area: np.ndarray = (ones * precision).sum(1) / np.where(total > 0, total, np.nan)
+    return area
+
+
 def separation(
     negative: np.ndarray,
     positive: np.ndarray,
     units: tuple[np.ndarray, np.ndarray],
     seed: int,
 ) -> dict[str, float]:
-    """Area under the ROC curve and FPR95 of scores that should be larger for positives.
+    """How well scores tell two kinds apart that should be larger for positives.
 
     Parameters
     ----------
@@ -66,8 +101,9 @@ def separation(
     Returns
     -------
     dict of float
-        ``auroc`` and ``fpr95``, each with ``_low`` and ``_high`` of its 95 % interval, which is
-        NaN where a kind has a single unit.
+        ``auroc``, ``aupr_out`` (of the positives), ``aupr_in`` (of the negatives, by minus the
+        score) and ``fpr95``, each with ``_low`` and ``_high`` of its 95 % interval, which is NaN
+        where a kind has a single unit.
     """
     members = [np.unique(unit, return_inverse=True)[1] for unit in units]
     counts = [int(member.max()) + 1 for member in members]
@@ -82,7 +118,9 @@ def separation(
     return _numbers({name: (values[0], values[1:]) for name, values in found.items()}, several)
 
 
-def between_halves(scores: np.ndarray, unit: np.ndarray, seed: int) -> dict[str, float]:
+def between_halves(
+    scores: np.ndarray, unit: np.ndarray, seed: int, odds: float = 1.0
+) -> dict[str, float]:
     """The same of one kind, dealt into two halves at random 1000 times: what chance gives.
 
     Parameters
@@ -93,18 +131,22 @@ def between_halves(scores: np.ndarray, unit: np.ndarray, seed: int) -> dict[str,
         ``[n]`` what is dealt together, at least two different ones.
     seed
         Of the halves.
+    odds
+        Positives for each negative in what this stands beside: precision depends on it, so that
+        one half weighs that many times the other.
 
     Returns
     -------
     dict of float
-        ``auroc`` and ``fpr95``, means over halves and scores; with ``_low`` and ``_high``, what
+        As `separation` has them: means over halves and scores; with ``_low`` and ``_high``, what
         95 % of them lie between.
     """
     _, member = np.unique(unit, return_inverse=True)
     half = np.arange(member.max() + 1) % 2.0
     random = np.random.default_rng((seed, 2))
     ones = random.permuted(np.tile(half, (DRAWS, 1)), axis=1)[:, member]
-    each = [_measured(values, ones, 1 - ones) for values in scores]
+    weight = odds * (1 - ones).sum(1, keepdims=True) / ones.sum(1, keepdims=True)
+    each = [_measured(values, weight * ones, 1 - ones) for values in scores]
     every = {name: np.concatenate([found[name] for found in each]) for name in each[0]}
     found = {name: (float(values.mean()), values) for name, values in every.items()}
     return _numbers(found, np.array([True]))
@@ -113,6 +155,8 @@ def between_halves(scores: np.ndarray, unit: np.ndarray, seed: int) -> dict[str,
 def _measured(scores: np.ndarray, ones: np.ndarray, zeros: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "auroc": auroc(scores, ones, zeros),
+        "aupr_out": average_precision(scores, ones, zeros),
+        "aupr_in": average_precision(-scores, zeros, ones),
         "fpr95": false_positives(scores, ones, zeros),
     }
 

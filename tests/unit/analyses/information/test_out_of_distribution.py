@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 from transformers import LlamaModel
 
 import layerlens as ll
 from layerlens.analyses.information.blood import Stretch
 from layerlens.analyses.information.ood_scores import Gaussian, neighbour_distance
 from layerlens.analyses.information.separation import (
+    average_precision,
     between_halves,
     false_positives,
     separation,
@@ -107,12 +109,24 @@ def test_separation_by_hand() -> None:
     assert found["auroc_low"] < found["auroc"] < found["auroc_high"] <= 1
     ones = np.array([[0, 0, 1, 1]])
     assert false_positives(np.array([1.0, 1, 1, 2]), ones, 1 - ones).tolist() == [0.5]
+    # from above: two outside, 19, 18.5, and both 18s at once
+    assert found["aupr_out"] == pytest.approx((1 + 1 + 3 / 4 + 4 / 6) / 4)
     one_group = separation(inside, outside, (np.zeros(20), units[1]), 0)
     assert np.isnan(one_group["auroc_low"]) and one_group["auroc"] == found["auroc"]
 
 
+def test_average_precision_is_that_of_scikit_learn() -> None:
+    scores, ones = RANDOM.integers(0, 6, 60) / 5, RANDOM.integers(0, 2, (1, 60)).astype(float)
+    weights = RANDOM.integers(1, 4, 60)
+    found = average_precision(scores, ones * weights, (1 - ones) * weights)
+    wanted = average_precision_score(ones[0], scores, sample_weight=weights)
+    assert found == pytest.approx([wanted])
+
+
 def test_halves_of_one_kind_are_alike() -> None:
-    found = between_halves(RANDOM.standard_normal((2, 40)), np.arange(40), 0)
+    found = between_halves(RANDOM.standard_normal((2, 40)), np.arange(40), 0, odds=0.25)
+    assert found["aupr_out"] == pytest.approx(0.2, abs=0.06)
+    assert found["aupr_in"] == pytest.approx(0.8, abs=0.06)
     assert found["auroc"] == pytest.approx(0.5, abs=0.02)
     assert 0.25 < found["auroc_low"] < 0.4 and 0.6 < found["auroc_high"] < 0.75
     # Two groups that differ are always on different sides
@@ -160,6 +174,19 @@ def test_blood_tells_texts_apart_that_a_block_stretches_more() -> None:
     ours, others = (hidden(lengthen, texts, "last")[0] for texts in (INSIDE, OUTSIDE))
     assert auroc[1] == pytest.approx(area(ours[apart].norm(dim=1), others.norm(dim=1)))
     assert np.isnan(auroc[0]) and auroc[2:].tolist() == [0.5, 0.5]
+    assert found.data.aupr_out.sel(score="blood").values[2:] == pytest.approx(7 / 15)
+    assert found.data.aupr_in.sel(score="blood").values[2:] == pytest.approx(8 / 15)
+
+
+def test_the_mean_of_blood_is_over_all_blocks_but_the_first() -> None:
+    """The second block lengthens, the others hand on: the mean still knows after the last one."""
+    lengthen = planted(same, lambda h: h * h.norm(dim=-1, keepdim=True).detach(), same)
+    found = ll.out_of_distribution(lengthen, INSIDE, OUTSIDE, scores=["blood", "blood_mean"])
+    last, mean = (found.data.auroc.sel(score=score).values for score in ("blood", "blood_mean"))
+    assert found.data.attrs["complete"] == 1 and np.isnan(mean[:2]).all()
+    assert last[3] == 0.5 and last[2] == mean[2] == mean[3] != 0.5
+    alone = ll.out_of_distribution(lengthen, INSIDE, OUTSIDE, scores="blood_mean")
+    np.testing.assert_array_equal(alone.data.auroc.sel(score="blood_mean"), mean)
 
 
 def same(h: torch.Tensor) -> torch.Tensor:
@@ -179,7 +206,7 @@ def test_without_a_head_there_is_no_energy() -> None:
     config = by_hooks.wrapped("llama").hf.config
     model = LensModel.wrap(LlamaModel(config).eval(), None, name="none", prove=False)
     found = ll.out_of_distribution(model, INSIDE, OUTSIDE)
-    assert found.data.score.values.tolist()[:-1] == ["mahalanobis", "knn", "blood"]
+    assert found.data.score.values.tolist()[:-1] == ["mahalanobis", "knn", "blood", "blood_mean"]
     assert "no energy" in str(found.data.attrs["notes"])
     with pytest.raises(InputError, match="No score is left"):
         ll.out_of_distribution(model, INSIDE, OUTSIDE, scores=["energy"])
