@@ -11,7 +11,7 @@ import numpy as np
 from layerlens.analyses.contract.calling import tokens_of
 from layerlens.analyses.contract.listeners import Listener
 from layerlens.analyses.contract.parts import Coords, Parts, Variable, Where
-from layerlens.analyses.contract.split import Split, split_texts
+from layerlens.analyses.contract.split import Split, split_labelled, split_texts
 from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled, InputError
 from layerlens.result.fitted import as_arrays
@@ -149,6 +149,30 @@ class Job:
             When the share does not fit, or leaves a side empty.
         """
         found = split_texts([group for _, group in self._marks(of)], seed, test)
+        self._note_split(found, seed, test)
+        return found
+
+    def halves(self, seed: int, of: str | None = None) -> Split:
+        """Deal labelled texts into halves, with each label in both, as `split` sets texts apart.
+
+        Parameters
+        ----------
+        seed
+            Of the draw.
+        of
+            Name of the input; None for the first.
+
+        Raises
+        ------
+        InputError
+            When texts lack labels, or a group has all texts of one.
+        """
+        labels = self.labels(of)
+        found = split_labelled(self.groups(of) or [None] * len(labels), labels, seed)
+        self._note_split(found, seed, 0.5)
+        return found
+
+    def _note_split(self, found: Split, seed: int, test: float) -> None:
         self.note(
             split_by=found.by,
             split_seed=seed,
@@ -156,7 +180,6 @@ class Job:
             split_train_texts=len(found.train),
             split_test_texts=len(found.test),
         )
-        return found
 
     def _marks(self, of: str | None) -> list[tuple[Any, Any]]:
         """Label and group of each text."""

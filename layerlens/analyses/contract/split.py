@@ -73,3 +73,51 @@ def split_texts(groups: Sequence[Any], seed: int, test: float) -> Split:
     apart = {units[place] for place in drawn.tolist()}
     sides = [[n for n, key in enumerate(keys) if (key in apart) is side] for side in (False, True)]
     return Split(tuple(sides[0]), tuple(sides[1]), by)
+
+
+def split_labelled(groups: Sequence[Any], labels: Sequence[Any], seed: int) -> Split:
+    """Deal texts into halves that have about as many texts of each label.
+
+    In an order that is drawn, each text or group goes to the half that has fewer of its labels, so
+    that a label of two texts has one in each.
+
+    Parameters
+    ----------
+    groups
+        Of each text; all None where texts have none.
+    labels
+        Of each text.
+    seed
+        Of the order.
+
+    Raises
+    ------
+    InputError
+        When a half has no text of some label, because one group has all of them.
+
+    Examples
+    --------
+    >>> found = split_labelled([None] * 6, list("aabbcc"), seed=0)
+    >>> ["".join("aabbcc"[n] for n in side) for side in (found.train, found.test)]
+    ['abc', 'abc']
+    """
+    by = "text" if all(group is None for group in groups) else "group"
+    keys = list(range(len(groups))) if by == "text" else list(groups)
+    names, place = list(dict.fromkeys(labels)), np.empty(len(labels), dtype=int)
+    place[:] = [names.index(label) for label in labels]
+    units = list(dict.fromkeys(keys))
+    sizes = np.zeros((2, len(names)))
+    sides: tuple[list[int], list[int]] = ([], [])
+    for unit in np.random.default_rng(seed).permutation(len(units)).tolist():
+        texts = [n for n, key in enumerate(keys) if key == units[unit]]
+        counts = np.bincount(place[texts], minlength=len(names))
+        side = int((sizes @ counts).argmin())
+        sizes[side] += counts
+        sides[side].extend(texts)
+    if (sizes == 0).any():
+        lacking = names[int((sizes == 0).any(0).argmax())]
+        raise InputError(
+            f"All texts labelled {lacking!r} are of one {by}, so that none can be set apart from "
+            "the others: give more."
+        )
+    return Split(tuple(sorted(sides[0])), tuple(sorted(sides[1])), by)

@@ -89,11 +89,11 @@ def geometry(states: np.ndarray, place: np.ndarray, *, averaged: bool = True) ->
         scaled = (states - means[place]) @ (directions[used].T / singular[used])
         nc1 = float((scaled**2).sum(1).mean()) / (classes if averaged else 1)
         error = _error(states, place, means, sizes)
-    return Geometry(nc1, *_simplex(centred), error)
+    return Geometry(nc1, *simplex(centred), error)
 
 
-def _simplex(centred: np.ndarray) -> tuple[float, float]:
-    """How far centred means are from equal lengths, and from equal angles."""
+def simplex(centred: np.ndarray) -> tuple[float, float]:
+    """How far centred rows ``[class, d]`` are from equal lengths, and from a simplex's angles."""
     classes = len(centred)
     lengths = np.linalg.norm(centred, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BLOOD = ("blood", "blood_mean")
 SCORES = ("mahalanobis", "knn", "energy", *BLOOD)
+USUAL = SCORES[:-1]
 DECIMALS = 4
 """Of energies in nats: fewer than float32 keeps apart, so that equal states are ties."""
 _DIMS = ("point", "score")
@@ -40,12 +41,12 @@ _MEASURES = {
         formula="P(score of an outside text > score of an inside text), ties counting half",
     ),
     "aupr_out": Variable(
-        _DIMS, "float64", "1", "AUPR of outside texts; knowing nothing gives their share",
+        _DIMS, "float64", "1", "AUPR of outside texts against inside ones",
         formula="sum over thresholds of (recall - recall before) * precision",
     ),
     "aupr_in": Variable(
-        _DIMS, "float64", "1", "AUPR of inside texts; knowing nothing gives their share",
-        formula="the same, of minus the score",
+        _DIMS, "float64", "1", "AUPR of inside texts, by minus the score",
+        formula="sum over thresholds of (recall - recall before) * precision",
     ),
     "fpr95": Variable(
         _DIMS, "float64", "1", "outside texts kept where 95 % of inside ones are (FPR95)",
@@ -123,7 +124,7 @@ def out_of_distribution(
     inside: Tokens,
     outside: Tokens,
     *,
-    scores: Sequence[str] = SCORES,
+    scores: Sequence[str] = USUAL,
     pool: str = "last",
     neighbours: int = 5,
     ridge: float = 1e-6,
@@ -186,7 +187,7 @@ def out_of_distribution(
 
     ``aupr_out`` counts outside texts as what is looked for, ``aupr_in`` inside ones, with the score
     turned round. Both depend on how many texts there are of either kind: what knows nothing has the
-    kind's share, and chance is drawn at the same share.
+    kind's share, or more where texts are few, and chance is drawn at the same share.
 
     BLOOD is published for the token that a classifier reads, with two random vectors for each of 50
     products; one gives the same mean with less noise. It is of the last token whatever ``pool`` is,

@@ -206,7 +206,7 @@ def test_without_a_head_there_is_no_energy() -> None:
     config = by_hooks.wrapped("llama").hf.config
     model = LensModel.wrap(LlamaModel(config).eval(), None, name="none", prove=False)
     found = ll.out_of_distribution(model, INSIDE, OUTSIDE)
-    assert found.data.score.values.tolist()[:-1] == ["mahalanobis", "knn", "blood", "blood_mean"]
+    assert found.data.score.values.tolist()[:-1] == ["mahalanobis", "knn", "blood"]
     assert "no energy" in str(found.data.attrs["notes"])
     with pytest.raises(InputError, match="No score is left"):
         ll.out_of_distribution(model, INSIDE, OUTSIDE, scores=["energy"])
