@@ -72,7 +72,7 @@ class Places:
     @property
     def layers(self) -> list[int]:
         """Numbers of the layers."""
-        return [site.block for site in self.sites]
+        return sorted({site.block for site in self.sites})
 
     @cached_property
     def width(self) -> int:

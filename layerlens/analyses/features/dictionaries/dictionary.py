@@ -1,7 +1,8 @@
 """A dictionary of features: what an activation is encoded as, and what features decode to.
 
-What ``ll.train_sae`` and ``ll.load_sae`` return is a :class:`layerlens.Fitted` of kind ``"sae"``.
-Its arrays, with ``d`` the width read, ``o`` the width written (``d`` unless it is a transcoder)
+What ``ll.train_sae`` and ``ll.load_sae`` return is a :class:`layerlens.Fitted` of kind ``"sae"``;
+of kind ``"transcoder"`` is what ``ll.train_transcoder`` returns, and ``ll.load_sae`` where the file
+holds one. Its arrays, with ``d`` the width read, ``o`` the width written (``d`` unless it is a transcoder)
 and ``m`` the number of features:
 
 ============  ========  ==========================================================================
@@ -15,8 +16,9 @@ and ``m`` the number of features:
 ``density``   [m]       share of the training tokens on which a feature is on, where it is known
 ============  ========  ==========================================================================
 
-Its options hold ``site`` (a kind of site), ``layers`` (their numbers), ``positions_skipped`` and
-``dictionary``, which are the fields of :class:`Form`.
+Those of transcoders of several layers have one more axis, the layer, in front. Its options hold
+``site`` (a kind of site), ``layers`` (their numbers), ``positions_skipped`` and ``dictionary``,
+which are the fields of :class:`Form`; a transcoder's also ``site_out``, the site that it writes.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ class Form:
     token_centred
         Whether the mean over its entries is taken from what is read first, as a model whose
         writing weights were centred had it.
+    only_in
+        Whether only what is read is normalised: what is decoded is not scaled back, and ``W_skip``
+        reads what was normalised, too. So is a transcoder that reads the stream before a norm.
     """
 
     architecture: str
@@ -67,6 +72,7 @@ class Form:
     scale: float = 1.0
     centred_input: bool = True
     token_centred: bool = False
+    only_in: bool = False
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -139,6 +145,19 @@ class Dictionary:
             {name: fitted[name] for name in fitted if name in _NAMES},
         )
 
+    @classmethod
+    def by_layer(cls, fitted: Fitted) -> dict[int, Self]:
+        """The transcoder of each layer, of what ``ll.train_transcoder`` returned."""
+        layers = fitted.options["layers"]
+        if len(layers) == 1:
+            return {layers[0]: cls.of(fitted)}
+        form = Form.of(fitted.options["dictionary"])
+        names = [name for name in fitted if name in _NAMES]
+        return {
+            layer: cls(form, {name: fitted[name][place] for name in names})
+            for place, layer in enumerate(layers)
+        }
+
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]
 
@@ -173,8 +192,11 @@ class Dictionary:
     def written(self, x: Tensor, features: Tensor) -> Tensor:
         """What features ``[n, m]`` write in the place of activations ``[n, d]``: ``[n, o]``."""
         read = self._read(x)
-        _, factor, offset = self.normalised(read)
-        found = self.decode(features) * factor + offset
+        inside, factor, offset = self.normalised(read)
+        found = self.decode(features)
+        if self.form.only_in:
+            return found + inside @ self["W_skip"].T if "W_skip" in self.arrays else found
+        found = found * factor + offset
         if "W_skip" in self.arrays:
             return found + read @ self["W_skip"].T
         if self.form.token_centred:
@@ -183,7 +205,8 @@ class Dictionary:
 
     def factor(self, x: Tensor) -> Tensor:
         """``[n, 1]``: what decoder rows are multiplied with in the place of activations."""
-        return self.normalised(self._read(x))[1].expand(len(x), 1)
+        factor = self.normalised(self._read(x))[1]
+        return (torch.ones_like(factor) if self.form.only_in else factor).expand(len(x), 1)
 
     def decode(self, features: Tensor) -> Tensor:
         """``[n, o]`` of features ``[n, m]``, in the units of normalised activations."""

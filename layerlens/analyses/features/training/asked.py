@@ -1,4 +1,4 @@
-"""What a call of ``ll.train_sae`` asks for, checked before anything runs."""
+"""What a call that learns a dictionary asks for, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.features.activations import Places, special_ids
-from layerlens.analyses.features.training.learner import Recipe
+from layerlens.analyses.features.training.judge import Judge
+from layerlens.analyses.features.training.learner import Learner, Recipe
 from layerlens.analyses.features.training.objective import CHOOSING, KINDS
 from layerlens.analyses.lenses.fitting.documents import read_rows, text_of
 from layerlens.errors import InputError, MemoryLimitError
@@ -48,9 +50,9 @@ class Sizes(NamedTuple):
     total: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The options of ``ll.train_sae`` for one model; see there.
+    """The options that any learning of a dictionary has, of one model; see ``ll.train_sae``.
 
     Raises
     ------
@@ -58,8 +60,17 @@ class Asked:
         One does not fit.
     """
 
+    LEARNS: ClassVar[str]
+    """Kind of what is learned."""
+    CONTROL: ClassVar[str]
+    """What it has to beat."""
+    SAME: ClassVar[tuple[str, ...]] = (
+        "kind", "size", "k", "sparsity", "activations", "batch", "lr", "dead_after",
+        "positions_skipped", "test", "test_tokens", "seed", "memory_limit",
+    )  # fmt: skip
+    """Options that it has to be begun and ended with; the limit sizes the buffer."""
+
     model: LensModel
-    site: str
     layers: int | Sequence[int] | str | None
     kind: str
     size: float
@@ -78,7 +89,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise nearest(self.kind, KINDS, "Kind of sparse autoencoder")
+            raise nearest(self.kind, KINDS, "Kind of dictionary")
         for name in ("activations", "batch", "dead_after", "test_tokens", "k"):
             given = getattr(self, name)
             if given is not None and given < 1:
@@ -89,11 +100,41 @@ class Asked:
         if self.kind in CHOOSING and self.k > self.features:
             raise InputError(f"k is {self.k}; expected 1 to {self.features}, the features.")
 
-    @cached_property
+    @property
     def places(self) -> Places:
         """Which activations are read."""
-        layers = self.model.n_layers // 2 if self.layers is None else self.layers
-        return Places.of(self.model, self.site, layers, self.positions_skipped)
+        raise NotImplementedError
+
+    @property
+    def dictionaries(self) -> int:
+        """How many are learned at once."""
+        raise NotImplementedError
+
+    @property
+    def per_token(self) -> int:
+        """Activations to learn from that a token gives."""
+        return len(self.places.sites) // self.sites_of_one
+
+    @property
+    def sites_of_one(self) -> int:
+        """Sites that an activation to learn from is made of."""
+        raise NotImplementedError
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Activations ``[token, site, width]``, one to learn from a row."""
+        return x.flatten(0, 1) if self.sites_of_one == 1 else x
+
+    def learner(self, total: int, first: Tensor) -> Learner:
+        """What learns from so many activations, the first of which are given."""
+        raise NotImplementedError
+
+    def judge(self, x: Tensor) -> Judge:
+        """What measures on activations ``[token, site, width]`` that were set apart."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What stands among the options of what was learned, beside those of the call."""
+        return {"layers": self.places.layers}
 
     @property
     def width(self) -> int:
@@ -119,22 +160,30 @@ class Asked:
         MemoryLimitError
             Not even one batch fits.
         """
-        room = self.memory_limit - 24 * self.width * self.features - 8 * self.batch * self.features
-        # They are held twice while they are shuffled.
-        held = min(MOST_HELD, room // (8 * self.width))
+        row, steps = self._row_bytes, 8 * self.batch * self.features
+        room = self.memory_limit - self.dictionaries * 24 * self.width * self.features - steps
+        held = min(MOST_HELD, room // row)
         if held < self.batch:
-            least = self.memory_limit - room + self.batch * 8 * self.width
+            least = self.memory_limit - room + self.batch * row
+            few = "fewer layers, " if self.dictionaries > 1 else ""
             raise MemoryLimitError(
                 f"To learn {self.features:,} features in batches of {self.batch:,} needs "
                 f"{least / 1e6:.0f} MB of working memory and the limit is "
-                f"{self.memory_limit / 1e6:.0f} MB: raise memory_limit, or lower size or batch."
+                f"{self.memory_limit / 1e6:.0f} MB: raise memory_limit, or give {few}a smaller "
+                "size or batch."
             )
         return held // self.batch * self.batch
 
     @property
+    def _row_bytes(self) -> int:
+        """Bytes of an activation to learn from, which is held twice while they are shuffled."""
+        sites = 1 if self.sites_of_one == 1 else len(self.places.sites)
+        return 8 * self.width * sites
+
+    @property
     def buffer_bytes(self) -> int:
         """Bytes of the buffer while it is shuffled."""
-        return self.buffer * self.width * 8
+        return self.buffer * self._row_bytes
 
     def recipe(self, total: int) -> Recipe:
         """How it is learned from so many activations."""
@@ -148,8 +197,53 @@ class Asked:
             total=total,
             dead_after=self.dead_after or max(1, total // 10),
             seed=self.seed,
-            normalise="none" if len(self.places.sites) == 1 else "layer_norm",
+            normalise=self.normalise,
         )
+
+    @property
+    def normalise(self) -> str:
+        """How what is read is normalised, token by token."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedSae(Asked):
+    """The options of ``ll.train_sae``; see there."""
+
+    LEARNS = "sae"
+    CONTROL = "principal components"
+    SAME = ("site", *Asked.SAME)
+
+    site: str
+
+    @cached_property
+    def places(self) -> Places:
+        """One kind of site, in one layer or in several."""
+        layers = self.model.n_layers // 2 if self.layers is None else self.layers
+        return Places.of(self.model, self.site, layers, self.positions_skipped)
+
+    @property
+    def dictionaries(self) -> int:
+        """One, of all layers."""
+        return 1
+
+    @property
+    def sites_of_one(self) -> int:
+        """One: what is read is what is written."""
+        return 1
+
+    @property
+    def normalise(self) -> str:
+        """Layers are made alike where there are several."""
+        return "none" if len(self.places.sites) == 1 else "layer_norm"
+
+    def learner(self, total: int, first: Tensor) -> Learner:
+        """An autoencoder."""
+        return Learner(self.recipe(total), first)
+
+    def judge(self, x: Tensor) -> Judge:
+        """Beside principal components."""
+        return Judge(x)
 
 
 def sizes_of(asked: Asked, texts: Tokens | Texts) -> Sizes:
@@ -159,7 +253,7 @@ def sizes_of(asked: Asked, texts: Tokens | Texts) -> Sizes:
     for row in read_rows(asked.model, texts):
         fed += len(row.ids)
         kept += count(row, asked.positions_skipped, special)
-    train = round((1 - asked.test) * kept) * len(asked.places.sites)
+    train = round((1 - asked.test) * kept) * asked.per_token
     return Sizes(fed, train, asked.activations or train)
 
 
@@ -191,7 +285,7 @@ def chunks(
     tuple
         (Number of the reading, of the chunk in it), and its rows.
     """
-    special, layers = special_ids(asked.model), len(asked.places.sites)
+    special, each = special_ids(asked.model), asked.per_token
     full = min(asked.buffer - asked.batch, total)
     reading, first = start
     while True:
@@ -200,7 +294,7 @@ def chunks(
             if text_of(row) not in taught:
                 continue
             held.append(row)
-            size += count(row, asked.positions_skipped, special) * layers
+            size += count(row, asked.positions_skipped, special) * each
             if size >= full:
                 if number >= first:
                     yield (reading, number), held

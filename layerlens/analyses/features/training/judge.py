@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ class Measured(NamedTuple):
     l0
         Features on for an activation.
     density
-        ``[m]``: share of the activations that each feature is on for.
+        ``[m]``: share of the activations that each feature is on for; ``[layer, m]`` where each
+        layer has a dictionary of its own.
     """
 
     explained: np.ndarray
@@ -40,32 +42,57 @@ class Judge:
     Parameters
     ----------
     x
-        ``[n, layer, width]`` float32.
+        ``[n, layer, width]`` float32: what is read.
+    y
+        What has to be written; None where it is the same.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-        self._spread = (x - x.mean(0)).square().sum((0, 2)).double()
+    def __init__(self, x: Tensor, y: Tensor | None = None) -> None:
+        self.x, self.y = x, x if y is None else y
+        self._spread = (self.y - self.y.mean(0)).square().sum((0, 2)).double()
         self.shares: np.ndarray | None = None
         """``[component]``: variance that so many components explain, and one more."""
 
-    def measure(self, dictionary: Dictionary) -> Measured:
-        """Measure a dictionary."""
+    def measure(self, dictionaries: Sequence[Dictionary]) -> Measured:
+        """Measure a dictionary of all layers, or one of each."""
         left = torch.zeros(self.x.shape[1], dtype=torch.float64)
-        on = torch.zeros(dictionary.features, dtype=torch.int64)
+        on = torch.zeros(len(dictionaries), dictionaries[0].features, dtype=torch.int64)
         for layer in range(self.x.shape[1]):
-            for part in self.x[:, layer].split(ROWS):
-                y, features = dictionary.reconstruct(part)
-                left[layer] += (part - y).square().sum()
-                on += (features > 0).sum(0)
+            own = min(layer, len(dictionaries) - 1)
+            parts = self.x[:, layer].split(ROWS), self.y[:, layer].split(ROWS)
+            for read, wanted in zip(*parts, strict=True):
+                y, features = dictionaries[own].reconstruct(read)
+                left[layer] += (wanted - y).square().sum()
+                on[own] += (features > 0).sum(0)
         number = self.x.shape[0] * self.x.shape[1]
         explained = (1 - left / self._spread).numpy()
-        return Measured(explained, float(on.sum()) / number, on.double() / number)
+        density = on.double() * len(dictionaries) / number
+        l0 = float(on.sum()) / number
+        return Measured(explained, l0, density if len(dictionaries) > 1 else density[0])
 
-    def most_on(self, dictionary: Dictionary) -> int:
+    def most_on(self, dictionaries: Sequence[Dictionary]) -> int:
         """The most features that are on for any activation."""
-        parts = self.x.flatten(0, 1).split(ROWS)
-        return max(int((dictionary.encode(part) > 0).sum(-1).max()) for part in parts)
+        most = 0
+        for layer in range(self.x.shape[1]):
+            own = dictionaries[min(layer, len(dictionaries) - 1)]
+            for part in self.x[:, layer].split(ROWS):
+                most = max(most, int((own.encode(part) > 0).sum(-1).max()))
+        return most
+
+    def unexplained(self, dictionaries: Sequence[Dictionary]) -> float:
+        """Share of the variance of the first activations that a saved dictionary leaves over.
+
+        In the units in which it was learned.
+        """
+        [dictionary] = dictionaries
+        x = self.first()
+        y = dictionary.normalised(x)[0]
+        found = dictionary.decode(dictionary.encode(x))
+        return float((y - found).square().sum() / (y - y.mean(0)).square().sum())
+
+    def first(self) -> Tensor:
+        """The first activations, as they are learned from."""
+        return self.x.flatten(0, 1)[:ROWS]
 
     def see(self, x: Tensor) -> None:
         """Find the principal components of the first activations ``[n, width]`` that are seen."""

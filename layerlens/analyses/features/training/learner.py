@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layerlens.analyses.features.dictionaries.dictionary import Form, normalised
-from layerlens.analyses.features.training.objective import CHOOSING, Loss, loss_of
+from layerlens.analyses.features.dictionaries.dictionary import Dictionary, Form, normalised
+from layerlens.analyses.features.training.objective import CHOOSING, Batch, Loss, loss_of
 from layerlens.errors import ActivationError
 
 THRESHOLD = 0.01
@@ -60,19 +60,18 @@ class Learner:
 
     def __init__(self, recipe: Recipe, first: Tensor) -> None:
         self.recipe = recipe
-        width = first.shape[1]
         self.scale = 1.0
         if recipe.normalise == "none":
-            norm = float(first.norm(dim=-1).mean())
-            self.scale = 2.0 ** round(math.log2(width**0.5 / norm)) if norm > 0 else 1.0
-        drawn = torch.Generator().manual_seed(recipe.seed)
-        rows = torch.nn.functional.normalize(
-            torch.randn(recipe.features, width, generator=drawn), dim=-1
-        )
+            self.scale = scale_of(first)
+        rows = drawn_rows(recipe, first.shape[1])
         rows = rows if recipe.kind in CHOOSING else rows * SMALL
+        self._begin({"encoder": rows.clone(), "decoder": rows.clone()}, self._inside(first).mean(0))
+
+    def _begin(self, given: dict[str, Tensor], mean: Tensor) -> None:
+        """Begin with an encoder and a decoder, and what else the kind has."""
+        recipe = self.recipe
         zeros = torch.zeros(recipe.features)
-        self.given = {"encoder": rows.clone(), "decoder": rows.clone()}
-        self.given["b_dec"] = self._inside(first).mean(0)
+        self.given = given | {"b_dec": mean}
         if recipe.kind == "gated":
             self.given |= {name: zeros.clone() for name in ("b_gate", "b_mag", "r_mag")}
         else:
@@ -93,6 +92,11 @@ class Learner:
         """[m] bool: features that were off for ``dead_after`` activations."""
         return self.asleep >= self.recipe.dead_after
 
+    def _batch(self, x: Tensor, given: Mapping[str, Tensor]) -> Batch:
+        """Activations as they are learned from."""
+        x = self._inside(x)
+        return Batch(x, x, given["b_dec"])
+
     def step(self, x: Tensor) -> Loss:
         """Learn from a batch of activations ``[n, d]``.
 
@@ -101,12 +105,14 @@ class Learner:
         ActivationError
             The loss is not finite.
         """
-        recipe, x = self.recipe, self._inside(x)
+        recipe = self.recipe
         done = self.seen / recipe.total
         price = recipe.sparsity * min(1.0, done / WARM_UP)
         given = {name: one.requires_grad_() for name, one in self.given.items()}
+        batch = self._batch(x, given)
+        aux = batch.read.shape[1] // 2
         loss = loss_of(
-            recipe.kind, given, x, k=recipe.k, price=price, dead=self.dead, aux=x.shape[1] // 2
+            recipe.kind, given, batch, k=recipe.k, price=price, dead=self.dead, aux=aux
         )
         slopes = torch.autograd.grad(loss.total, list(given.values()))
         if not math.isfinite(loss.total.item()):
@@ -126,7 +132,7 @@ class Learner:
         recipe = self.recipe
         with torch.no_grad():
             return loss_of(
-                recipe.kind, self.given, self._inside(x), k=recipe.k, price=0.0,
+                recipe.kind, self.given, self._batch(x, self.given), k=recipe.k, price=0.0,
                 dead=torch.zeros_like(self.dead), aux=0,
             )  # fmt: skip
 
@@ -155,6 +161,10 @@ class Learner:
         kind = "jumprelu" if self.recipe.kind == "batchtopk" else self.recipe.kind
         k = self.recipe.k if kind == "topk" else None
         return Form(kind, k, self.recipe.normalise)
+
+    def dictionaries(self) -> list[Dictionary]:
+        """The dictionary as it is by now, in the units of the model."""
+        return [Dictionary(self.form(), self.arrays())]
 
     def arrays(self) -> dict[str, Tensor]:
         """The dictionary in the units of the model, as :class:`Dictionary` takes it."""
@@ -192,3 +202,18 @@ class Learner:
         self.asleep, self.cut = held["asleep"].clone(), held["cut"].clone()
         self.steps, self.seen = held["counts"].tolist()
         self.scale = float(held["scale"])
+
+
+def scale_of(x: Tensor) -> float:
+    """The power of two that brings activations ``[n, d]`` near the norm ``sqrt(d)``."""
+    norm = float(x.norm(dim=-1).mean())
+    return 2.0 ** round(math.log2(x.shape[1] ** 0.5 / norm)) if norm > 0 else 1.0
+
+
+def drawn_rows(recipe: Recipe, width: int) -> Tensor:
+    """Random rows of norm 1 to begin with, ``[features, width]``."""
+    drawn = torch.Generator().manual_seed(recipe.seed)
+    rows: Tensor = torch.nn.functional.normalize(
+        torch.randn(recipe.features, width, generator=drawn), dim=-1
+    )
+    return rows

@@ -1,6 +1,6 @@
 """What each kind of dictionary minimises on a batch of activations.
 
-With ``x`` the activations, ``y`` what is decoded, ``f`` the features and ``W_j`` the rows of the
+With ``x`` the activations (of a transcoder those that it writes), ``y`` what is decoded, ``f`` the features and ``W_j`` the rows of the
 decoder, the error is ``|x - y|^2 / |x - mean|^2``, summed over the batch, for the kinds that
 choose their features (topk, batchtopk), and the mean of ``|x - y|^2`` for the others, to which a
 price of being on is added:
@@ -62,8 +62,24 @@ class Loss(NamedTuple):
     cut: float = 0.0
 
 
+class Batch(NamedTuple):
+    """What a dictionary reads, and what it has to write.
+
+    Attributes
+    ----------
+    read, written
+        ``[n, d]`` and ``[n, o]``; the same of an autoencoder.
+    centre
+        ``[d]``: what is taken from what is read, ``b_dec`` of an autoencoder.
+    """
+
+    read: Tensor
+    written: Tensor
+    centre: Tensor
+
+
 def loss_of(
-    kind: str, given: Parameters, x: Tensor, *, k: int, price: float, dead: Tensor, aux: int
+    kind: str, given: Parameters, batch: Batch, *, k: int, price: float, dead: Tensor, aux: int
 ) -> Loss:
     """The loss of a batch, recorded for autograd.
 
@@ -72,9 +88,10 @@ def loss_of(
     kind
         One of ``KINDS``.
     given
-        ``encoder [m, d]``, ``decoder [m, d]``, ``b_dec`` and what else the kind has.
-    x
-        ``[n, d]``.
+        ``encoder [m, d]``, ``decoder [m, o]``, ``b_dec``, what else the kind has, and ``skip
+        [o, d]`` where there is an affine path beside the features.
+    batch
+        What is learned from.
     k
         Features for each activation, of the kinds that choose.
     price
@@ -85,13 +102,13 @@ def loss_of(
         How many dead ones try to explain the error, at most.
     """
     if kind == "topk":
-        return _topk(given, x, k, dead, aux)
-    centred = x - given["b_dec"]
+        return _topk(given, batch, k, dead, aux)
+    centred = batch.read - batch.centre
     if kind == "gated":
-        return _gated(given, x, centred, price)
+        return _gated(given, batch, centred, price)
     pre = centred @ given["encoder"].T + given["b_enc"]
     if kind == "batchtopk":
-        return _batchtopk(given, x, pre, k, dead, aux)
+        return _batchtopk(given, batch, pre, k, dead, aux)
     norms = given["decoder"].norm(dim=-1)
     if kind == "jumprelu":
         threshold = given["log_threshold"].exp()
@@ -100,47 +117,62 @@ def loss_of(
     else:
         f = pre.relu()
         paid = (f @ norms).mean()
-    return _priced(x, f @ given["decoder"] + given["b_dec"], f, price * paid)
+    return _priced(batch, _whole(given, batch, f @ given["decoder"]), f, price * paid)
 
 
-def _topk(given: Parameters, x: Tensor, k: int, dead: Tensor, aux: int) -> Loss:
+def _whole(given: Parameters, batch: Batch, found: Tensor) -> Tensor:
+    """What is written: what features write, the bias, and the path beside them."""
+    found = found + given["b_dec"]
+    return found + batch.read @ given["skip"].T if "skip" in given else found
+
+
+def _chosen(given: Parameters, batch: Batch, index: Tensor, value: Tensor) -> Tensor:
+    """The pre-activations of a few features, with gradients for these alone."""
+    inputs = (batch.read, given["encoder"], given["b_enc"], batch.centre)
+    found: Tensor = Chosen.apply(*inputs, index, value).relu()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _topk(given: Parameters, batch: Batch, k: int, dead: Tensor, aux: int) -> Loss:
     with torch.no_grad():
-        pre = (x - given["b_dec"]) @ given["encoder"].T + given["b_enc"]
+        pre = (batch.read - batch.centre) @ given["encoder"].T + given["b_enc"]
         best = pre.topk(k, dim=-1)
-    inputs = (x, given["encoder"], given["b_enc"], given["b_dec"])
-    value = Chosen.apply(*inputs, best.indices, best.values).relu()  # type: ignore[no-untyped-call]
-    y = weighted_rows(best.indices, value, given["decoder"]) + given["b_dec"]
+    value = _chosen(given, batch, best.indices, best.values)
+    y = _whole(given, batch, weighted_rows(best.indices, value, given["decoder"]))
     on = torch.zeros(len(dead), dtype=torch.bool)
     on[best.indices[best.values > 0]] = True
-    share = _unexplained(x, y)
-    total = share + _revived(given, x, pre, (x - y).detach(), dead, aux)
-    return Loss(total, share.item(), on, float((best.values > 0).sum()) / len(x))
+    share = _unexplained(batch.written, y)
+    total = share + _revived(given, batch, pre, (batch.written - y).detach(), dead, aux)
+    return Loss(total, share.item(), on, float((best.values > 0).sum()) / len(y))
 
 
-def _batchtopk(given: Parameters, x: Tensor, pre: Tensor, k: int, dead: Tensor, aux: int) -> Loss:
+def _batchtopk(
+    given: Parameters, batch: Batch, pre: Tensor, k: int, dead: Tensor, aux: int
+) -> Loss:
     f = pre.relu()
-    cut = f.detach().flatten().topk(k * len(x)).values[-1]
+    cut = f.detach().flatten().topk(k * len(f)).values[-1]
     f = f * (f >= cut)
-    y = f @ given["decoder"] + given["b_dec"]
-    share = _unexplained(x, y)
-    total = share + _revived(given, x, pre.detach(), (x - y).detach(), dead, aux)
+    y = _whole(given, batch, f @ given["decoder"])
+    share = _unexplained(batch.written, y)
+    total = share + _revived(given, batch, pre.detach(), (batch.written - y).detach(), dead, aux)
     return Loss(total, share.item(), *_use(f), float(cut))
 
 
-def _gated(given: Parameters, x: Tensor, centred: Tensor, price: float) -> Loss:
+def _gated(given: Parameters, batch: Batch, centred: Tensor, price: float) -> Loss:
     along = centred @ given["encoder"].T
     gate = along + given["b_gate"]
     f = (along * given["r_mag"].exp() + given["b_mag"]).relu() * (gate > 0)
     open_ = gate.relu()
     paid = (open_ @ given["decoder"].norm(dim=-1)).mean()
-    alone = open_ @ given["decoder"].detach() + given["b_dec"].detach()
-    extra = (x - alone).square().sum(-1).mean()
-    return _priced(x, f @ given["decoder"] + given["b_dec"], f, price * paid + extra)
+    held = {name: one.detach() for name, one in given.items()}
+    alone = _whole(held, batch, open_ @ held["decoder"])
+    extra = (batch.written - alone).square().sum(-1).mean()
+    return _priced(batch, _whole(given, batch, f @ given["decoder"]), f, price * paid + extra)
 
 
-def _priced(x: Tensor, y: Tensor, f: Tensor, more: Tensor) -> Loss:
-    total = (x - y).square().sum(-1).mean() + more
-    return Loss(total, _unexplained(x, y).item(), *_use(f))
+def _priced(batch: Batch, y: Tensor, f: Tensor, more: Tensor) -> Loss:
+    total = (batch.written - y).square().sum(-1).mean() + more
+    return Loss(total, _unexplained(batch.written, y).item(), *_use(f))
 
 
 def _use(f: Tensor) -> tuple[Tensor, float]:
@@ -154,15 +186,14 @@ def _unexplained(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _revived(
-    given: Parameters, x: Tensor, pre: Tensor, error: Tensor, dead: Tensor, aux: int
+    given: Parameters, batch: Batch, pre: Tensor, error: Tensor, dead: Tensor, aux: int
 ) -> Tensor:
     """What the dead features with the largest pre-activations leave of the error."""
     number = min(aux, int(dead.sum()))
     if not number:
-        return x.new_zeros(())
+        return error.new_zeros(())
     best = pre.masked_fill(~dead, -torch.inf).topk(number, dim=-1)
-    inputs = (x, given["encoder"], given["b_enc"], given["b_dec"])
-    value = Chosen.apply(*inputs, best.indices, best.values).relu()  # type: ignore[no-untyped-call]
+    value = _chosen(given, batch, best.indices, best.values)
     found = weighted_rows(best.indices, value, given["decoder"])
-    spread = error.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+    spread = error.square().sum().clamp_min(torch.finfo(error.dtype).tiny)
     return DEAD_SHARE * (error - found).square().sum() / spread

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.parts import Variable
-from layerlens.analyses.features.training.asked import DEFAULT_LIMIT, Asked, sizes_of
+from layerlens.analyses.features.training.asked import DEFAULT_LIMIT, Asked, AskedSae, sizes_of
 from layerlens.analyses.features.training.objective import CHOOSING
 from layerlens.analyses.features.training.training import Training
 from layerlens.result.fitted import Fitted
@@ -36,15 +36,19 @@ VARIABLES = {
 
 def count_work(model: LensModel, tokens: Tokens | Texts, **options: object) -> Work:
     """Count passes and bytes of one call; reads the texts, runs nothing."""
-    asked = Asked(model, **options)  # type: ignore[arg-type]
+    return work_of(AskedSae(model=model, **options), tokens)  # type: ignore[arg-type]
+
+
+def work_of(asked: Asked, tokens: Tokens | Texts) -> Work:
+    """Count passes and bytes of a training; reads the texts, runs nothing."""
     sizes = sizes_of(asked, tokens)
     fed = round(sizes.fed * min(1.0, sizes.total / max(1, sizes.train)))
     passes = max(1.0, sizes.total / max(1, sizes.train)) * asked.depth_share
     features = asked.width * asked.size
     # Per activation: the encoder's product, and for kinds that do not choose all of the others.
     products = 2 if asked.kind == "topk" else 12
-    operations = 1.0 * products * sizes.total * asked.width * features
-    parameters = 2 * asked.width * features * 4
+    operations = 1.0 * products * sizes.total * asked.width * features * asked.dictionaries
+    parameters = 2 * asked.width * features * 4 * asked.dictionaries
     held = asked.buffer_bytes + 6 * parameters + 4 * asked.batch * features * 4
     return Work(passes, 0, int(held), tokens=fed, operations=operations)
 
@@ -169,8 +173,10 @@ def train_sae(
     >>> sae.kind, list(sae["W_dec"].shape), sae.options["layers"]
     ('sae', [128, 64], [0])
     """
-    asked = Asked(
-        model, site, layers, kind, size, k, sparsity, activations, batch, lr, dead_after,
-        positions_skipped, test, test_tokens, seed, resume, memory_limit,
+    asked = AskedSae(
+        model=model, site=site, layers=layers, kind=kind, size=size, k=k, sparsity=sparsity,
+        activations=activations, batch=batch, lr=lr, dead_after=dead_after,
+        positions_skipped=positions_skipped, test=test, test_tokens=test_tokens, seed=seed,
+        resume=resume, memory_limit=memory_limit,
     )  # fmt: skip
     Training(job, tokens, asked).run()

@@ -1,8 +1,9 @@
-"""The work of one call of ``ll.train_sae``: a buffer is filled, shuffled and learned from."""
+"""The work of learning a dictionary: a buffer is filled, shuffled and learned from."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from layerlens.analyses.contract.options import plain
 from layerlens.analyses.features.activations import special_ids
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.analyses.features.training.asked import Asked, chunks, count, shuffled, sizes_of
-from layerlens.analyses.features.training.judge import ROWS, Judge
 from layerlens.analyses.features.training.learner import STATE, Learner
 from layerlens.analyses.lenses.fitting.documents import read_rows, text_of
 from layerlens.errors import Cancelled, InputError
@@ -29,13 +29,8 @@ if TYPE_CHECKING:
 
 POINTS = 20
 """Points of the curves, at most."""
-SAME = (
-    "site", "kind", "size", "k", "sparsity", "activations", "batch", "lr", "dead_after",
-    "positions_skipped", "test", "test_tokens", "seed", "memory_limit",
-)  # fmt: skip
-"""Options that a dictionary has to be begun and ended with; the limit sizes the buffer."""
 CURVES = ("explained", "control", "loss", "l0", "dead")
-LEARNED, CONTROL = "learned", "principal components"
+LEARNED = "learned"
 
 
 class Training:
@@ -54,7 +49,7 @@ class Training:
         self.sizes = sizes_of(asked, texts)
         split = job.split(asked.seed, asked.test)
         self.taught = frozenset(split.train)
-        self.judge = Judge(self._held_out(frozenset(split.test)))
+        self.judge = asked.judge(self._held_out(frozenset(split.test)))
         self.learner: Learner | None = None
         self.place, self.inside = (0, 0), 0
         # A step takes less than two batches, so that each point is met by one of its own.
@@ -90,10 +85,10 @@ class Training:
                 f"{asked.positions_skipped} of each text do not count: give longer texts."
             )
         for place, rows in chunks(asked, self.texts, self.taught, self.place, self.sizes.total):
-            x = torch.cat(list(asked.places.read(rows, self.job.tick))).flatten(0, 1)
+            x = asked.rows(torch.cat(list(asked.places.read(rows, self.job.tick))))
             x = x[shuffled(asked.seed, place, len(x))]
             if self.learner is None:
-                self.learner = Learner(asked.recipe(self.sizes.total), x)
+                self.learner = asked.learner(self.sizes.total, x)
                 if begun is not None:
                     self.learner.take(begun.arrays)
             if place != self.place:
@@ -129,7 +124,7 @@ class Training:
         point = learner.seen * self.points // self.sizes.total - 1
         if point < 0 or not np.isnan(self.history[0, point]):
             return
-        found = self.judge.measure(Dictionary(learner.form(), learner.arrays()))
+        found = self.judge.measure(learner.dictionaries())
         loss, _ = np.mean(self.losses, axis=0)
         self.losses.clear()
         dead = float(learner.dead.float().mean())
@@ -152,7 +147,7 @@ class Training:
         arrays[STATE + "shares"] = torch.from_numpy(self.judge.shares)
         arrays[STATE + "losses"] = torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 2)
         places = self.asked.places
-        facts: dict[str, Any] = {"dictionary": learner.form().told(), "layers": places.layers}
+        facts: dict[str, Any] = {"dictionary": learner.form().told(), **self.asked.facts()}
         facts |= {"special": sorted(special_ids(places.model)), "activations_seen": learner.seen}
         self.job.learned(arrays, facts=facts)
 
@@ -160,8 +155,8 @@ class Training:
         learner, job = self.learner, self.job
         if learner is None:
             raise RuntimeError("texts with tokens gave no chunk")
-        dictionary = Dictionary(learner.form(), learner.arrays())
-        found = self.judge.measure(dictionary)
+        dictionaries = learner.dictionaries()
+        found = self.judge.measure(dictionaries)
         scores = {f"explained_variance/{layer}": float(value) for layer, value in zip(
             self.asked.places.layers, found.explained, strict=True)}  # fmt: skip
         scores |= {"l0": found.l0, "control": self.judge.components(found.l0)}
@@ -179,26 +174,24 @@ class Training:
                 "dictionary that sees little text learns its repetitions."
             )
         if self.asked.kind == "topk":
-            most = self.judge.most_on(dictionary)
+            most = self.judge.most_on(dictionaries)
             job.check("no more than k", most - self.asked.k, 0, "features on above k, of any token")
         if self.asked.kind != "batchtopk":  # which chooses by batch while it learns
-            self._check_use(learner, dictionary)
+            self._check_use(learner, dictionaries)
 
-    def _check_use(self, learner: Learner, dictionary: Dictionary) -> None:
+    def _check_use(self, learner: Learner, dictionaries: Sequence[Dictionary]) -> None:
         """In the units of the model it has to compute what it computed while it was learned."""
-        x = self.judge.x.flatten(0, 1)[:ROWS]
-        loss = learner.look(x)
-        y, features = dictionary.normalised(x)[0], dictionary.encode(x)
-        left = (y - dictionary.decode(features)).square().sum() / (y - y.mean(0)).square().sum()
+        loss = learner.look(self.judge.first())
+        left = self.judge.unexplained(dictionaries)
         self.job.check(
-            "used as it was learned", abs(float(left) - loss.error), 1e-3 * (1 + loss.error),
+            "used as it was learned", abs(left - loss.error), 1e-3 * (1 + loss.error),
             "unexplained variance with the dictionary as it is saved, from that in training",
         )  # fmt: skip
 
     def _declare(self) -> None:
         seen = (np.arange(1, self.points + 1) * self.sizes.total / self.points).astype(np.int64)
         coords = {
-            "dictionary": (("dictionary",), np.array([LEARNED, CONTROL])),
+            "dictionary": (("dictionary",), np.array([LEARNED, self.asked.CONTROL])),
             "activations": (
                 ("activations",),
                 np.array([_short(number) for number in seen.tolist()]),
@@ -219,13 +212,17 @@ class Training:
             return None
         begun = open_saved(given) if isinstance(given, str | os.PathLike) else given
         if not isinstance(begun, Fitted):
-            raise InputError("resume is no dictionary: give what an earlier ll.train_sae returned.")
-        begun.require(asked.model, "sae")
+            raise InputError(
+                f"resume is no dictionary: give what an earlier ll.train_{asked.LEARNS} returned."
+            )
+        begun.require(asked.model, asked.LEARNS)
         if STATE + "place" not in begun:
-            raise InputError("This dictionary was not begun by ll.train_sae: it cannot go on.")
+            raise InputError(
+                f"This dictionary was not begun by ll.train_{asked.LEARNS}: it cannot go on."
+            )
         if begun.data != data_of(asked.model, {"text": self.texts}):
             raise InputError("The dictionary was begun with other texts: give the same ones.")
-        for name in (*SAME, "layers"):
+        for name in (*asked.SAME, "layers"):
             mine = asked.places.layers if name == "layers" else plain(getattr(asked, name))
             if begun.options.get(name) != mine:
                 raise InputError(
