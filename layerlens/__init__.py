@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.features.sae_files import export_sae, load_sae
     from layerlens.analyses.features.sae_metrics import sae_metrics
     from layerlens.analyses.features.training.train_sae import train_sae
+    from layerlens.analyses.features.training.train_transcoder import train_transcoder
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
     from layerlens.analyses.information.neural_collapse import neural_collapse
@@ -260,6 +261,7 @@ _PLACES = {
     "ResultError": "layerlens.errors",
     "Cancelled": "layerlens.errors",
     "train_sae": "layerlens.analyses.features.training.train_sae",
+    "train_transcoder": "layerlens.analyses.features.training.train_transcoder",
     "load_sae": "layerlens.analyses.features.sae_files",
     "export_sae": "layerlens.analyses.features.sae_files",
     "sae_metrics": "layerlens.analyses.features.sae_metrics",
@@ -395,6 +397,7 @@ __all__ = [
     "token_uncertainty",
     "top_texts",
     "train_sae",
+    "train_transcoder",
     "translation_prompts",
     "voids",
 ]

@@ -24,6 +24,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "compare_models": ((LIST,), {"other": None}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "train_sae": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
+    "train_transcoder": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
     "sae_metrics": ((ONE,), {"sae": None}),
     "features": ((ONE,), {"sae": None}),
     "lens_quality": ((ONE,), {"positions_skipped": 1}),

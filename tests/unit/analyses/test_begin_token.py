@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "train_sae": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
+    "train_transcoder": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
     "sae_metrics": ((LIST,), {"sae": None}),
     "features": ((ONE,), {"sae": None}),
     "lens_quality": ((LIST,), {"positions_skipped": 1}),

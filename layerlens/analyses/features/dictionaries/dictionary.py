@@ -2,8 +2,8 @@
 
 What ``ll.train_sae`` and ``ll.load_sae`` return is a :class:`layerlens.Fitted` of kind ``"sae"``;
 of kind ``"transcoder"`` is what ``ll.train_transcoder`` returns, and ``ll.load_sae`` where the file
-holds one. Its arrays, with ``d`` the width read, ``o`` the width written (``d`` unless it is a transcoder)
-and ``m`` the number of features:
+holds one. Its arrays, with ``d`` the width read, ``o`` the width written (``d`` unless it is a
+transcoder) and ``m`` the number of features:
 
 ============  ========  ==========================================================================
 ``W_enc``     [d, m]    encoder

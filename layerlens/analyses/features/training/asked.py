@@ -15,7 +15,7 @@ from torch import Tensor
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.features.activations import Places, special_ids
 from layerlens.analyses.features.training.judge import Judge
-from layerlens.analyses.features.training.learner import Learner, Recipe
+from layerlens.analyses.features.training.learner import Learner, Learns, Recipe
 from layerlens.analyses.features.training.objective import CHOOSING, KINDS
 from layerlens.analyses.lenses.fitting.documents import read_rows, text_of
 from layerlens.errors import InputError, MemoryLimitError
@@ -124,7 +124,7 @@ class Asked:
         """Activations ``[token, site, width]``, one to learn from a row."""
         return x.flatten(0, 1) if self.sites_of_one == 1 else x
 
-    def learner(self, total: int, first: Tensor) -> Learner:
+    def learner(self, total: int, first: Tensor) -> Learns:
         """What learns from so many activations, the first of which are given."""
         raise NotImplementedError
 

@@ -114,3 +114,8 @@ class Judge:
             raise RuntimeError("see() comes before components()")
         number = min(round(l0), len(self.shares))
         return float(self.shares[number - 1]) if number else 0.0
+
+    def controls(self, l0: float, layers: Sequence[int]) -> dict[str, float]:
+        """What the dictionary has to beat on the layers that were read, by name."""
+        del layers  # principal components are of all of them
+        return {"control": self.components(l0)}

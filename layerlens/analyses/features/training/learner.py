@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,39 @@ class Recipe:
     dead_after: int
     seed: int
     normalise: str
+
+
+class Learns(Protocol):
+    """What a training talks to: one dictionary, or several, while they are learned."""
+
+    @property
+    def seen(self) -> int:
+        """Activations that were learned from."""
+
+    @property
+    def dead(self) -> Tensor:
+        """bool: features that were off for long."""
+
+    def step(self, x: Tensor) -> Loss:
+        """Learn from a batch."""
+
+    def look(self, x: Tensor) -> Loss:
+        """The loss of activations that are not learned from."""
+
+    def form(self) -> Form:
+        """What is computed."""
+
+    def dictionaries(self) -> list[Dictionary]:
+        """What is learned by now, in the units of the model."""
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The same by name."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What else is needed to go on from here exactly."""
+
+    def take(self, begun: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`arrays` and :meth:`state` gave."""
 
 
 class Learner:
@@ -111,9 +145,7 @@ class Learner:
         given = {name: one.requires_grad_() for name, one in self.given.items()}
         batch = self._batch(x, given)
         aux = batch.read.shape[1] // 2
-        loss = loss_of(
-            recipe.kind, given, batch, k=recipe.k, price=price, dead=self.dead, aux=aux
-        )
+        loss = loss_of(recipe.kind, given, batch, k=recipe.k, price=price, dead=self.dead, aux=aux)
         slopes = torch.autograd.grad(loss.total, list(given.values()))
         if not math.isfinite(loss.total.item()):
             raise ActivationError(
@@ -193,7 +225,8 @@ class Learner:
 
     def take(self, begun: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`arrays` and :meth:`state` gave."""
-        held = {name.removeprefix(STATE): one for name, one in begun.items()}
+        state = ((name, one) for name, one in begun.items() if name.startswith(STATE))
+        held = {name.removeprefix(STATE): one for name, one in state}
         held |= {"encoder": begun["W_enc"].T, "decoder": begun["W_dec"]}
         for name in self.given:
             self.given[name] = held[name].clone(memory_format=torch.contiguous_format)

@@ -1,9 +1,9 @@
 """What each kind of dictionary minimises on a batch of activations.
 
-With ``x`` the activations (of a transcoder those that it writes), ``y`` what is decoded, ``f`` the features and ``W_j`` the rows of the
-decoder, the error is ``|x - y|^2 / |x - mean|^2``, summed over the batch, for the kinds that
-choose their features (topk, batchtopk), and the mean of ``|x - y|^2`` for the others, to which a
-price of being on is added:
+With ``x`` the activations (of a transcoder those that it writes), ``y`` what is decoded, ``f`` the
+features and ``W_j`` the rows of the decoder, the error is ``|x - y|^2 / |x - mean|^2``, summed over
+the batch, for the kinds that choose their features (topk, batchtopk), and the mean of ``|x - y|^2``
+for the others, to which a price of being on is added:
 
 =========  ========================================================================================
 topk       the ``k`` largest pre-activations of a token; Gao et al. (2024), Scaling and Evaluating

@@ -15,7 +15,7 @@ from layerlens.analyses.contract.options import plain
 from layerlens.analyses.features.activations import special_ids
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.analyses.features.training.asked import Asked, chunks, count, shuffled, sizes_of
-from layerlens.analyses.features.training.learner import STATE, Learner
+from layerlens.analyses.features.training.learner import STATE, Learns
 from layerlens.analyses.lenses.fitting.documents import read_rows, text_of
 from layerlens.errors import Cancelled, InputError
 from layerlens.result.fitted import Fitted
@@ -50,7 +50,7 @@ class Training:
         split = job.split(asked.seed, asked.test)
         self.taught = frozenset(split.train)
         self.judge = asked.judge(self._held_out(frozenset(split.test)))
-        self.learner: Learner | None = None
+        self.learner: Learns | None = None
         self.place, self.inside = (0, 0), 0
         # A step takes less than two batches, so that each point is met by one of its own.
         self.points = min(POINTS, max(1, self.sizes.total // (2 * asked.batch)))
@@ -100,7 +100,7 @@ class Training:
             del x  # before the next buffer is filled, or three are held at once
         self._end()
 
-    def _learn(self, learner: Learner, x: Tensor) -> None:
+    def _learn(self, learner: Learns, x: Tensor) -> None:
         """Go through one buffer, from where an earlier call stood in it."""
         parts = x.tensor_split(max(1, len(x) // self.asked.batch))
         try:
@@ -119,7 +119,7 @@ class Training:
             raise
         self._hand_over(learner)
 
-    def _show(self, learner: Learner) -> None:
+    def _show(self, learner: Learns) -> None:
         """Put a point on the curves where the next one is due."""
         point = learner.seen * self.points // self.sizes.total - 1
         if point < 0 or not np.isnan(self.history[0, point]):
@@ -139,7 +139,7 @@ class Training:
         told["explained_variance"] = np.array([explained, control])
         self.job.emit({"activations": point}, told)
 
-    def _hand_over(self, learner: Learner) -> None:
+    def _hand_over(self, learner: Learns) -> None:
         """Hand over the dictionary as it is, and what is needed to go on."""
         arrays = learner.arrays() | learner.state()
         arrays[STATE + "place"] = torch.tensor([*self.place, self.inside])
@@ -159,14 +159,13 @@ class Training:
         found = self.judge.measure(dictionaries)
         scores = {f"explained_variance/{layer}": float(value) for layer, value in zip(
             self.asked.places.layers, found.explained, strict=True)}  # fmt: skip
-        scores |= {"l0": found.l0, "control": self.judge.components(found.l0)}
+        scores |= {"l0": found.l0} | self.judge.controls(found.l0, self.asked.places.layers)
         dead = float(learner.dead.float().mean())
         job.learned({"density": found.density}, {"test": scores, "train": {"dead": dead}})
         job.note(
             passes=learner.seen / max(1, self.sizes.train),
             activations=learner.seen,
             features=self.asked.features,
-            scale=learner.scale,
         )
         if self.sizes.total > self.sizes.train:
             job.remark(
@@ -179,7 +178,7 @@ class Training:
         if self.asked.kind != "batchtopk":  # which chooses by batch while it learns
             self._check_use(learner, dictionaries)
 
-    def _check_use(self, learner: Learner, dictionaries: Sequence[Dictionary]) -> None:
+    def _check_use(self, learner: Learns, dictionaries: Sequence[Dictionary]) -> None:
         """In the units of the model it has to compute what it computed while it was learned."""
         loss = learner.look(self.judge.first())
         left = self.judge.unexplained(dictionaries)
