@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
     from layerlens.analyses.probing.aligned_pairs import aligned_pairs
+    from layerlens.analyses.probing.layer_mix import layer_mix
     from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
@@ -193,6 +194,7 @@ _PLACES = {
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "sparse_split": "layerlens.analyses.depth.sparse_split",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
+    "layer_mix": "layerlens.analyses.probing.layer_mix",
     "probe": "layerlens.analyses.probing.probe",
     "probe_steering": "layerlens.analyses.steering.probe_steering",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
@@ -353,6 +355,7 @@ __all__ = [
     "knockout",
     "language_track",
     "layer_metrics",
+    "layer_mix",
     "lens_difference",
     "lens_quality",
     "load",

@@ -39,6 +39,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "out_of_distribution": ((4 * LIST, LIST), {}),
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
+    "layer_mix": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
     "lens_difference": ((ONE,), {"other": None}),
     "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
     "probe_steering": ((ONE,), {"probe": None}),
