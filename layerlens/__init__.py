@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.sparse_split import sparse_split
     from layerlens.analyses.depth.void_layers import voids
+    from layerlens.analyses.features.feature import feature
     from layerlens.analyses.features.features import features
     from layerlens.analyses.features.sae_files import export_sae, load_sae
     from layerlens.analyses.features.sae_metrics import sae_metrics
@@ -267,6 +268,7 @@ _PLACES = {
     "load_sae": "layerlens.analyses.features.sae_files",
     "export_sae": "layerlens.analyses.features.sae_files",
     "sae_metrics": "layerlens.analyses.features.sae_metrics",
+    "feature": "layerlens.analyses.features.feature",
     "features": "layerlens.analyses.features.features",
     # Jupyter looks these two up by name.
     "_jupyter_labextension_paths": "layerlens.jupyter",
@@ -335,6 +337,7 @@ __all__ = [
     "export_jacobian_lens",
     "export_sae",
     "export_tuned_lens",
+    "feature",
     "features",
     "finercut",
     "first_cosine",

@@ -14,9 +14,9 @@ from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.options import written
 from layerlens.analyses.features.effects import logit_effects, why_no_effects
 from layerlens.analyses.features.encoded_text import EncodedText
-from layerlens.analyses.features.sae_metrics import CONTROL, Given, dictionary_of
+from layerlens.analyses.features.neighbours import neighbours
+from layerlens.analyses.features.sae_metrics import Given, dictionary_of
 from layerlens.analyses.texts.text_pair import row_of
-from layerlens.errors import InputError
 from layerlens.run.base import record_base
 from layerlens.run.changes import Change
 
@@ -71,7 +71,7 @@ def open_feature(
 ) -> Opened:
     """Read a feature at every token, by its weights, and set it to another value at one token."""
     fitted, dictionary, places = dictionary_of(model, sae)
-    feature = _feature(place, dictionary.features)
+    feature = dictionary.require(int(place.need("feature")))
     job.tick()
     text = EncodedText.of(places, dictionary, row_of(tokens, 0), job.tick)
     spot = _spot(text, place, feature)
@@ -91,13 +91,6 @@ def open_feature(
         tables=tables,
         texts=[list(zip(text.tokens.strings[0], marks.tolist(), strict=True))],
     )
-
-
-def _feature(place: Place, count: int) -> int:
-    feature = int(place.need("feature"))
-    if not 0 <= feature < count:
-        raise InputError(f"There is no feature {feature}: this dictionary has {count}.")
-    return feature
 
 
 def _spot(text: EncodedText, place: Place, feature: int) -> _Spot:
@@ -147,24 +140,20 @@ def _effects(job: Job, model: LensModel, row: Tensor) -> Table:
 def _neighbours(job: Job, model: LensModel, spot: _Spot) -> Table:
     """The features whose decoder rows are nearest to its own, and a random direction's nearest."""
     dictionary = spot.text.dictionary
-    rows = torch.nn.functional.normalize(dictionary["W_dec"], dim=1)
     job.tick()
-    cosines = rows @ rows[spot.feature]
-    cosines[spot.feature] = -torch.inf
-    best = cosines.topk(min(NEIGHBOURS, len(rows) - 1))
+    near = neighbours(dictionary["W_dec"], spot.feature, NEIGHBOURS)
     here = dictionary.encode(spot.text.states[spot.layer][spot.index : spot.index + 1])[0]
-    drawn = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(CONTROL))
-    chance = float((rows @ torch.nn.functional.normalize(drawn, dim=0)).max())
-    names = [""] * len(best.indices)
-    if len(names) and why_no_effects(model, spot.text.places.sites[0].kind) is None:
-        raised, _ = logit_effects(model, dictionary["W_dec"][best.indices], 1, job.tick)
+    names = [""] * len(near.numbers)
+    if names and why_no_effects(model, spot.text.places.sites[0].kind) is None:
+        raised, _ = logit_effects(model, dictionary["W_dec"][near.numbers], 1, job.tick)
         names = [model.token_string(int(token)) for token in raised[:, 0, 0]]
     listed = [
         [str(number), cosine, float(here[number]), name]
         for number, cosine, name in zip(
-            best.indices.tolist(), best.values.tolist(), names, strict=True
+            near.numbers.tolist(), near.cosines.tolist(), names, strict=True
         )
     ]
+    chance = float(near.by_chance[0]) if len(near.by_chance) else float("nan")
     listed.append(["random", chance, float("nan"), ""])
     head = ["feature", "cosine", "here", "raises most"]
     return Table(head, listed, "Nearest features, and what they are here")

@@ -195,13 +195,7 @@ def _chosen(
 ) -> Tensor:
     """Numbers of the features that are shown."""
     if asked is not None:
-        found = wholes(asked, "features", least=0)
-        if wrong := [number for number in found if number >= dictionary.features]:
-            raise InputError(
-                f"There is no feature {wrong[0]}: this dictionary has {dictionary.features}, "
-                "counted from 0."
-            )
-        return torch.tensor(found)
+        return torch.tensor([dictionary.require(n) for n in wholes(asked, "features", least=0)])
     best = torch.zeros(dictionary.features)
     for text in texts:
         if text.states.shape[1]:

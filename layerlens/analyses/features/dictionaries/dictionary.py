@@ -171,6 +171,21 @@ class Dictionary:
         """Number of features."""
         return int(self["W_enc"].shape[1])
 
+    def require(self, number: int) -> int:
+        """The number of a feature, where there is one of that number.
+
+        Raises
+        ------
+        InputError
+            There is none.
+        """
+        if not 0 <= number < self.features:
+            raise InputError(
+                f"There is no feature {number}: this dictionary has {self.features}, counted "
+                "from 0."
+            )
+        return number
+
     def normalised(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :func:`normalised`."""
         return normalised(x, self.form.normalise, self.form.scale)

@@ -1,0 +1,88 @@
+"""What a model writes while a direction is added at a site, and how far its answer moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from layerlens.analyses.answers.answer_metric import make_metric
+from layerlens.analyses.answers.next_tokens import final_with
+from layerlens.model.sites import Site
+from layerlens.run.base import Base, record_base
+from layerlens.run.changes import Change
+from layerlens.run.edits import Edit, edit
+from layerlens.run.generation import generate
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A text to go on from, and where directions are added: at each of its tokens, and at new ones.
+
+    Parameters
+    ----------
+    site
+        A site of one layer.
+    prompt
+        One text without padding.
+    steps
+        Tokens that are written at most.
+    """
+
+    model: LensModel
+    site: Site
+    prompt: Tokens
+    steps: int
+
+    @property
+    def ids(self) -> list[int]:
+        """Tokens of the prompt."""
+        found: list[int] = self.prompt.ids[0].tolist()
+        return found
+
+    def added(self, step: Tensor) -> Tensor:
+        """A direction ``[width]`` as the site takes it: by head, where heads lie side by side."""
+        return by_head(self.model, self.site, step)
+
+    def edit(self, step: Tensor) -> Edit:
+        """The edit that adds a direction ``[width]`` everywhere."""
+        return edit(f"{self.site.kind}.{self.site.block}", "add", self.added(step), always=True)
+
+    def write(self, step: Tensor | None) -> list[int]:
+        """Ids of what is written, the likeliest token each time; None: with nothing added."""
+        edits = [] if step is None else [self.edit(step)]
+        found: list[int] = generate(self.model, self.ids, self.steps, edits).new_ids
+        return found
+
+    def divergence(self, step: Tensor) -> float:
+        """KL divergence in nats of the first token's distribution, from the model's own."""
+        return divergence(self.model, self._base, [Change(self.site, "add", self.added(step))])
+
+    @cached_property
+    def _base(self) -> Base:
+        return record_base(self.model, self.prompt, asked=len(self.ids) - 1)
+
+
+def by_head(model: LensModel, site: Site, row: Tensor) -> Tensor:
+    """A direction ``[width]`` at a site as it is added there: ``[head, width]`` of ``z``."""
+    if site.kind != "z":
+        return row
+    return row.unflatten(0, (model.anatomy.blocks[site.block].n_heads, -1))
+
+
+def divergence(model: LensModel, base: Base, changes: list[Change]) -> float:
+    """KL divergence in nats of the answer of a run with changes, from its own."""
+    measure = make_metric(model, "kl", final=base.final)
+    return float(measure(final_with(model, base, changes)[None])[0])
+
+
+def along(row: Tensor, length: float) -> Tensor:
+    """A direction of a length; nothing where it has none of its own."""
+    return torch.nn.functional.normalize(row, dim=0) * length
