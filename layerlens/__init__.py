@@ -123,6 +123,7 @@ if TYPE_CHECKING:
     from layerlens.views import (
         AttentionView,
         CurvesView,
+        FeatureView,
         GenerationView,
         GraphView,
         GridView,
@@ -239,6 +240,7 @@ _PLACES = {
     "Fitted": "layerlens.result.fitted",
     "AttentionView": "layerlens.views",
     "CurvesView": "layerlens.views",
+    "FeatureView": "layerlens.views",
     "GenerationView": "layerlens.views",
     "GraphView": "layerlens.views",
     "GridView": "layerlens.views",
@@ -281,6 +283,7 @@ __all__ = [
     "Cancelled",
     "CurvesView",
     "Edit",
+    "FeatureView",
     "Fitted",
     "Generation",
     "GenerationView",

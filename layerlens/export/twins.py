@@ -185,6 +185,18 @@ def graph_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     }
 
 
+def feature_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the page of a feature has."""
+    from layerlens.export.feature_meta import feature_meta_of
+
+    return {
+        **answer_traits(data, checks),
+        "strength": 1.0,
+        "meanings": {},
+        "meta": feature_meta_of(data, checks),
+    }
+
+
 def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     """Return the traits that only attention has."""
     meta = attention_meta_of(data, checks)
@@ -213,6 +225,7 @@ def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
 
 TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "attention": attention_traits,
+    "feature": feature_traits,
     "generation": generation_traits,
     "graph": graph_traits,
     "lens": lens_traits,
@@ -244,7 +257,7 @@ def frames_for(data: xr.Dataset) -> list[Frame]:
         return frames_of(data, wires=WIRES)
     if view_for(data) == "generation":
         return frames_of(written(data), wires=GENERATION_WIRES)
-    own = TWINS.get(view_for(data)) in (answer_traits, graph_traits)
+    own = TWINS.get(view_for(data)) in (answer_traits, feature_traits, graph_traits)
     wires = answer_wires(data) if own else None
     return frames_of(data, wires=wires)
 

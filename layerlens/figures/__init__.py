@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FIGURES = {
     "attention": "layerlens.figures.attention:attention_figure",
+    "feature": "layerlens.figures.feature:feature_figure",
     "generation": "layerlens.figures.generation:generation_figure",
     "graph": "layerlens.figures.graph:graph_figure",
     "lens": "layerlens.figures.lens:lens_figure",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from layerlens.export.twins import view_for
 from layerlens.views.answer import CurvesView, GridView
 from layerlens.views.attention import AttentionView
+from layerlens.views.feature import FeatureView
 from layerlens.views.generation import GenerationView
 from layerlens.views.graph import GraphView
 from layerlens.views.lens import LensView
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionView",
     "CurvesView",
+    "FeatureView",
     "GenerationView",
     "GraphView",
     "GridView",
@@ -32,6 +34,7 @@ __all__ = [
 VIEWS: dict[str, type[LiveView]] = {
     "attention": AttentionView,
     "curves": CurvesView,
+    "feature": FeatureView,
     "generation": GenerationView,
     "graph": GraphView,
     "grid": GridView,

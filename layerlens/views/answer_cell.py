@@ -72,7 +72,7 @@ def _opened(
     place = _found(params) or place_of(
         data, {**params, "array": base_name(str(params.get("array")))}
     )
-    return view.analysis.open(model, inputs, run.resolved, place, _Stoppable(task))
+    return view.analysis.open(model, inputs, run.resolved, place, Stoppable(task))
 
 
 def _found(params: Mapping[str, Any]) -> Place | None:
@@ -133,7 +133,9 @@ def _entry(data: xr.Dataset, dim: str, label: Any) -> int | None:
     return labels.index(label) if label in labels else None
 
 
-class _Stoppable(Silent):
+class Stoppable(Silent):
+    """Ends a question that nobody waits for any more."""
+
     def __init__(self, task: Task) -> None:
         self._task = task
 

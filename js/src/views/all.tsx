@@ -1,6 +1,7 @@
 import type { AfmModel } from "../wire/types";
 import { openAnswer } from "./answer/open";
 import { openAttention } from "./attention/open";
+import { openFeature } from "./feature/open";
 import { openGeneration } from "./generation/open";
 import { openGraph } from "./graph/open";
 import { openLens } from "./lens/open";
@@ -11,6 +12,7 @@ import { openPatch } from "./patch/open";
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   attention: openAttention,
   curves: openAnswer,
+  feature: openFeature,
   generation: openGeneration,
   graph: openGraph,
   grid: openAnswer,

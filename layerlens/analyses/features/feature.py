@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def count_work(
     **_: Any,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; reads the texts, runs nothing."""
-    _, dictionary, places = dictionary_of(model, sae)
+    dictionary, places = dictionary_of(model, sae)[1:]
     rows = rows_of(model, tokens)
     fed = sum(len(row.ids) for row in rows)
     mean = max(1.0, fed / max(1, len(rows)))
@@ -178,6 +179,7 @@ def feature(
     reading = Reading(places, dictionary, number, (k, per_band), draws, whole(seed, "seed"))
     page = Page(job, places, dictionary, number, sizes, reading)
     _declare(job, places, sizes, begun, amounts, (new_tokens, draws))
+    job.note(number=number, site=places.sites[0].kind, dictionary_layers=json.dumps(places.layers))
     job.emit({}, {"prompt_token": begun.ids[0].numpy().astype(np.int32),
                   "features": np.array(dictionary.features)})  # fmt: skip
     page.decode()

@@ -27,6 +27,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "train_transcoder": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
     "sae_metrics": ((ONE,), {"sae": None}),
     "features": ((ONE,), {"sae": None}),
+    "feature": ((LIST,), {"sae": None, "k": 2, "strengths": [1], "new_tokens": 2}),
     "lens_quality": ((ONE,), {"positions_skipped": 1}),
     "contrast_layers": ((ONE,), {"max_new_tokens": 3}),
     "cross_model_patch": ((ONE,), {"other": None}),

@@ -40,6 +40,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "train_transcoder": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
     "sae_metrics": ((LIST,), {"sae": None}),
     "features": ((ONE,), {"sae": None}),
+    "feature": ((LIST,), {"sae": None, "k": 2, "prompt": ONE, "new_tokens": 1}),
     "lens_quality": ((LIST,), {"positions_skipped": 1}),
     "invariance": ((LIST,), {"views": 2}),
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),

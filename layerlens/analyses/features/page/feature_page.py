@@ -123,7 +123,7 @@ class Page:
         """Examples of each band of strengths, and how many there are."""
         sizes, spread = self.sizes, self.reading.spread
         for band, found in enumerate(spread.bands(sizes.bands)):
-            ends = {"band_low": found.low, "band_high": found.high, "band_count": found.count}
+            ends = {"band_from": found.low, "band_to": found.high, "band_count": found.count}
             self._emit({name: np.array(end) for name, end in ends.items()}, band=band)
             self._emit_examples(sizes.top + band * sizes.each, found.examples, sizes.each)
 

@@ -14,7 +14,7 @@ from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.analyses.features.feature_cell import open_feature
 from layerlens.analyses.features.page.found_features import find_features
 from layerlens.analyses.features.page.spread import window
-from layerlens.analyses.features.page.steering import Steering
+from layerlens.analyses.features.page.steering import Steering, along
 from layerlens.analyses.features.sae_metrics import Given, dictionary_of
 from layerlens.analyses.lenses.fitting.documents import read_rows, text_of
 from layerlens.corpus.rows import Row
@@ -82,7 +82,7 @@ def _steered(
     of: tuple[Dictionary, Places],
     how: tuple[str, int, int],
 ) -> Opened:
-    """Write on from the prompt of the answer with some of the feature added."""
+    """Write on from the prompt of the answer with some of the feature, and of the other one."""
     dictionary, places = of
     code, number, steps = how
     strength = float(place.labels[STRENGTH])
@@ -92,9 +92,15 @@ def _steered(
     site = next(site for site in places.sites if site.block == layer)
     prompt = job.tokens(place.answer["prompt_token"].tolist())
     steering = Steering(model, site, prompt, whole(steps, "new_tokens"))
-    job.tick()
-    ids = steering.write(strength * scale * dictionary["W_dec"][number])
-    words = [(word, 0.0) for word in model.vocabulary.split(ids)[0]]
+    rows, other = dictionary["W_dec"], int(place.answer["other_feature"])
+    steps_of = [strength * scale * rows[number]]
+    if other >= 0:
+        steps_of.append(along(rows[other], strength * scale * float(rows[number].norm())))
+    texts = []
+    for step in steps_of:
+        job.tick()
+        words = model.vocabulary.split(steering.write(step))[0]
+        texts.append([(word, 0.0) for word in words])
     shape = (
         ""
         if site.kind != "z"
@@ -107,5 +113,5 @@ def _steered(
     return Opened(
         title=f"Feature {number} at strength {strength:g}",
         code=f"model.generate({steering.ids}, {steps}, {edit})",
-        texts=[words],
+        texts=texts,
     )

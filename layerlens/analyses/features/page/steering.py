@@ -85,4 +85,5 @@ def divergence(model: LensModel, base: Base, changes: list[Change]) -> float:
 
 def along(row: Tensor, length: float) -> Tensor:
     """A direction of a length; nothing where it has none of its own."""
-    return torch.nn.functional.normalize(row, dim=0) * length
+    found: Tensor = torch.nn.functional.normalize(row, dim=0) * length
+    return found
