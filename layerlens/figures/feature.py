@@ -35,6 +35,7 @@ _HISTOGRAM = (2.9, 1.1)
 _STRONGEST = 0.6  # of the colour that the strongest mark has
 _TOP = 8  # of the strongest examples
 _EACH = 2  # of a band
+_LAYERS = 6  # that are named
 
 
 def feature_figure(
@@ -77,7 +78,8 @@ def feature_figure(
     notes = [*json.loads(data.attrs.get("notes", "[]")), checks_line(data)]
     notes = [note for note in notes if note]
     bottom = notes_height(notes, _WIDTH) + 0.1
-    below = [line for line in (meaning and f"Means: {meaning}", _said(data)) if line]
+    below = [meaning and f"Means: {meaning}", _said(data), _where(data)]
+    below = [line for line in below if line]
     head = 0.5 + 0.14 * len(below) + _HISTOGRAM[1] + 0.5
     height = head + _LINE * len(lines) + bottom
     figure = new_figure((_WIDTH, height), colors)
@@ -113,6 +115,16 @@ def _said(data: xr.Dataset) -> str:
         f"{float(data.sparser):.0%} of the other features are on less often. "
         f"Strongest: {float(data.largest):.3g}."
     )
+
+
+def _where(data: xr.Dataset) -> str:
+    """In which layers it is on, the most first; empty for a dictionary of one."""
+    if "layer_share" not in data:
+        return ""
+    shares, others = data.layer_share.values, data.all_layer_share.values
+    most = np.argsort(-shares, kind="stable")[:_LAYERS]
+    said = [f"layer {data.layer.values[i]} {shares[i]:.0%} ({others[i]:.0%})" for i in most]
+    return f"Where it is on (all features): {', '.join(said)}."
 
 
 Line = dict[str, Any]

@@ -11,6 +11,7 @@ from driver import visit
 from playwright.sync_api import Browser, Page
 
 import layerlens as ll
+from tests.unit.analyses.small_calls import small_sae
 
 AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
 RUN_AXE = """async () => {
@@ -38,7 +39,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     attention = ll.AttentionView(model, TEXT, TEXT[::-1], pins=[{"position": 3}], query=7, key=2)
     heads = ll.GridView(model, "ablate_sweep", TEXT, how="zero", means=True)
     edges = ll.CurvesView(model, "knockout", TEXT, sources={"a": [0], "b": [1]})
+    of_one = ll.FeatureView(model, [TEXT, TEXT[::-1]], small_sae(model), 1, k=2)
+    of_one.meanings = {"1": "a word"}
     found = {
+        "feature": of_one,
         "lens": lens,
         "generation": writing,
         "patch": bench,
@@ -86,13 +90,24 @@ def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(
-    "view", ["lens", "generation", "patch", "metrics", "attention", "grid", "curves", "graph"]
+    "view",
+    [
+        "lens",
+        "generation",
+        "patch",
+        "metrics",
+        "attention",
+        "grid",
+        "curves",
+        "graph",
+        "feature",
+    ],
 )
 def test_nothing_serious_stands_in_anyones_way(
     view: str, page: Page, pages: dict[str, Path]
 ) -> None:
     page.goto(pages[view].as_uri())
-    page.locator("canvas, .ll-node").first.wait_for()
+    page.locator("canvas, .ll-node, .ll-feature-written").first.wait_for()
     page.evaluate(AXE.read_text(encoding="utf-8"))
     assert page.evaluate(RUN_AXE) == []
     page.get_by_label("Keys and gestures").click()

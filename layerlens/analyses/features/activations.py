@@ -95,9 +95,16 @@ class Places:
         for tokens, _ in batches(self.model, list(rows), BATCH_TOKENS):
             kept = self.kept(tokens)
             if kept.any():
-                yield self._read(tokens, kept, tick)
+                yield self.states(tokens, kept, tick)
 
-    def _read(self, tokens: Tokens, kept: Tensor, tick: Callable[[], None]) -> Tensor:
+    def states(self, tokens: Tokens, kept: Tensor, tick: Callable[[], None]) -> Tensor:
+        """Activations ``[n, layer, width]`` float32 of some tokens of a pass, which ends there.
+
+        Raises
+        ------
+        ActivationError
+            They hold NaN or infinity.
+        """
         found: dict[Site, Tensor] = {}
 
         def see(site: Site, value: Tensor) -> None:

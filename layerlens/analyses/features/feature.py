@@ -52,7 +52,8 @@ def count_work(
     fed = sum(len(row.ids) for row in rows)
     mean = max(1.0, fed / max(1, len(rows)))
     alone = k * (4 + draws) * mean + (2 * len(strengths) + 3) * (new_tokens + PROMPT)
-    passes = 1 + draws + alone / max(1, fed)
+    depth = (max(places.layers) + 1) / model.n_layers
+    passes = (1 + draws) * depth + alone / max(1, fed)
     operations = 2.0 * (1 + draws) * fed * len(places.sites)
     operations *= dictionary.width * dictionary.features
     held = 4 * (dictionary.width * dictionary.features + BINS * 1024 * k)

@@ -115,6 +115,10 @@ def test_the_figure_draws_the_page(page: ll.Result, model: LensModel) -> None:
     assert lit and not any(
         text.get_bbox_patch() for text in figure.axes[0].texts if text.get_text() == "fox"
     )
+    shares = {"layer_share": ("layer", [0.75, 0.25]), "all_layer_share": ("layer", [0.5, 0.5])}
+    two = page.data.assign(shares).assign_coords(layer=[0, 1])
+    said = [text.get_text() for text in feature_figure(two).texts]
+    assert "Where it is on (all features): layer 0 75% (50%), layer 1 25% (50%)." in said
     assert page._repr_mimebundle_()[0]["image/png"]
     with pytest.raises(ResultError, match=r"not of ll\.feature"):
         feature_figure(ll.logit_lens(model, TEXTS[0]).data)

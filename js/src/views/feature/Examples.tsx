@@ -7,7 +7,7 @@ import { percent } from "./names";
 import type { FeatureState } from "./state";
 
 /** How much colour the strongest mark has, in per cent: letters stay readable on it. */
-const STRONGEST = 50;
+const STRONGEST = 42;
 
 interface Props {
   state: FeatureState;

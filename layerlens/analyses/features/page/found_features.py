@@ -15,7 +15,7 @@ from layerlens.analyses.features.activations import Places
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.analyses.features.effects import why_no_effects
 from layerlens.analyses.features.page.reading import passes_of
-from layerlens.analyses.features.replacing import Tick, read
+from layerlens.analyses.features.replacing import Tick
 from layerlens.analyses.features.sae_metrics import CONTROL
 from layerlens.analyses.lenses.fitting.documents import read_rows
 from layerlens.analyses.neurons.neuron_directions import token_rows
@@ -112,8 +112,8 @@ class _Mean:
 
 def _encoded(tokens: Tokens, of: tuple[Dictionary, Places], tick: Tick) -> Tensor:
     """``[n, feature]``: features of the tokens that count, layer after layer."""
-    states, _, kept = read(of[1], tokens, tick, logits=False)
-    return torch.cat([of[0].encode(x.cpu()[kept]) for x in states])
+    states = of[1].states(tokens, of[1].kept(tokens), tick)
+    return torch.cat([of[0].encode(x) for x in states.unbind(1)])
 
 
 def _raising(model: LensModel, rows: Tensor, token: int, word: str) -> Table:

@@ -13,7 +13,7 @@ from torch import Tensor
 from layerlens.analyses.features.activations import Places
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.analyses.features.page.spread import Example, Spread
-from layerlens.analyses.features.replacing import Tick, read
+from layerlens.analyses.features.replacing import Tick
 from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS
 from layerlens.corpus.rows import Row
 from layerlens.corpus.shard import batches
@@ -98,10 +98,10 @@ class Reading:
 
     def _encoded(self, tokens: Tokens, kept: Tensor, tick: Tick, *, count: bool = False) -> Tensor:
         """The feature ``[layer, row, position]``, NaN where tokens do not count."""
-        states, _, _ = read(self.places, tokens, tick, logits=False)
-        found = torch.full((len(states), *kept.shape), torch.nan)
-        for layer, x in enumerate(states):
-            features = self.dictionary.encode(x.cpu()[kept])
+        states = self.places.states(tokens, kept, tick)
+        found = torch.full((states.shape[1], *kept.shape), torch.nan)
+        for layer, x in enumerate(states.unbind(1)):
+            features = self.dictionary.encode(x)
             found[layer][kept] = features[:, self.number]
             if count:
                 self.on += (features > 0).sum(0)
