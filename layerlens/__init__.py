@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.probing.layer_mix import layer_mix
     from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
+    from layerlens.analyses.probing.sentence_scores import sentence_scores
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
     from layerlens.analyses.removal.massive_ablation import massive_ablation
@@ -196,6 +197,7 @@ _PLACES = {
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "sparse_split": "layerlens.analyses.depth.sparse_split",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
+    "sentence_scores": "layerlens.analyses.probing.sentence_scores",
     "layer_mix": "layerlens.analyses.probing.layer_mix",
     "probe": "layerlens.analyses.probing.probe",
     "probe_steering": "layerlens.analyses.steering.probe_steering",
@@ -391,6 +393,7 @@ __all__ = [
     "run",
     "run_layers",
     "sae_metrics",
+    "sentence_scores",
     "skip_layers",
     "skip_search",
     "source",

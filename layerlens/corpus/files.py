@@ -1,7 +1,8 @@
-"""Texts from files: plain text, JSON lines and Parquet, read piece by piece."""
+"""Texts from files: plain text, JSON lines, tables and Parquet, read piece by piece."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,9 @@ Read = tuple[Any, float, str]
 1, and where it stands, for errors."""
 
 SPLITS = ("paragraph", "line", "file")
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+"""Of plain tables."""
+KINDS = ("txt", "md", "jsonl", "ndjson", *DELIMITERS, "parquet")
 ROWS_AT_ONCE = 256
 
 
@@ -24,7 +28,8 @@ def read_file(path: Path, fields: Sequence[str], split: str) -> Iterator[Read]:
     Parameters
     ----------
     path
-        ``.txt``, ``.md``, ``.jsonl`` or ``.ndjson``, each also with ``.gz`` behind; ``.parquet``.
+        ``.txt``, ``.md``, ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv``, each also with ``.gz``
+        behind; ``.parquet``.
     fields
         Columns of a Parquet table to read; plain text has none.
     split
@@ -40,6 +45,8 @@ def read_file(path: Path, fields: Sequence[str], split: str) -> Iterator[Read]:
         return _parquet(path, list(fields))
     if kind in ("jsonl", "ndjson"):
         return _json_lines(path)
+    if kind in DELIMITERS:
+        return _table(path, DELIMITERS[kind])
     return {"paragraph": _paragraphs, "line": _lines, "file": _whole}[split](path)
 
 
@@ -60,10 +67,9 @@ def require_file(path: Path) -> None:
 def _kind(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     kind = name.rpartition(".")[2]
-    if kind not in ("txt", "md", "jsonl", "ndjson", "parquet"):
-        raise InputError(
-            f"'{path.name}' is no file of texts: expected .txt, .md, .jsonl, .ndjson or .parquet."
-        )
+    if kind not in KINDS:
+        known = ", ".join(f".{one}" for one in KINDS[:-1])
+        raise InputError(f"'{path.name}' is no file of texts: expected {known} or .{KINDS[-1]}.")
     return kind
 
 
@@ -118,6 +124,30 @@ def _json_lines(path: Path) -> Iterator[Read]:
                 f"Line {number} of '{path}' is not JSON ({error.msg}): each line is one object."
             ) from None
         yield record, share, f"line {number} of '{path.name}'"
+
+
+def _table(path: Path, delimiter: str) -> Iterator[Read]:
+    """Rows by the names in the first line; everything in them is a string."""
+    line, share = 0, 0.0
+
+    def lines() -> Iterator[str]:
+        nonlocal line, share
+        for read in _numbered_lines(path):
+            line, words, share = read
+            yield (words.removeprefix("\ufeff") if line == 1 else words) + "\n"
+
+    rows = csv.DictReader(lines(), delimiter=delimiter, strict=True)
+    try:
+        for record in rows:
+            if None in record or None in record.values():
+                raise InputError(
+                    f"The row that ends in line {line} of '{path}' has not as many fields "
+                    f"as the first line, which names {', '.join(rows.fieldnames or ())}: quote "
+                    "fields that hold a delimiter or a quotation mark."
+                )
+            yield record, share, f"line {line} of '{path.name}'"
+    except csv.Error as error:
+        raise InputError(f"Line {line} of '{path}' is not that of a table: {error}.") from None
 
 
 def _parquet(path: Path, fields: list[str]) -> Iterator[Read]:

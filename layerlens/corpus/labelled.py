@@ -6,6 +6,7 @@ not stand on both sides of a fold (a country, a pair of nouns), or a probe could
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
@@ -37,7 +38,7 @@ _VERBS = (
 )  # fmt: skip
 
 
-def capital_statements(seed: int = 0) -> Texts:
+def capital_statements(seed: int = 0, capitals: Mapping[str, str] | None = None) -> Texts:
     """True and false statements of capitals; label ``"true"`` or ``"false"``, group the pair.
 
     Countries are put into pairs, and within a pair each city is named in a true and in a false
@@ -48,6 +49,9 @@ def capital_statements(seed: int = 0) -> Texts:
     ----------
     seed
         Of which countries make a pair.
+    capitals
+        Country to capital; None for `CAPITALS`. `layerlens.corpus.places.world_capitals` has them
+        all. Of an odd number one is left out.
 
     Examples
     --------
@@ -55,10 +59,11 @@ def capital_statements(seed: int = 0) -> Texts:
     >>> first.label, first.text.split()[1:4]
     ('true', ['is', 'the', 'capital'])
     """
-    countries = np.random.default_rng(seed).permutation(list(CAPITALS)).tolist()
+    known = CAPITALS if capitals is None else capitals
+    countries = np.random.default_rng(seed).permutation(list(known)).tolist()
     rows = [
-        (template.format(country=country, city=CAPITALS[city]), label, " and ".join(pair))
-        for pair in zip(countries[::2], countries[1::2], strict=True)
+        (template.format(country=country, city=known[city]), label, " and ".join(pair))
+        for pair in zip(countries[::2], countries[1::2], strict=False)
         for country, other in (pair, pair[::-1])
         for city, label in ((country, "true"), (other, "false"))
         for template in _STATEMENTS

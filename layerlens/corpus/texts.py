@@ -155,6 +155,8 @@ class Texts:
             for field in fields:
                 field_of(known, field, "the dataset")
             source = source.select_columns(list(fields))
+        elif hasattr(source, "itertuples"):  # a data frame, whose own iterator gives its columns
+            source = _records(source)
         for number, record in enumerate(source):
             share = None if count is None else (number + 1) / count
             yield record, share, f"text {number}"
@@ -224,12 +226,13 @@ def texts(
     ----------
     source
         A list or another iterable of texts (strings, or lists of token ids); the path of a
-        ``.txt``, ``.md``, ``.jsonl`` or ``.ndjson`` file, each also with ``.gz`` behind it, or of
-        a ``.parquet`` file (needs pyarrow, extra ``[corpus]``); a list of ``pathlib.Path``; or a
-        dataset of Hugging Face ``datasets``, streamed or not.
+        ``.txt``, ``.md``, ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file, each also with
+        ``.gz`` behind it, or of a ``.parquet`` file (needs pyarrow, extra ``[corpus]``); a list of
+        ``pathlib.Path``; a pandas data frame; or a dataset of Hugging Face ``datasets``, streamed
+        or not.
     field
-        The field of a JSON line, column of a Parquet file or feature of a dataset that holds the
-        text; by default ``"text"``.
+        The field of a JSON line, column of a table or feature of a dataset that holds the text; by
+        default ``"text"``.
     split
         What one text of a ``.txt`` or ``.md`` file is: a ``"paragraph"`` (between empty lines), a
         ``"line"`` or the whole ``"file"``.
@@ -247,7 +250,8 @@ def texts(
         What is done with a text that is longer: ``"split"`` it into rows, or ``"cut"`` it off.
     label
         What each text is, for analyses that learn to tell: the name of a field or column, a list
-        with one for each text, or a function of the record.
+        with one for each text, or a function of the record. A ``.csv`` holds strings only:
+        ``label=lambda row: float(row["score"])`` makes numbers of them.
     group
         What each text belongs with (a speaker, a template), in the same forms: texts of one group
         are never both learned from and tested on.
@@ -285,6 +289,14 @@ def texts(
             f"Texts come from a list, a file or a dataset, not from {type(source).__name__}."
         )
     return Texts(source, reading, label, group)
+
+
+def _records(frame: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a pandas data frame by the names of its columns; None where one has nothing."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    names = list(map(str, frame.columns))
+    for row in plain.itertuples(index=False, name=None):
+        yield dict(zip(names, row, strict=True))
 
 
 def _files(source: Any) -> list[Path] | None:

@@ -45,6 +45,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
     "probe_steering": ((ONE,), {"probe": None}),
     "mlp_decomposition": ((LIST,), {}),
+    "sentence_scores": ((LIST * 4, ["a", "b", "a"] * 4), {"metrics": "curvature"}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "token_dispositions": ((ONE,), {"lens": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),

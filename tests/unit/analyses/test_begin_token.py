@@ -55,6 +55,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "probe_steering": ((ONE,), {"probe": None}),
     "mlp_decomposition": ((LIST,), {}),
+    "sentence_scores": (
+        (LIST,),
+        {"others": [OTHER, ONE, ONE, THIRD], "scores": [1, 2, 3, 4], "metrics": "curvature"},
+    ),
     "steering": (([ONE, OTHER], [OTHER, THIRD]), {"text": ONE, "neutral": THIRD}),
     "token_dispositions": ((ONE,), {"lens": None}),
     "neural_collapse": ((ll.texts([ONE, OTHER, THIRD, ONE], label=[0, 1, 1, 0]),), {}),

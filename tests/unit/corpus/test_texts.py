@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import layerlens as ll
@@ -54,6 +55,32 @@ def test_plain_files_by_paragraph_line_and_whole(tmp_path: Path) -> None:
     assert list(ll.texts(path)) == ["# Head\nmore", "body"]
     assert list(ll.texts(path, split="line")) == ["# Head", "more", "", " ", "body", ""]
     assert list(ll.texts(path, split="file")) == ["# Head\nmore\n\n \nbody\n"]
+
+
+def test_tables_and_data_frames(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"body": [text for text in TEXTS if text], "n": [1.5, None, 2.0],
+                          "who": ["a", "b", "a"]})  # fmt: skip
+    frame.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig")
+    frame.to_csv(tmp_path / "a.tsv.gz", index=False, sep="\t")
+    marks: dict[str, Any] = {"field": "body", "group": "who"}
+    for name in ("a.csv", "a.tsv.gz"):
+        read = ll.texts(tmp_path / name, label=lambda row: float(row["n"] or 0), **marks)
+        assert list(read) == list(frame.body)
+        assert [(i.label, i.group) for i in read.items()] == [(1.5, "a"), (0.0, "b"), (2.0, "a")]
+        assert [share for _, share in read.read()][-1] == 1
+    of_frame = ll.texts(frame, label="n", **marks)
+    assert list(of_frame) == list(frame.body)
+    assert [(i.label, i.group) for i in of_frame.items()] == [(1.5, "a"), (None, "b"), (2.0, "a")]
+    with pytest.raises(InputError, match="no field 'text' in text 0: it has body, n, who"):
+        list(ll.texts(frame))
+    with pytest.raises(InputError, match=r"no field 'words' in line 2 of 'a.csv'"):
+        list(ll.texts(tmp_path / "a.csv", field="words"))
+    (tmp_path / "b.csv").write_text('text,label\n"one, two",a\nthree, four,b\n')
+    with pytest.raises(InputError, match=r"ends in line 3 of .* which names text, label"):
+        list(ll.texts(tmp_path / "b.csv"))
+    (tmp_path / "b.csv").write_text('text,label\n"one" two,a\n')
+    with pytest.raises(InputError, match=r"Line 2 of .* is not that of a table"):
+        list(ll.texts(tmp_path / "b.csv"))
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -165,9 +192,9 @@ def test_what_is_refused(source: Any, options: dict[str, Any], message: str) -> 
 
 
 def test_files_of_another_format_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
+    path = tmp_path / "a.doc"
     path.write_text("a,b")
-    with pytest.raises(InputError, match=r"'a.csv' is no file of texts"):
+    with pytest.raises(InputError, match=r"'a.doc' is no file of texts"):
         ll.texts(path)
     plain = tmp_path / "a.txt"
     plain.write_text("a")
