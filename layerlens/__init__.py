@@ -26,11 +26,9 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.depth_score import depth_score
     from layerlens.analyses.depth.finercut import finercut
     from layerlens.analyses.depth.first_cosine import first_cosine
-    from layerlens.analyses.depth.gradient_norms import gradient_norms
     from layerlens.analyses.depth.integrated_gradients import integrated_gradients
     from layerlens.analyses.depth.macro_influence import macro_influence
     from layerlens.analyses.depth.matchness import matchness
-    from layerlens.analyses.depth.perturbation_growth import perturbation_growth
     from layerlens.analyses.depth.quantisation_sensitivity import quantisation_sensitivity
     from layerlens.analyses.depth.residual_erasure import residual_erasure
     from layerlens.analyses.depth.skip_layers import skip_layers
@@ -86,6 +84,9 @@ if TYPE_CHECKING:
     from layerlens.analyses.removal.knockout import knockout
     from layerlens.analyses.removal.massive_ablation import massive_ablation
     from layerlens.analyses.removal.suppression import suppression
+    from layerlens.analyses.sensitivity.gradient_norms import gradient_norms
+    from layerlens.analyses.sensitivity.layer_gradients import layer_gradients
+    from layerlens.analyses.sensitivity.perturbation_growth import perturbation_growth
     from layerlens.analyses.steering.probe_steering import probe_steering
     from layerlens.analyses.steering.steering import steering
     from layerlens.analyses.texts.translation_prompts import translation_prompts
@@ -190,10 +191,11 @@ _PLACES = {
     "knockout": "layerlens.analyses.removal.knockout",
     "depth_score": "layerlens.analyses.depth.depth_score",
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
-    "gradient_norms": "layerlens.analyses.depth.gradient_norms",
+    "gradient_norms": "layerlens.analyses.sensitivity.gradient_norms",
+    "layer_gradients": "layerlens.analyses.sensitivity.layer_gradients",
     "matchness": "layerlens.analyses.depth.matchness",
     "skip_search": "layerlens.analyses.depth.skip_search",
-    "perturbation_growth": "layerlens.analyses.depth.perturbation_growth",
+    "perturbation_growth": "layerlens.analyses.sensitivity.perturbation_growth",
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "sparse_split": "layerlens.analyses.depth.sparse_split",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
@@ -362,6 +364,7 @@ __all__ = [
     "invariance",
     "knockout",
     "language_track",
+    "layer_gradients",
     "layer_metrics",
     "layer_mix",
     "lens_difference",

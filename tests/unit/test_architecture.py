@@ -39,7 +39,17 @@ QUESTIONS = [
     {"sweeps"},
     {"lenses"},
     {"probing"},
-    {"attention", "depth", "grafting", "information", "neurons", "patching", "removal", "steering"},
+    {
+        "attention",
+        "depth",
+        "grafting",
+        "information",
+        "neurons",
+        "patching",
+        "removal",
+        "sensitivity",
+        "steering",
+    },
     {"circuits", "features", "tracing"},
 ]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]

@@ -165,9 +165,16 @@ class TokenMeans:
         accumulate(self.arrays["sum"], batch.groups, cell, values)
         accumulate(self.arrays["count"], batch.groups, cell, torch.ones_like(values))
 
-    def mean(self) -> np.ndarray:
-        """The means so far; NaN where nothing came."""
-        return ratio({name: array.sum(0) for name, array in self.arrays.items()})
+    def add_number(self, cell: tuple[int, ...], value: float, text: int) -> None:
+        """Count one number of a text (or of what else has this number); NaN does not count."""
+        if np.isfinite(value):
+            self.arrays["sum"][(text % GROUPS, *cell)] += value
+            self.arrays["count"][(text % GROUPS, *cell)] += 1
+
+    def mean(self, *cell: int) -> np.ndarray:
+        """The means so far, of all cells or of those that begin so; NaN where nothing came."""
+        at: tuple[int | slice, ...] = (slice(None), *cell)
+        return ratio({name: array[at].sum(0) for name, array in self.arrays.items()})
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """Ends of the 95 % intervals over texts; NaN with a single text."""

@@ -46,6 +46,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),
     "language_track": ((LIST,), {"sets": {"few": ["w10", "w11"]}}),
     "layer_mix": ((LIST * 3,), {"labels": [*"abab"] * 3, "folds": 3}),
+    "layer_gradients": (([ONE, OTHER],), {"responses": " w15"}),
     "layer_metrics": ((ll.texts(LIST),), {}),
     "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),

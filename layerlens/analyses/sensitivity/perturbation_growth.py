@@ -8,8 +8,8 @@ import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.depth.perturbed_cell import open_perturbed
-from layerlens.analyses.depth.perturbed_text import WAYS, Growth
+from layerlens.analyses.sensitivity.perturbed_cell import open_perturbed
+from layerlens.analyses.sensitivity.perturbed_text import WAYS, Growth
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
 

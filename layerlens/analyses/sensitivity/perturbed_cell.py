@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.cells import Opened, Place, Table
-from layerlens.analyses.depth.perturbed_text import Growth
+from layerlens.analyses.sensitivity.perturbed_text import Growth
 
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job

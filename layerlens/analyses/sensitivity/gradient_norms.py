@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.depth.text_gradients import TextGradients
+from layerlens.analyses.sensitivity.text_gradients import TextGradients, recorded
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.metrics.base import ModelShape
-from layerlens.metrics.batch import Batch
 from layerlens.model.integers import whole
-from layerlens.model.sites import Site
-from layerlens.run.changes import Change
-from layerlens.run.forward import forward
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -55,7 +52,7 @@ def count_work(
     block = sum(p.numel() for p in model.hf.parameters()) / model.n_layers
     inside = 20 * state + heads * longest**2 * model.dtype.itemsize
     kept = model.n_layers * state + inside + round(block) * model.dtype.itemsize
-    made = 1 + 2 * 3 + 3 * min(verify, len(tokens.lengths)) / len(tokens.lengths)
+    made = 1 + 1 + 2 * 2 + 3 * min(verify, len(tokens.lengths)) / len(tokens.lengths)
     return Work(made, 2 * sum(tokens.lengths), kept)
 
 
@@ -64,7 +61,7 @@ def count_work(
     question="Where does the gradient of the loss grow or die on its way back through the layers?",
     source="Kim et al. (2025), Peri-LN: Revisiting Normalization Layer in the Transformer "
     "Architecture, arXiv 2502.02732 (gradient norms by layer)",
-    cost="1 pass a text, and the way back, twice",
+    cost="2 passes a text, and the way back, twice",
     view="panels",
     lead="How strongly the loss pulls at each state and at each layer's weights; the control asks "
     "for shuffled next tokens, so what both have in common is the model's and not the text's.",
@@ -154,47 +151,35 @@ class _Norms:
 
     def text(self, row: int, seed: int, *, verified: bool) -> None:
         """The norms of one text, and of the same with its next tokens shuffled."""
-        text = row_of(self.tokens, row)
-        self.batch = Batch(text, [row], self.skip)
-        found = TextGradients(self.model, text, self.skip, self.job.tick)
+        found = TextGradients(self.model, row_of(self.tokens, row), self.skip, self.job.tick)
         order = np.random.default_rng((seed, row)).permutation(len(found.following))
-        self.passes += 1
-        for chance in _NEXT:
-            wanted = found.following[torch.from_numpy(order)] if chance else found.following
-            loss, last = found.back(wanted)
-            self._add(f"loss{chance}", 0, loss)
-            self._add(f"state_gradient{chance}", -1, _norm(last))
-            for block in found.blocks(last):
-                self._add(f"state_gradient{chance}", block.layer, _norm(block.state))
-                self._add(f"weight_gradient{chance}", block.layer, block.weights)
-            self._show(chance)
-            self.passes += 3
-            if verified and not chance:
-                self._verify(found, wanted, block.state)
+        wanted = found.following, found.following[torch.from_numpy(order)]
+        losses, lasts = found.back(*wanted)
+        for chance, loss, last in zip(_NEXT, losses, lasts, strict=True):
+            self.means[f"loss{chance}"].add_number((0,), loss, row)
+            self.means[f"state_gradient{chance}"].add_number((-1,), _norm(last), row)
+        for block in found.blocks(lasts, self._weights):
+            for chance, state, slopes in zip(_NEXT, block.states, block.inside, strict=True):
+                states, weights = (f"{name}_gradient{chance}" for name in ("state", "weight"))
+                self.means[states].add_number((block.layer,), _norm(state), row)
+                self.means[weights].add_number((block.layer,), _norm(*slopes), row)
+        self._show()
+        self.passes += 1 + 1 + 2 * 2
+        if verified:
+            self._verify(found, wanted[0], block.states[0])
         self.replayed = max(self.replayed, found.replayed)
 
-    def _add(self, name: str, place: int, value: float) -> None:
-        self.means[name].add_texts((place,), torch.tensor([value]).double(), self.batch)
+    def _weights(self, layer: int) -> AbstractContextManager[list[nn.Parameter]]:
+        block = self.model.hf.get_submodule(self.model.anatomy.blocks[layer].path)
+        return recorded(list(block.parameters()))
 
-    def _show(self, chance: str) -> None:
-        names = [f"state_gradient{chance}", f"weight_gradient{chance}"]
-        self.job.emit({}, {name: self.means[name].mean() for name in names})
-        self.job.emit({}, {f"loss{chance}": self.means[f"loss{chance}"].mean()[0]})
+    def _show(self) -> None:
+        means = {name: mean.mean() for name, mean in self.means.items()}
+        self.job.emit({}, {n: m[0] if n.startswith("loss") else m for n, m in means.items()})
 
     def _verify(self, found: TextGradients, wanted: Tensor, slope: Tensor) -> None:
         """The gradient at the embedding by one pass of the whole model and its way back."""
-        leaf = torch.zeros_like(found.states[0][0]).requires_grad_()
-        final: list[Tensor] = []
-        forward(
-            self.model,
-            found.text,
-            [Site("resid_post", self.model.n_layers - 1)],
-            lambda _, state: final.append(state),
-            logits=None,
-            changes=[Change(Site("resid_pre", 0), "add", leaf)],
-            gradients=True,
-        )
-        (whole_way,) = torch.autograd.grad(found.loss(final[0], wanted), leaf)
+        whole_way = found.whole_way(wanted)[0][0]
         self.passes += 3
         size = _norm(whole_way)
         self.off.append(_norm(whole_way - slope.to(whole_way)) / max(size, 1e-12))
@@ -217,5 +202,7 @@ class _Norms:
             self.job.check("naive agreement", max(self.off), limit, what)
 
 
-def _norm(value: Tensor) -> float:
-    return float(value.float().norm())
+def _norm(*values: Tensor) -> float:
+    """Euclidean norm of all numbers together; NaN where there are none."""
+    squares = [float(value.float().square().sum()) for value in values]
+    return float(sum(squares)) ** 0.5 if squares else float("nan")

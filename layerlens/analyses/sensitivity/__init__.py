@@ -1,0 +1,1 @@
+"""How strongly does the loss pull at each layer, and how do changes grow?"""

@@ -1,0 +1,222 @@
+"""The work of ``layer_gradients``: texts side by side on their way back, measured at each block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from layerlens.analyses.contract.job import Job
+from layerlens.analyses.sensitivity.factors import Factors, Spectrum
+from layerlens.analyses.sensitivity.projection_gradients import (
+    Gradients,
+    ProjectionGradients,
+    between,
+    distance,
+)
+from layerlens.analyses.sensitivity.responses import Asked
+from layerlens.analyses.sensitivity.text_gradients import TextGradients
+from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
+from layerlens.metrics.one_thread import one_thread
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+FOLLOWING = ("text", "shuffled")
+"""Which next tokens the loss asks for."""
+
+OF_PARTS = ("effective_rank", "nuclear", "frobenius", "relative_gradient", "text_cosine")
+OF_PROJECTIONS = (*OF_PARTS, "rank_share")
+
+
+class GradientRun:
+    """The work of one call.
+
+    Parameters
+    ----------
+    following
+        One or both of :data:`FOLLOWING`.
+
+    Attributes
+    ----------
+    pairs
+        Whether texts are gone through side by side, so that there are cosines.
+    """
+
+    def __init__(
+        self, job: Job, model: LensModel, following: Sequence[str], seed: int, verify: int
+    ) -> None:
+        self.job, self.model, self.following = job, model, following
+        self.seed, self.verify, self.pairs = seed, verify, False
+        self.parts = ProjectionGradients(model)
+        sizes = model.n_layers, len(self.parts.names), len(following)
+        self.means = {name: TokenMeans(*sizes) for name in OF_PROJECTIONS}
+        for part in self.parts.parts:
+            for way in self.ways:
+                for name in OF_PARTS:
+                    self.means[f"{part}_{name}{way}"] = TokenMeans(model.n_layers)
+        self.weights = [self.parts.norms(layer) for layer in range(model.n_layers)]
+        self.passes = 0
+        self.replayed = 0.0
+        self.off: list[float] = []
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """How names end, for each of ``following``."""
+        return ("", "_chance")[: len(self.following)]
+
+    @property
+    def names(self) -> list[str]:
+        """What will be there."""
+        found = [name for name in self.means if self.pairs or "text_cosine" not in name]
+        ends = [f"{name}{end}" for name in found for end in ("_low", "_high")]
+        return [*found, *(end for end in ends if not end.startswith(OF_PROJECTIONS))]
+
+    def group(self, texts: Sequence[Asked], start: int) -> None:
+        """Carry the gradients of some texts back side by side.
+
+        Parameters
+        ----------
+        start
+            Number of the first among all texts.
+        """
+        every = [_Text(self, text, start + i) for i, text in enumerate(texts)]
+        kept: dict[int, list[Gradients]] = {}
+        for layer in range(self.model.n_layers - 1, -1, -1):
+            gradients = [text.next() for text in every]
+            with one_thread():
+                self._measure(layer, start, gradients)
+            if layer in (0, self.model.n_layers - 1):
+                kept[layer] = [own[0] for own in gradients]
+            self._show(layer)
+        self.passes += (2 + len(self.following)) * len(texts)
+        for i, text in enumerate(every):
+            self.replayed = max(self.replayed, text.found.replayed)
+            if start + i < self.verify:
+                self._verify(text, {layer: own[i] for layer, own in kept.items()})
+
+    def _measure(self, layer: int, start: int, gradients: Sequence[Sequence[Gradients]]) -> None:
+        """Count a block's numbers of some texts, each with a gradient for each loss."""
+        pairs = list(combinations(range(len(gradients)), 2))
+        for kind, way in enumerate(self.ways):
+            own = [found[kind] for found in gradients]
+            each = {
+                name: _One(
+                    [list(found[name].values()) for found in own],
+                    weight,
+                    {(i, j): between(own[i][name], own[j][name]) for i, j in pairs},
+                )
+                for name, weight in self.weights[layer].items()
+            }
+            for name, one in each.items():
+                place = self.parts.names.index(name)
+                self._add(OF_PROJECTIONS, "{}", (layer, place, kind), start, one)
+            for part in self.parts.parts:
+                if inside := self.parts.inside(layer, part):
+                    joined = _One.joined([each[name] for name in inside])
+                    self._add(OF_PARTS, f"{part}_{{}}{way}", (layer,), start, joined)
+
+    def _add(
+        self, names: Sequence[str], named: str, cell: tuple[int, ...], start: int, one: _One
+    ) -> None:
+        """Count the numbers of some matrices in some texts."""
+        spectra = [Spectrum.of(parts) for parts in one.texts]
+        for i, spectrum in enumerate(spectra):
+            values = {
+                "effective_rank": spectrum.rank,
+                "nuclear": spectrum.nuclear,
+                "frobenius": spectrum.norm,
+                "relative_gradient": spectrum.norm / one.weight if one.weight else float("nan"),
+                "rank_share": spectrum.share,
+            }
+            for name in names:
+                if name in values:
+                    self.means[named.format(name)].add_number(cell, values[name], start + i)
+        for (i, j), product in one.products.items():
+            size = spectra[i].norm * spectra[j].norm
+            cosine = product / size if size else float("nan")
+            self.means[named.format("text_cosine")].add_number(cell, cosine, start + i)
+
+    def _show(self, layer: int) -> None:
+        shown = {name for name in self.names if name in self.means}
+        self.job.emit({"layer": layer}, {name: self.means[name].mean(layer) for name in shown})
+
+    def _verify(self, text: _Text, kept: Mapping[int, Gradients]) -> None:
+        """The gradients of some blocks by one pass of the whole model and its way back."""
+        wanted = [(layer, matrix) for layer in kept for matrix in self.parts.own(layer)]
+        weights = [matrix.parameter for _, matrix in wanted]
+        _, *slopes = text.found.whole_way(text.wanted[0], weights)
+        self.passes += 3
+        for (layer, matrix), slope in zip(wanted, slopes, strict=True):
+            for part in self.parts.of(layer, matrix):
+                self.off.append(distance(part, matrix, kept[layer][part.name], slope))
+
+    def finish(self, texts: int) -> None:
+        """Hand over the intervals, and say how it was done and what was verified."""
+        for name in self.names:
+            if name not in self.means and name.endswith("_low"):
+                stem = name.removesuffix("_low")
+                low, high = self.means[stem].interval()
+                self.job.emit({}, {name: low, f"{stem}_high": high})
+        self.job.note(
+            passes=self.passes / texts,
+            method="one pass; the gradient goes back through each block, run again for itself",
+        )
+        limit = tolerance(self.model)
+        what = "states after each block run again against those of the pass, of the largest"
+        self.job.check("block alone equals the pass", self.replayed, limit, what)
+        if self.off:
+            what = "gradients of the first and last block against one way back, of their norm"
+            self.job.check("naive agreement", max(self.off), limit, what)
+
+
+@dataclass(frozen=True)
+class _One:
+    """Matrices of a block that are measured as one.
+
+    Parameters
+    ----------
+    texts
+        Of each text, their gradients.
+    weight
+        Norm of the weights.
+    products
+        Inner products of the gradients of two texts.
+    """
+
+    texts: Sequence[list[Factors]]
+    weight: float
+    products: Mapping[tuple[int, int], float]
+
+    @classmethod
+    def joined(cls, several: Sequence[_One]) -> _One:
+        """All of several, as blocks of one."""
+        texts = [list(chain(*parts)) for parts in zip(*(o.texts for o in several), strict=True)]
+        weight = sum(one.weight**2 for one in several) ** 0.5
+        products = {
+            pair: sum(one.products[pair] for one in several) for pair in several[0].products
+        }
+        return cls(texts, weight, products)
+
+
+class _Text:
+    """One text on its way back, for its losses."""
+
+    def __init__(self, run: GradientRun, text: Asked, number: int) -> None:
+        self.found = TextGradients(run.model, text.text, text.skip, run.job.tick)
+        following = self.found.following
+        order = np.random.default_rng((run.seed, number)).permutation(len(following))
+        shuffled = following[torch.from_numpy(order)]
+        self.wanted = [following, shuffled][: len(run.following)]
+        self._watch = run.parts.watch()
+        _, lasts = self.found.back(*self.wanted)
+        self._blocks = self.found.blocks(lasts, self._watch.inside)
+
+    def next(self) -> list[Gradients]:
+        """The gradients of the next block down, for each loss."""
+        block = next(self._blocks)
+        return [self._watch.gradients(block.layer, slopes) for slopes in block.inside]
