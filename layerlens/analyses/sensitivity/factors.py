@@ -121,8 +121,9 @@ class Spectrum:
         Examples
         --------
         >>> one = Factors(torch.tensor([[3.0, 0.0]]), Rows(torch.tensor([[0.0, 2.0, 0.0]])))
-        >>> Spectrum.of([one])
-        Spectrum(norm=6.0, nuclear=6.0, rank=1.0, share=1.0)
+        >>> found = Spectrum.of([one])
+        >>> round(found.norm, 6), round(found.nuclear, 6), round(found.rank, 6)
+        (6.0, 6.0, 1.0)
         """
         values = torch.cat([part.singular for part in parts])
         total = float(values.sum())
