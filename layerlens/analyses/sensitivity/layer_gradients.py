@@ -161,8 +161,8 @@ def layer_gradients(
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> found = ll.layer_gradients(model, ["cat dog owl cat dog", "owl cat dog owl cat"])
-    >>> found.data.effective_rank.dims
-    ('layer', 'projection')
+    >>> found.data.attn_effective_rank.dims, found.data.effective_rank.dims
+    (('layer',), ('layer', 'projection', 'following'))
     """
     if whole(together, "together") < 1:
         raise InputError(f"together is {together}; expected a number of texts, 1 or more.")
