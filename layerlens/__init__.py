@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.features.training.train_transcoder import train_transcoder
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.information.information_plane import information_plane
     from layerlens.analyses.information.neural_collapse import neural_collapse
     from layerlens.analyses.information.out_of_distribution import out_of_distribution
     from layerlens.analyses.lenses.bigram_layers import bigram_layers
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     from layerlens.metrics.best_run import best_run
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.load import load
+    from layerlens.model.runs import Runs
     from layerlens.model.sites import Site
     from layerlens.result import Result
     from layerlens.result import open_saved as open
@@ -147,6 +149,7 @@ else:
 _PLACES = {
     "load": "layerlens.model.load",
     "LensModel": "layerlens.model.lensmodel",
+    "Runs": "layerlens.model.runs",
     "Site": "layerlens.model.sites",
     "record": "layerlens.run.record",
     "Trace": "layerlens.run.record",
@@ -223,6 +226,7 @@ _PLACES = {
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
     "out_of_distribution": "layerlens.analyses.information.out_of_distribution",
+    "information_plane": "layerlens.analyses.information.information_plane",
     "neural_collapse": "layerlens.analyses.information.neural_collapse",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "suppression": "layerlens.analyses.removal.suppression",
@@ -305,6 +309,7 @@ __all__ = [
     "ProofError",
     "Result",
     "ResultError",
+    "Runs",
     "Site",
     "SiteError",
     "Source",
@@ -360,6 +365,7 @@ __all__ = [
     "import_graph",
     "import_jacobian_lens",
     "import_tuned_lens",
+    "information_plane",
     "integrated_gradients",
     "invariance",
     "knockout",

@@ -17,7 +17,7 @@ from layerlens.export.patch_meta import tokens_of
 from layerlens.export.setup import setup_code
 from layerlens.glossary import terms_in
 from layerlens.result.checks import Check, Checks
-from layerlens.result.layers import MOST_LINES, OTHER, Array, ends_of
+from layerlens.result.layers import MOST_LINES, OTHER, RUN, Array, along_of, ends_of
 from layerlens.result.select import answer_names
 
 if TYPE_CHECKING:
@@ -203,6 +203,8 @@ def _drawn(data: xr.Dataset, dims: list[str]) -> tuple[str, str, str, str]:
     layers = [dim for dim in dims if role_of(data, dim) == "layer"]
     if not third and len(layers) == 1 and str(data.attrs.get("view")) in ("curves", "panels"):
         [other] = [dim for dim in dims if dim not in layers]
+        if other == RUN and along_of(dims, [data.sizes[dim] for dim in dims]) == RUN:
+            return "lines", layers[0], RUN, ""
         if data.sizes[other] <= MOST_LINES and role_of(data, other) != "position":
             return "lines", other, layers[0], ""
     if layers == [second]:  # layers go upwards, whatever the order

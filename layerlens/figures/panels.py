@@ -19,7 +19,16 @@ from layerlens.figures.palette import Palette, color_map
 from layerlens.figures.past import extends, mark_past
 from layerlens.figures.scale import range_scale
 from layerlens.figures.slices import labels_of
-from layerlens.result.layers import CHANCE, OTHER, Array, ends_of, groups_of, numbers_of
+from layerlens.result.layers import (
+    CHANCE,
+    OTHER,
+    RUN,
+    Array,
+    along_of,
+    ends_of,
+    groups_of,
+    numbers_of,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,24 +126,29 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
     _, labels = _words(panel)
     drawn: list[Line2D] = []
     for array in panel.arrays:
-        name, dims = array["name"], array["dims"]
+        name = array["name"]
         own = name.removeprefix(OTHER)
-        x = _places(data, dims[0])
-        values = np.asarray(data[name].values, dtype=np.float64).reshape(len(x), -1)
+        along, each = _axes_of(data, array)
+        x = _places(data, along)
+        values = _columns(data, name, along)
         for i in range(values.shape[1]):
             key = f"{own.removesuffix(CHANCE)} {i}"
             hue = hues.setdefault(key, colors.lines[len(hues) % len(colors.lines)])
             label = labels.get(own) or labels.get(name) or array["long_name"]
-            if len(dims) > 1:
-                label = f"{axis_words(data, dims[1])} {_entry(data, dims[1], i)}"
+            if each:
+                label = f"{axis_words(data, each)} {_entry(data, each, i)}"
             if array["other"]:
                 label = f"{label}, {data.attrs.get('other_label', 'other')}"
             dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
-            band = _band(data, array, i)
+            band = _band(data, array, along, i)
             drawn.append(_line(axes, x, values[:, i], band, hue, label, dash))
     axes.set_yscale(scale)
-    axes.set_xlabel(_along(data, panel.arrays[0]["dims"][0]), **_font(colors), labelpad=2)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    along, _ = _axes_of(data, panel.arrays[0])
+    axes.set_xlabel(_along(data, along), **_font(colors), labelpad=2)
+    if along == RUN:
+        axes.set_xticks(_places(data, along), labels_of(data, along))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.grid(axis="y", color=colors.faint, alpha=0.25, linewidth=0.5)
     low, high = axes.get_ylim()
     if scale == "linear" and low < 0 < high:
@@ -178,18 +192,36 @@ def _line(
     return drawn
 
 
-def _band(data: xr.Dataset, array: Array, i: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _axes_of(data: xr.Dataset, array: Array) -> tuple[str, str]:
+    """Return the axis that curves run along, and the one of which each entry has one."""
+    dims = array["dims"]
+    bare = [dim.removeprefix(OTHER) for dim in dims]
+    found = along_of(bare, [data.sizes[dim] for dim in dims])
+    along = dims[bare.index(found)] if found else dims[0]
+    return along, next((dim for dim in dims if dim != along), "")
+
+
+def _columns(data: xr.Dataset, name: str, along: str) -> np.ndarray:
+    """Return the values of an array, a column for each curve."""
+    values = data[name].transpose(along, ...).values.astype(np.float64)
+    return np.asarray(values.reshape(data.sizes[along], -1))
+
+
+def _band(
+    data: xr.Dataset, array: Array, along: str, i: int
+) -> tuple[np.ndarray, np.ndarray] | None:
     ends = ends_of(data, array["name"])
     if ends is None:
         return None
-    low, high = (np.asarray(data[end].values, dtype=np.float64) for end in ends)
-    low, high = low.reshape(len(low), -1)[:, i], high.reshape(len(high), -1)[:, i]
+    low, high = (_columns(data, end, along)[:, i] for end in ends)
     return (low, high) if np.isfinite(low).any() else None
 
 
 def _places(data: xr.Dataset, dim: str) -> np.ndarray:
     """Where entries of an axis lie: at their layer, a state at the block that it comes after."""
     size = data.sizes[dim]
+    if dim == RUN:  # moments are chosen, and mostly ever farther apart
+        return np.arange(size, dtype=np.float64)
     values = data[dim].values.tolist() if dim in data.coords else list(range(size))
     numbers = numbers_of(dim, size, values)
     if numbers is None:

@@ -137,6 +137,18 @@ class LensModel(WithHead, WithText):
         """Where token ids have to be."""
         return input_device(self.hf)
 
+    def facts(self) -> dict[str, Any]:
+        """What a result says of the model that was asked: attributes by name."""
+        return {
+            "model": self.name,
+            "load": self.load_code,
+            "model_type": self.anatomy.family,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "n_layers": self.n_layers,
+            "d_vocab": self.d_vocab,
+            **({} if self.d_vocab_in == self.d_vocab else {"d_vocab_in": self.d_vocab_in}),
+        }
+
     def layers(self, which: Any = None) -> list[int]:
         """Numbers of the blocks that are meant, in order, each once.
 

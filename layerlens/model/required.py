@@ -18,12 +18,14 @@ def require_model(model: Any, what: str = "The first argument") -> None:
     what
         What it was given as, for the sentence.
     """
-    if hasattr(model, "running"):
+    if hasattr(model, "anatomy"):
         return
     if isinstance(model, str | os.PathLike):
         how = f"write ll.load({os.fspath(model)!r})"
     elif model is None:
         how = "write ll.load() for the default one"
+    elif hasattr(model, "labels") and hasattr(model, "running"):
+        how = "ll.Runs are for ll.information_plane"
     elif hasattr(model, "get_input_embeddings"):
         how = "write ll.load(hf_model, tokenizer) for one that is in memory already"
     elif _is_square(model[0] if isinstance(model, tuple) and model else model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from layerlens.metrics import registry
@@ -25,6 +26,12 @@ MOST_GROUPS = 8
 
 MOST_LINES = 12
 """Entries of an axis of a metric's own that still make a line each."""
+
+
+RUN = "run"
+"""The axis of the moments of a training."""
+
+_DEPTHS = ("layer", "point")
 
 
 class Array(TypedDict):
@@ -111,14 +118,33 @@ def _tokens_of(metric: str) -> list[str]:
 
 def kind_of(dims: list[str], shape: tuple[int, ...]) -> str:
     """Return how an array over these axes is drawn."""
-    along = bool(dims) and dims[0] in ("layer", "point")
+    along = bool(dims) and dims[0] in _DEPTHS
     if len(dims) < 2:
         return "scalar" if not dims else "curve" if along else "profile"
     if len(dims) == 2 and dims[1] == f"{dims[0]}_other":
         return "matrix"
     if dims == ["layer", "head"]:
         return "heads"
-    return "lines" if len(dims) == 2 and along and shape[1] <= MOST_LINES else "table"
+    return "lines" if along_of(dims, shape) else "table"
+
+
+def along_of(dims: Sequence[str], shape: Sequence[int]) -> str | None:
+    """Return which of two axes lines run along; None where they would be too many.
+
+    They run through the layers, or through the moments of a training where these are more.
+
+    Examples
+    --------
+    >>> along_of(["run", "layer"], [9, 4]), along_of(["run", "layer"], [3, 31])
+    ('run', 'layer')
+    """
+    if len(dims) != 2:
+        return None
+    (first, second), (size, other) = dims, shape
+    if first == RUN and second in _DEPTHS and size <= other:
+        first, second, size, other = second, first, other, size
+    along = first in _DEPTHS or (first == RUN and second in _DEPTHS)
+    return first if along and other <= MOST_LINES else None
 
 
 def groups_of(data: xr.Dataset, name: str) -> list[tuple[int, int]]:

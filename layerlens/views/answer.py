@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import traitlets as t
 
@@ -13,7 +13,6 @@ from layerlens.analyses.contract.options import plain
 from layerlens.analyses.contract.provenance import named_texts, several
 from layerlens.export.answer_meta import answer_meta_of, fields_of
 from layerlens.export.pack import Frame, Wire, answer_wires, frames_of, plain_wire
-from layerlens.model.required import require_model
 from layerlens.result.beside import is_beside
 from layerlens.result.select import one_text
 from layerlens.views.adopt import inputs_of, options_of
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.contract.contract import About
     from layerlens.analyses.contract.parts import Variable
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.runs import Runs
     from layerlens.result import Result
 
 
@@ -67,7 +67,7 @@ class AnswerView(AnswerQuestion, SecondView):
 
     def __init__(
         self,
-        model: LensModel,
+        model: LensModel | Runs,
         analysis: str | Analysis,
         /,
         *texts: Any,
@@ -76,8 +76,9 @@ class AnswerView(AnswerQuestion, SecondView):
         label: str = "",
         **keywords: Any,
     ) -> None:
-        require_model(model)
         self._name(analysis)
+        self.analysis.require_kind(model)
+        model = cast("LensModel", model)  # runs stand in its place, where they may
         if "other" in self.analysis.options:  # its own way to ask about two
             keywords |= {} if other is None else {"other": other}
             other = None

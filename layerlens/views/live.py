@@ -39,7 +39,7 @@ class LiveView(ResultView):
     _lane: Lane | None = None
 
     def __init__(self, model: LensModel, inputs: Mapping[str, Any], keywords: Any) -> None:
-        require_model(model)
+        self.analysis.require_kind(model)
         self._open(model, inputs, keywords)
         self._ask()
 
@@ -79,12 +79,7 @@ class LiveView(ResultView):
         if model is None:
             return {}
         return {
-            "model": model.name,
-            "load": model.load_code,
-            "model_type": model.anatomy.family,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "n_layers": model.n_layers,
-            "d_vocab": model.d_vocab,
+            **model.facts(),
             "notes": [note for found in run.tokens.values() for note in found.notes],
             "code": self.code_of(run),
             **self.analysis.about.shown(),

@@ -104,7 +104,7 @@ class QuestionView(PictureView):
                 )
         shown = {name: plain(value) for name, value in options.items()}
         for name, value in options.items():
-            if plain(self._options.get(name)) != value or name not in self._options:
+            if plain(self._options.get(name)) != shown[name] or name not in self._options:
                 self._options[name] = value
         return shown
 

@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from layerlens.analyses.contract import options as opts
 from layerlens.analyses.contract.about import About
@@ -26,6 +26,7 @@ from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled, InputError, ModelError
 from layerlens.model.abilities import ABILITIES, reads
 from layerlens.model.required import require_model
+from layerlens.model.runs import Runs
 from layerlens.model.together import running_together
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Analysis:
         Options that have an effect only beside certain others, and what they need.
     opens
         What a cell of its answer opens; None for nothing.
+    runs
+        Whether ``ll.Runs`` may stand in the place of a model.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Analysis:
         learns: Learns = "",
         effects: Effects | None = None,
         opens: Opener | None = None,
+        runs: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.__doc__ = opts.described(function.__doc__ or "", about.name)
@@ -102,6 +106,7 @@ class Analysis:
         self.gradients = gradients
         self.learns = learns
         self.opens = opens
+        self.runs = runs
         self.variables = dict(variables)
         own_options = opts.defaults(function)
         reads_text = bool(inputs) or "text" in own_options
@@ -113,7 +118,7 @@ class Analysis:
         self._calling = Calling(self.name, self.inputs, self.positional, self.options, corpus)
         self.__signature__ = self._calling.signature
 
-    def __call__(self, model: LensModel, *texts: Any, **options: Any) -> Result:
+    def __call__(self, model: LensModel | Runs, *texts: Any, **options: Any) -> Result:
         """Compute on this thread, with a progress bar when it lasts.
 
         Parameters
@@ -144,7 +149,7 @@ class Analysis:
 
     def run(
         self,
-        model: LensModel,
+        model: LensModel | Runs,
         text: Any,
         options: Mapping[str, Any] | None = None,
         listener: Listener | None = None,
@@ -156,7 +161,7 @@ class Analysis:
         text
             The text; for an analysis of several, a mapping from each name in ``inputs`` to one.
         """
-        self.require(model)
+        model = self.require(model)
         full = self._completed(options or {})
         given = self._calling.named(text)
         fed = self._calling.fed(model, given, full)
@@ -225,8 +230,10 @@ class Analysis:
             named = read_tokens(job, model, fed, full)
             return self.opens(job, model, *fed.values(), place, **own(named))
 
-    def require(self, model: LensModel) -> None:
-        """Refuse a model that cannot be asked this.
+    def require(self, model: LensModel | Runs) -> LensModel:
+        """Refuse a model that cannot be asked this, and return it.
+
+        From here on runs are taken for a model: they have what the contract asks of one.
 
         Raises
         ------
@@ -235,7 +242,8 @@ class Analysis:
         ModelError
             It lacks what the analysis needs.
         """
-        require_model(model)
+        self.require_kind(model)
+        model = cast("LensModel", model)
         if self.inputs and (kind := reads(model)) not in self.reads:
             raise InputError(
                 f"{model.name} reads {kind}, but {self.name} is for {' or '.join(self.reads)}."
@@ -243,6 +251,18 @@ class Analysis:
         for need in self.needs:
             if lack := ABILITIES[need](model):
                 raise ModelError(f"{self.name} cannot be asked of {model.name}, which {lack}.")
+        return model
+
+    def require_kind(self, model: Any) -> None:
+        """Refuse what is neither a model from ``ll.load`` nor, where they may stand, runs.
+
+        Raises
+        ------
+        InputError
+            Says how to get one.
+        """
+        if not (self.runs and isinstance(model, Runs)):
+            require_model(model)
 
     def _completed(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options over their defaults; one that does not fit or has no effect is refused."""
@@ -257,19 +277,19 @@ class Analysis:
         """Texts by name and options of a call, however they were given; see `Analysis.__call__`."""
         return self._calling.sort(texts, options)
 
-    def work(self, model: LensModel, *texts: Any, **options: Any) -> Work:
+    def work(self, model: LensModel | Runs, *texts: Any, **options: Any) -> Work:
         """Count passes, rows through the head and bytes without running anything."""
-        return self._counted(model, texts, options)[1]
+        return self._counted(self.require(model), texts, options)[1]
 
-    def estimate(self, model: LensModel, *texts: Any, **options: Any) -> Estimate:
+    def estimate(self, model: LensModel | Runs, *texts: Any, **options: Any) -> Estimate:
         """Estimate what a call would take; see `Estimate` for how."""
+        model = self.require(model)
         return estimate_work(model, *self._counted(model, texts, options))
 
     def _counted(
         self, model: LensModel, texts: Sequence[Any], options: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tokens | Texts], Work]:
         """What a call would be fed, and its work."""
-        self.require(model)
         given, options = self._calling.sort(texts, options)
         full = self._completed(options)
         fed = self._calling.fed(model, given, full)
@@ -325,7 +345,7 @@ class Fitting(Analysis):
     ``partial`` of an error, have it as ``fitted`` of a result whose arrays say how learning went.
     """
 
-    def __call__(self, model: LensModel, *texts: Any, **options: Any) -> Fitted:  # type: ignore[override]
+    def __call__(self, model: LensModel | Runs, *texts: Any, **options: Any) -> Fitted:  # type: ignore[override]
         """Learn on this thread, with a progress bar when it lasts; see `Analysis`."""
         fitted = super().__call__(model, *texts, **options).fitted
         if fitted is None:

@@ -44,6 +44,7 @@ def analysis(
     opens: Opener | None = None,
     doses: Sequence[Dose] = (),
     finds: str = "",
+    runs: bool = False,
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -104,6 +105,8 @@ def analysis(
     finds
         What its view finds by a token, in words; `opens` is given a cell with the label ``"token"``
         then, see `layerlens.analyses.contract.cells.FOUND`.
+    runs
+        Takes ``ll.Runs`` in the place of a model, too: a network at several moments of training.
     """
     from layerlens.analyses.contract.registry import register
 
@@ -124,6 +127,7 @@ def analysis(
             learns=learns,
             effects=effects,
             opens=opens,
+            runs=runs,
         )
         return register(made)
 

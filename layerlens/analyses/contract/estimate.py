@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.corpus.texts import Texts
+from layerlens.model.lensmodel import LensModel
 from layerlens.run.head_rows import Head
 
 if TYPE_CHECKING:
-    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.runs import Runs
     from layerlens.model.text import Tokens
 
 PROBE_ROWS = 64
@@ -80,7 +81,9 @@ class Estimate:
         )
 
 
-def estimate_work(model: LensModel, fed: Mapping[str, Tokens | Texts], work: Work) -> Estimate:
+def estimate_work(
+    model: LensModel | Runs, fed: Mapping[str, Tokens | Texts], work: Work
+) -> Estimate:
     """Seconds for counted work, from the speed of one product with this model.
 
     Parameters
@@ -90,10 +93,12 @@ def estimate_work(model: LensModel, fed: Mapping[str, Tokens | Texts], work: Wor
     """
     speed, how = _operations_per_second(model)
     tokens = _tokens_in(fed) if work.tokens is None else work.tokens
-    head = model.d_vocab * model.d_model
-    blocks = _in_blocks(model)
-    operations = 2.0 * blocks * tokens * work.passes + 2.0 * head * work.head_rows
-    seconds = (operations + work.operations) / speed
+    operations = work.operations
+    blocks = head = 0
+    if isinstance(model, LensModel):
+        head, blocks = model.d_vocab * model.d_model, _in_blocks(model)
+        operations += 2.0 * blocks * tokens * work.passes + 2.0 * head * work.head_rows
+    seconds = operations / speed
     how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {how}"
     if work.steps:
         slow, one = _operations_per_second(model, 1)
@@ -122,17 +127,20 @@ def _in_blocks(model: LensModel) -> int:
     return sum(p.numel() for p in hf.parameters() if id(p) not in aside)
 
 
-def _operations_per_second(model: LensModel, rows: int = PROBE_ROWS) -> tuple[float, str]:
+def _operations_per_second(model: LensModel | Runs, rows: int = PROBE_ROWS) -> tuple[float, str]:
     """Speed of a product of so many rows, and in words of which."""
-    probe = _head_product if model.anatomy.head else _largest_product
+    head = isinstance(model, LensModel) and model.anatomy.head
     with model.running():
-        product, x, out = probe(model, rows)
+        if isinstance(model, LensModel) and head:
+            product, x, out = _head_product(model, rows)
+        else:
+            product, x, out = _largest_product(model, rows)
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
             product(x)[:, 0].sum().item()
             seconds.append(time.perf_counter() - started)
-    what = "the head" if model.anatomy.head else "the largest matrix"
+    what = "the head" if head else "the largest matrix"
     words = "a row" if len(x) == 1 else f"{len(x)} rows"
     return 2.0 * x.numel() * out / min(seconds), f"{words} of {what}"
 
@@ -149,7 +157,7 @@ def _head_product(model: LensModel, most: int) -> Product:
     return head.logits, x, model.d_vocab
 
 
-def _largest_product(model: LensModel, rows: int) -> Product:
+def _largest_product(model: LensModel | Runs, rows: int) -> Product:
     found = [p for p in model.hf.parameters() if p.dim() == 2 and p.is_floating_point()]
     weight = max(found, key=lambda p: (not p.is_meta, p.numel()))
     x = torch.zeros((rows, weight.shape[1]), dtype=weight.dtype, device=weight.device)

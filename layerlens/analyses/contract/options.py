@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
 
+MOST_WRITTEN = 1000
+"""Numbers of an array that are written down in a call."""
 TEXTS = {
     "answer": """
         Token whose prediction is measured, as a string or an id; for several texts also a list.
@@ -119,7 +124,21 @@ def complete(options: Mapping[str, Any], known: Mapping[str, Any], name: str) ->
 
 
 def plain(value: Any) -> Any:
-    """Make a value fit for JSON and literal Python: tensors and arrays become lists."""
+    """Make a value fit for JSON and literal Python: tensors and arrays become lists.
+
+    Of one with more numbers than a person would read, its size and a sum over its bytes stand
+    there, which another one would not have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain(np.arange(3)), plain(np.zeros((40, 40)))
+    ([0, 1, 2], 'float64 array of 40 x 40, crc32 d6bcc5ba')
+    """
+    if _is_large(value):
+        array = np.ascontiguousarray(np.asarray(value))
+        shape = " x ".join(map(str, array.shape))
+        return f"{array.dtype} array of {shape}, crc32 {zlib.crc32(array.tobytes()):08x}"
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, slice):
@@ -134,6 +153,11 @@ def plain(value: Any) -> Any:
         return os.fspath(value)
     # A function may be called like a word that an option knows, and is not that word.
     return f"{_named(value)}()" if inspect.isroutine(value) else _named(value)
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is an array that nobody would write down."""
+    return hasattr(value, "tolist") and bool(np.prod(np.shape(value)) > MOST_WRITTEN)
 
 
 def _named(value: Any) -> str:
@@ -182,6 +206,8 @@ def written(text: Any) -> str:
 
 
 def _literal(option: str, value: Any) -> str:
+    if _is_large(value):
+        return option
     if hasattr(value, "tolist") or isinstance(value, os.PathLike):
         return repr(plain(value))
     if value is None or isinstance(value, bool | int | float | str | slice | range):

@@ -58,13 +58,7 @@ def attributes(
     said = [note for found in plain_tokens.values() for note in found.notes]
     notes = dict.fromkeys([*said, *remarks])
     return {
-        "model": model.name,
-        "load": model.load_code,
-        "model_type": model.anatomy.family,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "n_layers": model.n_layers,
-        "d_vocab": model.d_vocab,
-        **({} if model.d_vocab_in == model.d_vocab else {"d_vocab_in": model.d_vocab_in}),
+        **model.facts(),
         "text": first if isinstance(first, str) else json.dumps(first, ensure_ascii=False),
         "notes": json.dumps(list(notes), ensure_ascii=False),
         "options": json.dumps(plain(options), ensure_ascii=False),

@@ -14,6 +14,7 @@ from layerlens.errors import InputError
 if TYPE_CHECKING:
     from layerlens.analyses.contract.estimate import Estimate
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.runs import Runs
 
 _ANALYSES: dict[str, Analysis] = {}
 
@@ -74,7 +75,9 @@ def names() -> list[str]:
     return sorted(_ANALYSES)
 
 
-def estimate(analysis: str | Analysis, model: LensModel, *texts: Any, **options: Any) -> Estimate:
+def estimate(
+    analysis: str | Analysis, model: LensModel | Runs, *texts: Any, **options: Any
+) -> Estimate:
     """Estimate passes, seconds and bytes of ``analysis(model, *texts, **options)``.
 
     Parameters

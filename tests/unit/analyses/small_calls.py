@@ -34,6 +34,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "generation_lens": ((ONE,), {"max_new_tokens": 3}),
     "head_scores": ((), {"length": 8}),
     "head_roles": ((), {"length": 8}),
+    "information_plane": ((), {"inputs": LIST, "labels": [0, 1, 0], "shuffles": 2}),
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),
     "neural_collapse": ((labelled([*LIST, ONE], label=[0, 1, 1, 0]),), {}),
