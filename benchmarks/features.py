@@ -44,7 +44,7 @@ def main() -> None:
 def report_speed(width: int, features: int, k: int) -> None:
     """Tokens a second of CPU time of one step on activations that are there."""
     x = [torch.randn(BATCH, width) for _ in range(4)]
-    recipe = Recipe("topk", features, k, 1.0, 1e-3, BATCH, 10**9, 10**9, 0, "none")
+    recipe = Recipe("topk", features, k, 1e-3, BATCH, 10**9, 10**9, 0, "none")
     steps: dict[str, Callable[[torch.Tensor], object]] = {"layerlens": Learner(recipe, x[0]).step}
     if importlib.util.find_spec("sae_lens") is None:
         print("sae-lens is not installed here, so it takes no part: pip install sae-lens")
@@ -94,7 +94,7 @@ def report_planted(steps: int) -> None:
         return (on * (0.5 + torch.rand(BATCH, DIRECTIONS, generator=random))) @ true
 
     total = steps * BATCH
-    recipe = Recipe("topk", 2 * DIRECTIONS, ON, 1.0, 1e-3, BATCH, total, total // 10, 0, "none")
+    recipe = Recipe("topk", 2 * DIRECTIONS, ON, 1e-3, BATCH, total, total // 10, 0, "none")
     learner, started = Learner(recipe, draw()), time.process_time()
     begun = mean_max_cosine(true, learner.arrays()["W_dec"])
     for _ in range(steps):
@@ -122,7 +122,7 @@ def peak(count: int) -> float:
     def made() -> list[list[int]]:
         return torch.randint(1, model.d_vocab, (count, 128), generator=random).tolist()
 
-    options = {"layers": 1, "size": 4, "k": 4, "memory_limit": 8_000_000}
+    options = {"layers": 1, "size": 4, "k": 4, "memory_limit": 20_000_000}
     ll.train_sae.run(model, ll.texts(made()), options, Silent())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -25,7 +25,6 @@ and for all of it.
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import sys
 import sysconfig
@@ -42,6 +41,7 @@ from measure import Timer, peak_above
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.analyses.measuring.layer_metrics import DEFAULT
+from layerlens.corpus.installed import docstrings
 from layerlens.metrics import registry
 from layerlens.metrics.base import LayerMetric, ModelShape, WeightMetric
 from layerlens.metrics.batch import split
@@ -75,17 +75,13 @@ def reads_patterns(name: str) -> bool:
     return issubclass(kind, LayerMetric) and "pattern" in kind.parts
 
 
-def docstrings() -> Iterator[str]:
+def library_docstrings() -> Iterator[str]:
     """Docstrings of the standard library, in the order of its files, without its tests."""
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted([*library.glob("*.py"), *library.glob("[a-z]*/*.py")]):
         if path.parent.name in ("lib2to3", "test"):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                text = ast.get_docstring(node)
-                if text and len(text) > 40:  # not "See above."
-                    yield text
+        yield from docstrings(path.read_text(encoding="utf-8"))
 
 
 def small(like: ll.LensModel, words: int | None = None) -> ll.LensModel:
@@ -331,7 +327,7 @@ def main() -> None:
         costs(model, arguments.rows, arguments.length, arguments.repeats, arguments.quick)
     if "each" in wanted:
         each(model, arguments.rows, arguments.length, arguments.repeats, arguments.quick)
-    documents = list(islice(docstrings(), 40 if smoke else None))
+    documents = list(islice(library_docstrings(), 40 if smoke else None))
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"\nCorpus: {len(documents):,} docstrings of Python {version}'s standard library")
     few = model if smoke else small(model)

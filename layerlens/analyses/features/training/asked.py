@@ -14,9 +14,9 @@ from torch import Tensor
 
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.features.activations import Places, special_ids
-from layerlens.analyses.features.training.judge import Judge
+from layerlens.analyses.features.training.judge import ROWS, Judge
 from layerlens.analyses.features.training.learner import Learner, Learns, Recipe
-from layerlens.analyses.features.training.objective import CHOOSING, KINDS
+from layerlens.analyses.features.training.objective import KINDS
 from layerlens.analyses.lenses.fitting.documents import read_rows, text_of
 from layerlens.errors import InputError, MemoryLimitError
 from layerlens.model.lensmodel import LensModel
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 1_000_000_000
 MOST_HELD = 1 << 18
 """Activations in the buffer, at most."""
+PER_BATCH = {"topk": 3, "batchtopk": 5, "relu": 4, "jumprelu": 5, "gated": 6}
+"""Arrays ``[batch, feature]`` that a step of each kind holds at once, its slopes included."""
 
 
 class Sizes(NamedTuple):
@@ -65,7 +67,7 @@ class Asked:
     CONTROL: ClassVar[str]
     """What it has to beat."""
     SAME: ClassVar[tuple[str, ...]] = (
-        "kind", "size", "k", "sparsity", "activations", "batch", "lr", "dead_after",
+        "kind", "size", "k", "activations", "batch", "lr", "dead_after",
         "positions_skipped", "test", "test_tokens", "seed", "memory_limit",
     )  # fmt: skip
     """Options that it has to be begun and ended with; the limit sizes the buffer."""
@@ -75,7 +77,6 @@ class Asked:
     kind: str
     size: float
     k: int
-    sparsity: float
     activations: int | None
     batch: int
     lr: float
@@ -94,10 +95,10 @@ class Asked:
             given = getattr(self, name)
             if given is not None and given < 1:
                 raise InputError(f"{name} is {given}; expected a number from 1.")
-        for name in ("size", "lr", "sparsity"):
+        for name in ("size", "lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is {getattr(self, name)}; expected a number above 0.")
-        if self.kind in CHOOSING and self.k > self.features:
+        if self.k > self.features:
             raise InputError(f"k is {self.k}; expected 1 to {self.features}, the features.")
 
     @property
@@ -152,6 +153,36 @@ class Asked:
         return (max(self.places.layers) + 1) / self.model.n_layers
 
     @property
+    def parameters(self) -> int:
+        """Numbers that one dictionary is made of, without what has one a feature."""
+        return 2 * self.width * self.features
+
+    @property
+    def beginning(self) -> int:
+        """Bytes that are held while the control is found."""
+        return 40 * self.width**2
+
+    @property
+    def beside_the_buffer(self) -> int:
+        """Bytes that are held at once beside the buffer, at most.
+
+        They are the parameters with Adam's two means of each; the same once more as they were last
+        handed over, and again while they are handed over, of several dictionaries stacked before
+        (the slopes of a step are fewer); the features of a batch, or of the activations set apart
+        that are measured together; the latter; and what finds the control.
+        """
+        times = 9.5 if self.dictionaries == 1 else 12.5
+        learned = round(4 * times * self.parameters) * self.dictionaries
+        rows = max(PER_BATCH[self.kind] * self.batch, 3 * ROWS)
+        apart = 4 * self.test_tokens * len(self.places.sites) * self.width
+        return learned + 4 * rows * self.features + apart + self.beginning
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an activation to learn from."""
+        return 4 * self.width * self.sites_of_one
+
+    @property
     def buffer(self) -> int:
         """Activations that are held to be shuffled.
 
@@ -160,30 +191,21 @@ class Asked:
         MemoryLimitError
             Not even one batch fits.
         """
-        row, steps = self._row_bytes, 8 * self.batch * self.features
-        room = self.memory_limit - self.dictionaries * 24 * self.width * self.features - steps
-        held = min(MOST_HELD, room // row)
+        beside, each = self.beside_the_buffer, self.row_bytes
+        held = min(MOST_HELD, (self.memory_limit - beside) // each)
         if held < self.batch:
-            least = self.memory_limit - room + self.batch * row
             few = "fewer layers, " if self.dictionaries > 1 else ""
             raise MemoryLimitError(
                 f"To learn {self.features:,} features in batches of {self.batch:,} needs "
-                f"{least / 1e6:.0f} MB of working memory and the limit is "
+                f"{(beside + self.batch * each) / 1e6:.0f} MB of working memory and the limit is "
                 f"{self.memory_limit / 1e6:.0f} MB: raise memory_limit, or give {few}a smaller "
-                "size or batch."
+                "size, batch or test_tokens."
             )
         return held // self.batch * self.batch
 
-    @property
-    def _row_bytes(self) -> int:
-        """Bytes of an activation to learn from, which is held twice while they are shuffled."""
-        sites = 1 if self.sites_of_one == 1 else len(self.places.sites)
-        return 8 * self.width * sites
-
-    @property
-    def buffer_bytes(self) -> int:
-        """Bytes of the buffer while it is shuffled."""
-        return self.buffer * self._row_bytes
+    def held(self, total: int) -> int:
+        """Bytes that are held to learn from so many activations."""
+        return self.beside_the_buffer + self.row_bytes * min(self.buffer, total)
 
     def recipe(self, total: int) -> Recipe:
         """How it is learned from so many activations."""
@@ -191,7 +213,6 @@ class Asked:
             kind=self.kind,
             features=self.features,
             k=self.k,
-            sparsity=self.sparsity,
             lr=self.lr,
             batch=self.batch,
             total=total,
@@ -246,14 +267,22 @@ class AskedSae(Asked):
         return Judge(x)
 
 
-def sizes_of(asked: Asked, texts: Tokens | Texts) -> Sizes:
-    """Count tokens by reading the texts once; nothing is run."""
-    fed = kept = 0
+def sizes_of(asked: Asked, texts: Tokens | Texts, taught: frozenset[int] | None = None) -> Sizes:
+    """Count tokens by reading the texts once; nothing is run.
+
+    Parameters
+    ----------
+    taught
+        Numbers of the texts to learn from; None where they are not drawn yet: the share that they
+        are of all is taken.
+    """
+    fed, kept, share = 0, 0, 1 - asked.test if taught is None else 1.0
     special = special_ids(asked.model)
     for row in read_rows(asked.model, texts):
         fed += len(row.ids)
-        kept += count(row, asked.positions_skipped, special)
-    train = round((1 - asked.test) * kept) * asked.per_token
+        if taught is None or text_of(row) in taught:
+            kept += count(row, asked.positions_skipped, special)
+    train = round(share * kept) * asked.per_token
     return Sizes(fed, train, asked.activations or train)
 
 
@@ -286,25 +315,26 @@ def chunks(
         (Number of the reading, of the chunk in it), and its rows.
     """
     special, each = special_ids(asked.model), asked.per_token
-    full = min(asked.buffer - asked.batch, total)
     reading, first = start
     while True:
-        number, held, size = 0, [], 0
+        number, size = 0, 0
+        held: list[Row] = []
         for row in read_rows(asked.model, texts):
             if text_of(row) not in taught:
                 continue
-            held.append(row)
-            size += count(row, asked.positions_skipped, special) * each
-            if size >= full:
+            more = count(row, asked.positions_skipped, special) * each
+            if held and (size + more > asked.buffer or size >= total):
                 if number >= first:
                     yield (reading, number), held
                 number, held, size = number + 1, [], 0
-        if held and size and number >= first:
+            held.append(row)
+            size += more
+        if size > 1 and number >= first:  # one activation alone has no variance
             yield (reading, number), held
         reading, first = reading + 1, 0
 
 
 def shuffled(seed: int, place: tuple[int, int], number: int) -> torch.Tensor:
-    """Order of the activations of a chunk."""
+    """Place of each of the activations of a chunk."""
     drawn = np.random.default_rng([seed, *place])
     return torch.from_numpy(drawn.permutation(number))

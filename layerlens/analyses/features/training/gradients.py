@@ -40,7 +40,7 @@ class Chosen(torch.autograd.Function):
         """Sum the slopes of each feature over the rows that chose it."""
         x, rows, centre, index = ctx.saved_tensors
         for_bias = rows.new_zeros(len(rows)).index_add_(0, index.flatten(), slope.flatten())
-        for_rows = gathered(index, slope, x, len(rows)) - for_bias[:, None] * centre
+        for_rows = gathered(index, slope, x, len(rows)).addr_(for_bias, centre, alpha=-1)
         return None, for_rows, for_bias, -(for_bias @ rows), None, None
 
 

@@ -49,7 +49,9 @@ class Judge:
 
     def __init__(self, x: Tensor, y: Tensor | None = None) -> None:
         self.x, self.y = x, x if y is None else y
-        self._spread = (self.y - self.y.mean(0)).square().sum((0, 2)).double()
+        mean = self.y.mean(0)
+        parts = self.y.split(ROWS)
+        self._spread = sum((part - mean).square().sum((0, 2)).double() for part in parts)
         self.shares: np.ndarray | None = None
         """``[component]``: variance that so many components explain, and one more."""
 
@@ -98,15 +100,26 @@ class Judge:
         """Find the principal components of the first activations ``[n, width]`` that are seen."""
         if self.shares is not None:
             return
-        x = x[:COMPONENT_ROWS].double()
-        mean = x.mean(0)
-        _, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))
-        shares = []
-        for layer in range(self.x.shape[1]):
-            centred = self.x[:, layer].double() - mean
-            along = (centred @ vectors.flip(1)).square().sum(0).cumsum(0)
-            shares.append(1 - (centred.square().sum() - along) / self._spread[layer])
+        first = x[:COMPONENT_ROWS]
+        mean = first.mean(0, dtype=torch.float64)
+        products = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+        for part in first.split(ROWS):
+            centred = part - mean
+            products.addmm_(centred.T, centred)
+        vectors = torch.linalg.eigh(products)[1].flip(1)
+        layers = range(self.x.shape[1])
+        shares = [self._shares_of_components(layer, mean, vectors) for layer in layers]
         self.shares = torch.stack(shares).mean(0).numpy()
+
+    def _shares_of_components(self, layer: int, mean: Tensor, vectors: Tensor) -> Tensor:
+        """``[component]``: variance of a layer that so many components explain, and one more."""
+        along, whole = vectors.new_zeros(len(vectors)), vectors.new_zeros(())
+        for part in self.x[:, layer].split(ROWS):
+            centred = part - mean
+            along += (centred @ vectors).square().sum(0)
+            whole += centred.square().sum()
+        found: Tensor = 1 - (whole - along.cumsum(0)) / self._spread[layer]
+        return found
 
     def components(self, l0: float) -> float:
         """Variance that as many principal components explain as features are on."""

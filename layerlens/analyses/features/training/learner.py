@@ -11,19 +11,24 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary, Form, normalised
+from layerlens.analyses.features.training.judge import COMPONENT_ROWS
 from layerlens.analyses.features.training.objective import CHOOSING, Batch, Loss, loss_of
+from layerlens.analyses.features.training.price import Price
 from layerlens.errors import ActivationError
 
 THRESHOLD = 0.01
 """Of a jumprelu feature at the start."""
 SMALL = 0.1
 """Norm of the decoder's rows at the start, of kinds that pay for what is on."""
-WARM_UP = 0.05
-"""Share of the training in which the price of being on rises from 0."""
 DECAY = 0.2
 """Share of the training, at its end, in which the step falls to 0."""
 BETAS = (0.9, 0.999)
 """Of Adam: how much of the running means of a gradient and of its square stays."""
+SWITCHES = {"relu": "b_enc", "jumprelu": "threshold", "gated": "b_gate"}
+"""What decides whether a feature is on, of the kinds that pay for it."""
+QUICK = 10.0
+"""A switch steps so many times as far as the rest, or through so much in a whole training,
+whichever is more: it has to follow the price."""
 KEEP = 0.99
 """Of the running mean of what a batchtopk one lets pass."""
 STATE = "state."
@@ -37,7 +42,6 @@ class Recipe:
     kind: str
     features: int
     k: int
-    sparsity: float
     lr: float
     batch: int
     total: int
@@ -94,6 +98,7 @@ class Learner:
 
     def __init__(self, recipe: Recipe, first: Tensor) -> None:
         self.recipe = recipe
+        first = first[:COMPONENT_ROWS]
         self.scale = 1.0
         if recipe.normalise == "none":
             self.scale = scale_of(first)
@@ -111,11 +116,12 @@ class Learner:
         else:
             self.given["b_enc"] = zeros.clone()
         if recipe.kind == "jumprelu":
-            self.given["log_threshold"] = torch.full_like(zeros, math.log(THRESHOLD))
+            self.given["threshold"] = torch.full_like(zeros, THRESHOLD)
         self.mean = {name: torch.zeros_like(one) for name, one in self.given.items()}
         self.square = {name: torch.zeros_like(one) for name, one in self.given.items()}
         self.asleep = torch.zeros(recipe.features, dtype=torch.int64)
         self.cut = torch.zeros((), dtype=torch.float32)
+        self.price = Price(recipe.kind, recipe.k)
         self.steps = self.seen = 0
 
     def _inside(self, x: Tensor) -> Tensor:
@@ -141,22 +147,30 @@ class Learner:
         """
         recipe = self.recipe
         done = self.seen / recipe.total
-        price = recipe.sparsity * min(1.0, done / WARM_UP)
         given = {name: one.requires_grad_() for name, one in self.given.items()}
         batch = self._batch(x, given)
         aux = batch.read.shape[1] // 2
-        loss = loss_of(recipe.kind, given, batch, k=recipe.k, price=price, dead=self.dead, aux=aux)
-        slopes = torch.autograd.grad(loss.total, list(given.values()))
+        loss = loss_of(
+            recipe.kind, given, batch, k=recipe.k, price=self.price.now, dead=self.dead, aux=aux
+        )
+        found = torch.autograd.grad(loss.total, list(given.values()))
+        slopes = dict(zip(given, found, strict=True))
+        del found  # each is let go when its step is taken
         if not math.isfinite(loss.total.item()):
             raise ActivationError(
                 f"The loss was not finite after {self.seen:,} activations: give a smaller lr."
             )
-        for name, slope in zip(given, slopes, strict=True):
+        quick = QUICK * max(recipe.lr, recipe.batch / recipe.total)
+        for name in given:
             self.given[name].requires_grad_(False)
-            self._adam(name, slope, recipe.lr * min(1.0, (1 - done) / DECAY))
+            rate = quick if name == SWITCHES.get(recipe.kind) else recipe.lr
+            self._adam(name, slopes.pop(name), rate * min(1.0, (1 - done) / DECAY))
+        if recipe.kind == "jumprelu":
+            self.given["threshold"].clamp_min_(0)
         if recipe.kind in CHOOSING:
             self.given["decoder"] /= self.given["decoder"].norm(dim=-1, keepdim=True)
         self._count(loss, len(x))
+        self.price.steer(loss.l0, len(x) / recipe.total, done)
         return loss
 
     def look(self, x: Tensor) -> Loss:
@@ -172,7 +186,7 @@ class Learner:
         """One step of Adam (Kingma and Ba, 2015), whose whole state is ours to keep."""
         if name == "decoder" and self.recipe.kind in CHOOSING:
             rows = self.given[name]  # of norm 1: what only lengthens them is left out
-            slope = slope - (slope * rows).sum(-1, keepdim=True) * rows
+            slope.addcmul_((slope * rows).sum(-1, keepdim=True), rows, value=-1)
         number = self.steps + 1
         mean = self.mean[name].mul_(BETAS[0]).add_(slope, alpha=1 - BETAS[0])
         square = self.square[name].mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
@@ -207,7 +221,7 @@ class Learner:
         if "r_mag" in self.given:
             found["r_mag"] = self.given["r_mag"]
         if self.recipe.kind == "jumprelu":
-            found["threshold"] = self.given["log_threshold"].exp() / self.scale
+            found["threshold"] = self.given["threshold"] / self.scale
         elif self.recipe.kind == "batchtopk":
             found["threshold"] = (self.cut / self.scale).expand(self.recipe.features).contiguous()
         return found
@@ -217,6 +231,7 @@ class Learner:
         found = {"asleep": self.asleep, "cut": self.cut}
         found["counts"] = torch.tensor([self.steps, self.seen])
         found["scale"] = torch.tensor(self.scale, dtype=torch.float64)
+        found["price"] = torch.tensor(self.price.state(), dtype=torch.float64)
         for name, one in self.given.items():
             found |= {f"mean.{name}": self.mean[name], f"square.{name}": self.square[name]}
             if name not in ("encoder", "decoder"):
@@ -235,6 +250,7 @@ class Learner:
         self.asleep, self.cut = held["asleep"].clone(), held["cut"].clone()
         self.steps, self.seen = held["counts"].tolist()
         self.scale = float(held["scale"])
+        self.price.take(held["price"].tolist())
 
 
 def scale_of(x: Tensor) -> float:

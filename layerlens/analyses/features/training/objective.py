@@ -3,7 +3,7 @@
 With ``x`` the activations (of a transcoder those that it writes), ``y`` what is decoded, ``f`` the
 features and ``W_j`` the rows of the decoder, the error is ``|x - y|^2 / |x - mean|^2``, summed over
 the batch, for the kinds that choose their features (topk, batchtopk), and the mean of ``|x - y|^2``
-for the others, to which a price of being on is added:
+for the others, to which a price of being on is added (``price.py`` steers it):
 
 =========  ========================================================================================
 topk       the ``k`` largest pre-activations of a token; Gao et al. (2024), Scaling and Evaluating
@@ -31,7 +31,7 @@ from layerlens.analyses.features.training.gradients import Chosen, Jump, Step
 
 KINDS = ("topk", "batchtopk", "relu", "jumprelu", "gated")
 CHOOSING = ("topk", "batchtopk")
-"""Kinds with ``k``; the others pay ``sparsity`` for what is on."""
+"""Kinds that choose ``k`` features; the others pay for what is on."""
 DEAD_SHARE = 1 / 32
 """Weight of what dead features explain of the error; Gao et al. (2024)."""
 
@@ -111,7 +111,7 @@ def loss_of(
         return _batchtopk(given, batch, pre, k, dead, aux)
     norms = given["decoder"].norm(dim=-1)
     if kind == "jumprelu":
-        threshold = given["log_threshold"].exp()
+        threshold = given["threshold"]
         f = Jump.apply(pre, threshold)  # type: ignore[no-untyped-call]
         paid = Step.apply(pre, threshold).sum(-1).mean()  # type: ignore[no-untyped-call]
     else:

@@ -33,12 +33,20 @@ _SHIFTED = ("b_enc", "b_gate", "b_mag")
 """Biases that take up the mean of what is read."""
 
 
-def linear_map(x: Tensor, y: Tensor) -> Tensor:
-    """The matrix ``[d, o]`` that gives ``y`` from ``x`` by least squares; both centred, float64."""
-    square = x.T @ x
-    held = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=x.dtype)
-    found: Tensor = torch.linalg.solve(square + held, x.T @ y)
-    return found
+def linear_map(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrix ``[d, o]`` that gives ``y`` from ``x`` by least squares, and ``x.T @ x``.
+
+    Both are centred first; products are summed in float64, a few rows at a time.
+    """
+    means = x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
+    square = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    product = x.new_zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+    for read, wrote in zip(x.split(ROWS), y.split(ROWS), strict=True):
+        centred = read - means[0]
+        square.addmm_(centred.T, centred)
+        product.addmm_(centred.T, wrote - means[1])
+    held = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
+    return torch.linalg.solve(square + held, product), square
 
 
 class PairLearner(Learner):
@@ -58,14 +66,14 @@ class PairLearner(Learner):
 
     def __init__(self, recipe: Recipe, x: Tensor, y: Tensor, *, skip: bool) -> None:
         self.recipe = recipe
+        x, y = x[:COMPONENT_ROWS], y[:COMPONENT_ROWS]
         self.scale = scale_of(y - y.mean(0))
         x = normalised(x, recipe.normalise)[0]
         self.shift = x.mean(0)
         deviation = x.std(0)
         self.spread = torch.where(deviation > 0, 2.0 ** deviation.log2().round(), 1.0)
         inside = (x - self.shift) / self.spread
-        first = inside[:COMPONENT_ROWS].double(), (y * self.scale)[:COMPONENT_ROWS].double()
-        best = linear_map(*(one - one.mean(0) for one in first)).float()
+        best = linear_map(inside, y * self.scale)[0].float()
         rows = drawn_rows(recipe, x.shape[1])
         written = torch.nn.functional.normalize(rows @ best, dim=-1)
         if recipe.kind not in CHOOSING:
@@ -225,12 +233,10 @@ class PairJudge(Judge):
 
     def _shares(self, layer: int, x: Tensor, y: Tensor) -> Tensor:
         """``[rank]``: variance that maps of each rank explain of a layer."""
-        x, y = normalised(x, NORMALISE)[0].double(), y.double()
-        means = x.mean(0), y.mean(0)
-        x, y = x - means[0], y - means[1]
-        best = linear_map(x, y)
-        fitted = x @ best
-        _, vectors = torch.linalg.eigh(fitted.T @ fitted)
+        x = normalised(x, NORMALISE)[0]
+        means = x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
+        best, square = linear_map(x, y)
+        _, vectors = torch.linalg.eigh(best.T @ square @ best)
         vectors = vectors.flip(1)
         wanted = self.y[:, layer].double() - means[1]
         read = normalised(self.x[:, layer], NORMALISE)[0].double() - means[0]

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
-from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contributions.value_paths import Node
 from layerlens.analyses.features.activations import Places
 from layerlens.analyses.features.training.asked import DEFAULT_LIMIT, Asked
-from layerlens.analyses.features.training.judge import Judge
+from layerlens.analyses.features.training.judge import COMPONENT_ROWS, Judge
 from layerlens.analyses.features.training.learner import Learns
-from layerlens.analyses.features.training.objective import CHOOSING
 from layerlens.analyses.features.training.pairs import NORMALISE, PairJudge, Pairs
 from layerlens.analyses.features.training.train_sae import VARIABLES, work_of
 from layerlens.analyses.features.training.training import Training
@@ -77,6 +75,17 @@ class AskedTranscoder(Asked):
         return len(self.places.sites)
 
     @property
+    def parameters(self) -> int:
+        """With the affine path, which is as wide as a feature for each entry."""
+        return super().parameters + self.skip * self.width**2
+
+    @property
+    def beginning(self) -> int:
+        """Of the linear maps, with what the first read and write, a few times over."""
+        rows = min(COMPONENT_ROWS, self.activations or COMPONENT_ROWS)
+        return 24 * (rows + 4 * self.width) * self.width + 32 * self.test_tokens * self.width
+
+    @property
     def normalise(self) -> str:
         """As an RMS norm does."""
         return NORMALISE
@@ -119,10 +128,6 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: object) -> W
     needs=("gradients",),
     gradients=True,
     learns="transcoder",
-    effects={
-        "k": among("kind", *CHOOSING),
-        "sparsity": among("kind", "relu", "jumprelu", "gated"),
-    },
 )
 def train_transcoder(
     job: Job,
@@ -134,7 +139,6 @@ def train_transcoder(
     size: float = 8,
     k: int = 32,
     skip: bool = False,
-    sparsity: float = 1.0,
     activations: int | None = None,
     batch: int = 1024,
     lr: float = 1e-3,
@@ -163,12 +167,10 @@ def train_transcoder(
     size
         Features for each entry of the stream.
     k
-        Features that are on for a token.
+        Features that are on for a token (L0); of the kinds without a choice, in the mean.
     skip
         Whether an affine path leads past the features, so that these need not spell out what is
         linear in the MLP.
-    sparsity
-        Price of being on, in units of the squared norm of what is written over its width.
     activations
         Tokens to learn from; None: every one of the texts once. Texts are read again where they
         have fewer.
@@ -220,7 +222,7 @@ def train_transcoder(
     ('transcoder', [2, 128, 64], 'resid_mid', [0, 1])
     """
     asked = AskedTranscoder(
-        model=model, layers=layers, kind=kind, size=size, k=k, skip=skip, sparsity=sparsity,
+        model=model, layers=layers, kind=kind, size=size, k=k, skip=skip,
         activations=activations, batch=batch, lr=lr, dead_after=dead_after,
         positions_skipped=positions_skipped, test=test, test_tokens=test_tokens, seed=seed,
         resume=resume, memory_limit=memory_limit,

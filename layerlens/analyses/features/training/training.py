@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 POINTS = 20
 """Points of the curves, at most."""
+OFF = 0.15
+"""How far, as a share of ``k``, the L0 may be off without a word."""
 CURVES = ("explained", "control", "loss", "l0", "dead")
 LEARNED = "learned"
 
@@ -46,13 +48,13 @@ class Training:
 
     def __init__(self, job: Job, texts: Tokens | Texts, asked: Asked) -> None:
         self.job, self.texts, self.asked = job, texts, asked
-        self.sizes = sizes_of(asked, texts)
         split = job.split(asked.seed, asked.test)
         self.taught = frozenset(split.train)
+        self.sizes = sizes_of(asked, texts, self.taught)
         self.judge = asked.judge(self._held_out(frozenset(split.test)))
         self.learner: Learns | None = None
         self.place, self.inside = (0, 0), 0
-        # A step takes less than two batches, so that each point is met by one of its own.
+        # A step takes a batch at most, so that each point is met by one of its own.
         self.points = min(POINTS, max(1, self.sizes.total // (2 * asked.batch)))
         self.history = np.full((len(CURVES), self.points), np.nan, dtype=np.float32)
         self.losses: list[tuple[float, float]] = []
@@ -66,27 +68,26 @@ class Training:
             if room > 0 and text_of(row) in texts:
                 rows.append(row)
                 room -= count(row, asked.positions_skipped, special)
-        found = list(asked.places.read(rows, self.job.tick))
-        if not found:
+        found = self._activations(rows)
+        if not len(found):
             raise InputError(
                 f"No token is left for the test when special ones and the first "
                 f"{asked.positions_skipped} of each text do not count: give longer texts."
             )
-        return torch.cat(found)[: asked.test_tokens]
+        return found[: asked.test_tokens]
 
     def run(self) -> None:
         """Learn until so many activations were seen, or someone stops."""
         asked = self.asked
         self._declare()
         begun = self._begun()
-        if not self.sizes.train:
+        if self.sizes.train < 2:
             raise InputError(
-                "No token is left to learn from when special ones and the first "
+                "No two tokens are left to learn from when special ones and the first "
                 f"{asked.positions_skipped} of each text do not count: give longer texts."
             )
         for place, rows in chunks(asked, self.texts, self.taught, self.place, self.sizes.total):
-            x = asked.rows(torch.cat(list(asked.places.read(rows, self.job.tick))))
-            x = x[shuffled(asked.seed, place, len(x))]
+            x = asked.rows(self._activations(rows, place))
             if self.learner is None:
                 self.learner = asked.learner(self.sizes.total, x)
                 if begun is not None:
@@ -97,31 +98,51 @@ class Training:
             self._learn(self.learner, x)
             if self.learner.seen >= self.sizes.total:
                 break
-            del x  # before the next buffer is filled, or three are held at once
+            del x  # before the next buffer is filled, or two are held at once
         self._end()
+
+    def _activations(self, rows: list[Row], place: tuple[int, int] | None = None) -> Tensor:
+        """``[token, site, width]``; what is learned together is shuffled where it is a chunk.
+
+        Each goes to its shuffled place as it comes: a copy to shuffle from would be as large.
+        """
+        asked, special = self.asked, special_ids(self.asked.model)
+        tokens = sum(count(row, asked.positions_skipped, special) for row in rows)
+        x = torch.empty(tokens, len(asked.places.sites), asked.width)
+        into, start = asked.rows(x), 0
+        to = None if place is None else shuffled(asked.seed, place, len(into))
+        for part in asked.places.read(rows, self.job.tick):
+            found = asked.rows(part)
+            here = slice(start, start + len(found))
+            into[here if to is None else to[here]] = found
+            start = here.stop
+        if start != len(into):
+            raise RuntimeError(f"{len(into)} activations were counted and {start} were read")
+        return x
 
     def _learn(self, learner: Learns, x: Tensor) -> None:
         """Go through one buffer, from where an earlier call stood in it."""
-        parts = x.tensor_split(max(1, len(x) // self.asked.batch))
+        parts = x.tensor_split(-(-len(x) // self.asked.batch))
         try:
             for part in parts[self.inside :]:
-                left = self.sizes.total - learner.seen
-                if left <= 0:
+                if learner.seen >= self.sizes.total:
                     break
                 self.job.tick()
-                loss = learner.step(part[:left])
+                loss = learner.step(part)
                 self.inside += 1
                 self.losses.append((loss.error, loss.l0))
-                self.job.progress(learner.seen, self.sizes.total, "learning")
+                self.job.progress(min(learner.seen, self.sizes.total), self.sizes.total, "learning")
                 self._show(learner)
         except Cancelled:
             self._hand_over(learner)
             raise
+        # What goes on from here need not fill this buffer again.
+        self.place, self.inside = (self.place[0], self.place[1] + 1), 0
         self._hand_over(learner)
 
     def _show(self, learner: Learns) -> None:
         """Put a point on the curves where the next one is due."""
-        point = learner.seen * self.points // self.sizes.total - 1
+        point = min(learner.seen, self.sizes.total) * self.points // self.sizes.total - 1
         if point < 0 or not np.isnan(self.history[0, point]):
             return
         found = self.judge.measure(learner.dictionaries())
@@ -171,6 +192,12 @@ class Training:
             job.remark(
                 f"The texts were read {self.sizes.total / self.sizes.train:.1f} times: a "
                 "dictionary that sees little text learns its repetitions."
+            )
+        if abs(found.l0 - self.asked.k) > OFF * self.asked.k:
+            job.remark(
+                f"For a token of the texts set apart {found.l0:.1f} features are on, where k is "
+                f"{self.asked.k}: give more activations or smaller batches, so that there are more "
+                "steps to get there."
             )
         if self.asked.kind == "topk":
             most = self.judge.most_on(dictionaries)

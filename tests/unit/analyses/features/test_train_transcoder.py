@@ -51,7 +51,7 @@ def test_a_planted_map_is_found() -> None:
         return torch.stack([torch.nn.functional.pad(x, (0, 4)), y], 1)
 
     steps, batch = 500, 256
-    recipe = Recipe("topk", 40, 3, 1.0, 1e-2, batch, steps * batch, steps * batch // 10, 0, "none")
+    recipe = Recipe("topk", 40, 3, 1e-2, batch, steps * batch, steps * batch // 10, 0, "none")
     learner = PairLearner(recipe, *draw(2048).unbind(1), skip=False)
     start = mean_max_cosine(wrote, learner.arrays()["W_dec"])
     for _ in range(steps):
@@ -160,7 +160,7 @@ def test_sublayers_side_by_side_read_the_same_state() -> None:
     [
         ({"layers": "some"}, "'all'"),
         ({"kind": "topp"}, "topk"),
-        ({"kind": "relu", "k": 3}, "has an effect only"),
+        ({"k": 4000}, "the features"),
         ({"positions_skipped": -1}, "positions_skipped is -1"),
     ],
 )
