@@ -104,14 +104,17 @@ def _name(data: xr.Dataset) -> str:
 
 def _said(data: xr.Dataset) -> str:
     """How often it is on, in a sentence."""
-    counted = int(data.counted)
+    layers = len(json.loads(data.attrs["dictionary_layers"]))
+    counted = f"{int(data.counted) // layers} tokens"
+    if layers > 1:
+        counted += f" in {layers} layers"
     if not int(data.firings):
-        return f"On at none of {counted} tokens."
+        return f"On at none of {counted}."
     shuffled = ""
     if "shuffled_density" in data:
         shuffled = f" ({float(data.shuffled_density):.2%} with the texts shuffled)"
     return (
-        f"On at {float(data.density):.2%} of {counted} tokens{shuffled}; "
+        f"On at {float(data.density):.2%} of {counted}{shuffled}; "
         f"{float(data.sparser):.0%} of the other features are on less often. "
         f"Strongest: {float(data.largest):.3g}."
     )

@@ -42,8 +42,8 @@ class EncodedText:
     @classmethod
     def of(cls, places: Places, dictionary: Dictionary, tokens: Tokens, tick: Tick) -> EncodedText:
         """Run a text."""
-        states, _, kept = read(places, tokens, tick, logits=False)
-        found = torch.stack([x[0].cpu()[kept[0]] for x in states])
+        kept = places.kept(tokens)
+        found = places.states(tokens, kept, tick).movedim(1, 0)
         return cls(places, dictionary, tokens, kept[0], found)
 
     def encode(self) -> Tensor:

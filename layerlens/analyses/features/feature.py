@@ -51,7 +51,7 @@ def count_work(
     rows = rows_of(model, tokens)
     fed = sum(len(row.ids) for row in rows)
     mean = max(1.0, fed / max(1, len(rows)))
-    alone = k * (4 + draws) * mean + (2 * len(strengths) + 3) * (new_tokens + PROMPT)
+    alone = k * (2 + draws) * mean + (2 * len(strengths) + 3) * (new_tokens + PROMPT)
     depth = (max(places.layers) + 1) / model.n_layers
     passes = (1 + draws) * depth + alone / max(1, fed)
     operations = 2.0 * (1 + draws) * fed * len(places.sites)
@@ -67,7 +67,7 @@ def count_work(
     "become with it?",
     source="Bricken et al. (2023), Towards Monosemanticity: Decomposing Language Models With "
     "Dictionary Learning; Lin (2023), Neuronpedia",
-    cost="1 pass, and 1 more for each shuffle; for each of the strongest examples 4 of its text, "
+    cost="1 pass, and 1 more for each shuffle; for each of the strongest examples 2 of its text, "
     "and 2 texts for each strength",
     view="feature",
     lead="Read the weaker examples too: a feature that only its strongest ones explain is about "

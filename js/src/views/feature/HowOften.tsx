@@ -12,13 +12,15 @@ const BELOW = 16;
 export function HowOften({ data }: { data: FeatureData }) {
   const firings = data.one("firings");
   const shuffled = data.has("shuffled_density");
+  const { length: layers } = data.meta.feature.layers;
+  const tokens = `${whole(data.one("counted") / layers)} tokens${layers > 1 ? ` in ${layers} layers` : ""}`;
   return (
     <Part class="ll-feature-part" aria-label="How often it is on">
       <h4>How often it is on</h4>
       {firings > 0 ? (
         <>
           <p>
-            At <b>{percent(data.one("density"))}</b> of {whole(data.one("counted"))} tokens
+            At <b>{percent(data.one("density"))}</b> of {tokens}
             {shuffled && `; ${percent(data.one("shuffled_density"))} with the texts shuffled`}.{" "}
             {percent(data.one("sparser"))} of the other features are on less often. Its strongest:{" "}
             {compact(data.one("largest"), 3)}.
@@ -26,7 +28,7 @@ export function HowOften({ data }: { data: FeatureData }) {
           <Histogram bins={data.bins()} shuffled={shuffled} />
         </>
       ) : (
-        <p>It is on at none of {whole(data.one("counted"))} tokens: give texts of another kind.</p>
+        <p>It is on at none of {tokens}: give texts of another kind.</p>
       )}
     </Part>
   );

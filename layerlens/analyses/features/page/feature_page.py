@@ -19,11 +19,10 @@ from layerlens.analyses.features.encoded_text import EncodedText
 from layerlens.analyses.features.neighbours import neighbours
 from layerlens.analyses.features.page.reading import Reading, passes_of
 from layerlens.analyses.features.page.spread import Example
-from layerlens.analyses.features.page.steering import Steering, along, by_head, divergence
+from layerlens.analyses.features.page.steering import Steering, along, by_head, divergences
 from layerlens.analyses.features.sae_metrics import CONTROL
 from layerlens.analyses.lenses.fitting.documents import text_of
 from layerlens.model.sites import Site
-from layerlens.run.base import record_base
 from layerlens.run.changes import Change
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 RANDOM = 32
 """Random directions whose best tokens are the control."""
-AGAIN = 3
-"""Of the strongest examples, those that are read again alone."""
 
 
 @dataclass(frozen=True)
@@ -186,27 +183,20 @@ class Page:
             text = EncodedText.of(self.places, self.dictionary, tokens, self.job.tick)
             index = int(text.kept[: one.position].sum())
             alone = float(text.encode()[one.layer, index, self.number])
-            if rank < AGAIN:
-                off = max(off, abs(alone - one.activation) / max(1e-6, one.activation))
-            found = {
-                "kl_without": self._without(tokens, one, self._row_at(text, one, index)),
-            }
-            other = self.other_row
-            if other is not None:
-                length = float(self._row_at(text, one, index).norm())
-                found["other_kl_without"] = self._without(tokens, one, along(other, length))
+            off = max(off, abs(alone - one.activation) / one.activation)
+            found = dict(zip(("kl_without", "other_kl_without"), self._without(one), strict=True))
             if draws:
                 number = torch.tensor([self.number])
-                other_order = text.shuffled(number, draws, generator, self.job.tick)
-                found["shuffled_activation"] = float(other_order[one.layer, index, 0])
+                shuffled = text.shuffled(number, draws, generator, self.job.tick)
+                found["shuffled_activation"] = float(shuffled[one.layer, index, 0])
             self._emit({name: np.array(value) for name, value in found.items()}, rank=rank)
-            self.passes += 4 + draws
+            self.passes += 2 + draws
             self.job.progress(rank + 1, len(self.reading.top), "examples")
         left = slice(len(self.reading.top), self.sizes.top)
         nothing = np.full(self.sizes.top - len(self.reading.top), np.nan, np.float32)
         names = ("kl_without", "other_kl_without", "shuffled_activation")
         self._emit(dict.fromkeys(names, nothing), rank=left)
-        what = f"largest difference, over the activation, of the {AGAIN} strongest read alone"
+        what = "largest difference, over the activation, of the strongest examples read alone"
         self.job.check("examples read again", off, 1e-3, what)
 
     @cached_property
@@ -215,17 +205,21 @@ class Page:
         other = self.reading.other()
         return None if other < 0 else self.dictionary["W_dec"][other]
 
-    def _row_at(self, text: EncodedText, one: Example, index: int) -> Tensor:
-        """``[width]``: what the feature writes at the place of an example."""
-        x = text.states[one.layer][index : index + 1]
-        return one.activation * float(self.dictionary.factor(x)) * self.row
+    def _without(self, one: Example) -> list[float]:
+        """How far the next token moves, in nats, without the feature, and as far along another.
 
-    def _without(self, tokens: Tokens, one: Example, written: Tensor) -> float:
-        """How far the next token moves, in nats, where something is taken out at the example."""
-        site = self.places.sites[one.layer]
-        base = record_base(self.model, tokens, asked=one.position)
-        taken = -by_head(self.model, site, written)
-        return divergence(self.model, base, [Change(site, "add", taken, (one.position,))])
+        No later token matters, so the text ends with the example; what differs from the text as it
+        is begins at the layer of the example, and is run from there on.
+        """
+        site, written = self.places.sites[one.layer], one.activation * one.factor * self.row
+        taken = [written]
+        if self.other_row is not None:
+            taken.append(along(self.other_row, float(written.norm())))
+        changes = [Change(site, "add", -by_head(self.model, site, step), (one.position,))
+                   for step in taken]  # fmt: skip
+        tokens = self.job.tokens(one.row.ids[: one.position + 1])
+        found = divergences(self.model, tokens, changes, self.job.tick)
+        return [*found, *[np.nan] * (2 - len(found))]
 
     def scale(self) -> tuple[Site, float]:
         """Where is steered, and what the decoder row is multiplied by at strength 1."""
@@ -235,10 +229,7 @@ class Page:
             )
             return self.places.sites[0], 1.0
         one = self.reading.top[0]
-        tokens = self.job.tokens(one.row.ids)
-        text = EncodedText.of(self.places, self.dictionary, tokens, self.job.tick)
-        x = text.states[one.layer][int(text.kept[: one.position].sum())][None]
-        return self.places.sites[one.layer], one.activation * float(self.dictionary.factor(x))
+        return self.places.sites[one.layer], one.activation * one.factor
 
     def steer(self, prompt: Tokens, strengths: Sequence[float], steps: int) -> None:
         """Write on from a text with so much of the feature added, and of another feature."""
@@ -249,15 +240,14 @@ class Page:
         self._emit(where | {"own_token": _ids(own, steps)})
         for place, strength in enumerate(strengths):
             self.job.tick()
-            step = strength * scale * self.row
-            sides = {"": step}
-            if self.other_row is not None:
-                sides["other_"] = along(self.other_row, strength * scale * float(self.row.norm()))
-            for side, each in sides.items():
-                arrays = {
-                    f"{side}steered_token": _ids(found.write(each), steps),
-                    f"{side}steer_kl": np.array(found.divergence(each)),
-                }
+            length = strength * scale * float(self.row.norm())
+            sides: dict[str, Tensor | None] = {"": strength * scale * self.row}
+            sides["other_"] = None if self.other_row is None else along(self.other_row, length)
+            for side, step in sides.items():
+                ids = [] if step is None else found.write(step)
+                moved = np.nan if step is None else found.divergence(step)
+                arrays = {f"{side}steered_token": _ids(ids, steps)}
+                arrays[f"{side}steer_kl"] = np.array(moved)
                 self._emit(arrays, strength=place)
                 self.passes += 2
             self.job.progress(place + 1, len(strengths), "strengths")

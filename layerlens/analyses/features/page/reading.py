@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -84,31 +84,40 @@ class Reading:
         self.passes += 1
         if not kept.any():
             return
-        values = self._encoded(tokens, kept, tick, count=True)
+        values, factors = self._encoded(tokens, kept, tick, count=True)
+
+        def example(layer: int, row: int, position: int) -> Example:
+            # A copy: a view would hold on to the whole pass.
+            around = values[layer, row, : len(rows[row].ids)].clone()
+            at = rows[row], layer, position, float(factors[layer, row, position])
+            return Example(float(around[position]), *at, around)
+
         self.counted += int(kept.sum()) * len(values)
         on = (values > 0).nonzero()
-        self.spread.add(
-            values[tuple(on.T)], lambda index: _example(values, rows, *on[index].tolist())
-        )
-        self._keep_top(values, rows)
+        self.spread.add(values[tuple(on.T)], lambda index: example(*on[index].tolist()))
+        self._keep_top(values, example)
         for _ in range(self.draws):
-            other = self._encoded(self._shuffled(tokens, kept), kept, tick)
+            other, _ = self._encoded(self._shuffled(tokens, kept), kept, tick)
             self.spread.add_shuffled(other[other > 0])
             self.passes += 1
 
-    def _encoded(self, tokens: Tokens, kept: Tensor, tick: Tick, *, count: bool = False) -> Tensor:
-        """The feature ``[layer, row, position]``, NaN where tokens do not count."""
+    def _encoded(
+        self, tokens: Tokens, kept: Tensor, tick: Tick, *, count: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The feature ``[layer, row, position]`` and its row's factor; NaN where none counts."""
         states = self.places.states(tokens, kept, tick)
         found = torch.full((states.shape[1], *kept.shape), torch.nan)
+        factors = found.clone()
         for layer, x in enumerate(states.unbind(1)):
             features = self.dictionary.encode(x)
             found[layer][kept] = features[:, self.number]
+            factors[layer][kept] = self.dictionary.factor(x)[:, 0]
             if count:
                 self.on += (features > 0).sum(0)
                 self.mass[layer] += features[:, self.number].double().sum()
                 self.all_mass[layer] += features.double().sum()
             tick()
-        return found
+        return found, factors
 
     def _shuffled(self, tokens: Tokens, kept: Tensor) -> Tokens:
         """The same tokens in each row in another order; those that do not count stay."""
@@ -119,13 +128,13 @@ class Reading:
             ids[row, places] = ids[row, places[order]]
         return replace(tokens, ids=ids)
 
-    def _keep_top(self, values: Tensor, rows: list[Row]) -> None:
+    def _keep_top(self, values: Tensor, example: Callable[[int, int, int], Example]) -> None:
         """Keep the strongest token of each of the strongest rows."""
         best, place = values.nan_to_num(0).transpose(0, 1).flatten(1).max(1)
         found = list(self.top)
         for row in (best > 0).nonzero().flatten().tolist():
             layer, position = divmod(int(place[row]), values.shape[2])
-            found.append(_example(values, rows, layer, row, position))
+            found.append(example(layer, row, position))
         found.sort(key=lambda one: (-one.activation, one.row.number))
         self.top = found[: self._most]
 
@@ -174,10 +183,3 @@ def _passes(places: Places, held: list[Row]) -> Iterator[tuple[Tokens, list[Row]
     known = {row.number: row for row in held}
     for tokens, numbers in batches(places.model, held, BATCH_TOKENS):
         yield tokens, [known[number] for number in numbers]
-
-
-def _example(values: Tensor, rows: list[Row], layer: int, row: int, position: int) -> Example:
-    length = len(rows[row].ids)
-    # A copy: a view would hold on to the whole pass.
-    around = values[layer, row, :length].clone()
-    return Example(float(around[position]), rows[row], layer, position, around)

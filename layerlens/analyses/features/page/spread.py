@@ -33,6 +33,8 @@ class Example:
         How strongly.
     row, layer, position
         Where: the row of tokens, the number of the layer among those that are read, the token.
+    factor
+        What the decoder's row is multiplied by there, beside the activation.
     around
         ``[position]`` float32: the feature at every token of the row there, NaN where none counts.
     """
@@ -41,6 +43,7 @@ class Example:
     row: Row
     layer: int
     position: int
+    factor: float
     around: Tensor
 
     def window(self, around: int) -> tuple[list[int], list[float]]:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.answer_metric import make_metric
-from layerlens.analyses.answers.next_tokens import final_with
 from layerlens.model.sites import Site
-from layerlens.run.base import Base, record_base
+from layerlens.run.base import record_base
+from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.edits import Edit, edit
 from layerlens.run.generation import generate
+from layerlens.run.many_edits import run_cells
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
+
+
+Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -63,24 +67,34 @@ class Steering:
 
     def divergence(self, step: Tensor) -> float:
         """KL divergence in nats of the first token's distribution, from the model's own."""
-        return divergence(self.model, self._base, [Change(self.site, "add", self.added(step))])
-
-    @cached_property
-    def _base(self) -> Base:
-        return record_base(self.model, self.prompt, asked=len(self.ids) - 1)
+        everywhere = tuple(range(len(self.ids)))
+        change = Change(self.site, "add", self.added(step), everywhere)
+        return divergences(self.model, self.prompt, [change])[0]
 
 
 def by_head(model: LensModel, site: Site, row: Tensor) -> Tensor:
     """A direction ``[width]`` at a site as it is added there: ``[head, width]`` of ``z``."""
     if site.kind != "z":
         return row
-    return row.unflatten(0, (model.anatomy.blocks[site.block].n_heads, -1))
+    found: Tensor = row.unflatten(0, (model.anatomy.blocks[site.block].n_heads, -1))
+    return found
 
 
-def divergence(model: LensModel, base: Base, changes: list[Change]) -> float:
-    """KL divergence in nats of the answer of a run with changes, from its own."""
+def divergences(
+    model: LensModel, tokens: Tokens, changes: Sequence[Change], tick: Tick = lambda: None
+) -> list[float]:
+    """KL divergences in nats of what comes after a text with each change, from its own."""
+    base = record_base(model, tokens, asked=tokens.ids.shape[1] - 1)
     measure = make_metric(model, "kl", final=base.final)
-    return float(measure(final_with(model, base, changes)[None])[0])
+    found = [0.0] * len(changes)
+
+    def take(numbers: Sequence[int], final: Tensor) -> None:
+        for number, kl in zip(numbers, measure(final).tolist(), strict=True):
+            found[number] = kl
+
+    cells = [Cell((change,)) for change in changes]
+    run_cells(model, base, cells, take, tick=tick, at_once=len(cells))
+    return found
 
 
 def along(row: Tensor, length: float) -> Tensor:

@@ -51,7 +51,7 @@ def opened(model: LensModel, result: Result, place: Place) -> Opened:
 
 
 def example(value: float, number: int = 0) -> Example:
-    return Example(value, Row(number, [number]), 0, 0, torch.tensor([value]))
+    return Example(value, Row(number, [number]), 0, 0, 1.0, torch.tensor([value]))
 
 
 def test_bins_that_double_count_as_if_their_width_had_been_known() -> None:
@@ -178,6 +178,11 @@ def test_a_steered_text_is_what_generate_writes(
         assert [word for word, _ in cell.texts[0]] == [model.token_string(i) for i in ids]
         assert eval(cell.code, {"ll": ll, "model": model}).new_ids == ids
         if strength in data.strength:
+            once = ll.edit(f"{site}.0", "add", step)
+            runs = (ll.run(model, "cat dog owl", edits=some) for some in ([], [once]))
+            own, moved = (run.logits[0, -1].float().log_softmax(-1) for run in runs)
+            kl = float((own.exp() * (own - moved)).sum())
+            assert float(data.steer_kl.sel(strength=strength)) == pytest.approx(kl, 1e-3, 1e-6)
             assert data.steered_token.sel(strength=strength).values.tolist() == ids
 
 
