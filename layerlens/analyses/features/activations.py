@@ -134,5 +134,13 @@ def flat(value: Tensor) -> Tensor:
     return value.flatten(2) if value.dim() == 4 else value
 
 
+def by_head(model: LensModel, site: Site, row: Tensor) -> Tensor:
+    """A direction ``[width]`` at a site as it is added there: ``[head, width]`` of ``z``."""
+    if site.kind != "z":
+        return row
+    found: Tensor = row.unflatten(0, (model.anatomy.blocks[site.block].n_heads, -1))
+    return found
+
+
 class _Enough(Exception):  # noqa: N818 - no error: ends a pass that has shown what it was run for
     pass

@@ -12,6 +12,7 @@ from layerlens.analyses.answers.next_tokens import chances, chances_with, next_t
 from layerlens.analyses.contract.cells import Opened, Place, Table
 from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.contract.options import written
+from layerlens.analyses.features.activations import by_head
 from layerlens.analyses.features.effects import logit_effects, why_no_effects
 from layerlens.analyses.features.encoded_text import EncodedText
 from layerlens.analyses.features.neighbours import neighbours
@@ -118,9 +119,8 @@ def _doses(spot: _Spot) -> list[tuple[str, float]]:
 def _steered(model: LensModel, spot: _Spot, doses: list[tuple[str, float]]) -> Table:
     """The next token at the place as it is, and with the activation set to other values."""
     base = record_base(model, spot.text.tokens, asked=spot.position)
-    row, site = spot.text.dictionary["W_dec"][spot.feature], spot.text.places.sites[spot.layer]
-    if site.kind == "z":
-        row = row.unflatten(0, (model.anatomy.blocks[site.block].n_heads, -1))
+    site = spot.text.places.sites[spot.layer]
+    row = by_head(model, site, spot.text.dictionary["W_dec"][spot.feature])
     conditions = {"as it is": chances(model, base.final)}
     for name, value in doses:
         change = Change(site, "add", spot.moved(value) * row, (spot.position,))

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job
-from layerlens.analyses.features.activations import Places
+from layerlens.analyses.features.activations import Places, by_head
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.analyses.features.effects import logit_effects, why_no_effects
 from layerlens.analyses.features.encoded_text import EncodedText
 from layerlens.analyses.features.neighbours import neighbours
 from layerlens.analyses.features.page.reading import Reading, passes_of
 from layerlens.analyses.features.page.spread import Example
-from layerlens.analyses.features.page.steering import Steering, along, by_head, divergences
+from layerlens.analyses.features.page.steering import Steering, along, divergences
 from layerlens.analyses.features.sae_metrics import CONTROL
 from layerlens.analyses.lenses.fitting.documents import text_of
 from layerlens.model.sites import Site

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.answer_metric import make_metric
+from layerlens.analyses.features.activations import by_head
 from layerlens.model.sites import Site
 from layerlens.run.base import record_base
 from layerlens.run.cell import Cell
@@ -70,14 +71,6 @@ class Steering:
         everywhere = tuple(range(len(self.ids)))
         change = Change(self.site, "add", self.added(step), everywhere)
         return divergences(self.model, self.prompt, [change])[0]
-
-
-def by_head(model: LensModel, site: Site, row: Tensor) -> Tensor:
-    """A direction ``[width]`` at a site as it is added there: ``[head, width]`` of ``z``."""
-    if site.kind != "z":
-        return row
-    found: Tensor = row.unflatten(0, (model.anatomy.blocks[site.block].n_heads, -1))
-    return found
 
 
 def divergences(
