@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
     from layerlens.analyses.probing.sentence_scores import sentence_scores
+    from layerlens.analyses.relevance.relevance import relevance
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
     from layerlens.analyses.removal.massive_ablation import massive_ablation
@@ -224,6 +225,7 @@ _PLACES = {
     "export_graph": "layerlens.analyses.circuits.graph_files",
     "import_graph": "layerlens.analyses.circuits.graph_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
+    "relevance": "layerlens.analyses.relevance.relevance",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
     "out_of_distribution": "layerlens.analyses.information.out_of_distribution",
     "information_plane": "layerlens.analyses.information.information_plane",
@@ -398,6 +400,7 @@ __all__ = [
     "probe_steering",
     "quantisation_sensitivity",
     "record",
+    "relevance",
     "residual_erasure",
     "run",
     "run_layers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,23 @@ from layerlens.errors import InputError
 from layerlens.model.sites import HEADS, Site
 
 #: What can be done to a value.
-OPERATIONS = ("set", "add", "scale", "project_out", "block")
+OPERATIONS = ("set", "add", "scale", "project_out", "block", "flow")
 
 #: Sites whose values are ``[batch, head, query, key]``.
 SQUARE = frozenset({"pattern", "attn_scores"})
+
+
+class _Share(torch.autograd.Function):
+    """The same numbers, infinite ones too; a share of a derivative passes."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        return slopes[0] * ctx.share, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +41,8 @@ class Change:
         Kind, layer, and a head or None for all heads.
     op
         ``set``, ``add``, ``scale``; ``project_out`` removes what lies in the span of an
-        orthonormal basis; ``block`` makes attention scores minus infinity.
+        orthonormal basis; ``block`` makes attention scores minus infinity; ``flow`` leaves the
+        numbers and lets only a share of a derivative pass.
     value
         Broadcasts against ``[position, (head,) width]`` of what is chosen; a basis ``[width,
         n]`` for ``project_out``; None for ``block``.
@@ -84,6 +99,9 @@ class Change:
             return torch.full_like(old, float("-inf"))
         if not isinstance(self.value, Tensor):
             number = 0.0 if self.value is None else float(self.value)
+            if self.op == "flow":
+                shared: Tensor = _Share.apply(old, number)
+                return shared
             return (
                 torch.full_like(old, number)
                 if self.op == "set"

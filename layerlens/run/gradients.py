@@ -108,31 +108,8 @@ def derivatives(
     read
         Those that the number is made of, whole; handed to it when the last has passed.
     """
-    sites = list(sites)
-    length = tokens.ids.shape[1]
-    at = tuple(range(length)) if rows is None else tuple(rows)
-    shapes = _shapes(model, sites, len(at), length)
-    values: dict[Site, Tensor] = {}
     with model.running(gradients=True):
-        # What was made in inference mode cannot be kept for a backward pass; a copy can.
-        fed = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
-        before, after = ([_copied(change) for change in given] for given in (changes, held))
-        leaves = {
-            site: torch.zeros(
-                shapes[site], dtype=model.dtype, device=model.device, requires_grad=True
-            )
-            for site in sites
-        }
-        added = [Change(site, "add", leaf, at) for site, leaf in leaves.items()]
-        forward(
-            model,
-            fed,
-            read,
-            values.__setitem__,
-            logits=None,
-            changes=(*before, *added, *after),
-            gradients=True,
-        )
+        values, leaves = recorded_pass(model, tokens, sites, read, changes, held=held, rows=rows)
         value = number(values)
         if not value.requires_grad:
             raise InputError(
@@ -143,6 +120,49 @@ def derivatives(
             value.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
     return float(value.detach()), dict(zip(leaves, found, strict=True))
+
+
+def recorded_pass(
+    model: LensModel,
+    tokens: Tokens,
+    sites: Iterable[Site],
+    read: Sequence[Site],
+    changes: Sequence[Change] = (),
+    *,
+    held: Sequence[Change] = (),
+    rows: Sequence[int] | None = None,
+) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
+    """One pass that can be differentiated, as in :func:`derivatives`, while gradients are recorded.
+
+    Returns
+    -------
+    values
+        Of the sites that are read.
+    leaves
+        For each of ``sites`` the zeros that were added there.
+    """
+    sites, length = list(sites), tokens.ids.shape[1]
+    at = tuple(range(length)) if rows is None else tuple(rows)
+    shapes = _shapes(model, sites, len(at), length)
+    values: dict[Site, Tensor] = {}
+    # What was made in inference mode cannot be kept for a backward pass; a copy can.
+    fed = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
+    before, after = ([_copied(change) for change in given] for given in (changes, held))
+    leaves = {
+        site: torch.zeros(shapes[site], dtype=model.dtype, device=model.device, requires_grad=True)
+        for site in sites
+    }
+    added = [Change(site, "add", leaf, at) for site, leaf in leaves.items()]
+    forward(
+        model,
+        fed,
+        read,
+        values.__setitem__,
+        logits=None,
+        changes=(*before, *added, *after),
+        gradients=True,
+    )
+    return values, leaves
 
 
 def _shapes(

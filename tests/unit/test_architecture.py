@@ -46,6 +46,7 @@ QUESTIONS = [
         "information",
         "neurons",
         "patching",
+        "relevance",
         "removal",
         "sensitivity",
         "steering",

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from layerlens.errors import ModelError
 from layerlens.model.evidence import limit
 from layerlens.model.sums import is_norm
+from layerlens.run.norms import centre, measure_norm
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-
-PROBE = 64.0
-"""Size of the values that a norm's gain is measured with: its epsilon does not count there."""
 
 
 class Frozen(Protocol):
@@ -84,7 +82,7 @@ class FrozenNorms:
     def push(self, parts: Tensor) -> Tensor:
         """``A`` of each input times the parts that it is a sum of, ``[n, ..., width]``."""
         scale = self.inverse.to(parts).view(-1, *[1] * (parts.dim() - 1))
-        return _centre(parts, self.centred) * self.gain.to(parts) * scale
+        return centre(parts, self.centred) * self.gain.to(parts) * scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,38 +161,6 @@ def freeze(model: LensModel, path: str, x: Tensor) -> Frozen:
     return found
 
 
-def measure_norm(model: LensModel, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Gain and offset of a norm, and whether it takes the mean off, from what it gives.
-
-    Parameters
-    ----------
-    x
-        ``[..., width]``, an input of it; what a norm of heads is given has their axes too.
-
-    Returns
-    -------
-    gain, offset
-        Shaped like ``x``, float64 on the CPU: the offset at zero, the gain with large values.
-    centred
-        Whether the mean is taken off.
-    """
-    signs = _signs(x)
-    rows = torch.stack([torch.zeros_like(x), signs * PROBE, (signs + 0.5) * PROBE])
-    with model.running():
-        zero, large, shifted = module(rows).cpu().double()
-    centred = bool((shifted - large).abs().max() <= limit(model, 64) * large.abs().max())
-    probe = _centre(signs.cpu().double(), centred)
-    gain = (large - zero) * probe.square().mean(-1, keepdim=True).sqrt() / probe
-    return gain, zero, centred
-
-
-def _signs(x: Tensor) -> Tensor:
-    """One and minus one in turn, shaped like an input."""
-    signs = torch.ones_like(x)
-    signs[..., 1::2] = -1
-    return signs
-
-
 def _norm(model: LensModel, module: nn.Module, x: Tensor) -> FrozenNorm:
     """Measure a norm, and its scale at one input."""
     held = _norms(model, module, x.unsqueeze(0))
@@ -206,11 +172,7 @@ def _norms(model: LensModel, module: nn.Module, x: Tensor) -> FrozenNorms:
     gain, zero, centred = measure_norm(model, module, x[0])
     with model.running():
         given = module(x).cpu().double()
-    linear = gain * _centre(x.cpu().double(), centred)
+    linear = gain * centre(x.cpu().double(), centred)
     square = torch.linalg.vecdot(linear, linear)
     along = torch.linalg.vecdot(given - zero, linear)
     return FrozenNorms(gain, zero, (along / square).where(square > 0, 0.0), centred)
-
-
-def _centre(x: Tensor, centred: bool) -> Tensor:
-    return x - x.mean(-1, keepdim=True) if centred else x

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contributions.frozen_norm import measure_norm
 from layerlens.analyses.contributions.heads_seen import Seen, see_heads
 from layerlens.errors import ModelError
 from layerlens.metrics.projections import Projection, projections
 from layerlens.model.sums import is_norm
+from layerlens.run.norms import measure_norm
 
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contributions.frozen_norm import Affine, measure_norm
+from layerlens.analyses.contributions.frozen_norm import Affine
 from layerlens.analyses.contributions.head_matrices import Norm
 from layerlens.errors import ModelError
 from layerlens.metrics.projections import embeddings
 from layerlens.model.linear import adds_up, is_plain
 from layerlens.model.sums import is_norm
+from layerlens.run.norms import measure_norm
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerlens.analyses.contributions.frozen_norm import measure_norm
 from layerlens.analyses.contributions.head_matrices import HeadMaps, HeadMatrices
 from layerlens.analyses.contributions.split_sublayer import split_sublayer
 from layerlens.errors import InputError, ModelError
@@ -25,6 +24,7 @@ from layerlens.model.sites import Site
 from layerlens.model.sums import is_norm
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
+from layerlens.run.norms import measure_norm
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

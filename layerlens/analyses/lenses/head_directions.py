@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contributions.frozen_norm import measure_norm
+from layerlens.run.norms import measure_norm
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from layerlens.analyses.contributions.frozen_norm import measure_norm
 from layerlens.analyses.contributions.head_matrices import Norm
 from layerlens.analyses.contributions.token_scores import require_linear, through_final_norm
 from layerlens.errors import InputError, ModelError
 from layerlens.metrics.projections import projections
 from layerlens.model.sums import is_norm
+from layerlens.run.norms import measure_norm
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel

@@ -50,6 +50,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "layer_metrics": ((ll.texts(LIST),), {}),
     "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
+    "relevance": ((ONE,), {"rule": "integrated", "baseline": OTHER, "steps": 16}),
     "probe": (
         (LIST * 3,),
         {"labels": [*"abab"] * 3, "folds": 3, "other_texts": [ONE], "other_labels": ["a"]},

@@ -504,6 +504,13 @@ class Stopped(Silent):
         return True
 
 
+@pytest.mark.parametrize("point", [0, 2])
+def test_a_state_that_relevance_names_taken_away(model: LensModel, point: int) -> None:
+    found = opened(model, ll.relevance(model, TEXT, draws=0), "relevance", point, 2)
+    assert found.tables[0].head[3:] == ["without it", "change"]
+    agrees_with_its_code(model, found, which=3)
+
+
 @pytest.mark.parametrize("name", [n for n in registry.names() if registry.get(n).opens])
 def test_opening_can_be_taken_back(model: LensModel, name: str) -> None:
     from .small_calls import NAMES, arguments

@@ -1,0 +1,1 @@
+"""What does an answer lean on, token by token and layer by layer?"""

@@ -1,0 +1,56 @@
+"""The number whose relevance is asked for: a token's logit, or the difference of two tokens'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from layerlens.errors import InputError
+from layerlens.model.head import apply
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+
+class Explained:
+    """A logit before any soft-cap, from states after the last block where a text is answered.
+
+    A cap is the same for all tokens and is not a sum of anything, so that what is divided among
+    tokens is the number before it, as in direct logit attribution.
+
+    Parameters
+    ----------
+    answer, wrong
+        Token ids; ``wrong`` is None for the logit of the answer alone.
+    """
+
+    def __init__(self, model: LensModel, answer: int, wrong: int | None = None) -> None:
+        if answer == wrong:
+            raise InputError(
+                f"The answer and the wrong answer are the same token, "
+                f"{model.token_string(answer)!r}: name another one."
+            )
+        head = model.anatomy.head
+        assert head is not None  # the model has a head: the contract asked
+        self._model, self._head = model, model.hf.get_submodule(head.head)
+        names = [name for name, _ in head.operations]
+        self.capped = "cap" in names
+        self._operations = head.operations[: names.index("cap") if self.capped else None]
+        self._widens = head.widens
+        self.answer, self.wrong = answer, wrong
+
+    def __call__(self, final: Tensor) -> Tensor:
+        """The number for each of ``[n, d_model]``, ``[n]`` float32."""
+        logits = self._head(self._model.head_input(final))
+        logits = apply(self._operations, logits.float() if self._widens else logits).float()
+        found = logits[:, self.answer]
+        return found if self.wrong is None else found - logits[:, self.wrong]
+
+    @property
+    def words(self) -> str:
+        """What it is, with its tokens."""
+        names = [
+            repr(self._model.token_string(t)) for t in (self.answer, self.wrong) if t is not None
+        ]
+        return " minus ".join(f"logit of {name}" for name in names)

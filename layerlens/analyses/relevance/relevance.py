@@ -1,0 +1,289 @@
+"""How much of an answer each token carries, at every depth, by one of five rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.effects import among
+from layerlens.analyses.contract.options import nearest
+from layerlens.analyses.relevance.integrated import FEWEST, WITHIN
+from layerlens.analyses.relevance.relevance_cell import open_relevance
+from layerlens.analyses.relevance.relevance_text import RelevanceText
+from layerlens.analyses.relevance.rules import CONSERVING, FLOWS, RULES
+from layerlens.analyses.sweeps.clean_pass import tolerance
+from layerlens.analyses.texts.chosen_positions import Cells
+from layerlens.analyses.texts.one_each import one_each
+from layerlens.analyses.texts.text_pair import row_of
+from layerlens.errors import InputError
+from layerlens.model.integers import whole
+from layerlens.run.flow import require_flow
+from layerlens.run.many_edits import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+DEPTHS = ("layers", "embed")
+STEP_WITHIN = 0.05
+"""Share by which a derivative may differ from what a small step gives."""
+INSIDE = 24
+"""States that a block keeps of each token for a way back, about."""
+
+_CELL, _POINT, _SUB = ("point", "position"), ("point",), ("sublayer",)
+VARIABLES = {
+    "relevance": Variable(_CELL, "float64", "logit", "relevance of the token", signed=True),
+    "relevance_chance": Variable(
+        _CELL, "float64", "logit", "mean relevance for random answers", signed=True
+    ),
+    "likeness_chance": Variable(
+        _POINT, "float64", "1", "cosine with the relevance for random answers, sign left out"
+    ),
+    "total": Variable(_POINT, "float64", "logit", "relevance of all tokens", signed=True),
+    "constant": Variable(_POINT, "float64", "logit", "what no token has", signed=True),
+    "missing": Variable(
+        _POINT, "float64", "logit", "answer less all relevance and what no token has", signed=True
+    ),
+    "steps_used": Variable(_POINT, "int32", "1", "derivatives taken along the way"),
+    "sublayer_relevance": Variable(
+        _SUB, "float64", "logit", "relevance of what the sublayer writes", signed=True
+    ),
+    "sublayer_share": Variable(
+        _SUB, "float64", "1", "share of the sublayer in the relevance of all writes, signs left out"
+    ),
+}
+
+
+def count_work(
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    rule: str,
+    answer: Any,
+    wrong: Any,
+    at: str,
+    baseline: Any,
+    steps: int,
+    draws: int,
+    seed: int,
+    memory_limit: int,
+) -> Work:
+    """Count passes, rows and bytes of one call, as if the fewest steps were enough."""
+    longest = max(tokens.lengths)
+    row = longest * model.d_model * model.dtype.itemsize * model.n_layers * INSIDE
+    if rule != "integrated":
+        return Work(2 + 2 * (1 + draws), 4 + draws, row)
+    later = 1.0 if at == "embed" else (model.n_layers + 2) / 2
+    ways = min(whole(steps, "steps"), FEWEST)
+    held = max(row, min(memory_limit, ways * row))
+    return Work(1 + ways * (1 + (baseline is not None) + 4 * later), 3 * ways, held)
+
+
+@analysis(
+    name="relevance",
+    question="Which tokens does an answer lean on, followed back through every layer?",
+    source="Achtibat et al. (2024), AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for "
+    "Transformers, arXiv 2402.05602; Ali et al. (2022), XAI for Transformers: Better Explanations "
+    "through Conservative Propagation, arXiv 2202.07304; Sundararajan, Taly and Yan (2017), "
+    "Axiomatic Attribution for Deep Networks, arXiv 1703.01365",
+    cost="2 passes a text and one way back, and one more for each random answer",
+    view="grid",
+    lead="What each token's state at a depth carries of the answer's logit; what no token has "
+    "(biases) and what a rule loses stand beside it, and likeness_chance says how much of the map "
+    "is the same for any answer. A cell opens the next token with that state taken away.",
+    variables=VARIABLES,
+    work=count_work,
+    needs=("head",),
+    gradients=True,
+    opens=open_relevance,
+    effects={
+        "baseline": among("rule", "integrated"),
+        "steps": among("rule", "integrated"),
+        "memory_limit": among("rule", "integrated"),
+    },
+)
+def relevance(
+    job: Job,
+    model: LensModel,
+    tokens: Tokens,
+    *,
+    rule: str = "attnlrp",
+    answer: str | int | Sequence[str | int] | None = None,
+    wrong: str | int | Sequence[str | int] | None = None,
+    at: str = "layers",
+    baseline: str | Sequence[Any] | None = None,
+    steps: int = 256,
+    draws: int = 4,
+    seed: int = 0,
+    memory_limit: int = DEFAULT_LIMIT,
+) -> None:
+    """Divide the logit of an answer among the tokens, at the embedding and after every block.
+
+    ``relevance`` of a token at a depth is its state times the derivative of the logit there,
+    summed over the state's entries; a rule says what the derivative flows through.
+
+    Parameters
+    ----------
+    rule
+        ``"attnlrp"``: statistics of norms are held, activations pass by their slope from zero,
+        products of two things that depend on the input pass one half to each. ``"cp"``: as that,
+        but patterns and gates are held, so that the model is linear in the states and everything
+        adds up. ``"input_x_gradient"``: the plain derivative. ``"gradient"``: its length, without
+        a sign and without the state. ``"integrated"``: the mean derivative on the straight way,
+        at the depth itself, from the states of a baseline to those of the text.
+    answer
+        The token whose logit is explained, by string or id; None for the model's own.
+    wrong
+        Explain the difference of two logits: the answer's less this token's.
+    at
+        ``"layers"`` for all depths, ``"embed"`` for the embedding alone (which for
+        ``"integrated"`` is much less work).
+    baseline
+        Where the ways of ``"integrated"`` begin: a text of as many tokens, such as the same with
+        another name in it. None for the mean of the text's own states at the depth (the first
+        token's stays: models lean on it whatever it is, so that its way is not one).
+    steps
+        Derivatives that ``"integrated"`` takes of one way at most: 16, then 64 and so on, until
+        they add up within 1 %.
+    draws
+        Random answers (or pairs of them) that the same is asked for; not for ``"integrated"``.
+    seed
+        Of these.
+    memory_limit
+        Bytes for the rows of ``"integrated"``.
+
+    Notes
+    -----
+    ``total + constant + missing`` is the logit, at each depth. ``constant`` is what biases add
+    from there on, exactly (of ``"integrated"`` it is the logit where the way begins).
+    ``missing`` is 0 for ``"cp"`` and, within 1 %, for ``"integrated"``: that is checked. It is
+    not for ``"attnlrp"`` below the last block, because a softmax does not conserve relevance, and
+    for ``"input_x_gradient"`` nowhere; it is shown and never divided among the tokens. A map is of
+    use where it differs from the maps of other answers: see ``likeness_chance``, and hold it
+    against what removing tokens does. Soft-capped logits are explained before the cap.
+
+    Raises
+    ------
+    InputError
+        An option does not fit.
+    ModelError
+        No rule is known for a part of the model (experts, state spaces), or it has no head.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> found = ll.relevance(model, "cat dog owl cat", rule="cp").data
+    >>> bool(abs(found.missing).max() < 1e-3)
+    True
+    """
+    _check_options(model, rule, at, steps, draws)
+    texts = len(tokens.ids)
+    answers, others = (one_each(v, texts, n) for v, n in ((answer, "answer"), (wrong, "wrong")))
+    beginnings = _baselines(job, baseline, texts)
+    points = model.anatomy.points(("embed", "post") if at == "layers" else ("embed",))
+    sublayers = _sublayers(model)
+    cells = Cells(model, tokens)
+    labels, sites, layers = zip(*points, strict=True)
+    job.declare(
+        {"point": len(points), "sublayer": len(sublayers), **cells.sizes()},
+        {
+            "point": (_POINT, np.array(labels)),
+            "point_layer": (_POINT, np.array(layers, dtype=np.int32)),
+            "sublayer": (_SUB, np.array([f"{layer}_{kind}" for kind, layer in sublayers])),
+            "sublayer_layer": (_SUB, np.array([i for _, i in sublayers], dtype=np.int32)),
+            **cells.coords(),
+        },
+        only=_variables(rule, draws),
+    )
+    run = RelevanceText(job, model, rule, (labels, sites, layers), sublayers)
+    for row in range(texts):
+        with torch.no_grad():
+            run.text(row_of(tokens, row), row, (answers[row], others[row]), (draws, seed))
+        if rule == "integrated":
+            run.integrated(beginnings[row], steps, memory_limit)
+        else:
+            run.by_gradient()
+        job.progress(row + 1, texts, "texts")
+    _check(job, model, run, rule)
+
+
+def _check_options(model: LensModel, rule: str, at: str, steps: int, draws: int) -> None:
+    if rule not in RULES:
+        raise nearest(str(rule), list(RULES), "Rule")
+    if at not in DEPTHS:
+        raise nearest(str(at), list(DEPTHS), "Depth")
+    if whole(steps, "steps") < 1:
+        raise InputError(f"steps is {steps}; expected 1 or more.")
+    if whole(draws, "draws") < 0:
+        raise InputError(f"draws is {draws}; expected 0 or more.")
+    if rule in FLOWS:
+        require_flow(model)
+
+
+def _baselines(job: Job, baseline: Any, texts: int) -> list[Tokens | None]:
+    """Where the ways of each text begin."""
+    if baseline is None:
+        return [None] * texts
+    given = job.tokens(baseline)
+    if len(given.ids) not in (1, texts):
+        raise InputError(
+            f"baseline has {len(given.ids)} texts for {texts} text{'s' * (texts > 1)}: give one "
+            "for all of them, or one each."
+        )
+    return [row_of(given, row if len(given.ids) > 1 else 0) for row in range(texts)]
+
+
+def _sublayers(model: LensModel) -> list[tuple[str, int]]:
+    return [
+        (kind, layer)
+        for layer, block in enumerate(model.anatomy.blocks)
+        for kind in ("attn_out", "mlp_out")
+        if kind in block.taps
+    ]
+
+
+def _variables(rule: str, draws: int) -> list[str]:
+    """What a rule gives."""
+    chance = draws > 0 and rule != "integrated"
+    names = ["relevance", *(["relevance_chance", "likeness_chance"] if chance else []), "total"]
+    if rule in (*FLOWS, "integrated"):
+        names.append("constant")
+    if rule != "gradient":
+        names.append("missing")
+    if rule == "integrated":
+        return [*names, "steps_used"]
+    return [*names, "sublayer_relevance", "sublayer_share"]
+
+
+def _check(job: Job, model: LensModel, run: RelevanceText, rule: str) -> None:
+    """Say what was compared."""
+    limit = tolerance(model)
+    job.check(
+        "same numbers", run.off, limit, "the answer in the pass of the rule and in a plain one"
+    )
+    if rule in CONSERVING:
+        what = "relevance and what no token has add up to the answer at every depth, relative"
+        job.check("conserved", run.lost, WITHIN if rule == "integrated" else limit, what)
+    elif rule == "attnlrp":
+        what = "relevance after the last block adds up to the answer, relative"
+        job.check("conserved after the last block", run.lost_last, limit, what)
+    else:
+        what = "derivative along the embeddings against a small step of the model, relative"
+        job.check("small step", run.step_off, STEP_WITHIN, what)
+    if run.capped:
+        job.remark("The model soft-caps its logits: the logit before the cap is explained.")
+    job.note(passes=run.passes, metric_words=run.words, method=_METHODS[rule])
+
+
+_METHODS = {
+    "attnlrp": "AttnLRP as gradient times input: norms held, half to each factor of a product",
+    "cp": "conservative propagation: norms, patterns and gates held",
+    "input_x_gradient": "state times derivative",
+    "gradient": "length of the derivative",
+    "integrated": "Gauss-Legendre on the way from a baseline, at each depth itself",
+}

@@ -1,0 +1,213 @@
+"""The relevance of one text after the other, with what each was compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layerlens.analyses.relevance.by_gradient import Found, by_gradient
+from layerlens.analyses.relevance.explained import Explained
+from layerlens.analyses.relevance.integrated import Integrated
+from layerlens.analyses.relevance.rules import FLOWS
+from layerlens.errors import InputError
+from layerlens.model.sites import Site
+from layerlens.run.base import record_base
+from layerlens.run.changes import Change
+from layerlens.run.forward import forward
+
+if TYPE_CHECKING:
+    from layerlens.analyses.contract.job import Job
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+STEP = 1e-3
+"""Share of the embeddings by which the model is moved to be compared with a derivative."""
+
+Points = tuple[Sequence[str], Sequence[Site], Sequence[int]]
+"""Labels, sites and layers of the depths."""
+
+
+class RelevanceText:
+    """The work of one call.
+
+    Attributes
+    ----------
+    off
+        How far an answer in the pass of a rule is from that in a plain one.
+    lost, lost_last
+        The largest part of an answer that is missing, at any depth and after the last block.
+    step_off
+        How far a derivative is from what a small step of the model gives, relative.
+    passes
+        Passes a text so far; a way back counts as two.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: LensModel,
+        rule: str,
+        points: Points,
+        sublayers: Sequence[tuple[str, int]],
+    ) -> None:
+        self.job, self.model, self.rule = job, model, rule
+        self.labels, self.sites, self.layers = points
+        self.writes = [] if rule == "integrated" else [Site(*sublayer) for sublayer in sublayers]
+        self.off = self.lost = self.lost_last = self.step_off = 0.0
+        self.passes = 0.0
+        self.capped, self.words = False, ""
+
+    def text(
+        self, text: Tokens, row: int, asked: tuple[Any, Any], control: tuple[int, int]
+    ) -> None:
+        """Take a text and its answer: run it as it is.
+
+        Parameters
+        ----------
+        asked
+            The answer and the wrong answer, as they were given.
+        control
+            How many random answers, and the seed.
+        """
+        self.where = {"batch": row} if self.job.batched else {}
+        self.base = record_base(self.model, text)
+        answer, wrong = asked
+        logits = self.model.unembed(self.base.final[None])[0]
+        right = int(logits.argmax()) if answer is None else self.model.token_id(answer)
+        other = None if wrong is None else self.model.token_id(wrong)
+        self.explained = Explained(self.model, right, other)
+        self.plain = float(self.explained(self.base.final[None])[0])
+        self.capped |= self.explained.capped
+        self.words = self.words or self.explained.words
+        self.random = self._random(*control, row)
+        self.passes += 1
+
+    def _random(self, draws: int, seed: int, row: int) -> list[Explained]:
+        """Random answers, or pairs of them, none of them one that is asked for."""
+        own = {self.explained.answer, self.explained.wrong}
+        rng = np.random.default_rng((seed, row))
+        pool = [t for t in rng.permutation(self.model.d_vocab)[: 2 * draws + 2] if t not in own]
+        pairs = zip(pool[:draws], pool[draws:], strict=False)
+        alone = self.explained.wrong is None
+        return [Explained(self.model, int(a), None if alone else int(b)) for a, b in pairs]
+
+    def by_gradient(self) -> None:
+        """Hand over what one pass and its ways back give."""
+        self.job.tick()
+        sites = [*self.sites, *self.writes]
+        explained = [self.explained, *self.random]
+        own, *random = by_gradient(
+            self.model, self.base.tokens, self.base.at, sites, explained, self.rule
+        )
+        self.passes += 1 + 2 * len(explained)
+        self._compare(own.value)
+        for place, site in enumerate(self.sites):
+            constant = own.constant[self.layers[place] + 1] if self.rule in FLOWS else None
+            self._emit(place, own.at[site], constant, [found.at[site] for found in random])
+        self._sublayers(own)
+        if self.rule not in FLOWS:
+            self._small_step(own)
+
+    def _emit(
+        self,
+        place: int,
+        relevance: np.ndarray,
+        constant: float | None,
+        random: Sequence[np.ndarray] = (),
+    ) -> None:
+        """Hand over one depth."""
+        total = float(relevance.sum())
+        scalars = {"total": total}
+        if constant is not None:
+            scalars["constant"] = constant
+        if self.rule != "gradient":
+            scalars["missing"] = self.plain - total - (constant or 0.0)
+            size = max(float(np.abs(relevance).sum()), abs(self.plain), 1e-9)
+            lost = abs(scalars["missing"]) / size
+            self.lost = max(self.lost, lost)
+            if self.layers[place] == self.model.n_layers - 1:
+                self.lost_last = max(self.lost_last, lost)
+        inside = {**self.where, "point": place, "position": slice(0, len(relevance))}
+        arrays = {"relevance": relevance}
+        if random:
+            arrays["relevance_chance"] = np.mean(random, axis=0)
+            scalars["likeness_chance"] = float(
+                np.mean([abs(_cosine(relevance, r)) for r in random])
+            )
+        self.job.emit(inside, arrays)
+        here = {**self.where, "point": place}
+        self.job.emit(here, {name: np.array(value) for name, value in scalars.items()})
+
+    def _sublayers(self, own: Found) -> None:
+        parts = np.array([own.at[site].sum() for site in self.writes])
+        sizes = np.array([np.abs(own.at[site]).sum() for site in self.writes])
+        shares = sizes / sizes.sum() if sizes.sum() > 0 else sizes
+        found = {"sublayer_relevance": parts, "sublayer_share": shares}
+        self.job.emit(self.where, found)
+
+    def integrated(self, baseline: Tokens | None, steps: int, memory_limit: int) -> None:
+        """Hand over each depth, by ways of its own."""
+        if baseline is not None and baseline.ids.shape != self.base.tokens.ids.shape:
+            raise InputError(
+                f"The baseline has {baseline.ids.shape[1]} tokens and the text "
+                f"{self.base.tokens.ids.shape[1]}: give one of as many."
+            )
+        work = Integrated(
+            self.model,
+            self.base.tokens,
+            baseline,
+            self.base.at,
+            self.explained,
+            steps,
+            memory_limit,
+            self.job.tick,
+        )
+        with torch.no_grad():
+            self._compare(float(self.explained(work.states[-1][self.base.at][None])[0]))
+        for place, layer in enumerate(self.layers):
+            found = work.at(layer + 1, self.plain)
+            self._emit(place, found.relevance, found.start)
+            self.job.emit({**self.where, "point": place}, {"steps_used": np.array(found.steps)})
+            self.job.progress(place + 1, len(self.layers), self.labels[place])
+        self.passes += work.blocks / self.model.n_layers
+
+    def _compare(self, value: float) -> None:
+        self.off = max(self.off, abs(value - self.plain) / max(1.0, abs(self.plain)))
+
+    def _small_step(self, own: Found) -> None:
+        """The derivative along the embeddings, by the model itself."""
+        site, last = Site("resid_pre", 0), Site("resid_post", self.model.n_layers - 1)
+        found: list[float] = []
+
+        def keep(_: Site, state: torch.Tensor) -> None:
+            found.append(float(self.explained(state[:, self.base.at])[0]))
+
+        for sign in (1, -1):
+            self.job.tick()
+            change = Change(site, "scale", 1 + sign * STEP)
+            forward(self.model, self.base.tokens, [last], keep, logits=None, changes=[change])
+        self.passes += 2
+        wanted = (found[0] - found[1]) / (2 * STEP)
+        if self.rule == "gradient":  # its length says nothing of one direction
+            (plain,) = by_gradient(
+                self.model,
+                self.base.tokens,
+                self.base.at,
+                [site],
+                [self.explained],
+                "input_x_gradient",
+            )
+            self.passes += 3
+            along = float(plain.at[site].sum())
+        else:
+            along = float(own.at[site].sum())
+        size = max(abs(wanted), float(np.abs(own.at[site]).sum()), 1e-9)
+        self.step_off = max(self.step_off, abs(along - wanted) / size)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size > 0 else 0.0

@@ -1,0 +1,241 @@
+"""What a derivative flows through while a model runs: parts held where they are, same numbers.
+
+Rules of relevance, and models that stand in for a model at one text, differ from a plain gradient
+only in what they hold: statistics of norms, slopes of activations, attention patterns. Every
+number of the pass stays what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.errors import ModelError, SiteError
+from layerlens.model.linear import adds_up
+from layerlens.model.sites import Site
+from layerlens.model.sums import close, is_norm
+from layerlens.model.watch import first_tensor, stream_argument, with_tensor
+from layerlens.run.changes import Change
+from layerlens.run.forward import forward
+from layerlens.run.gate import Gate
+from layerlens.run.norms import centre, measure_norm
+from layerlens.run.where import editable_sites
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
+_GATED: WeakKeyDictionary[LensModel, tuple[bool, ...]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How much of a derivative passes where a block multiplies two things that depend on its input.
+
+    Norms pass theirs with the statistics held, activations by their slope from zero, ``a(u) / u``.
+
+    Attributes
+    ----------
+    query_key
+        Share that passes each of queries and keys; 0 holds the pattern.
+    value
+        Share that passes the values.
+    product
+        Share that passes the product of a gated MLP.
+    gate
+        Share of that which passes its activation; 0 holds it. The activation of an MLP without a
+        gate passes all.
+    """
+
+    query_key: float
+    value: float
+    product: float
+    gate: float
+
+    def changes(self, model: LensModel) -> list[Change]:
+        """What stands for the shares inside attention, to be made last in a pass."""
+        found = []
+        for layer in range(model.n_layers):
+            shares = {**dict.fromkeys(_scored(model, layer), self.query_key), "v": self.value}
+            if gated(model)[layer]:
+                shares["mlp_post"] = self.product
+            found += [
+                Change(Site(kind, layer), "flow", share)
+                for kind, share in shares.items()
+                if share != 1
+            ]
+        return found
+
+
+def _scored(model: LensModel, layer: int) -> tuple[str, ...]:
+    """Kinds of the sites at which queries and keys can be reached: by themselves, or as scores."""
+    kinds = model.anatomy.blocks[layer].scored
+    try:
+        for kind in kinds:
+            editable_sites(model, kind, [layer])
+    except SiteError:
+        return ("attn_scores",)
+    return kinds
+
+
+@dataclass
+class Offsets:
+    """What norms add whatever they are given.
+
+    Attributes
+    ----------
+    of
+        Path of a norm to its offset, ``[width]``, with gradients recorded.
+    """
+
+    of: dict[str, Tensor] = field(default_factory=dict)
+
+
+def require_flow(model: LensModel) -> None:
+    """Raise where a block has parts through which no derivative is known to flow by a rule.
+
+    Raises
+    ------
+    ModelError
+        A block has no softmax attention, an MLP has no activation of its own, or the head is more
+        than one linear map.
+    """
+    for layer, block in enumerate(model.anatomy.blocks):
+        if block.attention is None:
+            raise ModelError(
+                f"Block {layer} of {model.name} has no softmax attention, and no rule says how "
+                "relevance passes it: take rule='input_x_gradient' or 'integrated'."
+            )
+        if "mlp_out" in block.taps and not {"mlp_pre", "mlp_post"} <= block.taps.keys():
+            raise ModelError(
+                f"The MLP of block {layer} of {model.name} has no one activation (experts share "
+                "it, or it is part of a larger function), and no rule says how relevance passes "
+                "it: take rule='input_x_gradient' or 'integrated'."
+            )
+    head = model.anatomy.head
+    if head is not None:
+        with model.running():
+            like = model.head_input(torch.zeros(1, model.d_model).to(model.device, model.dtype))
+            linear = adds_up(model.hf.get_submodule(head.head), like)
+        if not linear:
+            raise ModelError(
+                f"The head of {model.name} is more than one linear map, and no rule says how "
+                "relevance passes it: take rule='input_x_gradient' or 'integrated'."
+            )
+
+
+def gated(model: LensModel) -> tuple[bool, ...]:
+    """Whether what each block's activation gives is multiplied on its way to the last projection.
+
+    Found by one token, once a model.
+    """
+    if model not in _GATED:
+        seen: dict[Site, Tensor] = {}
+        blocks = model.anatomy.blocks
+        layers = [layer for layer, block in enumerate(blocks) if "mlp_post" in block.taps]
+        sites = [Site(kind, layer) for layer in layers for kind in ("mlp_pre", "mlp_post")]
+        with model.running():
+            tokens = model.tokens([model.d_vocab_in // 2])
+            keep = lambda site, value: seen.update({site: value.clone()})  # noqa: E731
+            forward(model, tokens, sites, keep, logits=None)
+            found = [False] * model.n_layers
+            for layer in layers:
+                pre, post = (seen[Site(kind, layer)] for kind in ("mlp_pre", "mlp_post"))
+                activation = model.hf.get_submodule(blocks[layer].taps["mlp_pre"].module)
+                found[layer] = not close(activation(pre.clone()), post, model.dtype)
+        _GATED[model] = tuple(found)
+    return _GATED[model]
+
+
+@contextmanager
+def holding(model: LensModel, flow: Flow) -> Iterator[Offsets]:
+    """Let derivatives pass norms and activations by the rules; those in attention are changes.
+
+    Passes of this thread with gradients recorded give the numbers that they would give anyhow.
+    """
+    gate, offsets = Gate(), Offsets()
+    with ExitStack() as stack:
+        for path, module in model.hf.named_modules():
+            if is_norm(module):
+                hook = _Norm(model, path, gate, offsets)
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        for module, share in _activations(model, flow):
+            slope = _Slope(gate, share)
+            stack.callback(module.register_forward_pre_hook(slope.before, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(slope.after).remove)
+        yield offsets
+
+
+def _activations(model: LensModel, flow: Flow) -> Iterator[tuple[nn.Module, float]]:
+    """The activations of the MLPs and before the head, with the share that passes each."""
+    for layer, block in enumerate(model.anatomy.blocks):
+        if "mlp_post" in block.taps:
+            module = model.hf.get_submodule(block.taps["mlp_pre"].module)
+            yield module, flow.gate if gated(model)[layer] else 1.0
+    for path in model.anatomy.head.chain if model.anatomy.head else ():
+        for module in model.hf.get_submodule(path).modules():
+            bare = not list(module.children()) and not list(module.parameters())
+            if bare and not is_norm(module):
+                yield module, 1.0
+
+
+class _Norm:
+    """A norm whose statistics are held, and whose offset can be differentiated by."""
+
+    def __init__(self, model: LensModel, path: str, gate: Gate, offsets: Offsets) -> None:
+        self._model, self._path, self._gate, self._offsets = model, path, gate, offsets
+        self._gain: Tensor | None = None
+        self._centred = False
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        x, y = stream_argument(args, kwargs), first_tensor(output)
+        if not self._gate.open or not y.requires_grad or x.shape != y.shape:
+            return None
+        if self._gain is None:
+            self._measure(module, x)
+        offset = self._offsets.of[self._path]
+        linear = centre(x.float(), self._centred) * self._gain
+        held = linear.detach()
+        square = held.square().sum(-1, keepdim=True)
+        along = ((y.detach().float() - offset.detach()) * held).sum(-1, keepdim=True)
+        scale = torch.where(square > 0, along / square, 0.0)
+        moving = (linear - held) * scale + (offset - offset.detach())
+        return with_tensor(output, y, y.detach() + moving.to(y.dtype))
+
+    def _measure(self, module: nn.Module, x: Tensor) -> None:
+        like = x.detach()[(0,) * min(2, x.dim() - 1)]  # norms of heads keep their axis
+        with torch.no_grad():
+            gain, offset, self._centred = measure_norm(self._model, module.forward, like)
+        self._gain = gain.clone().to(x.device, torch.float32)
+        self._offsets.of[self._path] = offset.clone().to(x.device, torch.float32).requires_grad_()
+
+
+class _Slope:
+    """An activation that passes derivatives by its slope from zero."""
+
+    def __init__(self, gate: Gate, share: float) -> None:
+        self._gate, self._share = gate, share
+        self._given: Tensor | None = None
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._gate.open:
+            return None
+        self._given = stream_argument(args, kwargs)
+        if not args:
+            return None
+        return (self._given.clone(), *args[1:]), kwargs  # some activations write into what they get
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        u, self._given = self._given, None
+        if u is None or not self._gate.open:
+            return None
+        a = first_tensor(output)
+        slope = torch.where(u != 0, a / u, 0.0).detach() * self._share
+        return with_tensor(output, a, a.detach() + (u - u.detach()) * slope)

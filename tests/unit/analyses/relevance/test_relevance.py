@@ -1,0 +1,171 @@
+"""Relevance: what adds up exactly, what only nearly, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import layerlens as ll
+from layerlens.errors import InputError, ModelError
+from layerlens.model.tiny import tiny_model
+
+IDS = [5, 17, 33, 8, 21, 40]
+
+
+def loaded(family: str) -> ll.LensModel:
+    return ll.load(tiny_model(family))
+
+
+@pytest.fixture(scope="module")
+def llama() -> ll.LensModel:
+    return loaded("llama")
+
+
+@pytest.mark.parametrize(
+    "family", ["gpt2", "gemma2", "cohere", "opt", "bloom", "bert", "qwen3", "olmo2"]
+)
+def test_what_holds_patterns_and_gates_adds_up_at_every_depth(family: str) -> None:
+    """Biases (gpt2), caps and sandwich norms (gemma2), parallel blocks, own attention, a transform
+    before the head (bert), norms of heads (qwen3): all is found on the model itself."""
+    found = ll.relevance(loaded(family), IDS, rule="cp", draws=0)
+    assert found.checks.ok
+    parts = found.data.total + found.data.constant + found.data.missing
+    assert float(parts.std()) < 1e-5
+    assert float(abs(found.data.missing).max()) < 1e-5
+
+
+def test_without_biases_nothing_goes_to_them(llama: ll.LensModel) -> None:
+    found = ll.relevance(llama, IDS, rule="cp").data
+    assert float(abs(found.constant).max()) == 0
+    own = llama.hf(torch.tensor([IDS])).logits[0, -1].max().detach()
+    np.testing.assert_allclose(found.total, float(own), rtol=1e-5)
+
+
+def test_a_softmax_does_not_conserve_and_without_attention_all_is_conserved(
+    llama: ll.LensModel,
+) -> None:
+    found = ll.relevance(llama, IDS, rule="attnlrp", draws=0)
+    assert found.checks.ok
+    assert float(abs(found.data.missing.sel(point="embed"))) > 1e-3
+    mute = loaded("llama")
+    with torch.no_grad():
+        for block in mute.hf.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+    found = ll.relevance(mute, IDS, rule="attnlrp", draws=0).data
+    assert float(abs(found.missing).max()) < 1e-5
+    assert float(abs(found.relevance[:, :-1]).max()) < 1e-5  # no token but the last is read
+
+
+def test_state_times_derivative_by_plain_autograd(llama: ll.LensModel) -> None:
+    found = ll.relevance(llama, IDS, rule="input_x_gradient", draws=0)
+    embedded = llama.hf.model.embed_tokens(torch.tensor([IDS])).detach().requires_grad_()
+    logits = llama.hf(inputs_embeds=embedded).logits[0, -1]
+    logits.max().backward()
+    wanted = (embedded * embedded.grad)[0].sum(-1).detach()
+    np.testing.assert_allclose(found.data.relevance[0], wanted, rtol=1e-4, atol=1e-6)
+    length = ll.relevance(llama, IDS, rule="gradient", draws=0).data.relevance[0]
+    np.testing.assert_allclose(length, embedded.grad[0].norm(dim=-1), rtol=1e-4)
+    assert found.checks.ok
+
+
+def test_of_two_answers_the_difference(llama: ll.LensModel) -> None:
+    one, two, both = (
+        ll.relevance(llama, IDS, draws=0, **asked).data.relevance
+        for asked in ({"answer": 7}, {"answer": 9}, {"answer": 7, "wrong": 9})
+    )
+    np.testing.assert_allclose(both, one - two, atol=1e-5)
+
+
+def test_a_token_that_alone_differs_carries_all_of_the_way_from_another_text(
+    llama: ll.LensModel,
+) -> None:
+    other = [5, 17, 12, 8, 21, 40]
+    found = ll.relevance(llama, IDS, rule="integrated", answer=7, baseline=other)
+    assert found.checks.ok
+    embed = found.data.relevance.sel(point="embed").values
+    ends = [llama.hf(torch.tensor([ids])).logits[0, -1, 7].item() for ids in (IDS, other)]
+    np.testing.assert_allclose(embed[2], ends[0] - ends[1], rtol=0.02)
+    assert embed[[0, 1, 3, 4, 5]].tolist() == [0] * 5
+    np.testing.assert_allclose(found.data.constant, ends[1], rtol=1e-4)
+
+
+def test_linear_relu_block_by_hand() -> None:
+    """One ReLU MLP over a stream without norms: relevance is what each unit that is on adds."""
+    config = LlamaConfig(
+        num_hidden_layers=1,
+        hidden_size=8,
+        intermediate_size=16,
+        num_attention_heads=2,
+        vocab_size=30,
+        hidden_act="relu",
+    )
+    torch.manual_seed(0)
+    small = LlamaForCausalLM(config).eval()
+    model = ll.load(small)
+    with torch.no_grad():
+        small.model.layers[0].self_attn.o_proj.weight.zero_()
+        for parameter in small.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(20)
+    found = ll.relevance(model, [3, 4, 5], answer=7, rule="attnlrp", draws=0).data
+    embedded = small.model.embed_tokens(torch.tensor(5)).detach()
+    block, head = small.model.layers[0], small.lm_head.weight[7]
+    normed = embedded / embedded.square().mean().add(config.rms_norm_eps).sqrt()
+    gate, up = block.mlp.gate_proj(normed), block.mlp.up_proj(normed)
+    post = embedded + block.mlp.down_proj(gate.relu() * up)
+    scale = post.square().mean().add(config.rms_norm_eps).rsqrt()
+    wanted = (head @ (post * scale)).item()
+    assert found.relevance[0, 2] == pytest.approx(wanted, rel=1e-4)  # nothing is lost on the way
+    written = (head @ (block.mlp.down_proj(gate.relu() * up) * scale)).item()
+    assert found.sublayer_relevance.sel(sublayer="0_mlp_out") == pytest.approx(written, rel=1e-4)
+
+
+def test_nothing_stays_behind(llama: ll.LensModel) -> None:
+    before = llama.hf(torch.tensor([IDS])).logits
+    ll.relevance(llama, IDS, rule="cp")
+    assert torch.equal(llama.hf(torch.tensor([IDS])).logits, before)
+    assert not any(module._forward_hooks for module in llama.hf.modules())
+    assert not any(module._forward_pre_hooks for module in llama.hf.modules())
+
+
+def test_random_answers_beside(llama: ll.LensModel) -> None:
+    found = ll.relevance(llama, IDS, draws=3, seed=1).data
+    again = ll.relevance(llama, IDS, draws=3, seed=1).data
+    assert found.relevance_chance.equals(again.relevance_chance)
+    assert ((found.likeness_chance >= 0) & (found.likeness_chance <= 1 + 1e-9)).all()
+    assert "relevance_chance" not in ll.relevance(llama, IDS, draws=0).data
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"rule": "lrp"}, InputError, "attnlrp"),
+        ({"at": "block"}, InputError, "layers"),
+        ({"draws": -1}, InputError, "0 or more"),
+        ({"rule": "integrated", "baseline": [1, 2]}, InputError, "as many"),
+        ({"answer": 4, "wrong": 4}, InputError, "same token"),
+        ({"steps": 20}, InputError, "integrated"),
+    ],
+)
+def test_what_does_not_fit(
+    llama: ll.LensModel, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        ll.relevance(llama, IDS, **options)
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [("mixtral", "no one activation"), ("mamba", "softmax"), ("roberta", "linear map")],
+)
+def test_parts_without_a_rule_are_refused_and_the_derivative_goes_on(
+    family: str, words: str
+) -> None:
+    model = loaded(family)
+    with pytest.raises(ModelError, match=words):
+        ll.relevance(model, IDS, rule="attnlrp")
+    assert ll.relevance(model, IDS, rule="input_x_gradient", draws=0).checks.ok
