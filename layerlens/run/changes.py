@@ -100,7 +100,7 @@ class Change:
         if not isinstance(self.value, Tensor):
             number = 0.0 if self.value is None else float(self.value)
             if self.op == "flow":
-                shared: Tensor = _Share.apply(old, number)
+                shared: Tensor = _Share.apply(old, number)  # type: ignore[no-untyped-call]
                 return shared
             return (
                 torch.full_like(old, number)

@@ -189,8 +189,7 @@ class _Norm:
 
     def __init__(self, model: LensModel, path: str, gate: Gate, offsets: Offsets) -> None:
         self._model, self._path, self._gate, self._offsets = model, path, gate, offsets
-        self._gain: Tensor | None = None
-        self._centred = False
+        self._found: tuple[Tensor, Tensor, bool] | None = None
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -198,10 +197,8 @@ class _Norm:
         x, y = stream_argument(args, kwargs), first_tensor(output)
         if not self._gate.open or not y.requires_grad or x.shape != y.shape:
             return None
-        if self._gain is None:
-            self._measure(module, x)
-        offset = self._offsets.of[self._path]
-        linear = centre(x.float(), self._centred) * self._gain
+        gain, offset, centred = self._measured(module, x)
+        linear = centre(x.float(), centred) * gain
         held = linear.detach()
         square = held.square().sum(-1, keepdim=True)
         along = ((y.detach().float() - offset.detach()) * held).sum(-1, keepdim=True)
@@ -209,12 +206,16 @@ class _Norm:
         moving = (linear - held) * scale + (offset - offset.detach())
         return with_tensor(output, y, y.detach() + moving.to(y.dtype))
 
-    def _measure(self, module: nn.Module, x: Tensor) -> None:
-        like = x.detach()[(0,) * min(2, x.dim() - 1)]  # norms of heads keep their axis
-        with torch.no_grad():
-            gain, offset, self._centred = measure_norm(self._model, module.forward, like)
-        self._gain = gain.clone().to(x.device, torch.float32)
-        self._offsets.of[self._path] = offset.clone().to(x.device, torch.float32).requires_grad_()
+    def _measured(self, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Gain, offset and whether the mean goes; measured at the first input."""
+        if self._found is None:
+            like = x.detach()[(0,) * min(2, x.dim() - 1)]  # norms of heads keep their axis
+            with torch.no_grad():
+                gain, offset, centred = measure_norm(self._model, module.forward, like)
+            gain, offset = (found.clone().to(x.device, torch.float32) for found in (gain, offset))
+            self._offsets.of[self._path] = offset.requires_grad_()
+            self._found = (gain, offset, centred)
+        return self._found
 
 
 class _Slope:

@@ -90,9 +90,9 @@ def by_gradient(
 def _relevance(value: Tensor, slope: Tensor, rule: str) -> np.ndarray:
     """``[position]`` float64."""
     slope = slope.double()
-    if rule == "gradient":
-        return slope.norm(dim=-1).cpu().numpy()
-    return (value.detach().double() * slope).sum(-1).cpu().numpy()
+    parts = slope.square() if rule == "gradient" else value.detach().double() * slope
+    found: np.ndarray = parts.sum(-1).cpu().numpy()
+    return np.sqrt(found) if rule == "gradient" else found
 
 
 def _constant(model: LensModel, adding: dict[str, Tensor], slopes: dict[str, Tensor]) -> np.ndarray:

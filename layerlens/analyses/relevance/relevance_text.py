@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from layerlens.analyses.contract.parts import Where
 from layerlens.analyses.relevance.by_gradient import Found, by_gradient
 from layerlens.analyses.relevance.explained import Explained
 from layerlens.analyses.relevance.integrated import Integrated
@@ -130,7 +131,7 @@ class RelevanceText:
             self.lost = max(self.lost, lost)
             if self.layers[place] == self.model.n_layers - 1:
                 self.lost_last = max(self.lost_last, lost)
-        inside = {**self.where, "point": place, "position": slice(0, len(relevance))}
+        inside: Where = {**self.where, "point": place, "position": slice(0, len(relevance))}
         arrays = {"relevance": relevance}
         if random:
             arrays["relevance_chance"] = np.mean(random, axis=0)
