@@ -17,6 +17,7 @@ from layerlens.figures.legends import name_curves
 from layerlens.figures.names import apart, axis_words, capital
 from layerlens.figures.palette import Palette, color_map
 from layerlens.figures.past import extends, mark_past
+from layerlens.figures.places import places_of
 from layerlens.figures.scale import range_scale
 from layerlens.figures.slices import labels_of
 from layerlens.result.layers import (
@@ -41,6 +42,7 @@ _DOTTED = (0, (1, 1.2))
 _BAR = (0.07, 0.07)  # inches: between cells and their colour bar, and its width
 _AROUND = [withStroke(linewidth=2.2, foreground="black")]
 _WIDTH = 40  # characters of a panel's title
+_APART = 0.07  # of the axis, between the names of two moments
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
     along, _ = _axes_of(data, panel.arrays[0])
     axes.set_xlabel(_along(data, along), **_font(colors), labelpad=2)
     if along == RUN:
-        axes.set_xticks(_places(data, along), labels_of(data, along))
+        _name_runs(axes, data, along)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.grid(axis="y", color=colors.faint, alpha=0.25, linewidth=0.5)
@@ -201,6 +203,17 @@ def _axes_of(data: xr.Dataset, array: Array) -> tuple[str, str]:
     return along, next((dim for dim in dims if dim != along), "")
 
 
+def _name_runs(axes: Axes, data: xr.Dataset, dim: str) -> None:
+    """Write the moments of a training under a panel, as many as have room."""
+    places, words = _places(data, dim), labels_of(data, dim)
+    least = _APART * float(np.ptp(places))
+    kept: list[int] = []
+    for i, place in enumerate(places):
+        if not kept or place - places[kept[-1]] >= least:
+            kept.append(i)
+    axes.set_xticks(places[kept], [words[i] for i in kept])
+
+
 def _columns(data: xr.Dataset, name: str, along: str) -> np.ndarray:
     """Return the values of an array, a column for each curve."""
     values = data[name].transpose(along, ...).values.astype(np.float64)
@@ -220,8 +233,8 @@ def _band(
 def _places(data: xr.Dataset, dim: str) -> np.ndarray:
     """Where entries of an axis lie: at their layer, a state at the block that it comes after."""
     size = data.sizes[dim]
-    if dim == RUN:  # moments are chosen, and mostly ever farther apart
-        return np.arange(size, dtype=np.float64)
+    if dim == RUN:
+        return places_of(data, dim)
     values = data[dim].values.tolist() if dim in data.coords else list(range(size))
     numbers = numbers_of(dim, size, values)
     if numbers is None:

@@ -93,9 +93,9 @@ def _operations(
     "Kraskov, Stögbauer and Grassberger (2004), arXiv cond-mat/0305641, and Ross (2014) (kraskov)",
     cost="1 pass of all inputs for each run, and the estimates",
     view="panels",
-    lead="Where I(T;Y) lies above that of shuffled labels a layer knows something of them; I(X;T) "
-    "says how far its states lie apart in units of the bins or of the noise, and is as wrong as "
-    "for Gaussians of which it is known.",
+    lead="Where I(T;Y) lies above that of shuffled labels a layer knows something of them. I(X;T) "
+    "says how far its states lie apart in units of the bins or of the noise; how wrong it may be "
+    "is seen from Gaussians of which it is known.",
     variables=VARIABLES,
     work=count_work,
     inputs=(),

@@ -155,6 +155,23 @@ def test_it_is_estimated_and_its_call_is_short(network: nn.Sequential) -> None:
     assert view.wait(60).checks.ok
 
 
+def test_a_figure_has_lines_over_the_moments(
+    network: nn.Sequential, states: dict[int, State]
+) -> None:
+    """Of more runs than layers a line is a layer; of more layers a run. Names have room."""
+    many = dict.fromkeys((0, 1, 2, 50, 100), states[0])
+    found = ll.information_plane(ll.Runs(network, many, layers=["1", "3"]), X, Y, shuffles=2)
+    axes = found.figure("I_TY").axes[0]
+    curves = [line for line in axes.get_lines() if line.get_gid() == "curve"]
+    assert [line.get_label() for line in curves] == ["layer 1", "layer 3"]
+    np.testing.assert_array_equal(curves[1].get_ydata(), found.data.I_TY[:, 1])
+    assert [label.get_text() for label in axes.get_xticklabels()][-2:] == ["50", "100"]
+    few = ll.information_plane(ll.Runs(network, states), X, Y, shuffles=2)
+    curves = [line for line in few.figure("I_TY").axes[0].get_lines() if line.get_gid() == "curve"]
+    assert [line.get_label() for line in curves] == ["run 0", "run 10"]
+    np.testing.assert_array_equal(curves[1].get_ydata(), few.data.I_TY[1])
+
+
 class Twice(nn.Module):
     """Runs one layer two times."""
 
