@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.probing.layer_mix import layer_mix
     from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
+    from layerlens.analyses.probing.probe_conditions import probe_conditions
     from layerlens.analyses.probing.sentence_scores import sentence_scores
     from layerlens.analyses.relevance.relevance import relevance
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
@@ -203,6 +204,7 @@ _PLACES = {
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "sparse_split": "layerlens.analyses.depth.sparse_split",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
+    "probe_conditions": "layerlens.analyses.probing.probe_conditions",
     "sentence_scores": "layerlens.analyses.probing.sentence_scores",
     "layer_mix": "layerlens.analyses.probing.layer_mix",
     "probe": "layerlens.analyses.probing.probe",
@@ -397,6 +399,7 @@ __all__ = [
     "path_patch",
     "perturbation_growth",
     "probe",
+    "probe_conditions",
     "probe_steering",
     "quantisation_sensitivity",
     "record",

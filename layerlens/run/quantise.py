@@ -1,8 +1,8 @@
-"""Weights rounded to few bits and back, in place of a layer's own for a while."""
+"""Other weights in place of a layer's own for a while, such as those rounded to few bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -62,13 +62,24 @@ def fake_quantise(weight: Tensor, bits: int, group: int | None = None) -> Tensor
 def quantised(
     model: LensModel, layer: int, bits: int, group: int | None = None, chosen: str = ""
 ) -> Iterator[list[tuple[Matrix, Tensor]]]:
-    """Let a block use rounded weights in a ``with`` block; hands over each and what replaces it.
+    """Let a block use rounded weights in a ``with`` block; see :func:`replaced`."""
+    with replaced(model, layer, lambda weight: fake_quantise(weight, bits, group), chosen) as new:
+        yield new
+
+
+@contextmanager
+def replaced(
+    model: LensModel, layer: int, make: Callable[[Tensor], Tensor], chosen: str = ""
+) -> Iterator[list[tuple[Matrix, Tensor]]]:
+    """Let a block use other weights in a ``with`` block; hands over each and what replaces it.
 
     The model's own numbers are not written to: its parameters point elsewhere meanwhile, and at
     the end, whatever happens, back at the very same memory. Hold the model's lock.
 
     Parameters
     ----------
+    make
+        From the weight ``[..., out, in]`` to another of its shape and dtype.
     chosen
         Only matrices whose name contains this.
     """
@@ -80,7 +91,7 @@ def quantised(
     try:
         with torch.inference_mode(False), torch.no_grad():
             for matrix in wanted:
-                weight = fake_quantise(matrix.weight.data, bits, group)
+                weight = make(matrix.weight.data)
                 new.append((matrix, weight))
                 matrix.parameter.data = weight.mT if matrix.turned else weight
         yield new

@@ -14,7 +14,7 @@ from layerlens.analyses.probing.asked import Task, task_of
 from layerlens.analyses.probing.controls import shuffled
 from layerlens.analyses.probing.examples import Where, recorded
 from layerlens.analyses.probing.folds import Folds, elsewhere, judged
-from layerlens.analyses.probing.numbers import chosen_elsewhere, share_between
+from layerlens.analyses.probing.numbers import chosen_elsewhere, mean_between, share_between
 from layerlens.analyses.probing.over_folds import over_folds
 from layerlens.analyses.probing.scalar_mix import SLOPE, Mix, Scale, mixed
 from layerlens.errors import InputError
@@ -126,7 +126,7 @@ class Mixing:
             self._emit_accuracy(ALONE, place, right[-1], np.ones(len(right[-1]), bool))
         answered, chosen = chosen_elsewhere(np.stack(right), self.folds.number, np.stack(apart))
         self.selected = answered
-        self._emit_between("selected_accuracy", answered)
+        self._emit_between("selected_accuracy", share_between(answered, self.task.unit))
         often = Counter(int(self.layers[place]) for place in chosen).most_common(1)[0][0]
         self.job.emit({}, {"selected_layer": np.array(often, dtype=np.int32)})
 
@@ -189,8 +189,8 @@ class Mixing:
         arrays = {"accuracy": mean, "accuracy_low": low, "accuracy_high": high}
         self.job.emit({OF: ROWS.index(row), "point": place}, arrays)
 
-    def _emit_between(self, name: str, values: np.ndarray, **where: int) -> None:
-        mean, low, high = map(np.array, share_between(values, self.task.unit))
+    def _emit_between(self, name: str, found: tuple[float, float, float], **where: int) -> None:
+        mean, low, high = map(np.array, found)
         self.job.emit(where, {name: mean, f"{name}_low": low, f"{name}_high": high})
 
     def _finish(self) -> None:
@@ -198,12 +198,14 @@ class Mixing:
         nothing = {name: np.array(np.nan) for name in ("gain", "gain_low", "gain_high")}
         self.job.emit({"point": 0}, nothing)
         for place, gain in enumerate(np.diff(self.right[MIX], axis=0), 1):
-            self._emit_between("gain", gain, point=place)
-        self._emit_between("shuffled_accuracy", self.right_blind)
+            self._emit_between("gain", mean_between(gain, self.task.unit), point=place)
+        blind = share_between(self.right_blind, self.task.unit)
+        self._emit_between("shuffled_accuracy", blind)
         found = expected_layer(self.right[MIX], self.layers, self.task.unit)
         for end, value in zip(("", "_low", "_high"), found, strict=True):
             self.job.emit({}, {f"expected_layer{end}": np.array(value)})
-        self._emit_between("mix_over_layer", self.right[MIX][-1] - self.selected)
+        more = self.right[MIX][-1] - self.selected
+        self._emit_between("mix_over_layer", mean_between(more, self.task.unit))
 
 
 def expected_layer(

@@ -44,11 +44,22 @@ def share_between(right: Floats, unit: NDArray[np.int64]) -> tuple[float, float,
     unit
         ``[n]``: the unit (text or group) that each example is of.
     """
+    if len(np.unique(unit)) == len(right) and np.isin(right, (0, 1)).all():
+        return (float(right.mean()), *wilson(float(right.sum()), len(right)))
+    return mean_between(right, unit)
+
+
+def mean_between(values: Floats, unit: NDArray[np.int64]) -> tuple[float, float, float]:
+    """A mean over examples and its 95 % interval, by drawing units anew (paired differences too).
+
+    Parameters
+    ----------
+    values, unit
+        ``[n]``, as in `share_between`.
+    """
     units, inverse = np.unique(unit, return_inverse=True)
-    mean = float(right.mean())
-    if len(units) == len(right) and np.isin(right, (0, 1)).all():
-        return (mean, *wilson(float(right.sum()), len(right)))
-    sums, counts = np.bincount(inverse, right), np.bincount(inverse)
+    mean = float(values.mean())
+    sums, counts = np.bincount(inverse, values), np.bincount(inverse)
     drawn = resamples(len(units))
     means = (drawn @ sums / np.maximum(drawn @ counts, 1))[:, None]
     low, high = ends(means, np.array([len(units) > 1]))

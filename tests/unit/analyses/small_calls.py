@@ -44,6 +44,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "layer_mix": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
     "lens_difference": ((ONE,), {"other": None}),
     "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
+    "probe_conditions": (
+        (LIST * 4,),
+        {"labels": ["a", "b", "a"] * 4, "folds": 3, "weight_noise": (), "bits": 8},
+    ),
     "probe_steering": ((ONE,), {"probe": None}),
     "mlp_decomposition": ((LIST,), {}),
     "sentence_scores": ((LIST * 4, ["a", "b", "a"] * 4), {"metrics": "curvature"}),

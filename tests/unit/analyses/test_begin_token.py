@@ -55,6 +55,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         (LIST * 3,),
         {"labels": [*"abab"] * 3, "folds": 3, "other_texts": [ONE], "other_labels": ["a"]},
     ),
+    "probe_conditions": (
+        (LIST * 3,),
+        {"labels": [*"abab"] * 3, "folds": 3, "weight_noise": (), "bits": 8},
+    ),
     "probe_steering": ((ONE,), {"probe": None}),
     "mlp_decomposition": ((LIST,), {}),
     "sentence_scores": (
