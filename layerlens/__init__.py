@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.attention.head_roles import head_roles
     from layerlens.analyses.attention.patterns import attention
     from layerlens.analyses.attention.token_attribution import token_attribution
+    from layerlens.analyses.circuits.feature_circuit import feature_circuit
     from layerlens.analyses.circuits.graph_files import export_graph, import_graph
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
@@ -278,6 +279,7 @@ _PLACES = {
     "ResultError": "layerlens.errors",
     "Cancelled": "layerlens.errors",
     "train_sae": "layerlens.analyses.features.training.train_sae",
+    "feature_circuit": "layerlens.analyses.circuits.feature_circuit",
     "train_transcoder": "layerlens.analyses.features.training.train_transcoder",
     "load_sae": "layerlens.analyses.features.sae_files",
     "export_sae": "layerlens.analyses.features.sae_files",
@@ -354,6 +356,7 @@ __all__ = [
     "export_sae",
     "export_tuned_lens",
     "feature",
+    "feature_circuit",
     "features",
     "finercut",
     "first_cosine",

@@ -126,7 +126,7 @@ def install(
     for layer in {**inside, **reading}:
         found = inside.get(layer, [])
         watch = attention_watch(found, writer.apply, reading.get(layer, NOTHING))
-        _watch_attention(model, layer, watch, gate, stack)
+        watch_attention(model, layer, watch, gate, stack)
     return installed
 
 
@@ -322,9 +322,10 @@ def _on_start(
     return on_input(model.hf.get_submodule(block.path), gate, keep)
 
 
-def _watch_attention(
+def watch_attention(
     model: LensModel, layer: int, watch: Watch, gate: Gate, stack: ExitStack
 ) -> None:
+    """Let a watch stand inside the attention of a layer until the stack closes."""
     block = model.anatomy.blocks[layer]
     mixer = model.hf.get_submodule(block.mixer or "")
     if block.attention == "interface":

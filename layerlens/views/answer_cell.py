@@ -116,7 +116,7 @@ def place_of(data: xr.Dataset, params: Mapping[str, Any]) -> Place:
             f"{', '.join(str(size - 1) for size in sizes)}), not {index!r}."
         )
     at = dict(zip(dims, index, strict=True))
-    labels = {dim: data[dim].values[i].item() if dim in data.coords else i
+    labels = {dim: data[dim].values[i : i + 1].tolist()[0] if dim in data.coords else i
               for dim, i in at.items()}  # fmt: skip
     companions = {
         str(other): float(values.values[tuple(index)])

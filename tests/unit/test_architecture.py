@@ -52,6 +52,9 @@ QUESTIONS = [
         "steering",
     },
     {"circuits", "features", "tracing"},
+    {"attention", "depth", "grafting", "information", "neurons", "patching", "removal", "steering"},
+    {"features", "tracing"},
+    {"circuits"},
 ]
 FILES = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
 

@@ -82,15 +82,15 @@ def read_out(model: LensModel, values: Values, tokens: Tensor) -> Readout:
         If something between the stream and the logits is not affine with its statistics held.
     """
     found = Readout()
-    directions = _through_head(model, values, tokens, found)
+    directions = through_head(model, values, tokens, found)
     for layer in reversed(range(model.n_layers)):
         directions = _through_block(model, layer, values, directions, found)
     found.along[Site("resid_pre", 0)] = directions
     return found
 
 
-def _through_head(model: LensModel, values: Values, tokens: Tensor, found: Readout) -> Tensor:
-    """Directions in the stream after the last block."""
+def through_head(model: LensModel, values: Values, tokens: Tensor, found: Readout) -> Tensor:
+    """Directions in the stream after the last block; notes the constant and the cap."""
     anatomy = model.anatomy.head
     assert anatomy is not None  # the model has a head: the contract asked
     state = values[Site("resid_post", model.n_layers - 1)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from layerlens.analyses.contract import registry
+from layerlens.analyses.contributions.value_paths import Node
 from layerlens.analyses.features.dictionaries.dictionary import Form
 from layerlens.corpus.texts import texts as labelled
 from layerlens.model.lensmodel import LensModel
@@ -22,6 +24,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "causal_trace": ((ONE,), {"subject": [3]}),
     "checkpoint_difference": ((), {"other": None}),
     "compare_models": ((LIST,), {"other": None}),
+    "feature_circuit": ((ONE,), {"transcoders": None}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "train_sae": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
     "train_transcoder": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),
@@ -71,7 +74,9 @@ def arguments(name: str, model: LensModel) -> tuple[tuple[Any, ...], dict[str, A
 
 def filled(options: dict[str, Any], model: LensModel) -> dict[str, Any]:
     """The options of a call, with what is made of the model where they say None."""
+    made: dict[str, Callable[[LensModel], Any]]
     made = {"other": lambda given: given, "lens": token_rows, "probe": probe, "sae": small_sae}
+    made["transcoders"] = small_transcoders
     return {key: made[key](model) if value is None else value for key, value in options.items()}
 
 
@@ -104,3 +109,21 @@ def small_sae(model: LensModel) -> Fitted:
     options = {"site": "resid_post", "layers": [0], "positions_skipped": 1}
     form = {"dictionary": Form("relu").told()}
     return Fitted("sae", arrays, ModelFacts.of(model), "", options | form)
+
+
+def small_transcoders(model: LensModel, features: int = 12, *, skip: bool = False) -> Fitted:
+    """Transcoders of all layers that were not learned."""
+    drawn, width, layers = torch.Generator().manual_seed(0), model.d_model, model.n_layers
+    arrays = {
+        "W_enc": torch.randn(layers, width, features, generator=drawn) / width**0.5,
+        "W_dec": torch.randn(layers, features, width, generator=drawn) / features**0.5,
+        "b_enc": torch.full((layers, features), -0.3),
+        "b_dec": torch.randn(layers, width, generator=drawn) / 8,
+    }
+    if skip:
+        arrays["W_skip"] = torch.randn(layers, width, width, generator=drawn) / width
+    form = Form("relu", normalise="constant_norm_rescale", centred_input=False, only_in=True)
+    options = {"site": Node(0, mlp=True).reads(model).kind, "site_out": "mlp_out"}
+    options |= {"layers": list(range(layers)), "positions_skipped": 1}
+    told = options | {"dictionary": form.told()}
+    return Fitted("transcoder", arrays, ModelFacts.of(model), "", told)
