@@ -94,7 +94,8 @@ class FeatureView(AnswerView):
     @property
     def number(self) -> int:
         """Of the feature that is asked for."""
-        return int(self.options.get("number", 0))
+        shown = self._shown_meta.get("feature", {}).get("number", 0)
+        return int(self.options.get("number", 0 if self.live else shown))
 
     def show(self, number: int) -> Self:
         """Ask for the page of another feature; returns at once."""
@@ -145,6 +146,14 @@ class FeatureView(AnswerView):
         self, result: Result, data: xr.Dataset, run: int, about: About | None
     ) -> dict[str, Any]:
         return dict(with_feature(super()._meta_of(result, data, run, about), data))
+
+    def _caption(self) -> str:
+        return f"feature {self.number}"
+
+    def __repr__(self) -> str:
+        """Name the feature; its texts may be thousands."""
+        name = self._shown_meta.get("model", "") if self.model is None else self.model.name
+        return f"{type(self).__name__}(number={self.number}, model={name!r})"
 
     def _figure_options(self) -> dict[str, Any]:
         """Return what the figure draws: the text at this strength, and what the feature means."""

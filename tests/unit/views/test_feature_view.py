@@ -52,6 +52,7 @@ def test_it_opens_in_its_own_view_and_from_a_file(page: ll.Result, tmp_path: Pat
         "number": 1, "site": "resid_pre", "layers": [0], "groups": [0, 0, 1, 2],
         "strengths": [1.0],
     }  # fmt: skip
+    assert repr(view) == "FeatureView(number=1, model='toy:induction')"
     assert unpack(view.snapshot)[0]["feature"] == view.meta["feature"]
     traits = traits_of(again.data, again.checks)
     assert (traits["view"], traits["strength"], traits["meanings"]) == ("feature", 1.0, {})
