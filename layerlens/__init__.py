@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.information.information_plane import information_plane
     from layerlens.analyses.information.neural_collapse import neural_collapse
     from layerlens.analyses.information.out_of_distribution import out_of_distribution
+    from layerlens.analyses.information.state_map import state_map
     from layerlens.analyses.lenses.bigram_layers import bigram_layers
     from layerlens.analyses.lenses.contrast_layers import contrast_layers
     from layerlens.analyses.lenses.early_exit import early_exit
@@ -233,6 +234,7 @@ _PLACES = {
     "out_of_distribution": "layerlens.analyses.information.out_of_distribution",
     "information_plane": "layerlens.analyses.information.information_plane",
     "neural_collapse": "layerlens.analyses.information.neural_collapse",
+    "state_map": "layerlens.analyses.information.state_map",
     "bigram_layers": "layerlens.analyses.lenses.bigram_layers",
     "suppression": "layerlens.analyses.removal.suppression",
     "aligned_pairs": "layerlens.analyses.probing.aligned_pairs",
@@ -256,6 +258,7 @@ _PLACES = {
     "FeatureView": "layerlens.views",
     "GenerationView": "layerlens.views",
     "GraphView": "layerlens.views",
+    "ScatterView": "layerlens.views",
     "GridView": "layerlens.views",
     "terms": "layerlens.glossary",
     "LensView": "layerlens.views",
@@ -418,6 +421,7 @@ __all__ = [
     "sparse_layers",
     "sparse_split",
     "spectrum",
+    "state_map",
     "steering",
     "suppression",
     "terms",

@@ -201,7 +201,11 @@ def _drawn(data: xr.Dataset, dims: list[str]) -> tuple[str, str, str, str]:
     if not third and [first, second] == ["layer", "head"]:
         return "heads", first, second, ""
     layers = [dim for dim in dims if role_of(data, dim) == "layer"]
-    if not third and len(layers) == 1 and str(data.attrs.get("view")) in ("curves", "panels"):
+    if (
+        not third
+        and len(layers) == 1
+        and str(data.attrs.get("view")) in ("curves", "panels", "scatter")
+    ):
         [other] = [dim for dim in dims if dim not in layers]
         if other == RUN and along_of(dims, [data.sizes[dim] for dim in dims]) == RUN:
             return "lines", layers[0], RUN, ""

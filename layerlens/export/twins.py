@@ -197,6 +197,21 @@ def feature_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     }
 
 
+def scatter_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the scatter has."""
+    from layerlens.export.scatter_meta import scatter_meta_of
+
+    return {
+        **answer_traits(data, checks),
+        "step": -1,
+        "item": -1,
+        "hidden_labels": [],
+        "fitted": True,
+        "axes": "all",
+        "meta": scatter_meta_of(data, checks),
+    }
+
+
 def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     """Return the traits that only attention has."""
     meta = attention_meta_of(data, checks)
@@ -234,6 +249,7 @@ TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "grid": answer_traits,
     "curves": answer_traits,
     "panels": answer_traits,
+    "scatter": scatter_traits,
 }
 """View -> the function that returns its own traits."""
 
@@ -257,7 +273,9 @@ def frames_for(data: xr.Dataset) -> list[Frame]:
         return frames_of(data, wires=WIRES)
     if view_for(data) == "generation":
         return frames_of(written(data), wires=GENERATION_WIRES)
-    own = TWINS.get(view_for(data)) in (answer_traits, feature_traits, graph_traits)
+    own = TWINS.get(view_for(data)) in (
+        answer_traits, feature_traits, graph_traits, scatter_traits,
+    )  # fmt: skip
     wires = answer_wires(data) if own else None
     return frames_of(data, wires=wires)
 

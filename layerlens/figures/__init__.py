@@ -25,6 +25,7 @@ FIGURES = {
     "grid": "layerlens.figures.grid:grid_figure",
     "metrics": "layerlens.figures.metrics:metrics_figure",
     "panels": "layerlens.figures.metrics:metrics_figure",
+    "scatter": "layerlens.figures.scatter:scatter_figure",
     "curves": "layerlens.figures.curves:curves_figure",
     "trajectories": "layerlens.figures.trajectories:trajectories_figure",
 }

@@ -235,6 +235,9 @@ def _places(data: xr.Dataset, dim: str) -> np.ndarray:
     size = data.sizes[dim]
     if dim == RUN:
         return places_of(data, dim)
+    for name in ("layer", f"{dim}_layer"):  # some layers only, where not all were asked for
+        if name in data.coords and data[name].dims == (dim,) and data[name].dtype.kind in "iu":
+            return np.asarray(data[name].values, dtype=np.float64)
     values = data[dim].values.tolist() if dim in data.coords else list(range(size))
     numbers = numbers_of(dim, size, values)
     if numbers is None:

@@ -13,6 +13,7 @@ from layerlens.views.graph import GraphView
 from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
+from layerlens.views.scatter import ScatterView
 
 if TYPE_CHECKING:
     from layerlens.result import Result
@@ -28,6 +29,7 @@ __all__ = [
     "LensView",
     "MetricsView",
     "PatchView",
+    "ScatterView",
     "view_of",
 ]
 
@@ -42,6 +44,7 @@ VIEWS: dict[str, type[LiveView]] = {
     "metrics": MetricsView,
     "panels": CurvesView,
     "patch": PatchView,
+    "scatter": ScatterView,
 }
 
 

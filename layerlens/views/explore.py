@@ -23,6 +23,7 @@ from layerlens.views.linked import linked
 from layerlens.views.metrics import MetricsView
 from layerlens.views.other_kind import told
 from layerlens.views.patch import PatchView
+from layerlens.views.scatter import ScatterView
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -195,7 +196,8 @@ def _answer(
     """Return the view of one more analysis, with the prompts for its texts of these names."""
     prompts = {"text": text, "clean": text, "corrupt": corrupt}
     texts = {name: prompts[name] for name in analysis.inputs if prompts.get(name) is not None}
-    kind = GridView if analysis.about.view == "grid" else CurvesView
+    kinds: dict[str, type[AnswerView]] = {"grid": GridView, "scatter": ScatterView}
+    kind = kinds.get(analysis.about.view, CurvesView)
     return kind(model, analysis, **{**texts, **keywords})
 
 

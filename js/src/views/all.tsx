@@ -8,6 +8,7 @@ import { openLens } from "./lens/open";
 import { openMetrics } from "./metrics/open";
 import type { OpenView } from "./open";
 import { openPatch } from "./patch/open";
+import { openScatter } from "./scatter/open";
 
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   attention: openAttention,
@@ -20,6 +21,7 @@ const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   metrics: openMetrics,
   panels: openAnswer,
   patch: openPatch,
+  scatter: openScatter,
 };
 
 /** Open the view that the model's trait `view` names. */

@@ -52,6 +52,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         {"labels": ["a", "b", "a"] * 4, "folds": 3, "weight_noise": (), "bits": 8},
     ),
     "probe_steering": ((ONE,), {"probe": None}),
+    "state_map": ((LIST * 2,), {"labels": ["a", "b", "a"] * 2}),
     "mlp_decomposition": ((LIST,), {}),
     "sentence_scores": ((LIST * 4, ["a", "b", "a"] * 4), {"metrics": "curvature"}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),

@@ -61,6 +61,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         {"labels": [*"abab"] * 3, "folds": 3, "weight_noise": (), "bits": 8},
     ),
     "probe_steering": ((ONE,), {"probe": None}),
+    "state_map": ((LIST * 3,), {"other_texts": [ONE]}),
     "mlp_decomposition": ((LIST,), {}),
     "sentence_scores": (
         (LIST,),

@@ -5,7 +5,7 @@ import { Switch } from "../common/Switch";
 import type { AnswerState } from "./state";
 
 /** The options that were asked with, the scale of curves, doses, and the layer that is read out. */
-export function Toolbar({ state }: { state: AnswerState }) {
+export function Toolbar({ state, slider = true }: { state: AnswerState; slider?: boolean }) {
   const { session } = state;
   const { traits } = session;
   const curves = state.panels.value.length > 0;
@@ -25,7 +25,7 @@ export function Toolbar({ state }: { state: AnswerState }) {
       )}
       <span class="ll-grow" />
       <Doses state={state} />
-      {!traits.linked.value && <Layer state={state} />}
+      {slider && !traits.linked.value && <Layer state={state} />}
     </div>
   );
 }
