@@ -83,6 +83,16 @@ class FakeModel:
         self.fail_at: int | None = None
         self.seconds = 0.0
 
+    def facts(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "load": self.load_code,
+            "model_type": self.anatomy.family,
+            "dtype": "float32",
+            "n_layers": self.n_layers,
+            "d_vocab": self.d_vocab,
+        }
+
     def hold(self) -> None:
         """From now on each layer waits for `step`."""
         self.steps = threading.Semaphore(0)
