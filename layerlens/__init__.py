@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.removal.massive_ablation import massive_ablation
     from layerlens.analyses.removal.suppression import suppression
     from layerlens.analyses.sensitivity.gradient_norms import gradient_norms
+    from layerlens.analyses.sensitivity.hessian import hessian
     from layerlens.analyses.sensitivity.layer_gradients import layer_gradients
     from layerlens.analyses.sensitivity.perturbation_growth import perturbation_growth
     from layerlens.analyses.steering.probe_steering import probe_steering
@@ -199,6 +200,7 @@ _PLACES = {
     "depth_score": "layerlens.analyses.depth.depth_score",
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
     "gradient_norms": "layerlens.analyses.sensitivity.gradient_norms",
+    "hessian": "layerlens.analyses.sensitivity.hessian",
     "layer_gradients": "layerlens.analyses.sensitivity.layer_gradients",
     "matchness": "layerlens.analyses.depth.matchness",
     "skip_search": "layerlens.analyses.depth.skip_search",
@@ -372,6 +374,7 @@ __all__ = [
     "head_roles",
     "head_scores",
     "head_view",
+    "hessian",
     "import_graph",
     "import_jacobian_lens",
     "import_tuned_lens",

@@ -84,11 +84,6 @@ class TextGradients:
         """The next tokens that are predicted, ``[n]``."""
         return self.text.ids[0, self.skip + 1 :]
 
-    def loss(self, final: Tensor, wanted: Tensor) -> Tensor:
-        """The loss of states after the last block ``[1, position, d_model]``, nats."""
-        logits = self.model.unembed(final[0, self.skip : -1]).float()
-        return nn.functional.cross_entropy(logits, wanted.to(logits.device))
-
     def back(self, *wanted: Tensor, weight: float = 1.0) -> tuple[list[float], list[Tensor]]:
         """Losses of the pass, and their gradients by the last state ``[1, position, d_model]``.
 
@@ -152,23 +147,32 @@ class TextGradients:
             By the state before the first block ``[1, position, d_model]``, and by each weight.
         """
         leaf = torch.zeros_like(self.states[0]).requires_grad_()
-        final: list[Tensor] = []
         with recorded(weights):
-            forward(
-                self.model,
-                self.text,
-                [Site("resid_post", self.model.n_layers - 1)],
-                lambda _, state: final.append(state),
-                logits=None,
-                changes=[Change(Site("resid_pre", 0), "add", leaf[0])],
-                gradients=True,
+            added = Change(Site("resid_pre", 0), "add", leaf[0])
+            loss = loss_of(self.model, self.text, self.skip, wanted, [added])
+            found = torch.autograd.grad(
+                loss, [leaf, *weights], allow_unused=True, materialize_grads=True
             )
-            loss = self.loss(final[0], wanted)
-            return list(
-                torch.autograd.grad(
-                    loss, [leaf, *weights], allow_unused=True, materialize_grads=True
-                )
-            )
+        return list(found)
+
+
+def loss_of(
+    model: LensModel, text: Tokens, skip: int, wanted: Tensor, changes: Sequence[Change] = ()
+) -> Tensor:
+    """The loss of one pass of the whole model, recorded for autograd; see `TextGradients`."""
+    final: list[Tensor] = []
+    last = Site("resid_post", model.n_layers - 1)
+    forward(
+        model,
+        text,
+        [last],
+        lambda _, state: final.append(state),
+        logits=None,
+        changes=changes,
+        gradients=True,
+    )
+    logits = model.unembed(final[0][0, skip:-1]).float()
+    return nn.functional.cross_entropy(logits, wanted.to(logits.device))
 
 
 @contextmanager
