@@ -146,7 +146,7 @@ def _reads(job: Job, model: LensModel, stand_in: StandIn, number: int) -> Table:
     ]  # fmt: skip
     listed.append(["a random direction", float(scores[1].max()), "", float(scores[1].min())])
     head = ["reads most", "score", "reads least", "score"]
-    return Table(head, listed, "What it reads, by its weights: embeddings along its row")
+    return Table(head, listed, "Embeddings that it reads")
 
 
 def _writes(job: Job, model: LensModel, row: Tensor) -> list[Table]:
@@ -158,4 +158,4 @@ def _writes(job: Job, model: LensModel, row: Tensor) -> list[Table]:
     raised, lowered = scores[0].tolist()
     listed = [list(each) for each in zip(up, raised, down, lowered, strict=True)]
     head = ["raised", "score", "lowered", "score"]
-    return [Table(head, listed, "What it writes, through the final norm and the head alone")]
+    return [Table(head, listed, "What it writes, directly")]

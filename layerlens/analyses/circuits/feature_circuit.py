@@ -34,6 +34,7 @@ from layerlens.analyses.circuits.influence import (
 from layerlens.analyses.circuits.recorded import Recorded, record_text
 from layerlens.analyses.circuits.stand_ins import Given, stand_ins
 from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.contract.provenance import named_texts
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.contributions.logit_directions import Readout, through_head
 from layerlens.errors import Cancelled, InputError, MemoryLimitError, ModelError
@@ -314,6 +315,7 @@ def _hand_over(job: Job, growing: Growing, thresholds: dict[str, float]) -> None
     flow = flow_check(influence, links, nodes)
     job.check(flow.name, flow.error, flow.limit, flow.what)
     job.note(passes=3 + growing.held.rows, features_followed=len(growing.followed))
+    job.note(**named_texts({"text": growing.run.tokens}))  # no axis of the graph is of its tokens
     job.declare({"node": len(nodes.ids), "link": len(links.weight)}, nodes.coords())
     job.emit({}, {**nodes.arrays(), **influence_arrays(influence)})
     arrays = link_arrays(links, nodes.answers)

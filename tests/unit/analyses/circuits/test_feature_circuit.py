@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,8 @@ def test_it_is_written_for_other_packages(whole: Result, tmp_path: Path) -> None
     for name in ("kind", "node_layer", "node_position", "feature", "source", "target"):
         np.testing.assert_array_equal(again.data[name], whole.data[name])
     np.testing.assert_allclose(again.data.weight, whole.data.weight, rtol=1e-5)
+    tokens = json.loads(again.data.attrs["text_tokens"])
+    assert tokens == [whole.data.words.values[i] for i in range(len(TOKENS))]
 
 
 def opened(model: LensModel, result: Result, node: str) -> Opened:
