@@ -51,8 +51,6 @@ QUESTIONS = [
         "sensitivity",
         "steering",
     },
-    {"circuits", "features", "tracing"},
-    {"attention", "depth", "grafting", "information", "neurons", "patching", "removal", "steering"},
     {"features", "tracing"},
     {"circuits"},
 ]
