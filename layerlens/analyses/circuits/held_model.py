@@ -3,6 +3,10 @@
 What is left of the network adds, scales and mixes by fixed numbers, so each value is a sum over
 what was written before it: `HeldModel.effects` finds the terms by backward passes through it,
 many targets at a time, and `HeldModel.constants` what is there when nothing is written.
+
+`layerlens.run.flow.holding` holds the same in a pass that keeps its own numbers. Here the linear
+model is also run at other states (nothing written, or all of it), by which its sums are checked,
+and thousands of backward passes go neither through MLPs nor through queries and keys.
 """
 
 from __future__ import annotations
