@@ -21,8 +21,10 @@ from layerlens.analyses.features.dictionaries.foreign import (
     read_npz,
     read_sae_lens,
 )
+from layerlens.analyses.features.toy_sae import load_toy_sae
 from layerlens.errors import InputError
 from layerlens.model.sites import parse_site
+from layerlens.model.toys import PREFIX
 from layerlens.result.files import as_path, write_bytes
 from layerlens.result.fitted import Fitted
 
@@ -54,7 +56,8 @@ def load_sae(
     Parameters
     ----------
     path
-        The folder with its ``cfg.json`` and ``sae_weights.safetensors``, or a ``params.npz``.
+        The folder with its ``cfg.json`` and ``sae_weights.safetensors``, or a ``params.npz``; or
+        ``"toy:addition"``, for the dictionary that is shipped with the toy of that name.
     model
         The model that it was trained on.
     site, layer
@@ -89,7 +92,20 @@ def load_sae(
     >>> again = ll.load_sae(ll.export_sae(sae, "sae", model), model)
     >>> bool((again["W_dec"] == sae["W_dec"]).all()), again.options["layers"]
     (True, [0])
+
+    One is shipped with a toy:
+
+    >>> adds = ll.load("toy:addition")
+    >>> shipped = ll.load_sae("toy:addition", adds)
+    >>> list(shipped["W_dec"].shape), ll.features(adds, "478+354=0", shipped, k=4).checks.ok
+    ([384, 96], True)
     """
+    given = {"site": site, "layer": layer, "scale": scale, "centred": centred}
+    told = {name: one for name, one in given.items() if one is not None}
+    if str(path).startswith(PREFIX):
+        if told:
+            raise InputError(f"'{path}' says itself what it reads: leave out {', '.join(told)}.")
+        return load_toy_sae(str(path), model)
     place = as_path(path)
     if place.suffix == ".npz":
         found = read_npz(place)
@@ -108,8 +124,7 @@ def load_sae(
         if not found.writes:
             raise InputError(f"'{place}' is a transcoder, and does not say what it writes.")
         options["site_out"] = str(parse_site(found.writes))
-    given = {"site": site, "layer": layer, "scale": scale, "centred": centred}
-    said = "".join(f", {name}={one!r}" for name, one in given.items() if one is not None)
+    said = "".join(f", {name}={one!r}" for name, one in told.items())
     return imported(
         "transcoder" if found.transcoder else "sae",
         {name: array.contiguous() for name, array in dictionary.arrays.items()},
