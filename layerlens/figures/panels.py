@@ -43,6 +43,8 @@ _BAR = (0.07, 0.07)  # inches: between cells and their colour bar, and its width
 _AROUND = [withStroke(linewidth=2.2, foreground="black")]
 _WIDTH = 40  # characters of a panel's title
 _APART = 0.07  # of the axis, between the names of two moments
+_TICK = 14  # characters of a line of a name along an axis
+_NAMED = 5  # entries of an axis that are all named
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,16 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
             dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
             band = _band(data, array, along, i)
             drawn.append(_line(axes, x, values[:, i], band, hue, label, dash))
+            if along != RUN and _is_named(data, along):  # nothing lies between two names
+                drawn[-1].set(linestyle="", marker="o", markersize=4)
     axes.set_yscale(scale)
     along, _ = _axes_of(data, panel.arrays[0])
     axes.set_xlabel(_along(data, along), **_font(colors), labelpad=2)
     if along == RUN:
         _name_runs(axes, data, along)
+    elif _is_named(data, along):
+        words = [textwrap.fill(word, _TICK) for word in labels_of(data, along)]
+        axes.set_xticks(_places(data, along), words)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.grid(axis="y", color=colors.faint, alpha=0.25, linewidth=0.5)
@@ -161,6 +168,11 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
     axes.yaxis.get_offset_text().set(fontsize=FONT - 1.5, color=colors.ink)
     if len(drawn) > 1:
         name_curves(axes, drawn, colors)
+
+
+def _is_named(data: xr.Dataset, dim: str) -> bool:
+    """Whether the entries of an axis are few and have names of their own, not numbers."""
+    return dim in data.coords and data[dim].dtype.kind in "UO" and data.sizes[dim] <= _NAMED
 
 
 def _entry(data: xr.Dataset, dim: str, i: int) -> str:

@@ -32,12 +32,12 @@ DENSE = 0.1
 """A feature that is on for more of the tokens than this is dense."""
 VARIABLES = {
     "ce": Variable(
-        ("layer?", "run"), "float32", "nats",
-        "cross-entropy of the next token, with the activations of each layer replaced",
+        ("layer?", "replacement"), "float32", "nats",
+        "cross-entropy of the next token, by what stands in the layer's place",
     ),
     "kl": Variable(
-        ("layer?", "run"), "float32", "nats",
-        "KL divergence, the model's own answer from the run's",
+        ("layer?", "replacement"), "float32", "nats",
+        "KL divergence of the model's own answer from the run's",
     ),
     "ce_score": Variable(
         ("layer?", "ablation"), "float32", "1", "CE score (loss recovered)",
@@ -66,7 +66,8 @@ VARIABLES = {
         ("layer?",), "float32", "1", f"share of features on for more than {DENSE:.0%} of the tokens"
     ),
     "density_histogram": Variable(
-        ("layer?", "log_density"), "int32", "features", "features by how often they are on"
+        ("layer?", "log_density"), "float32", "features",
+        "features by their density, as a power of ten",
     ),
     "density": Variable(("layer?", "feature"), "float32", "1", "share of the tokens it is on for"),
     "profile": Variable(
@@ -155,7 +156,7 @@ def sae_metrics(
     Notes
     -----
     Special tokens and the first of each text, which the dictionary was not learned from, are
-    neither measured nor replaced. ``ce`` and ``kl`` over ``run`` are of the model as
+    neither measured nor replaced. ``ce`` and ``kl`` over ``replacement`` are of the model as
     it is (``clean``), with the activations of a layer replaced by what is decoded (``sae``), by
     nothing (``zero``) and by their mean (``mean``), one layer at a time. The scores are 1 where the
     dictionary changes nothing and 0 where it is no better than the ablation. A dictionary of
@@ -204,13 +205,13 @@ def sae_metrics(
 
 def _declare(job: Job, places: Places, dictionary: Dictionary, compared: bool) -> None:
     sizes = {
-        "layer": len(places.sites), "run": len(RUNS), "ablation": 2, "log_density": len(BINS) - 1,
-        "feature": dictionary.features,
+        "layer": len(places.sites), "replacement": len(RUNS), "ablation": 2,
+        "log_density": len(BINS) - 1, "feature": dictionary.features,
     }  # fmt: skip
     centres = (BINS[1:] + BINS[:-1]) / 2
     coords = {
         "layer": (("layer",), np.array(places.layers, dtype=np.int32)),
-        "run": (("run",), np.array(RUNS)),
+        "replacement": (("replacement",), np.array(RUNS)),
         "ablation": (("ablation",), np.array(ABLATIONS)),
         "log_density": (("log_density",), centres.astype(np.float32)),
         "feature": (("feature",), np.arange(dictionary.features, dtype=np.int32)),
@@ -257,7 +258,7 @@ def _found(sums: Sums, places: Places) -> dict[str, np.ndarray]:
         }
     found = {name: np.asarray(one, dtype=np.float32) for name, one in found.items()}
     counts = [np.histogram(row, BINS)[0] for row in logs]
-    found["density_histogram"] = np.array(counts, dtype=np.int32)
+    found["density_histogram"] = np.array(counts, dtype=np.float32)  # is drawn: counts are not
     if len(places.sites) > 1:
         mass = sums.mass.numpy()
         total = mass.sum(0)

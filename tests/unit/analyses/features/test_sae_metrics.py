@@ -65,14 +65,18 @@ def test_one_that_decodes_everything_changes_nothing(
 
 def test_one_without_features_is_its_ablation(model: LensModel, texts: list[list[int]]) -> None:
     data = ll.sae_metrics(model, texts, sae=empty(model, torch.zeros(WIDTH))).data
-    np.testing.assert_allclose(data.ce.sel(run="sae"), data.ce.sel(run="zero"), rtol=1e-5)
+    np.testing.assert_allclose(
+        data.ce.sel(replacement="sae"), data.ce.sel(replacement="zero"), rtol=1e-5
+    )
     assert float(data.ce_score.sel(ablation="zero")) == pytest.approx(0, abs=1e-4)
     assert float(data.dead) == 1 and float(data.l0) == 0
     states = ll.record(model, texts, "resid_post.0")["resid_post", 0][:, 1:].flatten(0, 1)
     mean = empty(model, states.mean(0))
     data = ll.sae_metrics(model, texts, sae=mean).data
     assert float(data.explained_variance) == pytest.approx(0, abs=1e-4)
-    np.testing.assert_allclose(data.ce.sel(run="sae"), data.ce.sel(run="mean"), rtol=1e-4)
+    np.testing.assert_allclose(
+        data.ce.sel(replacement="sae"), data.ce.sel(replacement="mean"), rtol=1e-4
+    )
     assert float(data.ce_score.sel(ablation="mean")) == pytest.approx(0, abs=1e-3)
 
 
@@ -97,8 +101,8 @@ def test_losses_are_those_of_plain_hooks(
     kl = (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1).mean()
     half = dict(perfect.arrays) | {"W_dec": perfect["W_dec"] / 2}
     data = ll.sae_metrics(model, texts, sae=dictionary(model, half)).data
-    assert float(data.ce.sel(run="sae")) == pytest.approx(float(ce), rel=1e-4)
-    assert float(data.kl.sel(run="sae")) == pytest.approx(float(kl), rel=1e-4)
+    assert float(data.ce.sel(replacement="sae")) == pytest.approx(float(ce), rel=1e-4)
+    assert float(data.kl.sel(replacement="sae")) == pytest.approx(float(kl), rel=1e-4)
     assert float(data.shrinkage) == pytest.approx(0.5) and float(data.bias) == pytest.approx(0.5)
 
 
