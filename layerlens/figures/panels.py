@@ -146,14 +146,14 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
             dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
             band = _band(data, array, along, i)
             drawn.append(_line(axes, x, values[:, i], band, hue, label, dash))
-            if along != RUN and _is_named(data, along):  # nothing lies between two names
+            if _is_named(data, array):  # nothing lies between two names
                 drawn[-1].set(linestyle="", marker="o", markersize=4)
     axes.set_yscale(scale)
     along, _ = _axes_of(data, panel.arrays[0])
     axes.set_xlabel(_along(data, along), **_font(colors), labelpad=2)
     if along == RUN:
         _name_runs(axes, data, along)
-    elif _is_named(data, along):
+    elif _is_named(data, panel.arrays[0]):
         words = [textwrap.fill(word, _TICK) for word in labels_of(data, along)]
         axes.set_xticks(_places(data, along), words)
     else:
@@ -170,8 +170,10 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
         name_curves(axes, drawn, colors)
 
 
-def _is_named(data: xr.Dataset, dim: str) -> bool:
-    """Whether the entries of an axis are few and have names of their own, not numbers."""
+def _is_named(data: xr.Dataset, array: Array) -> bool:
+    """Whether the entries of the one axis are few, in no order, and have names of their own."""
+    if array["kind"] != "profile" or (dim := array["dims"][0].removeprefix(OTHER)) == RUN:
+        return False
     return dim in data.coords and data[dim].dtype.kind in "UO" and data.sizes[dim] <= _NAMED
 
 

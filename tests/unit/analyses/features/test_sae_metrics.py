@@ -112,3 +112,15 @@ def test_directions_are_shared_with_oneself_and_not_with_random_rows(
     turned = replace(perfect, arrays={**perfect.arrays, "W_dec": perfect["W_dec"].flip(0)})
     of = ll.sae_metrics(model, texts[:1], sae=perfect, other=turned).data.mmcs.values
     assert of[:2] == pytest.approx([1, 1]) and of[2] < 0.5
+
+
+def test_the_figure_names_what_it_compares_and_draws_no_line_between(
+    model: LensModel, texts: list[list[int]], perfect: Fitted
+) -> None:
+    drawn = ll.sae_metrics(model, texts[:1], sae=perfect).figure().axes
+    (kl,) = (axes for axes in drawn if axes.get_title(loc="left").startswith("KL divergence"))
+    assert [one.get_text() for one in kl.get_xticklabels()] == ["clean", "sae", "zero", "mean"]
+    assert kl.get_xlabel() == "replacement" and "(nats)" in kl.get_title(loc="left")
+    assert {line.get_linestyle() for line in kl.lines if line.get_gid() == "curve"} == {"None"}
+    (count,) = (axes for axes in drawn if axes.get_xlabel() == "log density")
+    assert sum(count.lines[0].get_ydata()) == 2 * WIDTH
