@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
     from layerlens.analyses.probing.aligned_pairs import aligned_pairs
+    from layerlens.analyses.probing.attention_probe import attention_probe
     from layerlens.analyses.probing.layer_mix import layer_mix
     from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
@@ -208,6 +209,7 @@ _PLACES = {
     "sparse_layers": "layerlens.analyses.depth.sparse_layers",
     "sparse_split": "layerlens.analyses.depth.sparse_split",
     "massive_ablation": "layerlens.analyses.removal.massive_ablation",
+    "attention_probe": "layerlens.analyses.probing.attention_probe",
     "probe_conditions": "layerlens.analyses.probing.probe_conditions",
     "sentence_scores": "layerlens.analyses.probing.sentence_scores",
     "layer_mix": "layerlens.analyses.probing.layer_mix",
@@ -332,6 +334,7 @@ __all__ = [
     "attention",
     "attention_heads",
     "attention_patterns",
+    "attention_probe",
     "attribution_patch",
     "back_patch",
     "beside",

@@ -137,6 +137,30 @@ def tense_sentences() -> Texts:
     return _texts(rows)
 
 
+def head_words() -> tuple[Texts, list[list[tuple[int, int]]]]:
+    """Sentences whose verb stands near or far from its subject, and which word belongs to which.
+
+    For each text the pair of the verb and its subject, counted in words; group the subject. What
+    stands in between differs, so that no distance is always right.
+
+    Examples
+    --------
+    >>> sentences, arcs = head_words()
+    >>> next(iter(sentences)), arcs[0]
+    ('The key is old', [(2, 1)])
+    """
+    rows, arcs = [], []
+    for noun, place, own in product(_NOUNS, _PLACES[:2], (0, 1)):
+        verb = ("is", "are")[own]
+        for before, after in ((), ()), (("small",), ()), ((), ("near", "the", place[1 - own])), (
+            ("very", "small"), ("near", "the", place[own])
+        ):  # fmt: skip
+            words = ["The", *before, noun[own], *after, verb, "old"]
+            rows.append((" ".join(words), "", noun[0]))
+            arcs.append([(len(words) - 2, 1 + len(before))])
+    return _texts(rows), arcs
+
+
 def nonsense_labels(groups: list[str], seed: int = 0) -> list[str]:
     """Draw a label for each group that means nothing; a probe of it should find nothing.
 

@@ -19,6 +19,7 @@ LIST = [ONE, OTHER, [4, 8, 1, 6, 2, 3]]
 """Each with one token 1, which is the mask of `tests.unit.analyses.masked`."""
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "aligned_pairs": ((LIST, [OTHER, ONE, LIST[2]]), {}),
+    "attention_probe": ((LIST * 2,), {"arcs": [[(2, 1)]] * 6, "folds": 3}),
     "attribution_patch": ((ONE, OTHER), {"steps": 8}),
     "bigram_layers": ((LIST,), {"alone": 1}),
     "causal_trace": ((ONE,), {"subject": [3]}),

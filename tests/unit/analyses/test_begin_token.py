@@ -27,6 +27,7 @@ MEAN = ll.edit("mlp_out.1", "mean", [OTHER, THIRD])
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "ablate_sweep": ((ONE,), {"how": "mean", "reference": [OTHER, THIRD]}),
     "aligned_pairs": ((LIST, [OTHER, ONE, ONE, THIRD]), {}),
+    "attention_probe": ((LIST,), {"arcs": [[(2, 1)]] * 4, "folds": 3}),
     "back_patch": ((ONE,), {"into": THIRD}),
     "bigram_layers": ((LIST,), {"alone": 1}),
     "causal_trace": ((ONE,), {"subject": "w11", "samples": 2}),
