@@ -147,7 +147,9 @@ function linesOf(array: ArrayInfo, meta: ArraysMeta, panel: Panel): PanelLine[] 
   const further = part >= 0 && rest !== "" && rest !== "max";
   const wanted = further ? PARTS.length + part : part;
   const free = wanted >= 0 && panel.lines.every(({ color }) => color !== wanted);
-  const label = part < 0 ? longName(array) : (PARTS[part]?.[1] ?? "");
+  // A control is not called like what it is the control of.
+  const named = part < 0 || twinOf(array, meta);
+  const label = named ? longName(array) : (PARTS[part]?.[1] ?? "");
   return [
     {
       array,
