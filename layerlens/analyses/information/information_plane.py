@@ -166,8 +166,8 @@ def information_plane(
     saturate (Saxe et al. 2018, On the Information Bottleneck Theory of Deep Learning). No estimate
     of ``n`` inputs exceeds ``most``, ln n.
 
-    ``ll.ScatterView`` draws the plane itself, a mark a layer, with a slider through the runs, and so
-    does ``figure(kind="scatter")``.
+    ``ll.ScatterView`` draws the plane itself, a mark a layer, with a slider through the runs, and
+    so does ``figure(kind="scatter")``.
 
     ``gaussian_bias`` is the estimator's own error for Gaussians of which the information is known
     (the coordinate ``known_nats``), as many as there are inputs and as wide as each layer at the
