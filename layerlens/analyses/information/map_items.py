@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.lenses.fitting.documents import text_of
-from layerlens.analyses.probing.examples import EACH, Where, span_of
+from layerlens.analyses.probing.examples import EACH, Where, examples_of
 from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
 
@@ -76,8 +76,7 @@ def items_of(
             words += [_around(strings, at) for at in range(len(strings))]
         else:
             words.append("".join(strings)[:LONGEST])
-        start, stop = span_of(row, where)
-        text += [text_of(row)] * (stop - start if where == EACH else 1)
+        text += [text_of(row)] * len(examples_of(row, where))
     of = np.array(text)
     if labels is None:
         return Items(words, of, [], np.full(len(of), -1), of)

@@ -18,6 +18,7 @@ from layerlens.analyses.probing.examples import Examples, recorded
 from layerlens.analyses.probing.matched import matched, units_of
 from layerlens.analyses.probing.numbers import share_between
 from layerlens.analyses.probing.retrieval import partners
+from layerlens.analyses.probing.states import Points
 from layerlens.analyses.probing.untrained import untrained as untrained_of
 from layerlens.errors import InputError
 
@@ -245,7 +246,7 @@ class _Aligning:
             arrays |= {variable: mean, f"{variable}_low": low, f"{variable}_high": high}
         self.job.emit({OF: self.rows.index(name), "point": place}, arrays)
 
-    def _check(self, side: Sequence[Row], states: Sequence[np.ndarray]) -> None:
+    def _check(self, side: Sequence[Row], states: Points) -> None:
         """Hold the states of the first text to a pass of it by itself."""
         where = spans_of(self.model, side, self.pool)
         check_alone(self.job, self.model, side, self.points, where, states)

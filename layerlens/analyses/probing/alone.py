@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS
-from layerlens.analyses.probing.examples import EACH, Where, span_of
+from layerlens.analyses.probing.examples import Where, examples_of, means
+from layerlens.analyses.probing.states import Points
 from layerlens.corpus.shard import batches
 from layerlens.model.sites import Site
 from layerlens.run.forward import forward
@@ -30,7 +31,7 @@ def check_alone(
     rows: Sequence[Row],
     points: Sequence[Point],
     where: Where,
-    states: Sequence[np.ndarray],
+    states: Points,
 ) -> None:
     """Hold the states of the first text, as `recorded` kept them, to a pass of it by itself.
 
@@ -43,7 +44,7 @@ def check_alone(
     states
         Of all examples at each point.
     """
-    row = min(rows, key=lambda row: row.number)
+    row = min((row for row in rows if examples_of(row, where)), key=lambda row: row.number)
     alone = _alone(model, row, points, where)
     error = max(
         float(np.abs(own[: len(one)] - one).max() / max(np.abs(one).max(), 1e-30))
@@ -61,9 +62,9 @@ def _alone(model: LensModel, row: Row, points: Sequence[Point], where: Where) ->
     states: dict[Site, torch.Tensor] = {}
 
     def see(site: Site, value: torch.Tensor) -> None:
-        states[site] = value[0].float().cpu()
+        states[site] = value.float().cpu()
 
     forward(model, tokens, [point.site for point in points], see, logits=None)
-    start, stop = span_of(row, where)
-    own = [states[point.site][start:stop] for point in points]
-    return [(one if where == EACH else one.mean(0, keepdim=True)).numpy() for one in own]
+    own = examples_of(row, where)
+    spans = [(0, start, stop) for one in own for start, stop in one]
+    return [means(states[point.site], spans).reshape(len(own), -1) for point in points]

@@ -10,7 +10,15 @@ import numpy as np
 
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.lenses.points import Point, lens_points
-from layerlens.analyses.probing.examples import EACH, MEAN, Where
+from layerlens.analyses.probing.examples import (
+    EACH,
+    MEAN,
+    Examples,
+    Pair,
+    Span,
+    Where,
+    spans_each,
+)
 from layerlens.analyses.probing.readers import KINDS
 from layerlens.errors import InputError
 
@@ -24,9 +32,17 @@ SITES = {
     "mlp_out": ("mlp_out",),
 }
 """Kinds of points by the name of the site."""
-SPAN = "span"
+SPAN, PAIR = "span", "pair"
+SPANS = {
+    SPAN: "its first position and the one behind its last.",
+    PAIR: "two spans, or a list of such pairs, each span by its first position and the one behind "
+    "its last.",
+}
+"""What is given for each text where states are read at spans."""
 CONTROLS = ("shuffle", "types")
 MEASURES = ("accuracy", "mdl")
+CV = "cv"
+"""A strength that is chosen by cross-validation inside the training folds."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,21 @@ class Task:
         return float(np.unique(self.labels, return_counts=True)[1].max() / len(self.labels))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Options of `layerlens.probe`; ``send`` is whether labels are sent by the online code too."""
+
+    kind: str
+    strength: float | str
+    folds: int
+    control: str
+    types: Sequence[Any] | None
+    untrained: bool
+    send: bool
+    seed: int
+    limit: int
+
+
 def points_of(model: LensModel, site: str, layers: Any) -> list[Point]:
     """The points of a site, after some layers.
 
@@ -79,60 +110,95 @@ def where_of(position: Any, spans: Sequence[Any] | None) -> Where:
     Raises
     ------
     InputError
-        A position is none, or spans lack where they are asked for.
+        A position is none, or spans lack where they are asked for, or are none.
     """
-    if position == SPAN:
+    if position in (SPAN, PAIR):
         if spans is None:
+            raise InputError(f"position={position!r} needs spans=: for each text {SPANS[position]}")
+        try:
+            return [_span(own) for own in spans] if position == SPAN else list(map(_pairs, spans))
+        except (TypeError, ValueError) as error:
             raise InputError(
-                "position='span' needs spans=: for each text its first position and the one "
-                "behind its last."
-            )
-        return [(int(start), int(stop)) for start, stop in spans]
+                f"spans are none of position={position!r} ({error}): give for each text "
+                f"{SPANS[position]}"
+            ) from error
     if position in (MEAN, EACH) or (isinstance(position, int) and not isinstance(position, bool)):
         where: Where = position
         return where
     raise InputError(
         f"position is {position!r}; expected an index, 'mean' (of all), 'each' (a label for each "
-        "token), or 'span' with spans=."
+        "token), or 'span' or 'pair' with spans=."
     )
 
 
+def _span(given: Any) -> Span:
+    start, stop = given
+    return int(start), int(stop)
+
+
+def _pairs(given: Any) -> list[Pair]:
+    """The pairs of a text, from one or a list of them."""
+    one = len(given) == 2 and all(np.ndim(span) == 1 for span in given)
+    found = []
+    for first, second in [given] if one else given:
+        found.append((_span(first), _span(second)))
+    return found
+
+
+def flat_labels(labels: Sequence[Any], found: Examples, where: Where) -> list[Any]:
+    """The label of each example, None where it has none.
+
+    Parameters
+    ----------
+    labels
+        Of each text; a list for each of its tokens or pairs where these are examples.
+
+    Raises
+    ------
+    InputError
+        Their number does not fit.
+    """
+    if len(labels) != found.texts:
+        raise InputError(
+            f"There are {len(labels)} labels and {found.texts} texts: give one for each."
+        )
+    if where == EACH:
+        flat = [label for own in labels for label in own]
+        what = "tokens (one that is put in front counts)"
+    elif spans_each(where) == 2:
+        flat = [label for own in labels for label in (own if isinstance(own, list) else [own])]
+        what = "pairs"
+    else:
+        return [labels[number] for number in found.text]
+    if len(flat) != len(found.text):
+        raise InputError(
+            f"There are {len(flat)} labels and {len(found.text)} {what}: give one for each, None "
+            "for those that do not count."
+        )
+    return flat
+
+
 def task_of(
-    labels: Sequence[Any], groups: Sequence[Any] | None, text: np.ndarray, where: Where
+    labels: Sequence[Any], groups: Sequence[Any] | None, found: Examples, where: Where
 ) -> tuple[Task, np.ndarray]:
     """Labels and units of examples, and which examples have a label.
 
     Parameters
     ----------
     labels, groups
-        Of each text; of each of its tokens where every token is an example, None for none.
-    text
-        ``[n]``: the text of each example.
+        Of each text; labels also of each of its tokens or pairs.
 
     Raises
     ------
     InputError
         Their number does not fit, or there is nothing to tell apart.
     """
-    texts = int(text.max()) + 1
-    for name, given in (("labels", labels), ("groups", groups)):
-        if given is not None and len(given) != texts:
-            raise InputError(f"There are {len(given)} {name} and {texts} texts: give one for each.")
-    if where == EACH:
-        flat = [label for own in labels for label in own]
-        if len(flat) != len(text):
-            raise InputError(
-                f"There are {len(flat)} labels and {len(text)} tokens (one that is put in front "
-                "counts): give one for each token, None for those that do not count."
-            )
-    else:
-        flat = [labels[number] for number in text]
+    flat = flat_labels(labels, found, where)
     kept = np.array([label is not None for label in flat])
     known = [label for label in flat if label is not None]
-    unit = text if groups is None else _numbered([groups[number] for number in text])
-    numbers = all(isinstance(label, float | np.floating) for label in known)
-    if numbers:
-        return Task(np.array(known, dtype=np.float64), unit[kept], True, ()), kept
+    unit = numbered_units(groups, found)[kept]
+    if all(isinstance(label, float | np.floating) for label in known):
+        return Task(np.array(known, dtype=np.float64), unit, True, ()), kept
     classes = tuple(sorted(set(known), key=str))
     if len(classes) < 2:
         raise InputError(
@@ -141,15 +207,28 @@ def task_of(
             else "There are no labels: give labels=[...], or ll.texts(texts, label=[...])."
         )
     index = {label: place for place, label in enumerate(classes)}
-    return Task(np.array([index[label] for label in known]), unit[kept], False, classes), kept
+    return Task(np.array([index[label] for label in known]), unit, False, classes), kept
 
 
-def _numbered(groups: Sequence[Any]) -> np.ndarray:
+def numbered_units(groups: Sequence[Any] | None, found: Examples) -> np.ndarray:
+    """``[n]``: number of the group of each example, where there are none of its text.
+
+    Raises
+    ------
+    InputError
+        There are not as many groups as texts.
+    """
+    if groups is None:
+        return found.text
+    if len(groups) != found.texts:
+        raise InputError(
+            f"There are {len(groups)} groups and {found.texts} texts: give one for each."
+        )
     known: dict[Any, int] = {}
-    return np.array([known.setdefault(group, len(known)) for group in groups])
+    return np.array([known.setdefault(groups[number], len(known)) for number in found.text])
 
 
-def require(kind: str, control: str, measure: str, folds: int, strength: float) -> None:
+def require(kind: str, control: str, measure: str, folds: int, strength: Any) -> None:
     """Refuse options that are none.
 
     Raises
@@ -169,5 +248,11 @@ def require(kind: str, control: str, measure: str, folds: int, strength: float) 
             f"folds is {folds}; expected a number from 3: one is judged, one chooses the layer, "
             "and the others teach."
         )
-    if not 0 < strength < float("inf"):
-        raise InputError(f"strength is {strength}; expected a number above 0.")
+    if strength == CV:
+        if measure == "mdl":
+            raise InputError(
+                "The online code sends labels by a probe that is agreed on before: give strength a "
+                "number, or leave measure='mdl' out."
+            )
+    elif isinstance(strength, str) or not 0 < strength < float("inf"):
+        raise InputError(f"strength is {strength!r}; expected a number above 0, or 'cv'.")

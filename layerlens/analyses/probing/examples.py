@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, rows_of, text_of
 from layerlens.analyses.lenses.points import Point
+from layerlens.analyses.probing.states import States
 from layerlens.corpus.shard import batches
 from layerlens.errors import ActivationError, InputError
 from layerlens.run.forward import forward
@@ -25,9 +24,12 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 MEAN, EACH = "mean", "each"
-Where = int | str | Sequence[tuple[int, int]]
-"""A position of each text, the mean of all, each of them, or the mean from one to before another
-of each text."""
+Span = tuple[int, int]
+"""First position, and the one behind the last."""
+Pair = tuple[Span, Span]
+Where = int | str | Sequence[Span] | Sequence[Sequence[Pair]]
+"""A position of each text, the mean of all, each of them; or of each text the mean over a span, or
+some pairs of spans, whose means are put one behind the other."""
 
 
 @dataclass
@@ -37,17 +39,19 @@ class Examples:
     Attributes
     ----------
     states
-        For each point ``[n, d_model]`` float32; in a file where they would not fit into memory.
+        For each point ``[n, width]`` float32; `width` is that of a state, for pairs of two.
     text
         ``[n]``: the number of the text that each is of.
     type
-        ``[n]``: the id of the token that it is read at; -1 for means.
+        ``[n]``: the id of the token that it is read at; -1 where that is not one.
+    texts
+        How many texts there are, those without an example included.
     """
 
-    states: list[np.ndarray]
+    states: States
     text: np.ndarray
     type: np.ndarray
-    _folder: Any = field(default=None, repr=False)
+    texts: int
 
 
 def recorded(
@@ -80,72 +84,90 @@ def recorded(
         A state is not finite.
     """
     rows = sorted(rows_of(model, texts), key=lambda row: row.number)
-    spans = [span_of(row, where) for row in rows]
-    starts = np.concatenate([[0], np.cumsum([_count(span, where) for span in spans])])
-    total = int(starts[-1])
-    made = _made(total, points, model.d_model, memory_limit)
+    count = 1 + max((text_of(row) for row in rows), default=-1)
+    if not isinstance(where, int | str) and len(where) != count:
+        raise InputError(f"There are {len(where)} spans and {count} texts: give one for each.")
+    wanted = [examples_of(row, where) for row in rows]
+    counts = np.array([len(own) for own in wanted])
+    starts = np.cumsum(counts) - counts
+    total, spans = int(counts.sum()), spans_each(where)
+    states = States(len(points), total, spans * model.d_model, memory_limit)
     places = {row.number: place for place, row in enumerate(rows)}
     done, fed = 0, sum(len(row.ids) for row in rows)
     for tokens, numbers in batches(model, rows, BATCH_TOKENS):
         chosen = [places[number] for number in numbers]
-        _record(model, tokens, [(spans[place], int(starts[place])) for place in chosen],
-                points, made.states, where, tick)  # fmt: skip
+        own = [np.arange(counts[place]) + starts[place] for place in chosen]
+        _record(model, tokens, [wanted[place] for place in chosen], np.concatenate(own),
+                points, states, tick)  # fmt: skip
         done += int(tokens.mask.sum())
         progress(done, fed)
-    made.text[:] = np.repeat([text_of(row) for row in rows], np.diff(starts))
-    if where != MEAN and not isinstance(where, list):
-        ids = [row.ids[at] for row, (start, stop) in zip(rows, spans, strict=True)
-               for at in range(start, stop)]  # fmt: skip
-        made.type[:] = ids
-    return made
+    text = np.repeat([text_of(row) for row in rows], counts)
+    types = [_type(row, one) for row, own in zip(rows, wanted, strict=True) for one in own]
+    return Examples(states, text, np.array(types), count)
 
 
-def _made(total: int, points: Sequence[Point], width: int, limit: int) -> Examples:
-    size = 4 * total * width * len(points)
-    text, types = np.full(total, -1), np.full(total, -1)
-    if size <= limit:
-        return Examples([np.empty((total, width), np.float32) for _ in points], text, types)
-    folder = tempfile.TemporaryDirectory(prefix="layerlens-")
-    files = [Path(folder.name) / point.label for point in points]
-    shape = (total, width)
-    states: list[np.ndarray] = [np.memmap(file, np.float32, "w+", shape=shape) for file in files]
-    return Examples(states, text, types, folder)
+def spans_each(where: Where) -> int:
+    """How many spans an example has."""
+    if isinstance(where, int | str):
+        return 1
+    return next((1 if isinstance(own[0], int) else 2 for own in where if own), 1)
 
 
-def span_of(row: Row, where: Where) -> tuple[int, int]:
-    """From which position of a row on, and before which one."""
+def numbers_each(rows: Sequence[Row], where: Where, width: int) -> int:
+    """How many numbers all examples hold at one point, whose states have `width`."""
+    return sum(len(examples_of(row, where)) for row in rows) * spans_each(where) * width
+
+
+def examples_of(row: Row, where: Where) -> list[tuple[Span, ...]]:
+    """The examples of a row, each by its spans.
+
+    Raises
+    ------
+    InputError
+        A row has no such position.
+    """
     length = len(row.ids)
-    if where in (MEAN, EACH):
-        return 0, length
-    if isinstance(where, int):
-        start, stop = where % length if -length <= where < length else length, 0
-        stop = start + 1
+    if where == EACH:
+        return [((at, at + 1),) for at in range(length)]
+    found: list[tuple[Span, ...]]
+    if where == MEAN:
+        found = [((0, length),)]
+    elif isinstance(where, int):
+        at = where % length if -length <= where < length else length
+        found = [((at, at + 1),)]
     else:
         assert not isinstance(where, str)  # the two words were looked at above
-        start, stop = where[text_of(row)]
-    if not 0 <= start < stop <= length:
-        raise InputError(
-            f"Text {text_of(row)} has {length} tokens, and none at {where!r:.40}: choose a "
-            "position or a span that every text has."
-        )
-    return start, stop
+        own: Any = where[text_of(row)]
+        found = [(own,)] if spans_each(where) == 1 else list(own)
+    for start, stop in (span for one in found for span in one):
+        if not 0 <= start < stop <= length:
+            asked = where if isinstance(where, int) else (start, stop)
+            raise InputError(
+                f"Text {text_of(row)} has {length} tokens, and none at {asked}: choose a "
+                "position or a span that every text has."
+            )
+    return found
 
 
-def _count(span: tuple[int, int], where: Where) -> int:
-    return span[1] - span[0] if where == EACH else 1
+def _type(row: Row, example: tuple[Span, ...]) -> int:
+    """The token of an example that is read at one."""
+    start, stop = example[0]
+    return row.ids[start] if len(example) == 1 and stop == start + 1 else -1
 
 
 def _record(
     model: LensModel,
     tokens: Tokens,
-    wanted: Sequence[tuple[tuple[int, int], int]],
+    wanted: Sequence[Sequence[tuple[Span, ...]]],
+    numbers: np.ndarray,
     points: Sequence[Point],
-    states: Sequence[np.ndarray],
-    where: Where,
+    states: States,
     tick: Callable[[], None],
 ) -> None:
-    """Keep the states of one pass: of each row its span, and where its examples begin."""
+    """Keep the states of one pass: those that are wanted of each row, under their numbers."""
     first = [int(np.flatnonzero(mask)[0]) for mask in tokens.mask.numpy()]
+    spans = [(row, first[row] + start, first[row] + stop)
+             for row, own in enumerate(wanted) for one in own for start, stop in one]  # fmt: skip
     at_site = {point.site: place for place, point in enumerate(points)}
 
     def see(site: Any, value: Tensor) -> None:
@@ -155,10 +177,16 @@ def _record(
                 f"The model's activations hold NaN or infinity at {site}: check its weights and "
                 "dtype (float16 overflows where bfloat16 or float32 do not)."
             )
-        kept = states[at_site[site]]
-        for row, ((start, stop), begin) in enumerate(wanted):
-            own = value[row, first[row] + start : first[row] + stop].float()
-            found = own if where == EACH else own.mean(0, keepdim=True)
-            kept[begin : begin + len(found)] = found.cpu().numpy()
+        states.write(at_site[site], numbers, means(value, spans).reshape(len(numbers), -1))
 
-    forward(model, tokens, list(at_site), see, logits=None)
+    if spans:
+        forward(model, tokens, list(at_site), see, logits=None)
+
+
+def means(value: Tensor, spans: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """``[span, d]`` float32: mean of ``value [row, position, d]`` over spans of its rows."""
+    rows, starts, stops = torch.tensor(spans).T.to(value.device)
+    if bool((stops == starts + 1).all()):
+        return value[rows, starts].float().cpu().numpy()
+    own = [value[row, start:stop].float().mean(0) for row, start, stop in spans]
+    return torch.stack(own).cpu().numpy()

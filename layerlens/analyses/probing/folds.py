@@ -1,17 +1,18 @@
-"""Probes of one task at one point after the other, each judged on what it was not fitted on."""
+"""One division of the examples for all points, and what probes say of the part they did not see."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from layerlens.analyses.probing.asked import Task
+from layerlens.analyses.probing.learner import Lesson
 from layerlens.analyses.probing.numbers import share_between
-from layerlens.analyses.probing.online_code import compression
-from layerlens.analyses.probing.readers import reader_for, scores_of
+from layerlens.analyses.probing.readers import scores_of
 from layerlens.errors import InputError
 
 Numbers = dict[str, float]
@@ -48,6 +49,10 @@ class Folds:
             raise InputError(
                 f"There are {units} texts or groups for {count} folds: give more, or fewer folds."
             )
+        if not task.numbers and np.bincount(task.labels).max() < count:
+            raise InputError(
+                f"No class has {count} examples, one for each fold: give more, or fewer folds."
+            )
         made = GroupKFold if task.numbers else StratifiedGroupKFold
         divided = made(count, shuffle=True, random_state=seed)
         number = np.empty(len(task.labels), dtype=np.int64)
@@ -64,6 +69,19 @@ class Folds:
                     )
         return cls(number, count)
 
+    def lessons(self, task: Task) -> list[Lesson]:
+        """For each fold all others."""
+        return [Lesson(task, self.number != fold) for fold in range(self.count)]
+
+    def lessons_apart(self, task: Task) -> list[Lesson]:
+        """For each fold all others but the next one, which judges: see `elsewhere`."""
+        return [Lesson(task, (self.number != fold) & (self.number != self.next(fold)))
+                for fold in range(self.count)]  # fmt: skip
+
+    def next(self, fold: int) -> int:
+        """The one behind it, and behind the last the first."""
+        return (fold + 1) % self.count
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -72,7 +90,8 @@ class Judged:
     Attributes
     ----------
     right
-        ``[n]``: 1 where it is right; for numbers its squared error.
+        ``[n]``: 1 where it is right; for numbers 1 less its squared error as a share of their
+        variance. Its mean is the accuracy.
     numbers
         Measures by name, with ``_low`` and ``_high``.
     """
@@ -81,86 +100,52 @@ class Judged:
     numbers: Numbers
 
 
-def judged(
-    states: np.ndarray, task: Task, folds: Folds, kind: str, strength: float, seed: int
-) -> Judged:
-    """Fit a probe for each fold on the others, and judge all examples."""
+def judged(states: np.ndarray, task: Task, folds: Folds, readers: Sequence[Any]) -> Judged:
+    """Let the reader of each fold's lesson say what it makes of that fold."""
     count = len(task.classes)
     given = np.zeros((len(task.labels), max(1, count)))
     predicted = np.empty(len(task.labels))
-    for fold in range(folds.count):
+    for fold, reader in enumerate(readers):
         here = folds.number == fold
-        reader = fit(reader_for(kind, strength, seed, numbers=task.numbers), states[~here],
-                     task.labels[~here])  # fmt: skip
         predicted[here] = reader.predict(states[here])
         if not task.numbers:
             given[here] = scores_of(reader, states[here], range(count))
-    if task.numbers:
-        return _regressed(predicted, task)
-    right = (predicted == task.labels).astype(np.float64)
+    right = rights(predicted, task.labels, task)
     mean, low, high = share_between(right, task.unit)
-    found = {"accuracy": mean, "accuracy_low": low, "accuracy_high": high,
-             "auc": _auc(given, task.labels), "f1": macro_f1(predicted, task.labels)}  # fmt: skip
+    found = {"accuracy": mean, "accuracy_low": low, "accuracy_high": high}
+    if not task.numbers:
+        found |= {"auc": _auc(given, task.labels), "f1": macro_f1(predicted, task.labels)}
     return Judged(right, found)
 
 
-def elsewhere(
-    states: np.ndarray, task: Task, folds: Folds, kind: str, strength: float, seed: int
-) -> np.ndarray:
+def rights(predicted: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
+    """``[n]``: 1 where a label is told right; of numbers see `Judged`.
+
+    Raises
+    ------
+    InputError
+        All numbers of the task are the same.
+    """
+    if not task.numbers:
+        return np.asarray(predicted == labels, dtype=np.float64)
+    spread = float(task.labels.var())
+    if not spread:
+        raise InputError("All labels are the same number: there is nothing to predict.")
+    found: np.ndarray = 1 - (predicted - labels) ** 2 / spread
+    return found
+
+
+def elsewhere(states: np.ndarray, task: Task, folds: Folds, readers: Sequence[Any]) -> np.ndarray:
     """How well probes do that saw neither a fold nor what they are judged on, ``[fold]``.
 
     For each fold it is the next one that judges, and all others that teach. A layer that is chosen
     by this for a fold is not chosen by any example of it.
     """
     found = np.zeros(folds.count)
-    for fold in range(folds.count):
-        judge = folds.number == (fold + 1) % folds.count
-        taught = ~judge & (folds.number != fold)
-        given = task.labels[taught]
-        if not task.numbers and len(np.unique(given)) < 2:  # there is nothing to learn
-            predicted = np.full(judge.sum(), given[0])
-        else:
-            reader = reader_for(kind, strength, seed, numbers=task.numbers)
-            predicted = fit(reader, states[taught], given).predict(states[judge])
-        wrong = ((predicted - task.labels[judge]) ** 2 if task.numbers
-                 else predicted != task.labels[judge])  # fmt: skip
-        found[fold] = -float(np.mean(wrong))
+    for fold, reader in enumerate(readers):
+        judge = folds.number == folds.next(fold)
+        found[fold] = rights(reader.predict(states[judge]), task.labels[judge], task).mean()
     return found
-
-
-def fit(reader: Any, states: np.ndarray, labels: np.ndarray) -> Any:
-    """Let something learn; that a solver stopped before its end is no news of the states."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return reader.fit(states, labels)
-
-
-def sent(states: np.ndarray, task: Task, kind: str, strength: float, seed: int) -> float:
-    """Compression of the labels by the online code, mean over three orders."""
-
-    def make() -> Any:
-        return reader_for(kind, strength, seed, numbers=False)
-
-    found = []
-    for number in range(3):
-        order = np.random.default_rng((seed, number)).permutation(len(task.labels))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found.append(compression(states, task.labels, order, make, range(len(task.classes))))
-    return float(np.mean(found))
-
-
-def _regressed(predicted: np.ndarray, task: Task) -> Judged:
-    """Share of the variance that is explained, and its interval over units."""
-    spread = float(((task.labels - task.labels.mean()) ** 2).mean())
-    if not spread:
-        raise InputError("All labels are the same number: there is nothing to predict.")
-    error = (predicted - task.labels) ** 2
-    mean, low, high = share_between(error / spread, task.unit)
-    found = {"accuracy": 1 - mean, "accuracy_low": 1 - high, "accuracy_high": 1 - low}
-    return Judged(error, found | {"auc": float("nan"), "f1": float("nan")})
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:

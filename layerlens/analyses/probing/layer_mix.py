@@ -10,6 +10,7 @@ from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.lenses.fitting.documents import rows_of
 from layerlens.analyses.probing.asked import points_of, require, where_of
+from layerlens.analyses.probing.examples import numbers_each
 from layerlens.analyses.probing.marks import marks_of
 from layerlens.analyses.probing.mixing import LABELS, OF, Mixing
 from layerlens.errors import InputError
@@ -82,9 +83,9 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     points = len(points_of(model, options["site"], options["layers"]))
     rows = rows_of(model, tokens)
     fed = sum(len(row.ids) for row in rows)
-    examples = fed if options["position"] == "each" else len(rows)
+    where = where_of(options["position"], options["spans"])
     # Some fifty steps of the mix up to each layer, some hundred of each layer alone, twice.
-    states = 4.0 * examples * model.d_model * points
+    states = 4.0 * numbers_each(rows, where, model.d_model) * points
     operations = options["folds"] * states * (2 * 50 * points / 2 + 2 * 100)
     size = 2 * min(states, options["memory_limit"])
     return Work(1, 0, int(size), tokens=fed, operations=operations)
@@ -107,7 +108,7 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     pooled=True,
     corpus=True,
     positional=("labels",),
-    effects={"spans": among("position", "span")},
+    effects={"spans": among("position", "span", "pair")},
 )
 def layer_mix(
     job: Job,
@@ -138,9 +139,11 @@ def layer_mix(
         Which; None for all, with the embedding.
     position
         Where states are read: an index, ``"mean"`` of all tokens, ``"each"`` token (an example
-        each), or ``"span"``: the mean over `spans`.
+        each), ``"span"``: the mean over `spans`, or ``"pair"``: the means over two spans, one
+        behind the other.
     spans
-        For each text its first position and the one behind its last.
+        For each text its first position and the one behind its last; for pairs two of these, or a
+        list of such pairs, and then a list of labels.
     groups
         Of each text: those of one group never stand on both sides. None: those of
         ``ll.texts(..., group=)``, and where there are none every text is one.

@@ -14,9 +14,12 @@ from layerlens.analyses.probing.asked import Task, task_of
 from layerlens.analyses.probing.controls import shuffled
 from layerlens.analyses.probing.examples import Where, recorded
 from layerlens.analyses.probing.folds import Folds, elsewhere, judged
+from layerlens.analyses.probing.learner import Learner
 from layerlens.analyses.probing.numbers import chosen_elsewhere, mean_between, share_between
 from layerlens.analyses.probing.over_folds import over_folds
+from layerlens.analyses.probing.plan import Plan
 from layerlens.analyses.probing.scalar_mix import SLOPE, Mix, Scale, mixed
+from layerlens.analyses.probing.states import Kept, Points
 from layerlens.errors import InputError
 from layerlens.metrics.bootstrap import ends, resamples
 
@@ -75,7 +78,7 @@ class Mixing:
             self.model, texts, self.points, self.where, self.limit, job.tick,
             lambda done, total: job.progress(done, 2 * total, "recording"),
         )  # fmt: skip
-        self.task, kept = task_of(labels, groups, found.text, self.where)
+        self.task, kept = task_of(labels, groups, found, self.where)
         if self.task.numbers:
             raise InputError(
                 "layer_mix tells classes apart, and these labels are numbers with a fraction: give "
@@ -84,7 +87,7 @@ class Mixing:
         self.folds = Folds.of(self.task, self.n_folds, self.seed)
         self.blind = shuffled(self.task, self.seed)
         self._declare()
-        states = [layer if kept.all() else layer[kept] for layer in found.states]
+        states = Kept(found.states, kept)
         self._alone(states)
         self.weights = {way: np.full((self.n_folds, points), 1 / points) for way in WAYS}
         self.gammas = {way: np.zeros(self.n_folds) for way in WAYS}
@@ -115,14 +118,16 @@ class Mixing:
         arrays = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), share)
         self.job.emit({OF: ROWS.index(MAJORITY)}, arrays)
 
-    def _alone(self, states: Sequence[np.ndarray]) -> None:
+    def _alone(self, states: Points) -> None:
         """A probe of each layer by itself, and the one that is chosen where it is not judged."""
         right, apart = [], []
+        plan = Plan({ALONE: self.task}, self.folds, set(), {ALONE}, self.strength,
+                    Learner("linear", self.seed))  # fmt: skip
         for place, layer in enumerate(states):
             self.job.tick()
-            own = (layer, self.task, self.folds, "linear", self.strength, self.seed)
-            right.append(judged(*own).right)
-            apart.append(elsewhere(*own))
+            learned = plan.learn(layer)[ALONE]
+            right.append(judged(layer, self.task, self.folds, learned.folds).right)
+            apart.append(elsewhere(layer, self.task, self.folds, learned.apart))
             self._emit_accuracy(ALONE, place, right[-1], np.ones(len(right[-1]), bool))
         answered, chosen = chosen_elsewhere(np.stack(right), self.folds.number, np.stack(apart))
         self.selected = answered
@@ -130,7 +135,7 @@ class Mixing:
         often = Counter(int(self.layers[place]) for place in chosen).most_common(1)[0][0]
         self.job.emit({}, {"selected_layer": np.array(often, dtype=np.int32)})
 
-    def _fold(self, states: Sequence[np.ndarray], fold: int) -> None:
+    def _fold(self, states: Points, fold: int) -> None:
         """Mixes of all layers and of the first ones, of one fold; then what is known so far."""
         here = self.folds.number == fold
         scale = Scale(states, ~here)

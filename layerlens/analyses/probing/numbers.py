@@ -50,20 +50,28 @@ def share_between(right: Floats, unit: NDArray[np.int64]) -> tuple[float, float,
 
 
 def mean_between(values: Floats, unit: NDArray[np.int64]) -> tuple[float, float, float]:
-    """A mean over examples and its 95 % interval, by drawing units anew (paired differences too).
+    """A mean over examples and its 95 % interval by the bootstrap over units.
+
+    Of the difference of two probes on the same examples it is the paired bootstrap: both are drawn
+    together, and what is hard for both says nothing of either.
 
     Parameters
     ----------
     values, unit
-        ``[n]``, as in `share_between`.
+        ``[n]``.
+
+    Examples
+    --------
+    >>> one, other = np.array([1, 1, 1, 0.0]), np.array([1, 1, 1, 0.0])
+    >>> mean_between(one - other, np.arange(4))
+    (0.0, 0.0, 0.0)
     """
     units, inverse = np.unique(unit, return_inverse=True)
-    mean = float(values.mean())
     sums, counts = np.bincount(inverse, values), np.bincount(inverse)
     drawn = resamples(len(units))
     means = (drawn @ sums / np.maximum(drawn @ counts, 1))[:, None]
     low, high = ends(means, np.array([len(units) > 1]))
-    return mean, float(low[0]), float(high[0])
+    return float(values.mean()), float(low[0]), float(high[0])
 
 
 def concept_depth(accuracy: Sequence[float]) -> dict[str, float]:

@@ -9,11 +9,15 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among, given
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.lenses.fitting.documents import rows_of
-from layerlens.analyses.probing.asked import points_of, require, where_of
+from layerlens.analyses.probing.asked import CV, Asked, points_of, require, where_of
+from layerlens.analyses.probing.choosing import VARIABLES as CHOSEN
+from layerlens.analyses.probing.examples import numbers_each
 from layerlens.analyses.probing.marks import marks_of
 from layerlens.analyses.probing.probing import OF, Probing
+from layerlens.analyses.probing.strengths import GRID, INNER
+from layerlens.analyses.probing.transfer import VARIABLES as TRANSFERRED
+from layerlens.analyses.probing.transfer import Other
 from layerlens.corpus.texts import Texts
-from layerlens.errors import InputError
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -34,37 +38,30 @@ VARIABLES = {
     "selectivity": Variable(
         ("point",), "float64", "1", "accuracy above that on labels that say nothing", signed=True
     ),
-    **with_interval(
-        "transfer_accuracy",
-        Variable(("point",), "float64", "1", "share of the other texts that are told right"),
-        _OVER,
+    **CHOSEN,
+    **TRANSFERRED,
+    "log_strength": Variable(
+        _ROW, "float64", "1", "log10 of the C chosen in training folds, median", signed=True
     ),
-    "transfer_majority": Variable((), "float64", "1", "share of their commonest class"),
-    **with_interval(
-        "selected_accuracy",
-        Variable((), "float64", "1", "accuracy of layers chosen without the fold"),
-        _OVER,
-    ),
-    "selected_layer": Variable((), "int32", "layer", "the layer that most folds chose", -2),
-    "jumping_point": Variable((), "float64", "1", "depth at which accuracy first jumps"),
-    "converging_point": Variable((), "float64", "1", "depth from which on accuracy stands still"),
-    "converging_point_literal": Variable(
-        (), "float64", "1", "last depth at which accuracy stands still, as published"
-    ),
+    "log_strength_low": Variable(_ROW, "float64", "1", "smallest of all folds", signed=True),
+    "log_strength_high": Variable(_ROW, "float64", "1", "largest of all folds", signed=True),
 }
 
 
 def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work:
     """Count passes, bytes and operations of one call; reads the texts, runs nothing."""
     points = points_of(model, options["site"], options["layers"])
+    where = where_of(options["position"], options["spans"])
     rows = rows_of(model, tokens)
     fed = sum(len(row.ids) for row in rows)
-    examples = fed if options["position"] == "each" else len(rows)
+    states = numbers_each(rows, where, model.d_model) * len(points)
     models = 2 if options["untrained"] else 1
-    # A regression takes some hundred products with all states, for each fold and its control.
-    fits = 2 * models * options["folds"] * 100 * 4.0 * examples * model.d_model * len(points)
-    size = min(4 * examples * model.d_model * len(points), options["memory_limit"])
-    return Work(models, 0, size, tokens=fed, operations=fits)
+    # A regression takes some hundred products with all states; the probe, its control and the
+    # choice of a layer one for each fold.
+    each = 1 + (INNER * len(GRID) if options["strength"] == CV else 0)
+    fits = (2 + models) * options["folds"] * each * 100 * 4.0
+    size = min(4 * states, options["memory_limit"])
+    return Work(models, 0, size, tokens=fed, operations=fits * states)
 
 
 @analysis(
@@ -74,7 +71,9 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     "probes, arXiv 1610.01644; Hewitt and Liang (2019), Designing and Interpreting Probes with "
     "Control Tasks, arXiv 1909.03368; Voita and Titov (2020), Information-Theoretic Probing with "
     "Minimum Description Length, arXiv 2003.12298; Jin et al. (2024), Exploring Concept Depth, "
-    "arXiv 2404.07066",
+    "arXiv 2404.07066; Tenney et al. (2019), What do you learn from context?, arXiv 1905.06316 "
+    "(pairs); Uselis and Oh (2025), Intermediate Layer Classifiers for OOD generalization, arXiv "
+    "2504.05461 (other texts)",
     cost="1 pass over the texts, and 1 of an untrained model",
     view="curves",
     lead="The higher above the majority, the better the label can be read from that depth. A "
@@ -89,8 +88,10 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     keeps_curves=True,
     effects={
         "types": among("control", "types"),
-        "spans": among("position", "span"),
+        "spans": among("position", "span", "pair"),
         "other_labels": given("other_texts"),
+        "other_apart": given("other_texts"),
+        "other_spans": (given("other_texts"), among("position", "span", "pair")),
         "strength": among("kind", "linear", "mlp"),
     },
 )
@@ -110,9 +111,11 @@ def probe(
     types: Sequence[Any] | None = None,
     measure: str = "accuracy",
     folds: int = 5,
-    strength: float = 1.0,
+    strength: float | str = 1.0,
     other_texts: Any = None,
     other_labels: Sequence[Any] | None = None,
+    other_spans: Sequence[Any] | None = None,
+    other_apart: float = 0.2,
     untrained: bool = True,
     seed: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
@@ -122,17 +125,20 @@ def probe(
     Parameters
     ----------
     labels
-        One for each text (for each of its tokens where ``position="each"``): classes of any kind,
-        or floats, which are predicted as numbers. None: those of ``ll.texts(..., label=)``.
+        One for each text, or a list for each of its tokens or pairs where these are examples:
+        classes of any kind, or floats, which are predicted as numbers. None: those of
+        ``ll.texts(..., label=)``.
     site
         ``resid_post`` (and the embedding), ``resid_mid``, ``attn_out``, ``mlp_out``.
     layers
         Which; None for all, with the embedding.
     position
         Where states are read: an index, ``"mean"`` of all tokens, ``"each"`` token (an example
-        each), or ``"span"``: the mean over `spans`.
+        each), ``"span"``: the mean over `spans`, or ``"pair"``: the means over two spans, one
+        behind the other (edge probing).
     spans
-        For each text its first position and the one behind its last.
+        For each text its first position and the one behind its last; for pairs two of these, or a
+        list of such pairs, and then a list of labels.
     groups
         Of each text: those of one group never stand on both sides. None: those of
         ``ll.texts(..., group=)``, and where there are none every text is one.
@@ -150,9 +156,13 @@ def probe(
     folds
         Parts that are judged in turn by what was learned from the others; the same for all layers.
     strength
-        ``C`` of the regressions: the larger, the less weights are held small.
-    other_texts, other_labels
+        ``C`` of the regressions: the larger, the less weights are held small. ``"cv"``: for each
+        probe chosen from 0.001 to 100 by three folds of what it is taught, groups kept whole.
+    other_texts, other_labels, other_spans
         Texts of another kind with the same labels, which what was learned is tried on.
+    other_apart
+        Share of the other texts (of their groups, where ``ll.texts`` has some) that chooses a
+        layer; the rest judges it.
     untrained
         Whether the same is read from a model of this configuration that was never trained.
     seed
@@ -175,6 +185,16 @@ def probe(
     these hold several examples. For numbers it is the share of variance explained. The layer that
     looks best is the largest of many noisy numbers; ``selected_accuracy`` is what remains when
     each fold is answered by the layer that did best on another one, by probes that saw neither.
+    ``difference_to_last`` and ``difference_to_selected`` hold each point to the last one and to
+    that choice; their intervals are the paired bootstrap over texts or groups.
+
+    On other texts three layers are judged, ``transfer_choice_accuracy``: the one that is best on
+    a part of them set apart, the one that is best on the folds of the texts, and the last point.
+    No example that judges had a part in a choice.
+
+    A linear probe of a pair adds up what either span says. Whether two spans agree is more than
+    that: ask with ``kind="mlp"``. The embedding and the untrained model show what the words alone
+    tell.
 
     Raises
     ------
@@ -197,23 +217,12 @@ def probe(
     require(kind, control, measure, folds, strength)
     where = where_of(position, spans)
     points = points_of(model, site, layers)
-    names = [name for name in VARIABLES if other_texts is not None or "transfer" not in name]
-    work = Probing(
-        job, model, points, where, kind, strength, folds, seed, memory_limit, names,
-        send=measure == "mdl",
-    )  # fmt: skip
-    marks = marks_of(job, labels, groups)
-    work.run(tokens, *marks, control=control, types=types, untrained=untrained)
+    known, units = marks_of(job, labels, groups)
+    other = None
     if other_texts is not None:
-        read = job.tokens(other_texts)
-        known = other_labels if other_labels is not None else _own_labels(other_texts)
-        work.transfer(read, known)
-
-
-def _own_labels(texts: Any) -> Sequence[Any]:
-    found = [item.label for item in texts.items()] if isinstance(texts, Texts) else []
-    if not found or any(label is None for label in found):
-        raise InputError(
-            "other_texts have no labels: give other_labels=[...], or ll.texts(..., label=[...])."
-        )
-    return found
+        there = where if other_spans is None else where_of(position, other_spans)
+        other = Other.of(job, other_texts, other_labels, there, other_apart)
+        other.require_known(known, where)
+    asked = Asked(kind, strength, folds, control, types, untrained, measure == "mdl", seed,
+                  memory_limit)  # fmt: skip
+    Probing(job, model, points, where, asked, list(VARIABLES)).run(tokens, known, units, other)

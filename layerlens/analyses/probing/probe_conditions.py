@@ -17,8 +17,11 @@ from layerlens.analyses.probing.conditions import Condition, conditions_of
 from layerlens.analyses.probing.controls import shuffled
 from layerlens.analyses.probing.examples import Examples, Where, recorded
 from layerlens.analyses.probing.folds import Folds, judged
+from layerlens.analyses.probing.learner import Learner
 from layerlens.analyses.probing.marks import marks_of
 from layerlens.analyses.probing.numbers import concept_depth, mean_between
+from layerlens.analyses.probing.plan import Plan
+from layerlens.analyses.probing.states import Kept
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +86,7 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     pooled=True,
     corpus=True,
     positional=("labels",),
-    effects={"spans": among("position", "span")},
+    effects={"spans": among("position", "span", "pair")},
 )
 def probe_conditions(
     job: Job,
@@ -197,7 +200,7 @@ class _Comparing:
     ) -> None:
         self.job, self.model, self.points, self.where = job, model, points, where
         self.kind, self.strength, self.n_folds, self.seed = kind, strength, folds, seed
-        self.limit = memory_limit
+        self.limit, self.learner = memory_limit, Learner(kind, seed)
         self.passes = 0
 
     def run(
@@ -209,7 +212,7 @@ class _Comparing:
     ) -> None:
         """The model as it is, then each condition; and that it is as it was afterwards."""
         plain = self._record(self.model, texts)
-        self.task, self.kept = task_of(labels, groups, plain.text, self.where)
+        self.task, self.kept = task_of(labels, groups, plain, self.where)
         if self.task.numbers:
             raise InputError(
                 "probe_conditions tells classes apart, and these labels are numbers with a "
@@ -257,10 +260,11 @@ class _Comparing:
     def _judge(self, row: str, under: Condition, found: Examples, task: Task) -> np.ndarray:
         """Probes of all points under one condition: ``[point, n]``, 1 where right."""
         number, right, accuracy = self.rows.index(row), [], []
-        for place, states in enumerate(found.states):
+        plan = Plan({row: task}, self.folds, set(), set(), self.strength, self.learner)
+        for place, states in enumerate(Kept(found.states, self.kept)):
             self.job.tick()
-            own = under.blurred(states[self.kept], self.seed + place)
-            said = judged(own, task, self.folds, self.kind, self.strength, self.seed)
+            own = under.blurred(states, self.seed + place)
+            said = judged(own, task, self.folds, plan.learn(own)[row].folds)
             right.append(said.right)
             accuracy.append(said.numbers["accuracy"])
             arrays = {name: np.array(value) for name, value in said.numbers.items()

@@ -1,4 +1,4 @@
-"""The things that learn to read a state: regressions of scikit-learn, and a difference of means."""
+"""The things that read a state: planes, differences of means, and what scikit-learn has."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 KINDS = ("linear", "mean_difference", "mlp")
 HIDDEN = 64
 """Units of the hidden layer of an MLP."""
-STEPS = 1000
-"""Most steps of a solver."""
+STEPS = 500
+"""Most steps of an MLP."""
 
 Floats = NDArray[np.float64]
 
@@ -27,23 +27,19 @@ class Reader(Protocol):
         """Labels ``[n]`` of states."""
 
 
-class MeanDifference:
-    """The class whose mean is nearest, which is linear in a state.
+class Linear:
+    """One plane for two classes, else one for each; what is furthest on its own side is told.
 
-    For two classes its direction is the difference of their means, the one that steering adds
-    (Marks and Tegmark, 2023, The Geometry of Truth).
+    Parameters
+    ----------
+    classes
+        ``[class]`` in order.
+    weight, bias
+        ``[class or 1, d]`` and ``[class or 1]``, in the states' own units.
     """
 
-    def fit(self, x: Any, y: Any) -> MeanDifference:
-        """Learn the mean state of each class."""
-        self.classes_ = np.unique(y)
-        means = np.stack([x[y == label].mean(0) for label in self.classes_]).astype(np.float64)
-        if len(means) == 2:
-            self.coef_ = (means[1] - means[0])[None]
-            self.intercept_ = -(self.coef_ @ (means[0] + means[1]) / 2)
-        else:
-            self.coef_, self.intercept_ = means, -(means**2).sum(1) / 2
-        return self
+    def __init__(self, classes: Any, weight: Floats, bias: Floats) -> None:
+        self.classes_, self.coef_, self.intercept_ = np.asarray(classes), weight, bias
 
     def decision_function(self, x: Any) -> Floats:
         """Score ``[n]`` of the second class, or ``[n, class]`` of each of several."""
@@ -56,14 +52,59 @@ class MeanDifference:
         best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)
         return self.classes_[best]
 
+    def predict_proba(self, x: Any) -> Floats:
+        """Probability ``[n, class]`` of each class."""
+        scores = self.decision_function(x)
+        scores = np.stack([np.zeros_like(scores), scores], 1) if scores.ndim == 1 else scores
+        powers = np.exp(scores - scores.max(1, keepdims=True))
+        found: Floats = powers / powers.sum(1, keepdims=True)
+        return found
+
+
+class MeanDifference(Linear):
+    """The class whose mean is nearest, which is linear in a state.
+
+    For two classes its direction is the difference of their means, the one that steering adds
+    (Marks and Tegmark, 2023, The Geometry of Truth).
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known before `fit`."""
+
+    def fit(self, x: Any, y: Any) -> MeanDifference:
+        """Learn the mean state of each class."""
+        self.classes_ = np.unique(y)
+        means = np.stack([x[y == label].mean(0) for label in self.classes_]).astype(np.float64)
+        if len(means) == 2:
+            self.coef_ = (means[1] - means[0])[None]
+            self.intercept_ = -(self.coef_ @ (means[0] + means[1]) / 2)
+        else:
+            self.coef_, self.intercept_ = means, -(means**2).sum(1) / 2
+        return self
+
+
+class Always:
+    """The one class that there was to learn from."""
+
+    def __init__(self, label: Any) -> None:
+        self.classes_ = np.array([label])
+
+    def predict(self, x: Any) -> Any:
+        """Labels ``[n]``."""
+        return np.repeat(self.classes_, len(x))
+
+    def predict_proba(self, x: Any) -> Floats:
+        """``[n, 1]``: 1."""
+        return np.ones((len(x), 1))
+
 
 def reader_for(kind: str, strength: float, seed: int, *, numbers: bool) -> Any:
-    """Something that learns, behind a standardisation that it learns too.
+    """Something that learns by itself, behind a standardisation that it learns too.
 
     Parameters
     ----------
     kind
-        One of `KINDS`.
+        ``"mean_difference"``, ``"mlp"``, or ``"linear"`` for numbers.
     strength
         ``C`` of a regression: the larger, the less its weights are held small.
     seed
@@ -71,21 +112,25 @@ def reader_for(kind: str, strength: float, seed: int, *, numbers: bool) -> Any:
     numbers
         Whether labels are numbers to be predicted and not classes.
     """
-    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.linear_model import Ridge
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if kind == "mean_difference":
         return MeanDifference()
-    if kind == "mlp":
-        made = MLPRegressor if numbers else MLPClassifier
-        inner = made((HIDDEN,), alpha=1 / strength, max_iter=STEPS // 2, random_state=seed)
-    elif numbers:
-        inner = Ridge(alpha=1 / strength)
-    else:
-        inner = LogisticRegression(C=strength, max_iter=STEPS)
+    if kind == "linear":
+        return make_pipeline(StandardScaler(), Ridge(alpha=1 / strength))
+    made = MLPRegressor if numbers else MLPClassifier
+    inner = made((HIDDEN,), alpha=1 / strength, max_iter=STEPS, random_state=seed)
     return make_pipeline(StandardScaler(), inner)
+
+
+def probabilities(reader: Any, x: Any, classes: int) -> Floats:
+    """``[n, class]``: what a reader gives each class; 0 for one that it never saw."""
+    found = np.zeros((len(x), classes))
+    found[:, reader.classes_] = reader.predict_proba(x)
+    return found
 
 
 def scores_of(reader: Any, x: Any, classes: Sequence[Any]) -> Floats:
@@ -106,13 +151,11 @@ def plane_of(reader: Any) -> tuple[Floats, Floats] | None:
 
     A standardisation before it is folded in. None where it is not linear.
     """
-    inner = reader if isinstance(reader, MeanDifference) else reader[-1]
+    if isinstance(reader, Linear):
+        return reader.coef_, reader.intercept_
+    scaler, inner = reader
     if not hasattr(inner, "coef_"):
         return None
-    weight = np.atleast_2d(np.asarray(inner.coef_, dtype=np.float64))
+    weight = np.atleast_2d(np.asarray(inner.coef_, dtype=np.float64)) / scaler.scale_
     bias = np.atleast_1d(np.asarray(inner.intercept_, dtype=np.float64))
-    if isinstance(reader, MeanDifference):
-        return weight, bias
-    scaler = reader[0]
-    weight = weight / scaler.scale_
     return weight, bias - weight @ scaler.mean_

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
+
+from layerlens.analyses.probing.states import Points
 
 STEPS = 1000
 """Most steps of the solver."""
@@ -64,13 +66,13 @@ class Scale:
         ``[n]`` bool: the examples that means and deviations are taken of.
     """
 
-    def __init__(self, states: Sequence[np.ndarray], taught: np.ndarray) -> None:
+    def __init__(self, states: Points, taught: np.ndarray) -> None:
         own = [states[place][taught] for place in range(len(states))]
         self.means = [layer.mean(0, dtype=np.float64).astype(np.float32) for layer in own]
         wide = [layer.std(0, dtype=np.float64) for layer in own]
         self.deviations = [np.where(one > 0, one, 1).astype(np.float32) for one in wide]
 
-    def of(self, states: Sequence[np.ndarray], chosen: np.ndarray, memory_limit: int) -> np.ndarray:
+    def of(self, states: Points, chosen: np.ndarray, memory_limit: int) -> np.ndarray:
         """The chosen examples ``[l, n, d]`` float32, in a file where they are larger than that."""
         shape = (len(states), int(chosen.sum()), states[0].shape[1])
         made = _array(shape, memory_limit)

@@ -14,10 +14,13 @@ from layerlens.analyses.probing.asked import points_of, task_of
 from layerlens.analyses.probing.controls import shuffled
 from layerlens.analyses.probing.examples import Examples, recorded
 from layerlens.analyses.probing.folds import Folds, judged
+from layerlens.analyses.probing.learner import Learner
 from layerlens.analyses.probing.marks import marks_of
 from layerlens.analyses.probing.matched import matched
+from layerlens.analyses.probing.plan import Plan
 from layerlens.analyses.probing.rank_correlation import against_chance, between
 from layerlens.analyses.probing.retrieval import unit_rows
+from layerlens.analyses.probing.states import Kept
 from layerlens.errors import InputError
 from layerlens.metrics.base import Arrays
 from layerlens.metrics.batch import Batch, split
@@ -68,16 +71,18 @@ class Scoring:
         """Score each layer by a probe of labels."""
         given, unit = marks_of(self.job, labels, groups)
         found = self._record(self.tokens)
-        task, kept = task_of(given, unit, found.text, -1)
+        task, kept = task_of(given, unit, found, -1)
         folds, blind = Folds.of(task, self.n_folds, self.seed), shuffled(task, self.seed)
         self._declare(metrics, MAJORITY)
         if task.numbers:
             self.job.describe("score", long_name="share of the labels' variance explained")
         self._emit(MAJORITY, slice(None), [np.full(len(self.points), task.majority)] * 3)
-        for place, states in enumerate(found.states):
-            for row, own in ((TASK, task), (SHUFFLED, blind)):
-                self.job.tick()
-                said = judged(states[kept], own, folds, "linear", self.strength, self.seed).numbers
+        learner = Learner("linear", self.seed)
+        plan = Plan({TASK: task, SHUFFLED: blind}, folds, set(), set(), self.strength, learner)
+        for place, states in enumerate(Kept(found.states, kept)):
+            self.job.tick()
+            for row, learned in plan.learn(states).items():
+                said = judged(states, plan.tasks[row], folds, learned.folds).numbers
                 ends = [said[f"accuracy{end}"] for end in ("", "_low", "_high")]
                 self._emit(row, place, [np.array(value) for value in ends])
             self.job.progress(place + 1, len(self.points), "scores")
