@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.probing.minimal_pairs import minimal_pairs
     from layerlens.analyses.probing.probe import probe
     from layerlens.analyses.probing.probe_conditions import probe_conditions
+    from layerlens.analyses.probing.probe_tasks import probe_tasks
     from layerlens.analyses.probing.sentence_scores import sentence_scores
     from layerlens.analyses.relevance.relevance import relevance
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
@@ -140,6 +141,7 @@ if TYPE_CHECKING:
         LensView,
         MetricsView,
         PatchView,
+        ScatterView,
     )
     from layerlens.views.explore import explore
     from layerlens.views.given_attention import (
@@ -215,6 +217,7 @@ _PLACES = {
     "layer_mix": "layerlens.analyses.probing.layer_mix",
     "probe": "layerlens.analyses.probing.probe",
     "probe_steering": "layerlens.analyses.steering.probe_steering",
+    "probe_tasks": "layerlens.analyses.probing.probe_tasks",
     "ablate_sweep": "layerlens.analyses.removal.ablate_sweep",
     "attention": "layerlens.analyses.attention.patterns",
     "top_texts": "layerlens.analyses.neurons.top_texts",
@@ -323,6 +326,7 @@ __all__ = [
     "Result",
     "ResultError",
     "Runs",
+    "ScatterView",
     "Site",
     "SiteError",
     "Source",
@@ -413,6 +417,7 @@ __all__ = [
     "probe",
     "probe_conditions",
     "probe_steering",
+    "probe_tasks",
     "quantisation_sensitivity",
     "record",
     "relevance",

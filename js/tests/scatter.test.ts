@@ -99,7 +99,13 @@ describe("the marks of a scatter", () => {
     const [red, blue] = [0xff0000ff, 0xffff0000].map((one) => one >>> 0) as [number, number];
     expect(blended(red, blue)).toBe(red);
     const half = blended(0x800000ff, blue);
-    expect([half & 255, (half >>> 16) & 255, half >>> 24]).toEqual([128, 127, 255]);
+    const [r, b, opacity] = [half & 255, (half >>> 16) & 255, half >>> 24];
+    expect(opacity).toBe(255);
+    for (const channel of [r, b]) expect(Math.abs(channel - 127.5)).toBeLessThan(1);
+    // An edge over an edge lets through a quarter, and both have a share.
+    const edges = blended(0x800000ff, 0x80ff0000);
+    expect(edges >>> 24).toBe(192);
+    expect((edges & 255) / ((edges & 255) + ((edges >>> 16) & 255))).toBeCloseTo(2 / 3, 1);
   });
 });
 

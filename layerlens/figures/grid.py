@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from layerlens.figures.canvas import (
+    CHARACTER,
     FONT,
     checks_line,
     new_figure,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LABEL_CHARACTERS = 14
+_ROW_TITLE = 0.32  # inches: what rows are, upright beside their names
 _HATCH = "//////"
 _ESTIMATE = "\\" * 4  # the other way than what has no value
 _LINES = 0.35  # strength of its lines
@@ -113,7 +115,9 @@ def grid_figure(
     above = _headline(data, grid, title)
     lines = wrapped(above[1:], layout.size[0])
     room = _label_height(grid, layout) + notes_height(notes, layout.size[0])
-    layout = replace(layout, bottom=room, top=0.42 + 0.14 * len(lines))
+    names = CHARACTER * max(map(len, grid.rows), default=0)
+    left = max(layout.left, _ROW_TITLE + names)
+    layout = replace(layout, bottom=room, top=0.42 + 0.14 * len(lines), left=left)
     figure = new_figure(layout.size, colors)
     axes = figure.add_axes(layout.box, facecolor=colors.page)
     mesh = _cells(axes, grid, colors)

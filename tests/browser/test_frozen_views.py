@@ -41,8 +41,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     edges = ll.CurvesView(model, "knockout", TEXT, sources={"a": [0], "b": [1]})
     of_one = ll.FeatureView(model, [TEXT, TEXT[::-1]], small_sae(model), 1, k=2)
     of_one.meanings = {"1": "a word"}
+    words = [[5, i, 9, j] for i in (10, 11, 12, 13) for j in (20, 21)]
+    labels = [str(text[1] % 2) for text in words]
+    plane = ll.ScatterView(model, "state_map", words, labels=labels, method="lda", item=0)
     found = {
         "feature": of_one,
+        "scatter": plane,
         "lens": lens,
         "generation": writing,
         "patch": bench,
@@ -93,6 +97,7 @@ def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
     "view",
     [
         "lens",
+        "scatter",
         "generation",
         "patch",
         "metrics",
