@@ -17,6 +17,7 @@ from layerlens.analyses.circuits.graph import (
     VARIABLES,
     WORDS,
     Nodes,
+    error_share,
     error_words,
     flow_check,
     influence_arrays,
@@ -329,7 +330,9 @@ def _hand_over(job: Job, growing: Growing, thresholds: dict[str, float]) -> None
 
 def _remark(job: Job, growing: Growing, nodes: Nodes, links: Links) -> None:
     """Say how much of the answers the whole graph explains, and what was left out of it."""
-    job.remark(error_words(node_influence(links, nodes.answers), links, nodes))
+    share = error_share(node_influence(links, nodes.answers), links, nodes)
+    job.note(error_share=share)
+    job.remark(error_words(share, "the graph before it was pruned"))
     if left := growing.left_out():
         job.remark(
             f"{len(growing.followed):,} features were followed, the most influential; {left:,} "

@@ -208,7 +208,9 @@ def graph_dataset(
         "text_text": text,
         "text_tokens": json.dumps(list(tokens), ensure_ascii=False),
         "text_ids": json.dumps(ids.tolist()),
-        "notes": json.dumps([*notes, error_words(influence, links, nodes)], ensure_ascii=False),
+        "notes": json.dumps(
+            [*notes, error_words(error_share(influence, links, nodes))], ensure_ascii=False
+        ),
         "options": json.dumps(dict(options or {})),
         "variables": json.dumps(list(VARIABLES)),
         "complete": 1,
@@ -233,12 +235,16 @@ def flow_check(influence: np.ndarray, links: Links, nodes: Nodes) -> Check:
     )
 
 
-def error_words(influence: np.ndarray, links: Links, nodes: Nodes) -> str:
-    """Say how much of the answers comes in as errors: what the features do not explain."""
+def error_share(influence: np.ndarray, links: Links, nodes: Nodes) -> float:
+    """Return the share of the answers that comes in as errors: what features do not explain."""
     entered = np.bincount(links.target, np.abs(links.weight), links.nodes) > 0
     whole = influence[~entered].sum()
-    share = influence[nodes.kind == ERROR].sum() / whole if whole > 0 else 0.0
+    return float(influence[nodes.kind == ERROR].sum() / whole) if whole > 0 else 0.0
+
+
+def error_words(share: float, of: str = "this graph") -> str:
+    """Say how much of the answers comes in as errors."""
     return (
-        f"Of what enters this graph, {share:.0%} are errors: what the transcoders do not "
+        f"Of what enters {of}, {share:.0%} are errors: what the transcoders do not "
         "reproduce, whose causes the graph does not show."
     )

@@ -99,6 +99,7 @@ def test_just_the_planted_circuit_is_found() -> None:
     assert weights[knows, says] == pytest.approx(activation[says] + 0.5 * root, rel=1e-4)
     logits = ll.run(model, PROMPT).logits[0, -1]
     assert weights[says, answer] == pytest.approx(float(logits[8] - logits.mean()), rel=1e-4)
+    assert data.attrs["error_share"] < 1e-3
     carried = dict(zip(names, data.influence.values.tolist(), strict=True))
     assert carried[token] == pytest.approx(1, abs=1e-3)
 
