@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.probing.probe_conditions import probe_conditions
     from layerlens.analyses.probing.probe_tasks import probe_tasks
     from layerlens.analyses.probing.sentence_scores import sentence_scores
+    from layerlens.analyses.relevance.faithfulness import faithfulness
     from layerlens.analyses.relevance.relevance import relevance
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
@@ -236,6 +237,7 @@ _PLACES = {
     "export_graph": "layerlens.analyses.circuits.graph_files",
     "import_graph": "layerlens.analyses.circuits.graph_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
+    "faithfulness": "layerlens.analyses.relevance.faithfulness",
     "relevance": "layerlens.analyses.relevance.relevance",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
     "out_of_distribution": "layerlens.analyses.information.out_of_distribution",
@@ -367,6 +369,7 @@ __all__ = [
     "export_jacobian_lens",
     "export_sae",
     "export_tuned_lens",
+    "faithfulness",
     "feature",
     "feature_circuit",
     "features",
