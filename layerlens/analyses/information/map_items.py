@@ -42,6 +42,8 @@ class Items:
         ``[n]``: the number of the label of each among these; -1 for none.
     unit
         ``[n]``: the text of each where labels are of texts, else each its own.
+    kept
+        ``[n]``: the number of each among the states that were recorded.
     """
 
     words: list[str]
@@ -49,10 +51,21 @@ class Items:
     names: list[str]
     label: np.ndarray
     unit: np.ndarray
+    kept: np.ndarray
+
+    def among(self, kept: np.ndarray) -> Items:
+        """Some of them."""
+        words = [self.words[i] for i in kept]
+        named = (self.text[kept], self.names, self.label[kept], self.unit[kept])
+        return Items(words, *named, self.kept[kept])
 
 
 def items_of(
-    model: LensModel, rows: Sequence[Row], where: Where, labels: Sequence[Any] | None
+    model: LensModel,
+    rows: Sequence[Row],
+    where: Where,
+    labels: Sequence[Any] | None,
+    skipped: int = 0,
 ) -> Items:
     """The states that `layerlens.analyses.probing.examples.recorded` keeps of rows, in its order.
 
@@ -62,6 +75,8 @@ def items_of(
         Ascending by number.
     labels
         Of each text, or of each token of each; None entries have none.
+    skipped
+        Tokens at the beginning of each text that are left out, where each is shown.
 
     Raises
     ------
@@ -78,8 +93,15 @@ def items_of(
             words.append("".join(strings)[:LONGEST])
         text += [text_of(row)] * len(examples_of(row, where))
     of = np.array(text)
+    every = np.arange(len(of))
+    kept = every
+    if where == EACH:
+        place = np.concatenate([np.arange(len(row.ids)) for row in rows])
+        kept = np.flatnonzero(place >= skipped)
+        if not len(kept):
+            raise InputError(f"skip_first is {skipped}, and no text has more tokens: skip fewer.")
     if labels is None:
-        return Items(words, of, [], np.full(len(of), -1), of)
+        return Items(words, of, [], np.full(len(of), -1), of, every).among(kept)
     flat, by_text = _flat(labels, of, where)
     known = sorted({str(label) for label in flat if label is not None})
     if len(known) > MOST_LABELS:
@@ -89,7 +111,7 @@ def items_of(
         )
     number = {name: place for place, name in enumerate(known)}
     label = np.array([-1 if one is None else number[str(one)] for one in flat])
-    return Items(words, of, known, label, of if by_text else np.arange(len(of)))
+    return Items(words, of, known, label, of if by_text else every, every).among(kept)
 
 
 def _around(strings: Sequence[str], at: int) -> str:

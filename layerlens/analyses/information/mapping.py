@@ -52,7 +52,7 @@ class Mapping:
     ----------
     job, model
         As the analysis is given them.
-    texts, points, where, method, align, components, shuffles, seed
+    texts, points, where, method, align, components, shuffles, seed, skipped
         See `layerlens.state_map`.
     labels
         Of the texts; None for none.
@@ -71,6 +71,7 @@ class Mapping:
         components: int,
         shuffles: int,
         seed: int,
+        skipped: int,
     ) -> None:
         self.job, self.model, self.points, self.where = job, model, list(points), where
         self.lda, self.align, self.components = method == "lda", align, components
@@ -78,7 +79,9 @@ class Mapping:
         self.seed = seed
         self.texts: list[Tokens | Texts] = [texts]
         self.rows = sorted(rows_of(model, texts), key=lambda row: row.number)
-        self.items = items_of(model, self.rows, where, labels)
+        self.skipped = skipped
+        self.items = items_of(model, self.rows, where, labels, skipped)
+        self.kept = [self.items.kept]
         self.own = len(self.items.text)
         self.sides: Sides | None = None
         self.fitted = np.arange(self.own)
@@ -114,7 +117,9 @@ class Mapping:
         """Texts that are drawn too and fit nothing; without a label they are "other texts"."""
         rows = sorted(rows_of(self.model, texts), key=lambda row: row.number)
         count = 1 + max(text_of(row) for row in rows)
-        more = items_of(self.model, rows, self.where, labels or ["other texts"] * count)
+        given = labels or ["other texts"] * count
+        more = items_of(self.model, rows, self.where, given, self.skipped)
+        self.kept.append(more.kept)
         names = list(dict.fromkeys([*(self.items.names or ["texts"]), *more.names]))
         number = np.array([names.index(name) for name in more.names])
         label = self.items.label if self.items.names else np.zeros(self.own, dtype=np.int64)
@@ -124,6 +129,7 @@ class Mapping:
             names,
             np.concatenate([label, number[more.label]]),
             self.items.unit,
+            self.items.kept,
         )
         self.draws = [np.concatenate([one, number[more.label]]) for one in self.draws]
         self.texts.append(texts)
@@ -186,7 +192,10 @@ class Mapping:
         ]  # fmt: skip
         before: list[np.ndarray | None] = [None, None]
         for place in range(len(self.points)):
-            states = np.concatenate([one.states[place] for one in found], dtype=np.float64)
+            states = np.concatenate(
+                [one.states[place][kept] for one, kept in zip(found, self.kept, strict=True)],
+                dtype=np.float64,
+            )
             before = self._point(place, states, before)
             self.job.progress(place + 1, len(self.points), "layers")
         check_alone(self.job, self.model, self.rows, self.points, self.where, found[0].states)

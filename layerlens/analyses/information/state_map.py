@@ -80,6 +80,7 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     positional=("labels",),
     effects={
         "spans": among("position", "span"),
+        "skip_first": among("position", EACH),
         "components": among("method", "lda"),
         "other_labels": given("other_texts"),
     },
@@ -94,6 +95,7 @@ def state_map(
     layers: Any = None,
     position: Any = -1,
     spans: Sequence[Any] | None = None,
+    skip_first: bool | int = False,
     method: str = "pca",
     align: str = "signs",
     components: int = 50,
@@ -122,6 +124,9 @@ def state_map(
         or ``"span"``: the mean over `spans`.
     spans
         For each text its first position and the one behind its last.
+    skip_first
+        Leave out the first token of each text (or so many), where each is a mark: in most models
+        its state lies so far off that it alone makes the first component.
     method
         ``"pca"``: the two principal components of all texts, which know no label; ``"lda"``: the
         two directions that tell labels apart best, fitted on a part of the texts.
@@ -187,7 +192,7 @@ def state_map(
         raise InputError("method='lda' needs labels: give labels=[...], or method='pca'.")
     work = Mapping(
         job, model, tokens, points_of(model, site, layers), where_of(position, spans), known,
-        method, align, components, shuffles, seed,
+        method, align, components, shuffles, seed, int(skip_first),
     )  # fmt: skip
     if known is not None:
         work.part(test)

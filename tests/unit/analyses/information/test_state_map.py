@@ -167,6 +167,10 @@ def test_tokens_and_other_texts(model: LensModel) -> None:
     # the first token of the first text, and what stands after it
     words = [model.token_string(i) for i in IDS[0]]
     assert data.words.values[0] == f"[{words[0]}]{''.join(words[1:5])}"
+    # without the first token of each
+    later = ll.state_map(model, IDS, LABELS, position="each", skip_first=True)
+    assert later.data.words.values[0] == f"{words[0]}[{words[1]}]{''.join(words[2:6])}"
+    assert later.data.sizes["item"] == sum(map(len, IDS)) - 24 and later.checks.ok
     # labels of tokens: position is told by nothing but the position
     own = [[i < 2 for i in range(len(ids))] for ids in IDS]
     by_token = ll.state_map(model, IDS, own, position="each").data
@@ -185,6 +189,8 @@ def test_tokens_and_other_texts(model: LensModel) -> None:
         ({"labels": LABELS[:-1]}, "23 labels and 24 texts"),
         ({"labels": [[1]] * 24, "position": "each"}, "24 labels and"),
         ({"shuffles": 1}, "shuffles is 1"),
+        ({"position": "each", "skip_first": 6}, "skip_first is 6, and no text"),
+        ({"skip_first": True}, "skip_first of state_map has an effect only with position='each'"),
         ({"components": 9}, "components of state_map has an effect only with method='lda'"),
         ({"other_labels": ["a"]}, "other_labels of state_map has an effect only where"),
     ],
