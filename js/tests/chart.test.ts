@@ -45,6 +45,8 @@ describe("the axes of charts", () => {
     expect(roomy(null, 90, 100)[0]).toBeLessThan(90);
     expect(roomy(null, -1, -0.1)[1]).toBe(0);
     expect(roomy(null, 3, 3)[1]).toBeGreaterThan(3);
+    const [low, high] = roomy(null, 14.9501, 14.9502); // labels of four digits differ
+    expect(high - low).toBeGreaterThan(0.1);
     expect(roomy(null, null, null)).toEqual([0, 1]);
     expect(roomy(null, 0, 0)).toEqual([0, 1]);
   });

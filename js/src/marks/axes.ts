@@ -88,11 +88,15 @@ export function logAxis(low: number, high: number): ValueAxis {
   };
 }
 
+/** The least range, as a share of the values: in less, labels of four digits would be alike. */
+const LEAST = 0.01;
+
 /** A little room above and below; zero is the end where it is near. */
 export function roomy(_: unknown, low: number | null, high: number | null): [number, number] {
   if (low === null || high === null || (low === 0 && high === 0)) return [0, 1];
-  const span = high - low || Math.abs(high) || 1;
-  const [from, to] = [low - 0.06 * span, high + 0.06 * span];
+  const span = Math.max(high - low, LEAST * Math.max(Math.abs(low), Math.abs(high)));
+  const middle = (low + high) / 2;
+  const [from, to] = [middle - 0.56 * span, middle + 0.56 * span];
   const nearZero = 0.35 * span;
   return [low >= 0 && low < nearZero ? 0 : from, high <= 0 && -high < nearZero ? 0 : to];
 }
