@@ -79,6 +79,7 @@ bench-smoke:
 	$(py) benchmarks/metrics.py --smoke
 	$(py) benchmarks/learning.py --smoke
 	$(py) benchmarks/features.py --smoke
+	$(py) benchmarks/attribution.py --smoke
 	$(py) benchmarks/views.py --quick
 
 packaging-test:

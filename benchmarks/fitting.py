@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from measure import Timer
+from timing import Timer
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent

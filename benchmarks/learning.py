@@ -15,7 +15,8 @@ import argparse
 
 import numpy as np
 import torch
-from measure import Timer, peak_above, tiny
+from measure import tiny
+from timing import Timer, peak_above
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent

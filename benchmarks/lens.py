@@ -21,7 +21,8 @@ from collections.abc import Callable
 
 import torch
 from fitting import report_fitted
-from measure import Timer, bridge, gpt2_shape, peak_above, rivals, tiny
+from measure import bridge, gpt2_shape, rivals, tiny
+from timing import Timer, peak_above
 from writing import report_writing
 
 import layerlens as ll

@@ -36,7 +36,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from measure import Timer, peak_above
+from timing import Timer, peak_above
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent

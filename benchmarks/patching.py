@@ -30,7 +30,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import Products, Timer, bridge, gpt2_shape, peak_above, rivals, tiny
+from measure import Products, bridge, gpt2_shape, rivals, tiny
+from timing import Timer, peak_above
 
 import layerlens as ll
 from layerlens.analyses.answers.answer_metric import Metric, make_metric

@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 
 import comm
 import torch
-from measure import Timer, gpt2_shape, rivals, tiny
+from measure import gpt2_shape, rivals, tiny
+from timing import Timer
 
 import layerlens as ll
 from layerlens.export.html import html_bytes

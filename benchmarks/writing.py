@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import Timer
+from timing import Timer
 from torch import Tensor
 
 import layerlens as ll
