@@ -55,7 +55,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "relevance": ((ONE,), {"rule": "integrated", "baseline": OTHER, "steps": 16}),
     "probe": (
         (LIST * 3,),
-        {"labels": [*"abab"] * 3, "folds": 3, "other_texts": [ONE], "other_labels": ["a"]},
+        {"labels": [*"abab"] * 3, "folds": 3, "other_texts": [ONE, OTHER], "other_labels": [*"ab"]},
     ),
     "probe_conditions": (
         (LIST * 3,),
