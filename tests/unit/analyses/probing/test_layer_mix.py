@@ -81,7 +81,9 @@ def test_a_layer_of_a_model_that_writes_the_label_is_found(model: LensModel) -> 
     random = np.random.default_rng(3)
     given = random.integers(3, 95, (60, 4)).tolist()
     labels = [ids[-1] % 2 for ids in given]
-    direction = torch.nn.functional.normalize(torch.randn(model.d_model), dim=0)
+    direction = torch.nn.functional.normalize(
+        torch.randn(model.d_model, generator=torch.Generator().manual_seed(1)), dim=0
+    )
     fed: list[list[int]] = []
     embed, mlp = model.hf.get_input_embeddings(), model.hf.model.layers[1].mlp
 

@@ -58,7 +58,9 @@ def test_a_label_that_a_block_writes_is_read_from_there_on(model: LensModel) -> 
     given = texts(80)
     labels = [number % 2 for number in range(80)]
     sign = torch.tensor(labels).float() * 2 - 1
-    direction = torch.nn.functional.normalize(torch.randn(model.d_model), dim=0)
+    direction = torch.nn.functional.normalize(
+        torch.randn(model.d_model, generator=torch.Generator().manual_seed(1)), dim=0
+    )
     block = model.hf.model.layers[1]
     known = {tuple(ids): float(sign[i]) for i, ids in enumerate(given)}
     fed: list[list[int]] = []
