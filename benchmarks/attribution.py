@@ -113,10 +113,10 @@ def report_rivals(asked: argparse.Namespace, steps: int, repeats: int) -> list[s
     for name in RIVALS:
         found = rival(asked, name, asked.tokens, steps, repeats)
         if found is None:
-            print(f"{name} is not installed there, so it takes no part: pip install {name}")
+            print(f"{name} is not installed there, so it takes no part: pip install {RIVALS[name]}")
             continue
         there.append(name)
-        words = f"{name}, {steps} steps" if name == "captum" else name
+        words = f"{name}, {steps} steps" if RIVALS[name] == "captum" else name
         times = f"{found['rival'] / found['bare']:8.2f} by CPU, bare forward {found['bare']:.3f} s"
         print(f"{words:60}{times}", flush=True)
     return there

@@ -21,10 +21,10 @@ import torch
 from timing import Timer, peak_above
 from transformers import LlamaConfig, LlamaForCausalLM
 
-RIVALS = {"by hand": "torch", "lxt": "lxt", "captum": "captum"}
-"""Packages they need."""
-ROWS = 16
-"""Steps of a way that captum takes side by side, as many as layerlens does."""
+STEP_BY_STEP = "captum, step by step"
+RIVALS = {"by hand": "torch", "lxt": "lxt", "captum": "captum", STEP_BY_STEP: "captum"}
+"""Packages they need. captum takes all steps side by side if left alone; layerlens takes as many as
+its memory limit allows, which is between the two."""
 
 
 def shape(smoke: bool) -> LlamaForCausalLM:
@@ -62,7 +62,7 @@ def by_gradient(hf: Any, ids: torch.Tensor) -> torch.Tensor:
     return (state * slope)[0].sum(-1)
 
 
-def by_captum(hf: Any, ids: torch.Tensor, steps: int) -> torch.Tensor:
+def by_captum(hf: Any, ids: torch.Tensor, steps: int, rows: int) -> torch.Tensor:
     """Integrated gradients from the mean embedding; the first token keeps its own."""
     from captum.attr import IntegratedGradients
 
@@ -77,14 +77,14 @@ def by_captum(hf: Any, ids: torch.Tensor, steps: int) -> torch.Tensor:
         return out.logits[:, -1, answer]
 
     method = IntegratedGradients(logit)
-    found = method.attribute(state, baselines=start, n_steps=steps, internal_batch_size=ROWS)
+    found = method.attribute(state, baselines=start, n_steps=steps, internal_batch_size=rows)
     return found[0].sum(-1)
 
 
 def prepared(name: str, hf: Any, steps: int) -> Callable[[torch.Tensor], object]:
     """What is timed of a rival, given tokens."""
-    if name == "captum":
-        return lambda ids: by_captum(hf, ids, steps)
+    if RIVALS[name] == "captum":
+        return lambda ids: by_captum(hf, ids, steps, 1 if name == STEP_BY_STEP else steps)
     if name == "lxt":
         from lxt.efficient import monkey_patch
         from lxt.efficient.models.llama import attnLRP
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rival", choices=RIVALS)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=ROWS)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
