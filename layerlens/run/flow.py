@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
 _GATED: WeakKeyDictionary[LensModel, tuple[bool, ...]] = WeakKeyDictionary()
+_LINEAR: WeakKeyDictionary[LensModel, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,21 @@ def require_flow(model: LensModel) -> None:
                 "it, or it is part of a larger function), and no rule says how relevance passes "
                 "it: take rule='input_x_gradient' or 'integrated'."
             )
+    if not _linear_head(model):
+        raise ModelError(
+            f"The head of {model.name} is more than one linear map, and no rule says how "
+            "relevance passes it: take rule='input_x_gradient' or 'integrated'."
+        )
+
+
+def _linear_head(model: LensModel) -> bool:
+    """Whether the head is one linear map; tried once a model, which reads all of its weights."""
     head = model.anatomy.head
-    if head is not None:
+    if model not in _LINEAR:
         with model.running():
             like = model.head_input(torch.zeros(1, model.d_model).to(model.device, model.dtype))
-            linear = adds_up(model.hf.get_submodule(head.head), like)
-        if not linear:
-            raise ModelError(
-                f"The head of {model.name} is more than one linear map, and no rule says how "
-                "relevance passes it: take rule='input_x_gradient' or 'integrated'."
-            )
+            _LINEAR[model] = head is None or adds_up(model.hf.get_submodule(head.head), like)
+    return _LINEAR[model]
 
 
 def gated(model: LensModel) -> tuple[bool, ...]:

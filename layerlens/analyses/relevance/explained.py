@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from layerlens.errors import InputError
 from layerlens.model.head import apply
@@ -38,14 +39,23 @@ class Explained:
         self.capped = "cap" in names
         self._operations = head.operations[: names.index("cap") if self.capped else None]
         self._widens = head.widens
+        self._matrix = model.head_matrix()
         self.answer, self.wrong = answer, wrong
 
     def __call__(self, final: Tensor) -> Tensor:
-        """The number for each of ``[n, d_model]``, ``[n]`` float32."""
-        logits = self._head(self._model.head_input(final))
-        logits = apply(self._operations, logits.float() if self._widens else logits).float()
-        found = logits[:, self.answer]
-        return found if self.wrong is None else found - logits[:, self.wrong]
+        """The number for each of ``[n, d_model]``, ``[n]`` float32.
+
+        Only the rows of the head that are needed are read where it is one linear map.
+        """
+        tokens = [self.answer, *([] if self.wrong is None else [self.wrong])]
+        x = self._model.head_input(final)
+        if (matrix := self._matrix) is not None:
+            bias = None if matrix.bias is None else matrix.bias[tokens].float()
+            logits = linear(x.float(), matrix.weight[tokens].float(), bias) * matrix.scale
+        else:
+            logits = self._head(x)[:, tokens]
+            logits = apply(self._operations, logits.float() if self._widens else logits).float()
+        return logits[:, 0] if self.wrong is None else logits[:, 0] - logits[:, 1]
 
     @property
     def words(self) -> str:

@@ -219,8 +219,8 @@ def _check_options(model: LensModel, rule: str, at: str, steps: int, draws: int)
         raise nearest(str(at), list(DEPTHS), "Depth")
     if whole(steps, "steps") < 1:
         raise InputError(f"steps is {steps}; expected 1 or more.")
-    if whole(draws, "draws") < 0:
-        raise InputError(f"draws is {draws}; expected 0 or more.")
+    if not 0 <= whole(draws, "draws") <= model.d_vocab // 2 - 1:
+        raise InputError(f"draws is {draws}; expected from 0 to half of the vocabulary.")
     if rule in FLOWS:
         require_flow(model)
 

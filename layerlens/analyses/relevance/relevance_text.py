@@ -76,8 +76,7 @@ class RelevanceText:
         self.where = {"batch": row} if self.job.batched else {}
         self.base = record_base(self.model, text)
         answer, wrong = asked
-        logits = self.model.unembed(self.base.final[None])[0]
-        right = int(logits.argmax()) if answer is None else self.model.token_id(answer)
+        right = self._own_answer() if answer is None else self.model.token_id(answer)
         other = None if wrong is None else self.model.token_id(wrong)
         self.explained = Explained(self.model, right, other)
         self.plain = float(self.explained(self.base.final[None])[0])
@@ -85,6 +84,12 @@ class RelevanceText:
         self.words = self.words or self.explained.words
         self.random = self._random(*control, row)
         self.passes += 1
+
+    def _own_answer(self) -> int:
+        """The token that the model itself gives."""
+        logits = self.base.trace.logits
+        assert logits is not None  # the model has a head: the contract asked
+        return int(logits[0, self.base.at if logits.shape[1] > 1 else 0].argmax())
 
     def _random(self, draws: int, seed: int, row: int) -> list[Explained]:
         """Random answers, or pairs of them, none of them one that is asked for."""

@@ -145,7 +145,8 @@ def test_random_answers_beside(llama: ll.LensModel) -> None:
     [
         ({"rule": "lrp"}, InputError, "attnlrp"),
         ({"at": "block"}, InputError, "layers"),
-        ({"draws": -1}, InputError, "0 or more"),
+        ({"draws": -1}, InputError, "from 0"),
+        ({"draws": 99}, InputError, "half of the vocabulary"),
         ({"rule": "integrated", "baseline": [1, 2]}, InputError, "as many"),
         ({"answer": 4, "wrong": 4}, InputError, "same token"),
         ({"steps": 20}, InputError, "integrated"),
