@@ -65,7 +65,9 @@ describe("values without a neighbour", () => {
   it("are found, for no line would show them", async () => {
     const { alone } = await chart();
     expect(alone([1, null, 2, null, 3])).toEqual([0, 2, 4]);
-    expect(alone([0, undefined, 2, 3, null, null])).toEqual([0]);
+    // where none was asked for, the line goes on
+    expect(alone([0, undefined, 2, 3, null, 5])).toEqual([5]);
+    expect(alone([null, undefined, 2, undefined, null])).toEqual([2]);
     expect(alone([1, 2, 3])).toEqual([]);
   });
 });

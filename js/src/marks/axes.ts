@@ -18,7 +18,9 @@ export interface ValueAxis {
 /** Nothing below this is drawn apart on the logarithmic scale. */
 const FLOOR = 1e-12;
 
-type Values = readonly (number | null)[];
+/** A number; null where one is missing; undefined where none was asked for, and a line goes on. */
+export type Value = number | null | undefined;
+type Values = readonly Value[];
 
 /** Probabilities: from 0 to 1, or over the powers of ten down to the smallest one that is shown. */
 export function shareAxis(lines: readonly Values[], log: boolean): ValueAxis {
@@ -54,7 +56,7 @@ const BEYOND = 2;
 
 /** The range of most values where a few lie so far off that they would flatten all others. */
 export function usualRange(lines: readonly Values[]): [low: number, high: number] | null {
-  const values = lines.flat().filter((v): v is number => v !== null && !Number.isNaN(v));
+  const values = lines.flat().filter((v): v is number => v != null && !Number.isNaN(v));
   if (values.length < ENOUGH) return null;
   values.sort((a, b) => a - b);
   const few = Math.floor(APART * values.length);
@@ -103,7 +105,7 @@ export function roomy(_: unknown, low: number | null, high: number | null): [num
 
 function lowest(lines: readonly Values[]): number {
   let low = 0.1;
-  for (const line of lines) for (const v of line) if (v !== null && v < low) low = v;
+  for (const line of lines) for (const v of line) if (v != null && v < low) low = v;
   return Math.max(low, FLOOR);
 }
 

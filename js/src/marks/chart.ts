@@ -1,17 +1,17 @@
 import uPlot from "uplot";
 import type { LineStyle, Palette } from "../theme/palette";
-import { placeTicks, type ValueAxis } from "./axes";
+import { placeTicks, type Value, type ValueAxis } from "./axes";
 import { namedSpots } from "./places";
 
 export interface ChartLine {
   style: LineStyle;
-  values: readonly (number | null)[];
+  values: readonly Value[];
   /** Whether its places are things of their own, which no line joins. */
   dots?: boolean | undefined;
   /** How wide it is drawn, where some of the lines stand out; 2 pixels where none does. */
   width?: number | undefined;
   /** The ends of the interval around each value. */
-  band?: { low: readonly (number | null)[]; high: readonly (number | null)[] } | undefined;
+  band?: { low: readonly Value[]; high: readonly Value[] } | undefined;
 }
 
 export interface ChartInput {
@@ -263,8 +263,9 @@ function seriesOf({ style, band, dots, width = 2 }: ChartLine, count: number): u
 
 /** Where a value stands between two that are missing. */
 export function alone(values: ArrayLike<number | null | undefined> = []): number[] {
-  const has = (i: number) => values[i] != null;
-  return Array.from(values, (_, i) => i).filter((i) => has(i) && !has(i - 1) && !has(i + 1));
+  const asked = Array.from(values, (_, i) => i).filter((i) => values[i] !== undefined);
+  const has = (at: number) => values[asked[at] ?? -1] != null;
+  return asked.filter((_, at) => has(at) && !has(at - 1) && !has(at + 1));
 }
 
 /** The number of each line's series; that of the first is 1. */
@@ -292,7 +293,7 @@ export function beyondOf({ places, lines, axis }: Omit<ChartInput, "font">): Bey
   const found: Beyond[] = [];
   for (const { values, style } of lines) {
     values.forEach((value, i) => {
-      if (value === null || !(value < low || value > high)) return;
+      if (value == null || !(value < low || value > high)) return;
       const [place, up] = [places[i] ?? 0, value > high];
       const rank = found.filter((other) => other.place === place && other.up === up).length;
       found.push({ value, place, color: style.color, up, rank });
@@ -314,8 +315,9 @@ function bandsOf(lines: readonly ChartLine[], { name }: Palette): uPlot.Band[] {
 
 function dataOf({ places, spots, lines, axis }: ChartInput): uPlot.AlignedData {
   const { floor } = axis;
-  const seen = (values: readonly (number | null)[]) =>
+  const seen = (values: readonly Value[]) =>
     values.map((v) => {
+      if (v === undefined) return v;
       if (v === null || Number.isNaN(v)) return null;
       return floor === undefined ? v : Math.max(v, floor);
     });

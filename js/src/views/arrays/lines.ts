@@ -52,11 +52,12 @@ export function chartLine(
   dots = false,
 ): ChartLine {
   const { array, k } = line;
-  const values = places.map((place) => data.atPlace(array, place, k));
+  const asked = places.map((place) => data.find(array, place, k) !== null);
+  const values = places.map((place, i) => (asked[i] ? data.atPlace(array, place, k) : undefined));
   if (!array.interval) return { style, values, dots };
-  const intervals = places.map((place) => data.intervalAtPlace(array, place, k));
-  const low = intervals.map((interval) => interval?.low ?? null);
-  const high = intervals.map((interval) => interval?.high ?? null);
+  const ends = places.map((place) => data.intervalAtPlace(array, place, k));
+  const low = ends.map((end, i) => (asked[i] ? (end?.low ?? null) : undefined));
+  const high = ends.map((end, i) => (asked[i] ? (end?.high ?? null) : undefined));
   return { style, values, dots, band: { low, high } };
 }
 
@@ -70,7 +71,7 @@ export function axisOf(
   let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   for (const { values } of lines) {
     for (const value of values) {
-      if (value === null || Number.isNaN(value)) continue;
+      if (value == null || Number.isNaN(value)) continue;
       low = Math.min(low, value);
       high = Math.max(high, value);
     }
