@@ -40,7 +40,7 @@ SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 USUAL = ("attnlrp", "cp", "input_x_gradient", "gradient")
 RANDOM = "random"
 _CURVE, _ORDER = ("order", "share"), ("order",)
-_BAND = "of random orders, {} end of the 95 % band"
+_BAND = "random orders: {}, {} end of 95 %"
 _CURVES = {
     "deletion": "fall of the answer without the first tokens of the order",
     "sufficiency_curve": "fall of the answer with the first tokens of the order alone",
@@ -65,10 +65,8 @@ VARIABLES = {
         ).items()
     },
     **{
-        f"{mean}_chance_{end}": Variable(
-            (), "float64", "1", f"{words}, {_BAND.format(side)}", signed=True
-        )
-        for mean, words in _MEANS.items()
+        f"{mean}_chance_{end}": Variable((), "float64", "1", _BAND.format(mean, side), signed=True)
+        for mean in _MEANS
         for end, side in (("low", "lower"), ("high", "upper"))
     },
 }
