@@ -12,9 +12,10 @@ from torch import Tensor
 from layerlens.analyses.answers.answer_metric import Metric, MetricFunction, make_metric
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.depth.finercut_trials import Unit, units_of
-from layerlens.analyses.depth.path_gradients import INSIDE, Along, PathGradients
+from layerlens.analyses.depth.path_gradients import Along, PathGradients
 from layerlens.analyses.depth.skip_sets import unit_name
 from layerlens.analyses.sweeps.clean_pass import tolerance
+from layerlens.analyses.sweeps.straight_way import FEWEST, INSIDE, TIMES, WITHIN
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
@@ -27,12 +28,6 @@ from layerlens.run.many_edits import DEFAULT_LIMIT
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-WITHIN = 0.01
-"""Share of the largest change that an attribution may miss of the change it divides."""
-
-FEWEST, TIMES = 16, 4
-"""Steps at first, and how many times as many where they were not enough."""
 
 _ROW = ("sublayer",)
 VARIABLES = {

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from layerlens.analyses.sweeps.straight_way import INSIDE, places
 from layerlens.errors import InputError
 from layerlens.run.changes import Change
 from layerlens.run.gate import Gate
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.sites import Site
     from layerlens.model.text import Tokens
-
-INSIDE = 24
-"""States that a block keeps of each token for its way back, about."""
 
 
 class Along(NamedTuple):
@@ -101,10 +98,10 @@ class PathGradients:
         steps
             Gradients that are taken, at the nodes of Gauss-Legendre.
         """
-        nodes, sizes = np.polynomial.legendre.leggauss(steps)
+        shares, sizes = places(steps)
         # The last two have no weight: the baseline, and the random direction.
-        every = torch.tensor([*((nodes + 1) / 2), 0.0, 0.0])
-        weighed = torch.tensor([*(sizes / 2), 0.0, 0.0])
+        every = torch.cat([shares, shares.new_zeros(2)])
+        weighed = torch.cat([sizes, sizes.new_zeros(2)])
         total = torch.zeros(off.shape[0], dtype=torch.float64)
         ends: list[float] = []
         for start in range(0, len(every), self.rows):

@@ -30,6 +30,8 @@ class Found(NamedTuple):
         The answer's number in the pass with the rule.
     at
         Site to relevance, ``[position]`` float64.
+    along
+        The derivative along all states of the first site.
     constant
         ``[n_layers + 1]`` float64: what has no token, because biases from this block on add it;
         the last is that of the final norm and the head.
@@ -37,6 +39,7 @@ class Found(NamedTuple):
 
     value: float
     at: dict[Site, np.ndarray]
+    along: float
     constant: np.ndarray
 
 
@@ -83,16 +86,22 @@ def by_gradient(
             relevance = {
                 site: _relevance(values[site][0], slope, rule) for site, slope in by_site.items()
             }
-            found.append(Found(float(value.detach()), relevance, _constant(model, adding, by_bias)))
+            along = float(_products(values[sites[0]][0], by_site[sites[0]]).sum())
+            constant = _constant(model, adding, by_bias)
+            found.append(Found(float(value.detach()), relevance, along, constant))
     return found
 
 
 def _relevance(value: Tensor, slope: Tensor, rule: str) -> np.ndarray:
     """``[position]`` float64."""
-    slope = slope.double()
-    parts = slope.square() if rule == "gradient" else value.detach().double() * slope
-    found: np.ndarray = parts.sum(-1).cpu().numpy()
-    return np.sqrt(found) if rule == "gradient" else found
+    found: Tensor = slope.double().norm(dim=-1) if rule == "gradient" else _products(value, slope)
+    relevance: np.ndarray = found.cpu().numpy()
+    return relevance
+
+
+def _products(value: Tensor, slope: Tensor) -> Tensor:
+    """Values times derivatives, ``[position]`` float64."""
+    return (value.detach().double() * slope.double()).sum(-1)
 
 
 def _constant(model: LensModel, adding: dict[str, Tensor], slopes: dict[str, Tensor]) -> np.ndarray:

@@ -23,6 +23,7 @@ from layerlens.analyses.relevance.token_orders import (
     scores_by_rule,
 )
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
+from layerlens.analyses.sweeps.straight_way import INSIDE
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
@@ -85,8 +86,10 @@ def count_work(
     longest = max(tokens.lengths)
     orders = len(rules) * 2 + len(BESIDE) + whole(draws, "draws")
     runs = 2 * len(SHARES) * orders + longest
-    held = longest * model.d_model * model.dtype.itemsize * model.n_layers * 24
-    return Work(2 + 3 * len(rules) + runs, runs, max(held, min(memory_limit, runs * held // 24)))
+    held = longest * model.d_model * model.dtype.itemsize * model.n_layers * INSIDE
+    return Work(
+        2 + 3 * len(rules) + runs, runs, max(held, min(memory_limit, runs * held // INSIDE))
+    )
 
 
 @analysis(

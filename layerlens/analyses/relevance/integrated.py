@@ -11,18 +11,12 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.relevance.explained import Explained
+from layerlens.analyses.sweeps.straight_way import FEWEST, INSIDE, TIMES, WITHIN, places
 from layerlens.run.replay import BlockCall, capture_calls
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
-
-INSIDE = 24
-"""States that a block keeps of each token for its way back, about."""
-FEWEST, TIMES = 16, 4
-"""Steps at first, and how many times as many where they do not add up."""
-WITHIN = 0.01
-"""Share of the answer by which they may miss it."""
 
 
 class Along(NamedTuple):
@@ -124,8 +118,7 @@ class Integrated:
         return there
 
     def _way(self, layer: int, there: Tensor, steps: int) -> np.ndarray:
-        nodes, sizes = np.polynomial.legendre.leggauss(steps)
-        alphas, weights = torch.tensor((nodes + 1) / 2), torch.tensor(sizes / 2)
+        alphas, weights = places(steps)
         way = self.states[layer] - there
         total = torch.zeros(len(way), dtype=torch.float64)
         for start in range(0, steps, self.rows):

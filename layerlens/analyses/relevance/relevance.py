@@ -11,11 +11,11 @@ import torch
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
-from layerlens.analyses.relevance.integrated import FEWEST, WITHIN
 from layerlens.analyses.relevance.relevance_cell import open_relevance
 from layerlens.analyses.relevance.relevance_text import RelevanceText
 from layerlens.analyses.relevance.rules import CONSERVING, FLOWS, RULES
 from layerlens.analyses.sweeps.clean_pass import tolerance
+from layerlens.analyses.sweeps.straight_way import FEWEST, INSIDE, WITHIN
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 DEPTHS = ("layers", "embed")
 STEP_WITHIN = 0.05
 """Share by which a derivative may differ from what a small step gives."""
-INSIDE = 24
-"""States that a block keeps of each token for a way back, about."""
 
 _CELL, _POINT, _SUB = ("point", "position"), ("point",), ("sublayer",)
 VARIABLES = {

@@ -197,21 +197,8 @@ class RelevanceText:
             forward(self.model, self.base.tokens, [last], keep, logits=None, changes=[change])
         self.passes += 2
         wanted = (found[0] - found[1]) / (2 * STEP)
-        if self.rule == "gradient":  # its length says nothing of one direction
-            (plain,) = by_gradient(
-                self.model,
-                self.base.tokens,
-                self.base.at,
-                [site],
-                [self.explained],
-                "input_x_gradient",
-            )
-            self.passes += 3
-            along = float(plain.at[site].sum())
-        else:
-            along = float(own.at[site].sum())
         size = max(abs(wanted), float(np.abs(own.at[site]).sum()), 1e-9)
-        self.step_off = max(self.step_off, abs(along - wanted) / size)
+        self.step_off = max(self.step_off, abs(own.along - wanted) / size)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
