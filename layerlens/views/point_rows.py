@@ -37,12 +37,14 @@ class PointRows(LiveView):
 
     @t.observe("row")
     def _row_changed(self, change: Any) -> None:
+        self._row_given = True  # before the first picture, too
         layers = self._layers()
         if layers:
             self.layer = layers[self.row]
 
     @t.observe("layer")
     def _layer_changed(self, change: Any) -> None:
+        self._row_given = True
         layers = self._layers()
         if not layers or layers[self.row] == self.layer:
             return
