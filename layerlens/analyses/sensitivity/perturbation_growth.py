@@ -20,14 +20,31 @@ if TYPE_CHECKING:
 _ROW = ("layer",)
 VARIABLES = {
     name: variable
-    for way, of in WAYS.items()
-    for name, variable in with_interval(
-        f"growth_{way}", Variable(_ROW, "float64", "1", f"relative change of the states, {of}")
-    ).items()
+    for way, words in WAYS.items()
+    for name, variable in {
+        **with_interval(
+            f"growth{way}", Variable(_ROW, "float64", "1", f"relative change of the states{words}")
+        ),
+        f"gain{way}": Variable(
+            _ROW,
+            "float64",
+            "1",
+            f"change after the layer over the one before it{words}",
+            unclipped=True,
+        ),
+        f"vulnerable{way}": Variable(
+            _ROW,
+            "float64",
+            "1",
+            f"how surely the layer stands out{words}",
+            formula="share of resamples of texts in which growth is above its mean over layers + "
+            "1 standard deviation",
+            source="layerlens",
+        ),
+        f"loss_change{way}": Variable((), "float64", "nats", f"change of the loss{words}"),
+    }.items()
 } | {
     "ratio": Variable(_ROW, "float64", "1", "worst over random change of the states"),
-    "loss_change_worst": Variable((), "float64", "nats", "change of the loss, worst change"),
-    "loss_change_random": Variable((), "float64", "nats", "change of the loss, random changes"),
     "loss": Variable((), "float64", "nats", "loss of the model as it is"),
 }
 
@@ -80,9 +97,13 @@ def perturbation_growth(
 
     With ``d_t`` the change of token ``t``'s state ``h_t``, ``|d_t| = epsilon * |h_t|``, and
     ``h`` and ``h'`` the states of a text after a layer without and with it, ``growth`` is
-    ``|h' - h| / |h|`` (Frobenius norms over the tokens that count). ``random``: directions drawn
-    at random. ``worst``: the first of them, moved in ``steps`` steps along the gradient of the
-    text's loss, each a quarter of the change long and brought back to its length.
+    ``|h' - h| / |h|`` (Frobenius norms over the tokens that count). The change begins at random,
+    and takes ``steps`` steps along the gradient of the text's loss, each a quarter of its length
+    and brought back to it; ``_chance`` is the control, changes drawn at random. ``ratio`` is the
+    one growth over the other, and ``gain`` what a layer itself makes of the change that reaches it:
+    the growth after it over the one before. ``vulnerable`` tells layers that stand out: in what
+    share of resamples of the texts their growth is more than one standard deviation (over layers)
+    above the mean of all layers.
 
     Parameters
     ----------
@@ -101,7 +122,11 @@ def perturbation_growth(
     Notes
     -----
     Means over texts, with intervals over them; ``ratio`` is that of the two means. The loss is
-    that of the next token. A block that adds nothing leaves ``growth`` as it is.
+    that of the next token. A block that adds nothing leaves ``growth`` as it is. Growth by layer is
+    that of Khalooei et al. (of whole batches there); their code has no rule by which a layer is a
+    vulnerable one, and no random changes beside the worst: these, the rule and ``gain`` are ours.
+    A remark names the layers that stand out in at least 80 % of the resamples, and which of them
+    random changes find, too: those make any change larger, and say nothing of an attack.
 
     Raises
     ------

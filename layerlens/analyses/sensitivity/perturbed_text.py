@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.job import Job
+from layerlens.analyses.sensitivity.picked_layers import SURE, far_above, picked
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.metrics.batch import Batch
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 STEP = 0.25
 """Length of an ascending step, in lengths of the change."""
 
-WAYS = {"worst": "the worst change found", "random": "random changes"}
+WAYS = {"": "", "_chance": ", random changes"}
+"""The worst change found and random ones: how names of their numbers end, and their words."""
 
 
 class Changes(NamedTuple):
@@ -56,7 +59,8 @@ class Growth:
         self.job, self.model, self.tokens = job, model, tokens
         self.epsilon, self.skip = epsilon, skip
         self.growth = {way: TokenMeans(model.n_layers) for way in WAYS}
-        self.losses = {way: TokenMeans(1) for way in ("clean", *WAYS)}
+        self.curves: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
+        self.losses = {way: TokenMeans(1) for way in (*WAYS, "clean")}
         self.passes = 0
         self.off = 0.0
 
@@ -65,8 +69,8 @@ class Growth:
         found = self.changes(row, steps, draws, seed)
         self.losses["clean"].add_texts((0,), _one(found.loss), self.batch)
         with torch.no_grad():
-            self._count("random", found.clean, found.loss, found.random)
-            self._count("worst", found.clean, found.loss, [found.worst])
+            self._count("_chance", found.clean, found.loss, found.random)
+            self._count("", found.clean, found.loss, [found.worst])
 
     def changes(self, row: int, steps: int, draws: int, seed: int) -> Changes:
         """Draw the changes of one text, and move the first towards the worst."""
@@ -134,9 +138,10 @@ class Growth:
             growth.append(moved[1:])
             losses.append(float(other) - loss)
         mean = torch.tensor(growth, dtype=torch.float64).mean(0, keepdim=True)
+        self.curves[way].append(mean[0].numpy())
         self.growth[way].add_texts((slice(None),), mean, self.batch)  # type: ignore[arg-type]
         self.losses[way].add_texts((0,), _one(sum(losses) / len(losses)), self.batch)
-        self.job.emit({}, {f"growth_{way}": self.growth[way].mean()})
+        self.job.emit({}, {f"growth{way}": self.growth[way].mean()})
 
     def _relative(self, clean: Tensor, other: Tensor) -> float:
         clean, other = clean[self.skip :].cpu().double(), other[self.skip :].cpu().double()
@@ -147,13 +152,39 @@ class Growth:
         means = {way: self.growth[way].mean() for way in WAYS}
         for way in WAYS:
             low, high = self.growth[way].interval()
-            self.job.emit({}, {f"growth_{way}_low": low, f"growth_{way}_high": high})
-            self.job.emit({}, {f"loss_change_{way}": self.losses[way].mean()[0]})
-        ratio = means["worst"] / means["random"]
+            self.job.emit({}, {f"growth{way}_low": low, f"growth{way}_high": high})
+            self.job.emit({}, {f"loss_change{way}": self.losses[way].mean()[0]})
+            before = np.concatenate([[self.epsilon], means[way][:-1]])
+            self.job.emit({}, {f"gain{way}": means[way] / before})
+        self._tell_vulnerable()
+        ratio = means[""] / means["_chance"]
         self.job.emit({}, {"ratio": ratio, "loss": self.losses["clean"].mean()[0]})
         self.job.note(passes=self.passes / len(self.tokens.ids), method="whole passes")
         what = "how far a change at the first block is from the length asked for, relative"
         self.job.check("length of the change", self.off, tolerance(self.model), what)
+
+    def _tell_vulnerable(self) -> None:
+        """Which layers stand out, and which of them do so for random changes, too."""
+        rule = partial(far_above, rounding=tolerance(self.model))
+        found = {way: picked(rule, np.stack(curves)) for way, curves in self.curves.items()}
+        self.job.emit({}, {f"vulnerable{way}": share for way, share in found.items()})
+        worst, random = (np.flatnonzero(found[way] >= SURE) for way in WAYS)
+        if not len(worst):
+            self.job.remark(
+                "No layer stands out: the worst change is nowhere surely more than a standard "
+                "deviation above its mean over layers."
+            )
+            return
+        both = [layer for layer in worst if layer in random]
+        found_too = f"find {_list(both)} as well" if both else "find none of them"
+        self.job.remark(
+            f"The worst change stands out after {_list(worst)}; random changes {found_too}."
+        )
+
+
+def _list(layers: Sequence[int]) -> str:
+    """Layers in words."""
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
 
 
 def _one(value: Tensor | float) -> Tensor:

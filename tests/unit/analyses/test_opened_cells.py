@@ -439,7 +439,7 @@ def test_tokens_behind_a_layers_number(model: LensModel) -> None:
     (own,) = [row[2] for row in rows if row[0] == 0]
     assert own == pytest.approx(float(cosine.data.cosine[2, 3]), abs=1e-6)
     growth = ll.perturbation_growth(model, TEXT, steps=1)
-    rows = opened(model, growth, "growth_worst", 0).tables[0].rows
+    rows = opened(model, growth, "growth", 0).tables[0].rows
     assert all(row[3] > 0 for row in rows) and len(rows) == 5  # type: ignore[operator]
 
 
