@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.removal.suppression import suppression
     from layerlens.analyses.sensitivity.gradient_norms import gradient_norms
     from layerlens.analyses.sensitivity.hessian import hessian
+    from layerlens.analyses.sensitivity.inflection_layers import inflection_layers
     from layerlens.analyses.sensitivity.layer_gradients import layer_gradients
     from layerlens.analyses.sensitivity.perturbation_growth import perturbation_growth
     from layerlens.analyses.steering.probe_steering import probe_steering
@@ -205,6 +206,7 @@ _PLACES = {
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
     "gradient_norms": "layerlens.analyses.sensitivity.gradient_norms",
     "hessian": "layerlens.analyses.sensitivity.hessian",
+    "inflection_layers": "layerlens.analyses.sensitivity.inflection_layers",
     "layer_gradients": "layerlens.analyses.sensitivity.layer_gradients",
     "matchness": "layerlens.analyses.depth.matchness",
     "skip_search": "layerlens.analyses.depth.skip_search",
@@ -388,6 +390,7 @@ __all__ = [
     "import_graph",
     "import_jacobian_lens",
     "import_tuned_lens",
+    "inflection_layers",
     "information_plane",
     "integrated_gradients",
     "invariance",

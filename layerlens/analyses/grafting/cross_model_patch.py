@@ -9,8 +9,7 @@ from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.grafting.cross_model_cell import open_crossed
 from layerlens.analyses.grafting.cross_model_text import VARIABLES, CrossModel
 from layerlens.analyses.texts.one_each import one_each
-from layerlens.errors import InputError
-from layerlens.model.required import require_model
+from layerlens.model.like import require_like
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -106,8 +105,7 @@ def cross_model_patch(
     >>> bool(same.data.recovered.isnull().all())
     True
     """
-    _require_like(model, other, tokens)
-    assert other is not None
+    other = require_like(model, other, tokens)
     work = CrossModel(job, model, other, tokens, model.layers(layers))
     texts = len(tokens.ids)
     answers, wrongs = one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong")
@@ -116,29 +114,3 @@ def cross_model_patch(
         asked = {"answer": answers[row], "wrong": wrongs[row]}
         work.text(row, metric, asked, positions, verify, memory_limit)
     work.finish()
-
-
-def _require_like(model: LensModel, other: Any, tokens: Tokens) -> None:
-    """Raise where the other model's states cannot stand in for this model's."""
-    require_model(other, "other")
-    for what, mine, theirs in (
-        ("a stream of width", model.d_model, other.d_model),
-        ("this many blocks:", model.n_layers, other.n_layers),
-    ):
-        if mine != theirs:
-            raise InputError(
-                f"{model.name} has {what} {mine} and {other.name} {theirs}: states can be put in "
-                "place of each other only between models of the same shape."
-            )
-    ids = sorted(set(tokens.ids[tokens.mask].tolist()))
-    unknown = [i for i in ids if i >= other.d_vocab_in]
-    if unknown:
-        raise InputError(f"{other.name} has no token {unknown[0]}: both models need the same ids.")
-    if model.tokenizer is None or other.tokenizer is None:
-        return
-    for i in ids:
-        if (own := model.token_string(i)) != (foreign := other.token_string(i)):
-            raise InputError(
-                f"Token {i} is {own!r} in {model.name} and {foreign!r} in {other.name}: both "
-                "models need the same tokens."
-            )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.sensitivity.text_gradients import TextGradients, recorded
+from layerlens.analyses.sensitivity.text_gradients import TextGradients, norm, recorded
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
@@ -157,12 +157,12 @@ class _Norms:
         losses, lasts = found.back(*wanted)
         for chance, loss, last in zip(_NEXT, losses, lasts, strict=True):
             self.means[f"loss{chance}"].add_number((0,), loss, row)
-            self.means[f"state_gradient{chance}"].add_number((-1,), _norm(last), row)
+            self.means[f"state_gradient{chance}"].add_number((-1,), norm(last), row)
         for block in found.blocks(lasts, self._weights):
             for chance, state, slopes in zip(_NEXT, block.states, block.inside, strict=True):
                 states, weights = (f"{name}_gradient{chance}" for name in ("state", "weight"))
-                self.means[states].add_number((block.layer,), _norm(state), row)
-                self.means[weights].add_number((block.layer,), _norm(*slopes), row)
+                self.means[states].add_number((block.layer,), norm(state), row)
+                self.means[weights].add_number((block.layer,), norm(*slopes), row)
         self._show()
         self.passes += 1 + 1 + 2 * 2
         if verified:
@@ -181,8 +181,8 @@ class _Norms:
         """The gradient at the embedding by one pass of the whole model and its way back."""
         whole_way = found.whole_way(wanted)[0][0]
         self.passes += 3
-        size = _norm(whole_way)
-        self.off.append(_norm(whole_way - slope.to(whole_way)) / max(size, 1e-12))
+        size = norm(whole_way)
+        self.off.append(norm(whole_way - slope.to(whole_way)) / max(size, 1e-12))
 
     def finish(self) -> None:
         """Hand over the intervals, and what was verified."""
@@ -200,9 +200,3 @@ class _Norms:
         if self.off:
             what = "gradient at the embedding against one way back of the whole model, relative"
             self.job.check("naive agreement", max(self.off), limit, what)
-
-
-def _norm(*values: Tensor) -> float:
-    """Euclidean norm of all numbers together; NaN where there are none."""
-    squares = [float(value.float().square().sum()) for value in values]
-    return float(sum(squares)) ** 0.5 if squares else float("nan")

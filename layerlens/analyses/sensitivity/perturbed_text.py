@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.job import Job
-from layerlens.analyses.sensitivity.picked_layers import SURE, far_above, picked
+from layerlens.analyses.sensitivity.picked_layers import SURE, far_above, in_words, picked
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.metrics.batch import Batch
@@ -168,7 +168,7 @@ class Growth:
         rule = partial(far_above, rounding=tolerance(self.model))
         found = {way: picked(rule, np.stack(curves)) for way, curves in self.curves.items()}
         self.job.emit({}, {f"vulnerable{way}": share for way, share in found.items()})
-        worst, random = (np.flatnonzero(found[way] >= SURE) for way in WAYS)
+        worst, random = (np.flatnonzero(found[way] >= SURE).tolist() for way in WAYS)
         if not len(worst):
             self.job.remark(
                 "No layer stands out: the worst change is nowhere surely more than a standard "
@@ -176,15 +176,10 @@ class Growth:
             )
             return
         both = [layer for layer in worst if layer in random]
-        found_too = f"find {_list(both)} as well" if both else "find none of them"
+        found_too = f"find {in_words(both)} as well" if both else "find none of them"
         self.job.remark(
-            f"The worst change stands out after {_list(worst)}; random changes {found_too}."
+            f"The worst change stands out after {in_words(worst)}; random changes {found_too}."
         )
-
-
-def _list(layers: Sequence[int]) -> str:
-    """Layers in words."""
-    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
 
 
 def _one(value: Tensor | float) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from layerlens.metrics.bootstrap import resamples
 
 Rule = Callable[[np.ndarray], np.ndarray]
-"""Curves ``[curve, layer]`` to ``[curve, layer]`` bool: which layers are picked."""
+"""Mean curves ``[draw, ..., layer]`` to ``[draw, layer]`` bool: which layers are picked."""
 
 SURE = 0.8
 """From which share on a layer is said to be picked."""
@@ -23,7 +23,7 @@ def picked(rule: Rule, curves: np.ndarray, seed: int = 0) -> np.ndarray:
     rule
         What is asked of a mean curve.
     curves
-        ``[text, layer]``, the curve of each text.
+        ``[text, ..., layer]``, the curve (or curves) of each text.
     seed
         Of the draws.
 
@@ -38,7 +38,8 @@ def picked(rule: Rule, curves: np.ndarray, seed: int = 0) -> np.ndarray:
     >>> picked(lambda means: means > 3, curves).tolist()
     [0.0, 0.0, 1.0]
     """
-    return np.asarray(rule(resamples(len(curves), seed) @ curves / len(curves)).mean(0))
+    means = np.tensordot(resamples(len(curves), seed) / len(curves), curves, 1)
+    return np.asarray(rule(means).mean(0))
 
 
 def far_above(curves: np.ndarray, rounding: float) -> np.ndarray:
@@ -59,3 +60,28 @@ def far_above(curves: np.ndarray, rounding: float) -> np.ndarray:
     mean, spread = curves.mean(-1, keepdims=True), curves.std(-1, keepdims=True)
     found: np.ndarray = (curves > mean + spread) & (spread > rounding * np.abs(mean))
     return found
+
+
+def summits(curves: np.ndarray) -> np.ndarray:
+    """Which entries of each curve are above both neighbours; the ends have one only and are not.
+
+    Examples
+    --------
+    >>> summits(np.array([[9.0, 1.0, 3.0, 2.0, 2.0, 8.0]])).nonzero()[1].tolist()
+    [2]
+    """
+    found = np.zeros(curves.shape, dtype=bool)
+    inner = curves[:, 1:-1]
+    found[:, 1:-1] = (inner > curves[:, :-2]) & (inner > curves[:, 2:])
+    return found
+
+
+def in_words(layers: Sequence[int]) -> str:
+    """Layers in a sentence.
+
+    Examples
+    --------
+    >>> in_words([3, 4])
+    'layers 3, 4'
+    """
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"

@@ -175,6 +175,12 @@ def loss_of(
     return nn.functional.cross_entropy(logits, wanted.to(logits.device))
 
 
+def norm(*values: Tensor) -> float:
+    """Euclidean norm of all numbers together; NaN where there are none."""
+    squares = [float(value.float().square().sum()) for value in values]
+    return float(sum(squares)) ** 0.5 if squares else float("nan")
+
+
 @contextmanager
 def recorded(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Those weights that can have a gradient, each with one recorded, frozen ones too."""

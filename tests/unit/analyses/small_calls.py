@@ -39,6 +39,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "hessian": ((ONE,), {"draws": 2}),
     "head_scores": ((), {"length": 8}),
     "head_roles": ((), {"length": 8}),
+    "inflection_layers": ((LIST,), {}),
     "information_plane": ((), {"inputs": LIST, "labels": [0, 1, 0], "shuffles": 2}),
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),
