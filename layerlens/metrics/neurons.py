@@ -90,8 +90,7 @@ class ActivationSparsity(Mean):
         self.add(cell, 1 - is_on(layer, 0.0).sum(-1).double() / n, batch)
         on = is_on(layer, self.options["epsilon"]).sum(-1).double()
         accumulate(self.arrays["small"], batch.groups, cell, batch.kept.by_text(1 - on / n))
-        length = torch.linalg.vector_norm(activation, dim=-1, dtype=torch.float64)
-        total = activation.abs().sum(-1, dtype=torch.float64)
+        length, total = (torch.linalg.vector_norm(activation, p, dim=-1).double() for p in (2, 1))
         some = length > 0
         hoyer = (n**0.5 - total / length) / (n**0.5 - 1)
         hoyer = torch.where(some, hoyer, 0.0)
