@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.sparse_split import sparse_split
     from layerlens.analyses.depth.void_layers import voids
+    from layerlens.analyses.features.facets.facets import facets
     from layerlens.analyses.features.feature import feature
     from layerlens.analyses.features.features import features
     from layerlens.analyses.features.sae_files import export_sae, load_sae
@@ -298,6 +299,7 @@ _PLACES = {
     "load_sae": "layerlens.analyses.features.sae_files",
     "export_sae": "layerlens.analyses.features.sae_files",
     "sae_metrics": "layerlens.analyses.features.sae_metrics",
+    "facets": "layerlens.analyses.features.facets.facets",
     "feature": "layerlens.analyses.features.feature",
     "features": "layerlens.analyses.features.features",
     # Jupyter looks these two up by name.
@@ -371,6 +373,7 @@ __all__ = [
     "export_jacobian_lens",
     "export_sae",
     "export_tuned_lens",
+    "facets",
     "faithfulness",
     "feature",
     "feature_circuit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.palette import palette
-from layerlens.figures.panels import Panel, draw_panel, title_of, write_panel_title
+from layerlens.figures.panels import Panel, draw_panel, is_list, title_of, write_panel_title
 from layerlens.result.layers import CHANCE, OTHER, Array, arrays_of, metrics_in
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def metrics_figure(
     colors = palette(theme)
     arrays = [a for a in _chosen(data, variable) if a["name"] not in hidden]
     whole = variable is None and not hidden
-    every = panels_of(arrays)
+    found = panels_of(arrays)
+    every = [panel for panel in found if not is_list(data, panel)] or found
     panels = [panel for panel in every if _has_values(panel, data)] or every
     empty = [title_of(panel, data) for panel in every if panel not in panels]
     scalars = [a for a in arrays if a["kind"] == "scalar" and a["dtype"] == "float"]
@@ -156,6 +158,8 @@ def _chosen(data: xr.Dataset, variable: str | Sequence[str] | None) -> list[Arra
 def panels_of(arrays: Iterable[Array]) -> list[Panel]:
     """Put arrays into panels: curves of the same kind together, cells alone."""
     curves: dict[tuple[Any, ...], list[Array]] = {}
+    arrays = list(arrays)
+    known = {array["name"].removeprefix(OTHER) for array in arrays}
     for array in arrays:
         own = array["name"].removeprefix(OTHER)
         dims = tuple(dim.removeprefix(OTHER) for dim in array["dims"])
@@ -163,7 +167,8 @@ def panels_of(arrays: Iterable[Array]) -> list[Panel]:
             curves[array["name"],] = [array]
         elif array["kind"] in ("curve", "profile", "lines") and array["dtype"] == "float":
             # What ends in the same word is the same quantity of other parts: norms, ratios.
-            last = own.removesuffix(CHANCE).removesuffix("_mean").rpartition("_")[2]
+            stem = own.removesuffix(CHANCE) if _stem(own) not in known else _stem(own)
+            last = stem.removesuffix("_mean").rpartition("_")[2]
             alone = own if array["kind"] == "lines" else last
             curves.setdefault((dims, array["units"], alone), []).append(array)
     order = list(curves)  # a second model's cells stand beside the first one's
@@ -172,6 +177,11 @@ def panels_of(arrays: Iterable[Array]) -> list[Panel]:
         beside = (key[0].removeprefix(OTHER),)
         order.insert(order.index(beside) + 1 if beside in order else len(order), key)
     return [Panel(curves[key]) for key in order]
+
+
+def _stem(name: str) -> str:
+    """Return what an array would be a control of, by its name."""
+    return re.sub("^random_|_(chance|shuffled|random|baseline)$", "", name)
 
 
 def _has_values(panel: Panel, data: xr.Dataset) -> bool:

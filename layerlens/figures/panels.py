@@ -45,6 +45,7 @@ _WIDTH = 40  # characters of a panel's title
 _APART = 0.07  # of the axis, between the names of two moments
 _TICK = 14  # characters of a line of a name along an axis
 _NAMED = 5  # entries of an axis that are all named
+_MOST_NAMED = 12  # more with names of their own are read in a table, not drawn
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,21 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
         name_curves(axes, drawn, colors)
 
 
+def is_list(data: xr.Dataset, panel: Panel) -> bool:
+    """Whether a panel is of things with names, more of them than an axis has room for."""
+    first = panel.arrays[0]
+    return _has_names(data, first) and data.sizes[first["dims"][0]] > _MOST_NAMED
+
+
 def _is_named(data: xr.Dataset, array: Array) -> bool:
     """Whether the entries of the one axis are few, in no order, and have names of their own."""
+    return _has_names(data, array) and data.sizes[array["dims"][0]] <= _NAMED
+
+
+def _has_names(data: xr.Dataset, array: Array) -> bool:
     if array["kind"] != "profile" or (dim := array["dims"][0].removeprefix(OTHER)) == RUN:
         return False
-    return dim in data.coords and data[dim].dtype.kind in "UO" and data.sizes[dim] <= _NAMED
+    return dim in data.coords and data[dim].dtype.kind in "UO"
 
 
 def _entry(data: xr.Dataset, dim: str, i: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from layerlens.corpus.rows import Row
 from layerlens.corpus.shard import batches
 from layerlens.errors import ActivationError, InputError
 from layerlens.model.sites import GLOBAL, HEADS, Site, parse_site
-from layerlens.run.forward import forward
+from layerlens.run.until import read_until
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -105,16 +104,11 @@ class Places:
         ActivationError
             They hold NaN or infinity.
         """
-        found: dict[Site, Tensor] = {}
 
-        def see(site: Site, value: Tensor) -> None:
-            tick()
-            found[site] = flat(value)[kept.to(value.device)].float().cpu()
-            if len(found) == len(self.sites):
-                raise _Enough
+        def pick(_: Site, value: Tensor) -> Tensor:
+            return flat(value)[kept.to(value.device)].float().cpu()
 
-        with suppress(_Enough):
-            forward(self.model, tokens, self.sites, see, logits=None)
+        found = read_until(self.model, tokens, self.sites, pick, tick)
         states = torch.stack([found[site] for site in self.sites], 1)
         if not bool(torch.isfinite(states).all()):
             raise ActivationError(
@@ -140,7 +134,3 @@ def by_head(model: LensModel, site: Site, row: Tensor) -> Tensor:
         return row
     found: Tensor = row.unflatten(0, (model.anatomy.blocks[site.block].n_heads, -1))
     return found
-
-
-class _Enough(Exception):  # noqa: N818 - no error: ends a pass that has shown what it was run for
-    pass

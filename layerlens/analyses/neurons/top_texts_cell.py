@@ -17,7 +17,7 @@ from layerlens.model.integers import wholes
 from layerlens.model.sites import Site
 from layerlens.run.base import record_base
 from layerlens.run.changes import Change
-from layerlens.run.forward import forward
+from layerlens.run.until import read_until
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -42,7 +42,7 @@ def open_text(
     neuron = int(place.need("neuron"))
     if neuron not in wholes(neurons, "neurons", least=0):
         raise InputError(f"Neuron {neuron} was not asked for.")
-    return _opened(job, model, tokens, place, (layer, neuron), side)
+    return opened_place(job, model, *_place_in(tokens, place), (layer, neuron), side)
 
 
 def open_place(
@@ -58,20 +58,40 @@ def open_place(
 ) -> Opened:
     """Read the text of a place of ``neuron``."""
     place.need("rank")
-    return _opened(job, model, tokens, place, (layer, number), side)
+    return opened_place(job, model, *_place_in(tokens, place), (layer, number), side)
 
 
-def _opened(
-    job: Job, model: LensModel, tokens: Tokens, place: Place, which: tuple[int, int], side: str
-) -> Opened:
-    """Run the text once more, read the neuron at every token, and run it without at the place."""
+def _place_in(tokens: Tokens, place: Place) -> tuple[Tokens, int, int]:
+    """The text of a place alone, its number, and the position."""
     row, at = (int(place.companions.get(name, -1)) for name in ("text", "position"))
     if row < 0:
         raise InputError("There is no text of this rank: fewer texts have a token that counts.")
+    return row_of(tokens, row), row, at
+
+
+def opened_place(
+    job: Job,
+    model: LensModel,
+    text: Tokens,
+    number: int,
+    at: int,
+    which: tuple[int, int],
+    side: str,
+) -> Opened:
+    """Run a text once more, read a neuron at every token, and run it without at the place.
+
+    Parameters
+    ----------
+    text, number, at
+        The text, its number among all, and the position in it.
+    which
+        Layer and number of the neuron.
+    side
+        Which activations are marked, as in ``ll.top_texts``.
+    """
     [layer], neuron = model.layers(which[0]), which[1]
-    text = row_of(tokens, row)
     job.tick()
-    values = _activations(model, text, layer, neuron)
+    values = activations(model, text, layer, neuron).numpy()
     strings = text.strings[0]
     size = -values if side == "smallest" else np.abs(values) if side == "magnitude" else values
     marks = np.clip(size / max(float(size.max()), 1e-12), 0, 1)
@@ -81,7 +101,7 @@ def _opened(
     if model.anatomy.head is not None:
         tables.append(_without(model, text, layer, neuron, at))
     return Opened(
-        title=f"Neuron {neuron} of layer {layer} in text {row}",
+        title=f"Neuron {neuron} of layer {layer} in text {number}",
         code=f"ll.record(model, {text.ids[0].tolist()}, 'mlp_post')"
         f"['mlp_post.{layer}'][0, :, {neuron}]",
         tables=tables,
@@ -100,9 +120,8 @@ def _without(model: LensModel, text: Tokens, layer: int, neuron: int, at: int) -
     return next_token_table(model, conditions)
 
 
-def _activations(model: LensModel, text: Tokens, layer: int, neuron: int) -> np.ndarray:
-    held: list[Tensor] = []
+def activations(model: LensModel, text: Tokens, layer: int, neuron: int) -> Tensor:
+    """A neuron at every token of one text, ``[position]`` float32 on the CPU."""
     site = Site("mlp_post", layer)
-    forward(model, text, [site], lambda _, value: held.append(value[0, :, neuron]), logits=None)
-    found: np.ndarray = held[0].float().cpu().numpy()
-    return found
+    found = read_until(model, text, [site], lambda _, value: value[0, :, neuron].clone())
+    return found[site].float().cpu()

@@ -25,6 +25,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "causal_trace": ((ONE,), {"subject": [3]}),
     "checkpoint_difference": ((), {"other": None}),
     "compare_models": ((LIST,), {"other": None}),
+    "facets": ((LIST,), {"draws": 1}),
     "feature_circuit": ((ONE,), {"transcoders": None}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "train_sae": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),

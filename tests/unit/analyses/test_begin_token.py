@@ -36,6 +36,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "cross_model_patch": ((ONE,), {"other": None}),
     "early_exit": ((LIST,), {}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
+    "facets": ((LIST,), {"draws": 1}),
     "feature_circuit": ((ONE,), {"transcoders": None}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),
     "train_sae": ((LIST,), {"test": 0.5, "batch": 4, "k": 2}),

@@ -15,6 +15,7 @@ from layerlens.errors import ResultError
 from layerlens.figures import draw
 from layerlens.figures.grid_data import MOST_NEURONS
 from layerlens.figures.images import image_bytes
+from layerlens.figures.metrics import metrics_figure
 from layerlens.result import Check, Checks, Result
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -269,3 +270,20 @@ def test_hidden_arrays_are_left_out_and_the_chosen_layer_is_marked() -> None:
     assert marks and all(set(line.get_xdata()) == {3} for line in marks)
     drawn = [line.get_label() for axes in figure.axes for line in axes.lines]
     assert "mlp_norm" not in drawn
+
+
+def test_controls_stand_beside_what_they_are_controls_of_and_long_lists_are_not_drawn() -> None:
+    names = [f"a {i}" for i in range(20)]
+    curve = [0.5, 0.4, 0.2]
+    data = xr.Dataset(
+        {
+            "clear": ("groups", curve, {"long_name": "silhouette of this"}),
+            "clear_baseline": ("groups", curve, {"long_name": "silhouette of places"}),
+            "random_clear": ("groups", curve, {"long_name": "silhouette of others"}),
+            "strength": ("example", np.arange(20.0), {"long_name": "strength"}),
+        },
+        {"groups": [2, 3, 4], "example": names},
+    )
+    figure = metrics_figure(data)
+    assert len(figure.axes) == 1 and len(figure.axes[0].get_lines()) == 3
+    assert len(metrics_figure(data[["strength"]]).axes) == 1  # there is nothing else

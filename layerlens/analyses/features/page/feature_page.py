@@ -81,7 +81,7 @@ class Page:
 
     def read(self, rows: Iterable[Row], total: int | None) -> None:
         """Go through the texts; what is known so far is handed over after each pass."""
-        for tokens, some in passes_of(self.places, rows):
+        for tokens, some in passes_of(self.model, rows):
             self.reading.see(tokens, some, self.job.tick)
             self._emit_spread()
             self._emit_examples(0, self.reading.top)

@@ -67,7 +67,7 @@ def _on_at(
     dictionary, places = of
     rows = (row for row in read_rows(model, tokens) if token in row.ids)
     here, elsewhere = _Mean(dictionary.features), _Mean(dictionary.features)
-    for some, _ in passes_of(places, rows):
+    for some, _ in passes_of(places.model, rows):
         at = _encoded(some, of, job.tick)
         kept = places.kept(some)
         met = (some.ids == token)[kept].repeat(len(places.sites))

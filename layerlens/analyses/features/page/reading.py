@@ -19,6 +19,7 @@ from layerlens.corpus.rows import Row
 from layerlens.corpus.shard import batches
 
 if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
 HELD = 8 * BATCH_TOKENS
@@ -166,7 +167,7 @@ class Reading:
         return found[0].float().numpy(), found[1].float().numpy()
 
 
-def passes_of(places: Places, rows: Iterable[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
+def passes_of(model: LensModel, rows: Iterable[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
     """Passes over rows in the order of the texts, a few thousand tokens of which are held."""
     held: list[Row] = []
     size = 0
@@ -174,12 +175,12 @@ def passes_of(places: Places, rows: Iterable[Row]) -> Iterator[tuple[Tokens, lis
         held.append(row)
         size += len(row.ids)
         if size >= HELD:
-            yield from _passes(places, held)
+            yield from _passes(model, held)
             held, size = [], 0
-    yield from _passes(places, held)
+    yield from _passes(model, held)
 
 
-def _passes(places: Places, held: list[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
+def _passes(model: LensModel, held: list[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
     known = {row.number: row for row in held}
-    for tokens, numbers in batches(places.model, held, BATCH_TOKENS):
+    for tokens, numbers in batches(model, held, BATCH_TOKENS):
         yield tokens, [known[number] for number in numbers]

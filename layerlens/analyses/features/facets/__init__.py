@@ -1,0 +1,1 @@
+"""What the texts that excite one neuron have in common, group by group."""
