@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,8 +92,11 @@ def measure_rows(
     return found
 
 
-def batches(model: LensModel, rows: Sequence[Row], batch_tokens: int) -> list[Numbered]:
-    """Put rows of like length into passes of at most so many tokens, padding included."""
+def batches(model: LensModel, rows: Sequence[Row], batch_tokens: int) -> Iterator[Numbered]:
+    """Put rows of like length into passes of at most so many tokens, padding included.
+
+    Each is made when its turn comes: the text of every token takes more than the row itself.
+    """
     made: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: len(row.ids)):
         # Rows come in ascending length, so each is the longest of its batch.
@@ -101,6 +104,5 @@ def batches(model: LensModel, rows: Sequence[Row], batch_tokens: int) -> list[Nu
             made[-1].append(row)
         else:
             made.append([row])
-    return [
-        (model.tokens([row.ids for row in batch]), [row.number for row in batch]) for batch in made
-    ]
+    for batch in made:
+        yield model.tokens([row.ids for row in batch]), [row.number for row in batch]

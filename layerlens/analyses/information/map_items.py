@@ -72,7 +72,7 @@ def items_of(
     Parameters
     ----------
     rows
-        Ascending by number.
+        In the order in which they are read.
     labels
         Of each text, or of each token of each; None entries have none.
     skipped

@@ -78,7 +78,7 @@ class Mapping:
         self.shuffles, self.random = shuffles, np.random.default_rng(seed)
         self.seed = seed
         self.texts: list[Tokens | Texts] = [texts]
-        self.rows = sorted(rows_of(model, texts), key=lambda row: row.number)
+        self.rows = rows_of(model, texts)
         self.skipped = skipped
         self.items = items_of(model, self.rows, where, labels, skipped)
         self.kept = [self.items.kept]
@@ -115,7 +115,7 @@ class Mapping:
 
     def add(self, texts: Tokens | Texts, labels: Sequence[Any] | None) -> None:
         """Texts that are drawn too and fit nothing; without a label they are "other texts"."""
-        rows = sorted(rows_of(self.model, texts), key=lambda row: row.number)
+        rows = rows_of(self.model, texts)
         count = 1 + max(text_of(row) for row in rows)
         given = labels or ["other texts"] * count
         more = items_of(self.model, rows, self.where, given, self.skipped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,7 @@ SAME = 1e-3
 def check_alone(
     job: Job,
     model: LensModel,
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     points: Sequence[Point],
     where: Where,
     states: Points,
@@ -38,13 +38,13 @@ def check_alone(
     Parameters
     ----------
     rows
-        Of all texts.
+        Of all texts, as they are read.
     where
         As they were recorded.
     states
         Of all examples at each point.
     """
-    row = min((row for row in rows if examples_of(row, where)), key=lambda row: row.number)
+    row = next(row for row in rows if examples_of(row, where))
     alone = _alone(model, row, points, where)
     error = max(
         float(np.abs(own[: len(one)] - one).max() / max(np.abs(one).max(), 1e-30))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, rows_of, text_of
+from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, read_rows, text_of
 from layerlens.analyses.lenses.points import Point
 from layerlens.analyses.probing.states import States
 from layerlens.corpus.shard import batches
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 MEAN, EACH = "mean", "each"
+PART_TOKENS = 32 * BATCH_TOKENS
+"""Tokens whose rows are held at once, however many texts there are."""
 Span = tuple[int, int]
 """First position, and the one behind the last."""
 Pair = tuple[Span, Span]
@@ -34,7 +37,7 @@ some pairs of spans, whose means are put one behind the other."""
 
 @dataclass
 class Examples:
-    """The states of ``n`` examples at each point.
+    """The states of ``n`` examples at each point, in the order in which they are read.
 
     Attributes
     ----------
@@ -83,27 +86,61 @@ def recorded(
     ActivationError
         A state is not finite.
     """
-    rows = sorted(rows_of(model, texts), key=lambda row: row.number)
-    count = 1 + max((text_of(row) for row in rows), default=-1)
-    if not isinstance(where, int | str) and len(where) != count:
-        raise InputError(f"There are {len(where)} spans and {count} texts: give one for each.")
-    wanted = [examples_of(row, where) for row in rows]
-    counts = np.array([len(own) for own in wanted])
-    starts = np.cumsum(counts) - counts
-    total, spans = int(counts.sum()), spans_each(where)
-    states = States(len(points), total, spans * model.d_model, memory_limit)
-    places = {row.number: place for place, row in enumerate(rows)}
-    done, fed = 0, sum(len(row.ids) for row in rows)
-    for tokens, numbers in batches(model, rows, BATCH_TOKENS):
-        chosen = [places[number] for number in numbers]
-        own = [np.arange(counts[place]) + starts[place] for place in chosen]
-        _record(model, tokens, [wanted[place] for place in chosen], np.concatenate(own),
-                points, states, tick)  # fmt: skip
-        done += int(tokens.mask.sum())
-        progress(done, fed)
-    text = np.repeat([text_of(row) for row in rows], counts)
-    types = [_type(row, one) for row, own in zip(rows, wanted, strict=True) for one in own]
-    return Examples(states, text, np.array(types), count)
+    text, kind, count, fed = _counted(model, texts, where)
+    states = States(len(points), len(text), spans_each(where) * model.d_model, memory_limit)
+    start = done = 0
+    for rows in _parts(read_rows(model, texts)):
+        wanted = [examples_of(row, where) for row in rows]
+        counts = np.array([len(own) for own in wanted])
+        starts = start + np.cumsum(counts) - counts
+        start += int(counts.sum())
+        places = {row.number: place for place, row in enumerate(rows)}
+        for tokens, numbers in batches(model, rows, BATCH_TOKENS):
+            chosen = [places[number] for number in numbers]
+            own = [np.arange(counts[place]) + starts[place] for place in chosen]
+            _record(model, tokens, [wanted[place] for place in chosen], np.concatenate(own),
+                    points, states, tick)  # fmt: skip
+            done += int(tokens.mask.sum())
+            progress(done, fed)
+    return Examples(states, text, kind, count)
+
+
+def _counted(
+    model: LensModel, texts: Tokens | Texts, where: Where
+) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Text and type of each example, ``[n]`` each; how many texts and tokens there are.
+
+    Raises
+    ------
+    InputError
+        A text has no such position, or there are more or fewer spans than texts.
+    """
+    text, kind, fed, count = array("q"), array("q"), 0, 0
+    spans = None if isinstance(where, int | str) else len(where)
+    for row in read_rows(model, texts):
+        number = text_of(row)
+        count, fed = max(count, number + 1), fed + len(row.ids)
+        if spans is None or number < spans:
+            own = examples_of(row, where)
+            text.extend([number] * len(own))
+            kind.extend(_type(row, one) for one in own)
+    if spans not in (None, count):
+        raise InputError(f"There are {spans} spans and {count} texts: give one for each.")
+    return np.array(text, dtype=np.int64), np.array(kind, dtype=np.int64), count, fed
+
+
+def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows a part at a time: large enough to find some of like length, small enough to be held."""
+    part: list[Row] = []
+    held = 0
+    for row in rows:
+        part.append(row)
+        held += len(row.ids)
+        if held >= PART_TOKENS:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
 
 
 def spans_each(where: Where) -> int:

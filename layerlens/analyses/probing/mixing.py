@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerlens.analyses.lenses.fitting.documents import rows_of
+from layerlens.analyses.lenses.fitting.documents import read_rows
 from layerlens.analyses.probing.alone import check_alone
 from layerlens.analyses.probing.asked import Task, task_of
 from layerlens.analyses.probing.controls import shuffled
@@ -96,7 +96,7 @@ class Mixing:
         for fold in range(self.n_folds):
             self._fold(states, fold)
         self._finish()
-        check_alone(job, self.model, rows_of(self.model, texts), self.points, self.where,
+        check_alone(job, self.model, read_rows(self.model, texts), self.points, self.where,
                     found.states)  # fmt: skip
         what = "slope of a loss where its solver stopped, over that at which it was to stop"
         job.check("solved", self.steeper, STUCK, what)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from layerlens.analyses.contract.calling import tokens_of
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among, given
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.lenses.fitting.documents import rows_of
 from layerlens.analyses.probing.asked import CV, Asked, points_of, require, where_of
 from layerlens.analyses.probing.choosing import VARIABLES as CHOSEN
-from layerlens.analyses.probing.examples import numbers_each
+from layerlens.analyses.probing.examples import Where, numbers_each
 from layerlens.analyses.probing.marks import marks_of
 from layerlens.analyses.probing.probing import OF, Probing
 from layerlens.analyses.probing.strengths import GRID, INNER
@@ -52,16 +53,27 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     """Count passes, bytes and operations of one call; reads the texts, runs nothing."""
     points = points_of(model, options["site"], options["layers"])
     where = where_of(options["position"], options["spans"])
-    rows = rows_of(model, tokens)
-    fed = sum(len(row.ids) for row in rows)
-    states = numbers_each(rows, where, model.d_model) * len(points)
+    numbers, fed = _read(model, tokens, where)
+    held = min(4 * numbers * len(points), options["memory_limit"])
     models = 2 if options["untrained"] else 1
     # A regression takes some hundred products with all states; the probe, its control and the
     # choice of a layer one for each fold.
     each = 1 + (INNER * len(GRID) if options["strength"] == CV else 0)
     fits = (2 + models) * options["folds"] * each * 100 * 4.0
-    size = min(4 * states, options["memory_limit"])
-    return Work(models, 0, size, tokens=fed, operations=fits * states)
+    operations = fits * numbers * len(points)
+    if options["other_texts"] is not None:
+        if options["other_spans"] is not None:
+            where = where_of(options["position"], options["other_spans"])
+        there, more = _read(model, tokens_of(model, options["other_texts"], None), where)
+        held += min(4 * there * len(points), options["memory_limit"])
+        fed += more
+    return Work(models, 0, held, tokens=fed, operations=operations)
+
+
+def _read(model: LensModel, texts: Tokens | Texts, where: Where) -> tuple[int, int]:
+    """Numbers that all examples of some texts hold at one point, and the tokens that are fed."""
+    rows = rows_of(model, texts)
+    return numbers_each(rows, where, model.d_model), sum(len(row.ids) for row in rows)
 
 
 @analysis(
@@ -74,7 +86,7 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
     "arXiv 2404.07066; Tenney et al. (2019), What do you learn from context?, arXiv 1905.06316 "
     "(pairs); Uselis and Oh (2025), Intermediate Layer Classifiers for OOD generalization, arXiv "
     "2504.05461 (other texts)",
-    cost="1 pass over the texts, and 1 of an untrained model",
+    cost="1 pass over the texts, and 1 of an untrained model; the same over other texts",
     view="curves",
     lead="The higher above the majority, the better the label can be read from that depth. A "
     "control above the majority says that the probe learns by heart; an untrained model above it, "

@@ -10,7 +10,7 @@ import numpy as np
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.lenses.fitting.documents import rows_of
+from layerlens.analyses.lenses.fitting.documents import read_rows, rows_of
 from layerlens.analyses.probing.alone import check_alone
 from layerlens.analyses.probing.asked import Task, points_of, require, task_of, where_of
 from layerlens.analyses.probing.conditions import Condition, conditions_of
@@ -229,7 +229,7 @@ class _Comparing:
             with one.on(self.model, self.seed) as other:
                 found = self._record(other, texts)
             self._judge(one.name, one, found, self.task)
-        rows = rows_of(self.model, texts)
+        rows = read_rows(self.model, texts)
         check_alone(self.job, self.model, rows, self.points, self.where, plain.states)
         self.job.note(passes=self.passes, examples=len(self.task.labels), probe=self.kind,
                       classes=[str(name) for name in self.task.classes])  # fmt: skip

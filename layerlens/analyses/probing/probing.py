@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layerlens.analyses.lenses.fitting.documents import rows_of
+from layerlens.analyses.lenses.fitting.documents import read_rows
 from layerlens.analyses.probing.alone import check_alone
 from layerlens.analyses.probing.asked import CV, Asked, Task, task_of
 from layerlens.analyses.probing.choosing import choose, differences, ended
@@ -95,7 +95,7 @@ class Probing:
     ) -> None:
         """Record, fit, judge, check; then the same with an untrained model, and on other texts."""
         asked, self.other = self.asked, other
-        fed = sum(len(row.ids) for row in rows_of(self.model, texts))
+        fed = sum(len(row.ids) for row in read_rows(self.model, texts))
         self._total = 2 * fed * (2 if asked.untrained else 1)
         found = self._record(self.model, texts, fed)
         self.task, kept = task_of(labels, groups, found, self.where)
@@ -111,7 +111,7 @@ class Probing:
         probe = self.curves[PROBE]
         choose(self.job, self.points, self.task, self.folds, probe.right, probe.elsewhere)
         self._compare(*tasks)
-        rows = rows_of(self.model, texts)
+        rows = read_rows(self.model, texts)
         check_alone(self.job, self.model, rows, self.points, self.where, found.states)
         check_solved(self.job, left, self.task)
         if other is not None:

@@ -288,7 +288,7 @@ def test_an_interrupt_while_shards_are_merged_waits(
 def test_padding_is_kept_small(toy: LensModel, corpus: list[str]) -> None:
     fed = real = 0
     for shard in shards(Rows(ll.texts(corpus), toy), 512):
-        made = batches(toy, shard.rows, 128)
+        made = list(batches(toy, shard.rows, 128))
         assert all(tokens.ids.numel() <= 128 for tokens, _ in made)
         assert sorted(n for _, numbers in made for n in numbers) == [r.number for r in shard.rows]
         fed += sum(tokens.ids.numel() for tokens, _ in made)

@@ -200,7 +200,7 @@ def test_what_is_held_stays_below_the_limit(
     told = ll.estimate("train_sae", model, texts, **options).bytes
     held = most_bytes(lambda: ll.train_sae(model, texts, **options))
     assert told <= 11_000_000
-    assert 0.5 * told < held < told + one_pass
+    assert 0.45 * told < held < told + one_pass
 
 
 def test_what_transcoders_hold_is_what_is_told(model: LensModel, texts: list[list[int]]) -> None:

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 import layerlens as ll
+from layerlens.analyses.probing import examples
 from layerlens.analyses.probing.asked import Task
 from layerlens.analyses.probing.controls import by_type, shuffled
 from layerlens.analyses.probing.examples import recorded
@@ -222,7 +223,9 @@ def span_of(where: object, number: int, length: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("where", [-1, 2, "mean", "each", [(0, 2), (1, 3), (2, 6), (0, 4)]])
-def test_states_are_those_of_each_text_alone(model: LensModel, where: object) -> None:
+def test_states_are_those_of_each_text_alone(
+    model: LensModel, where: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = [ids[: 4 + i] for i, ids in enumerate(texts(4, length=8))]
     points = points_of(model, "resid_post", None)
     found = recorded(model, model.tokens(given), points, where, 10**9)
@@ -236,10 +239,30 @@ def test_states_are_those_of_each_text_alone(model: LensModel, where: object) ->
         np.testing.assert_allclose(kept, own.numpy(), atol=1e-5)
         assert (found.text[place : place + len(own)] == number).all()
         place += len(own)
+    monkeypatch.setattr(examples, "PART_TOKENS", 7)  # two parts, of which the memory holds one
     small = recorded(model, model.tokens(given), points, where, 1)
+    np.testing.assert_array_equal(small.text, found.text)
     assert small.states.in_file and not found.states.in_file
     for a, b in zip(small.states, found.states, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_pieces_of_a_text_stand_where_its_labels_do(model: LensModel) -> None:
+    long, short = texts(2, length=8)
+    cut = ll.texts([long, short[:4]], length=4)
+    found = recorded(model, cut, points_of(model, "resid_post", None), "each", 10**9)
+    assert found.text.tolist() == [0] * 8 + [1] * 4
+    assert found.type.tolist() == [*long, *short[:4]]
+
+
+def test_an_estimate_counts_other_texts(model: LensModel) -> None:
+    given, other = texts(9), [[7, 8, 9, 10]] * 5
+    options = {"labels": [0, 1, 1] * 3, "other_labels": [0, 1, 0, 1, 0]}
+    alone = ll.probe.work(model, given, labels=options["labels"])
+    both = ll.probe.work(model, given, other_texts=other, **options)
+    assert (alone.tokens, both.tokens) == (9 * 6, 9 * 6 + 5 * 4)
+    points, numbers = model.n_layers + 1, 4 * model.d_model
+    assert (alone.bytes, both.bytes) == (9 * points * numbers, 14 * points * numbers)
 
 
 @pytest.mark.parametrize("kind", ["linear", "mean_difference", "mlp"])
