@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.removal.knockout import knockout
     from layerlens.analyses.removal.massive_ablation import massive_ablation
     from layerlens.analyses.removal.suppression import suppression
+    from layerlens.analyses.sensitivity.cross_layer_sensitivity import cross_layer_sensitivity
     from layerlens.analyses.sensitivity.gradient_norms import gradient_norms
     from layerlens.analyses.sensitivity.hessian import hessian
     from layerlens.analyses.sensitivity.inflection_layers import inflection_layers
@@ -205,6 +206,7 @@ _PLACES = {
     "knockout": "layerlens.analyses.removal.knockout",
     "depth_score": "layerlens.analyses.depth.depth_score",
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
+    "cross_layer_sensitivity": "layerlens.analyses.sensitivity.cross_layer_sensitivity",
     "gradient_norms": "layerlens.analyses.sensitivity.gradient_norms",
     "hessian": "layerlens.analyses.sensitivity.hessian",
     "inflection_layers": "layerlens.analyses.sensitivity.inflection_layers",
@@ -358,6 +360,7 @@ __all__ = [
     "compare_models",
     "composition",
     "contrast_layers",
+    "cross_layer_sensitivity",
     "cross_model_patch",
     "depth_score",
     "direct_logit_attribution",

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+import numpy as np
+
 from layerlens.metrics import registry
 from layerlens.metrics.clusters import clusters
 
@@ -158,8 +160,8 @@ def groups_of(data: xr.Dataset, name: str) -> list[tuple[int, int]]:
     own = f"{name}{CLUSTER}"
     if own not in data.data_vars:
         values = data[name].values
-        if values.shape[0] != values.shape[1]:
-            return []
+        if values.shape[0] != values.shape[1] or not np.isfinite(values.diagonal()).all():
+            return []  # without an entry of each with itself it is no likeness
         found = clusters(values)
         return found if len(found) <= MOST_GROUPS else clusters(values, MOST_GROUPS)
     numbers = data[own].values.tolist()

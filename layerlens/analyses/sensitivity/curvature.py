@@ -140,13 +140,13 @@ class Curvature:
     def signs(self, group: int, *seed: int) -> Tensor:
         """Random signs for the weights of a group, ``[n]``."""
         like = self.groups[group][0]
-        drawn = torch.randint(0, 2, (self.sizes[group],), generator=_generator(group, *seed))
+        drawn = torch.randint(0, 2, (self.sizes[group],), generator=generator(group, *seed))
         return (2 * drawn - 1).to(like)
 
     def normal(self, group: int, *seed: int) -> Tensor:
         """A random direction of length 1 among the weights of a group, ``[n]``."""
         like = self.groups[group][0]
-        drawn = torch.randn(self.sizes[group], generator=_generator(group, *seed))
+        drawn = torch.randn(self.sizes[group], generator=generator(group, *seed))
         return torch.nn.functional.normalize(drawn, dim=0).to(like)
 
 
@@ -163,7 +163,8 @@ def moved(weights: Sequence[nn.Parameter], vector: Tensor, step: float) -> Itera
             p.data = data
 
 
-def _generator(*seed: int) -> torch.Generator:
+def generator(*seed: int) -> torch.Generator:
+    """A generator that several numbers seed together."""
     state = np.random.SeedSequence(seed).generate_state(1)[0]
     return torch.Generator().manual_seed(int(state))
 

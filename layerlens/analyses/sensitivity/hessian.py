@@ -10,7 +10,12 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.sensitivity.hessian_run import RUNS, HessianRun, variable_name
+from layerlens.analyses.sensitivity.hessian_run import (
+    RUNS,
+    HessianRun,
+    require_full_precision,
+    variable_name,
+)
 from layerlens.analyses.sensitivity.responses import asked
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
@@ -178,11 +183,7 @@ def hessian(
         raise InputError(f"draws is {draws}; expected at least 2, for an error.")
     if whole(steps, "steps") < 1:
         raise InputError(f"steps is {steps}; expected 1 or more.")
-    if model.dtype.itemsize < 4:
-        raise InputError(
-            f"{model.name} computes in half precision, which second derivatives do not survive: "
-            "load it in float32."
-        )
+    require_full_precision(model)
     chosen = model.layers(layers)
     texts = asked(job, tokens, None, skip_first)
     run = HessianRun(job, model, texts, chosen, seed)

@@ -78,8 +78,8 @@ class HessianRun:
             replace(one.text, ids=one.text.ids.clone(), mask=one.text.mask.clone()) for one in texts
         ]
         self.skips = [one.skip for one in texts]
-        self.groups = [_weights(model, layer) for layer in layers]
-        _require_own(self.groups, layers)
+        self.groups = [block_weights(model, layer) for layer in layers]
+        require_own(self.groups, layers)
         own = {id(p) for group in self.groups for p in group}
         self.others = [p for p in model.hf.parameters() if id(p) not in own]
         self.products = 0
@@ -110,7 +110,7 @@ class HessianRun:
                 signs = {group: curvature.signs(group, self.seed, draw) for group in every}
                 parts = product(signs)
                 self.products += 1
-                found[draw] = [_dot(signs[group], parts[group]) for group in every]
+                found[draw] = [dot(signs[group], parts[group]) for group in every]
                 so_far = found[: draw + 1]
                 error = np.full(len(every), np.nan)
                 if draw:
@@ -136,7 +136,7 @@ class HessianRun:
             for _ in range(steps):
                 image = product({group: vector})[group]
                 self.products += 1
-                before, value = value, _dot(vector, image)
+                before, value = value, dot(vector, image)
                 size = float(image.norm())
                 if not size:  # nothing bends: every vector is one of the eigenvalue 0
                     return 0.0, 0.0
@@ -157,7 +157,7 @@ class HessianRun:
                 for draw in range(draws):
                     parts = product({group: curvature.signs(group, self.seed, draw)})
                     self.products += 1
-                    squares += [_dot(parts[other], parts[other]) for other in wanted]
+                    squares += [dot(parts[other], parts[other]) for other in wanted]
             norms[group, group:] = norms[group:, group] = (squares / draws) ** 0.5
             own = norms.diagonal()
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -183,7 +183,7 @@ class HessianRun:
         with curvature.products([first], [last]) as product:
             back = product({first: other})[last]
         most = float(found[first].norm() * other.norm()) or 1.0
-        off = abs(_dot(other, found[first]) - _dot(vector, back)) / most
+        off = abs(dot(other, found[first]) - dot(vector, back)) / most
         what = "what the first layer has of the last one against the other way round"
         self.job.check("symmetry", off, SYMMETRY, what)
 
@@ -195,7 +195,17 @@ class HessianRun:
         )
 
 
-def _weights(model: LensModel, layer: int) -> list[nn.Parameter]:
+def require_full_precision(model: LensModel) -> None:
+    """Raise InputError for a model in half precision."""
+    if model.dtype.itemsize < 4:
+        raise InputError(
+            f"{model.name} computes in half precision, which second derivatives do not survive: "
+            "load it in float32."
+        )
+
+
+def block_weights(model: LensModel, layer: int) -> list[nn.Parameter]:
+    """All weights of a block, where they are plain numbers in memory."""
     block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
     found = list(block.parameters())
     if not found or not all(is_dense(p) for p in found):
@@ -206,7 +216,8 @@ def _weights(model: LensModel, layer: int) -> list[nn.Parameter]:
     return found
 
 
-def _require_own(groups: Sequence[Sequence[nn.Parameter]], layers: Sequence[int]) -> None:
+def require_own(groups: Sequence[Sequence[nn.Parameter]], layers: Sequence[int]) -> None:
+    """Raise InputError where two blocks share a weight."""
     seen: dict[int, int] = {}
     for layer, group in zip(layers, groups, strict=True):
         for p in group:
@@ -217,5 +228,6 @@ def _require_own(groups: Sequence[Sequence[nn.Parameter]], layers: Sequence[int]
                 )
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
+def dot(a: Tensor, b: Tensor) -> float:
+    """Inner product, in float64."""
     return float(torch.dot(a.double(), b.double()))

@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "contrast_layers": ((ONE,), {"max_new_tokens": 3}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "generation_lens": ((ONE,), {"max_new_tokens": 3}),
+    "cross_layer_sensitivity": ((ONE,), {"layers": [0, 1]}),
     "hessian": ((ONE,), {"draws": 2}),
     "head_scores": ((), {"length": 8}),
     "head_roles": ((), {"length": 8}),
