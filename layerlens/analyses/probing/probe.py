@@ -13,11 +13,12 @@ from layerlens.analyses.lenses.fitting.documents import rows_of
 from layerlens.analyses.probing.asked import CV, Asked, points_of, require, where_of
 from layerlens.analyses.probing.choosing import VARIABLES as CHOSEN
 from layerlens.analyses.probing.examples import Where, numbers_each
+from layerlens.analyses.probing.few_shot import VARIABLES as FEW_SHOT
 from layerlens.analyses.probing.marks import marks_of
+from layerlens.analyses.probing.other_texts import Other, Shots
 from layerlens.analyses.probing.probing import OF, Probing
 from layerlens.analyses.probing.strengths import GRID, INNER
 from layerlens.analyses.probing.transfer import VARIABLES as TRANSFERRED
-from layerlens.analyses.probing.transfer import Other
 from layerlens.corpus.texts import Texts
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ VARIABLES = {
     ),
     **CHOSEN,
     **TRANSFERRED,
+    **FEW_SHOT,
     "log_strength": Variable(
         _ROW, "float64", "1", "log10 of the C chosen in training folds, median", signed=True
     ),
@@ -67,6 +69,9 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work
         there, more = _read(model, tokens_of(model, options["other_texts"], None), where)
         held += min(4 * there * len(points), options["memory_limit"])
         fed += more
+        if options["n_shot"] is not None:
+            share = options["other_apart"] * options["draws"]
+            operations += (1 + models) * share * 100 * 4.0 * there * len(points)
     return Work(models, 0, held, tokens=fed, operations=operations)
 
 
@@ -103,6 +108,8 @@ def _read(model: LensModel, texts: Tokens | Texts, where: Where) -> tuple[int, i
         "spans": among("position", "span", "pair"),
         "other_labels": given("other_texts"),
         "other_apart": given("other_texts"),
+        "n_shot": given("other_texts"),
+        "draws": given("n_shot"),
         "other_spans": (given("other_texts"), among("position", "span", "pair")),
         "strength": among("kind", "linear", "mlp"),
     },
@@ -128,6 +135,8 @@ def probe(
     other_labels: Sequence[Any] | None = None,
     other_spans: Sequence[Any] | None = None,
     other_apart: float = 0.2,
+    n_shot: int | None = None,
+    draws: int = 20,
     untrained: bool = True,
     seed: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
@@ -175,6 +184,11 @@ def probe(
     other_apart
         Share of the other texts (of their groups, where ``ll.texts`` has some) that chooses a
         layer; the rest judges it.
+    n_shot
+        Teach further probes by so many examples of each class from that share of the other texts:
+        whether the label is there and only lies elsewhere.
+    draws
+        How often these examples are drawn.
     untrained
         Whether the same is read from a model of this configuration that was never trained.
     seed
@@ -204,6 +218,13 @@ def probe(
     a part of them set apart, the one that is best on the folds of the texts, and the last point.
     No example that judges had a part in a choice.
 
+    ``few_shot_accuracy`` (with `n_shot`) is judged by the same examples as ``transfer_accuracy``:
+    where it is high and that is low, the label is there, and lies otherwise than in the texts. Its
+    interval holds 95 % of the draws: what other few examples would have led to. The control's
+    few have their labels dealt out anew. With ``strength="cv"`` it is what was chosen for all of
+    the texts. The source has heads trained by gradient descent on all positions; here it is the
+    probe that is asked for.
+
     A linear probe of a pair adds up what either span says. Whether two spans agree is more than
     that: ask with ``kind="mlp"``. The embedding and the untrained model show what the words alone
     tell.
@@ -230,10 +251,11 @@ def probe(
     where = where_of(position, spans)
     points = points_of(model, site, layers)
     known, units = marks_of(job, labels, groups)
+    shots = Shots.asked(n_shot, draws)
     other = None
     if other_texts is not None:
         there = where if other_spans is None else where_of(position, other_spans)
-        other = Other.of(job, other_texts, other_labels, there, other_apart)
+        other = Other.of(job, other_texts, other_labels, there, other_apart, shots)
         other.require_known(known, where)
     asked = Asked(kind, strength, folds, control, types, untrained, measure == "mdl", seed,
                   memory_limit)  # fmt: skip

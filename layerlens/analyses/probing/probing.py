@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,12 @@ from layerlens.analyses.probing.asked import CV, Asked, Task, task_of
 from layerlens.analyses.probing.choosing import choose, differences, ended
 from layerlens.analyses.probing.controls import by_type, shuffled
 from layerlens.analyses.probing.examples import Examples, Where, recorded, spans_each
+from layerlens.analyses.probing.few_shot import VARIABLES as FEW_SHOT
+from layerlens.analyses.probing.few_shot import FewShot
 from layerlens.analyses.probing.folds import Folds, elsewhere, judged, macro_f1
 from layerlens.analyses.probing.learner import Learner, Lesson
 from layerlens.analyses.probing.online_code import compression
+from layerlens.analyses.probing.other_texts import Division, Other, Shots
 from layerlens.analyses.probing.plan import Learned, Plan
 from layerlens.analyses.probing.readers import plane_of
 from layerlens.analyses.probing.solved import check_solved, left_over
@@ -26,8 +29,6 @@ from layerlens.analyses.probing.strengths import Strengths
 from layerlens.analyses.probing.transfer import (
     CHOICE,
     CHOICES,
-    Division,
-    Other,
     choose_for,
     guessed,
     transferred,
@@ -52,6 +53,7 @@ class Curve:
     right: list[np.ndarray] = field(default_factory=list)
     elsewhere: list[np.ndarray] = field(default_factory=list)
     readers: list[Any] = field(default_factory=list)
+    strengths: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
 
 
@@ -169,6 +171,8 @@ class Probing:
             left_out |= {"auc", "f1", "compression"}
         if self.other is None:
             left_out |= {name for name in self.names if name.startswith("transfer")}
+        if self.other is None or self.other.shots is None:
+            left_out |= set(FEW_SHOT)
         points, rows = self.points, self.rows
         sizes = {OF: len(rows), "point": len(points)}
         coords = {
@@ -204,7 +208,10 @@ class Probing:
 
     def _guess(self, share: float) -> None:
         """The same on other texts."""
-        found = dict.fromkeys(_ends("transfer_accuracy"), np.full(len(self.points), share))
+        assert self.other is not None
+        names = ["transfer_accuracy", *(["few_shot_accuracy"] if self.other.shots else [])]
+        told = np.full(len(self.points), share)
+        found = {end: told for name in names for end in _ends(name)}
         self.job.emit({OF: self._row(MAJORITY)}, found)
 
     def _plan(self, tasks: Mapping[str, Task]) -> Plan:
@@ -221,6 +228,7 @@ class Probing:
             task, curve = plan.tasks[row], self.curves[row]
             self._judge(row, place, states, task, learned)
             curve.readers.append(learned.whole)
+            curve.strengths.append(learned.whole_strength)
             if learned.apart:
                 curve.elsewhere.append(elsewhere(states, task, self.folds, learned.apart))
         if PROBE in found:
@@ -277,9 +285,30 @@ class Probing:
         readers = {self._row(row): self.curves[row].readers for row in rows}
         told, part = transferred(
             self.job, model, self.points, self.task, other, readers, self.asked.limit,
-            self.asked.seed,
+            self.asked.seed, self._few_shot(other.shots, rows),
         )  # fmt: skip
         return told[self._row(rows[0])], part
+
+    def _few_shot(
+        self, shots: Shots | None, rows: Sequence[str]
+    ) -> Callable[[int, np.ndarray, Division], None]:
+        """What lets a few of the other texts teach, at each point, and emits how well they do."""
+        few: list[FewShot] = []
+
+        def see(place: int, states: np.ndarray, part: Division) -> None:
+            if shots is None:
+                return
+            if not few:
+                few.append(FewShot.of(part, self.task.classes, shots, self.asked.seed))
+            for row in rows:
+                found = few[0].accuracy(
+                    states, self.task, part, self.learner, self.curves[row].strengths[place],
+                    dealt=row == CONTROL,
+                )  # fmt: skip
+                where = {OF: self._row(row), "point": place}
+                self.job.emit(where, ended("few_shot_accuracy", found))
+
+        return see
 
 
 def _ends(name: str) -> list[str]:

@@ -7,10 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 import layerlens as ll
+from layerlens.analyses.probing.asked import Task
+from layerlens.analyses.probing.few_shot import FewShot
+from layerlens.analyses.probing.learner import Learner
 from layerlens.analyses.probing.numbers import mean_between
-from layerlens.analyses.probing.transfer import Division, choose_for
+from layerlens.analyses.probing.other_texts import Division, Shots
+from layerlens.analyses.probing.transfer import choose_for
 from layerlens.errors import InputError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
@@ -122,6 +128,54 @@ def test_what_was_learned_is_tried_on_other_texts(model: LensModel) -> None:
         ({"other_texts": [[7]], "other_labels": [0]}, "one text or group"),
         ({"other_texts": other, "labels": [float(i) for i in range(40)]}, "labels are numbers"),
         ({"other_apart": 0.5}, "has an effect only"),
+        ({"other_texts": other, "n_shot": 0}, "n_shot is 0"),
+        ({"other_texts": other, "n_shot": 3, "other_apart": 0.4}, "of the other texts that do not"),
+        ({"n_shot": 1}, "has an effect only"),
     ):
         with pytest.raises(InputError, match=words):
             ll.probe(model, given, **options | {"untrained": False} | more)
+
+
+def test_few_examples_teach_what_lies_the_other_way_round(model: LensModel) -> None:
+    """The first token says the label, and in the other texts the opposite one."""
+    random = np.random.default_rng(0)
+
+    def made(count: int) -> list[list[int]]:
+        return [[7 + 30 * (i % 2), *random.integers(3, 95, 2).tolist()] for i in range(count)]
+
+    options = {"labels": [i % 2 for i in range(40)], "position": 0, "folds": 3, "layers": [0, 1]}
+    other = ll.texts(made(40), label=[1 - i % 2 for i in range(40)])
+    data = ll.probe(model, made(40), other_texts=other, other_apart=0.5, n_shot=3, draws=8,
+                    **options).data  # fmt: skip
+    assert (data.transfer_accuracy.sel(of=["probe", "untrained"]) == 0).all()
+    few = data.few_shot_accuracy
+    assert (few.sel(of=["probe", "untrained"]) == 1).all()
+    # dealt out anew, labels lead astray in some draws
+    assert (few.sel(of="control") < 1).all() and (data.few_shot_accuracy_high <= 1).all()
+    assert (few.sel(of="majority") == data.transfer_accuracy.sel(of="majority")).all()
+
+
+def test_few_shots_are_those_that_scikit_learn_fits() -> None:
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 3, 90)
+    states = (random.normal(size=(90, 6)) + np.eye(3, 6)[labels] * 1.5).astype(np.float32)
+    task = Task(labels, np.arange(90), False, ("a", "b", "c"))
+    part = Division(np.ones(90, bool), labels, np.arange(90), np.arange(90) >= 50)
+    few = FewShot.of(part, task.classes, Shots(4, 6), 0)
+    assert not few.taught[:, part.judge].any()
+    for draw in few.taught:
+        assert np.bincount(labels[draw]).tolist() == [4, 4, 4]
+    assert len({tuple(draw) for draw in few.taught}) == 6
+    found = []
+    for draw in few.taught:
+        scaler = StandardScaler().fit(states[draw])
+        by_hand = LogisticRegression(C=0.5, max_iter=1000)
+        by_hand.fit(scaler.transform(states[draw]), labels[draw])
+        found.append(by_hand.score(scaler.transform(states[part.judge]), labels[part.judge]))
+    told = few.accuracy(states, task, part, Learner("linear", 0), 0.5)
+    assert told == pytest.approx((np.mean(found), *np.quantile(found, (0.025, 0.975))), abs=1e-9)
+    # labels dealt out anew are those of the same examples, and what they teach is chance
+    assert (np.sort(few.dealt[few.taught]) == np.sort(np.tile(labels, (6, 1))[few.taught])).all()
+    more = FewShot.of(part, task.classes, Shots(4, 60), 0)
+    blind = more.accuracy(states, task, part, Learner("linear", 0), 0.5, dealt=True)
+    assert told[0] > 0.6 and abs(blind[0] - 1 / 3) < 0.07
