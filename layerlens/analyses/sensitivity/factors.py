@@ -52,6 +52,11 @@ class Factors:
         return cls(unit, Rows(matrix))
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+        return self.slope.shape[1], self.given.values.shape[1]
+
+    @property
     def most(self) -> int:
         """The largest rank it can have."""
         return min(self.slope.shape[0], self.slope.shape[1], self.given.values.shape[1])

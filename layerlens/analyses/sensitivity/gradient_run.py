@@ -12,6 +12,12 @@ import torch
 
 from layerlens.analyses.contract.job import Job
 from layerlens.analyses.sensitivity.factors import Factors, Spectrum
+from layerlens.analyses.sensitivity.gradient_cosines import (
+    COUPLES,
+    Norms,
+    with_layer_above,
+    within_layer,
+)
 from layerlens.analyses.sensitivity.projection_gradients import (
     Gradients,
     ProjectionGradients,
@@ -59,6 +65,11 @@ class GradientRun:
             for way in self.ways:
                 for name in OF_PARTS:
                     self.means[f"{part}_{name}{way}"] = TokenMeans(model.n_layers)
+        self.means["layer_cosine"] = TokenMeans(*sizes)
+        for couple in COUPLES:
+            for way in self.ways:
+                self.means[f"cosine_{couple}{way}"] = TokenMeans(model.n_layers)
+        self._above: dict[tuple[int, int], tuple[Gradients, Norms]] = {}
         self.weights = [self.parts.norms(layer) for layer in range(model.n_layers)]
         self.passes = 0
         self.replayed = 0.0
@@ -73,8 +84,9 @@ class GradientRun:
     def names(self) -> list[str]:
         """What will be there."""
         found = [name for name in self.means if self.pairs or "text_cosine" not in name]
+        whole = (*OF_PROJECTIONS, "layer_cosine")
         ends = [f"{name}{end}" for name in found for end in ("_low", "_high")]
-        return [*found, *(end for end in ends if not end.startswith(OF_PROJECTIONS))]
+        return [*found, *(end for end in ends if not end.startswith(whole))]
 
     def group(self, texts: Sequence[Asked], start: int) -> None:
         """Carry the gradients of some texts back side by side.
@@ -93,6 +105,7 @@ class GradientRun:
             if layer in (0, self.model.n_layers - 1):
                 kept[layer] = [own[0] for own in gradients]
             self._show(layer)
+        self._above.clear()
         self.passes += (2 + len(self.following)) * len(texts)
         for i, text in enumerate(every):
             self.replayed = max(self.replayed, text.found.replayed)
@@ -112,17 +125,35 @@ class GradientRun:
                 )
                 for name, weight in self.weights[layer].items()
             }
+            norms: list[dict[str, float]] = [{} for _ in own]
             for name, one in each.items():
                 place = self.parts.names.index(name)
-                self._add(OF_PROJECTIONS, "{}", (layer, place, kind), start, one)
+                spectra = self._add(OF_PROJECTIONS, "{}", (layer, place, kind), start, one)
+                for i, spectrum in enumerate(spectra):
+                    norms[i][name] = spectrum.norm
+            for i, (found, sizes) in enumerate(zip(own, norms, strict=True)):
+                self._compare((layer, kind), start + i, found, sizes)
             for part in self.parts.parts:
                 if inside := self.parts.inside(layer, part):
                     joined = _One.joined([each[name] for name in inside])
                     self._add(OF_PARTS, f"{part}_{{}}{way}", (layer,), start, joined)
 
+    def _compare(self, cell: tuple[int, int], text: int, own: Gradients, norms: Norms) -> None:
+        """Count the cosines of a text's gradients with those of the layer above, and inside."""
+        layer, kind = cell
+        if before := self._above.get((text, kind)):
+            above, norms_above = before
+            for name, cosine in with_layer_above(own, above, norms, norms_above).items():
+                place = self.parts.names.index(name)
+                self.means["layer_cosine"].add_number((layer, place, kind), cosine, text)
+        self._above[text, kind] = own, norms
+        for couple, cosine in within_layer(own, norms).items():
+            mean = self.means[f"cosine_{couple}{self.ways[kind]}"]
+            mean.add_number((layer,), cosine, text)
+
     def _add(
         self, names: Sequence[str], named: str, cell: tuple[int, ...], start: int, one: _One
-    ) -> None:
+    ) -> list[Spectrum]:
         """Count the numbers of some matrices in some texts."""
         spectra = [Spectrum.of(parts) for parts in one.texts]
         for i, spectrum in enumerate(spectra):
@@ -140,6 +171,7 @@ class GradientRun:
             size = spectra[i].norm * spectra[j].norm
             cosine = product / size if size else float("nan")
             self.means[named.format("text_cosine")].add_number(cell, cosine, start + i)
+        return spectra
 
     def _show(self, layer: int) -> None:
         shown = {name for name in self.names if name in self.means}

@@ -10,6 +10,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given, left_out
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.sensitivity.gradient_run import FOLLOWING, OF_PARTS, GradientRun
+from layerlens.analyses.sensitivity.gradient_step import open_step
 from layerlens.analyses.sensitivity.projection_gradients import PARTS
 from layerlens.analyses.sensitivity.responses import asked
 from layerlens.errors import InputError
@@ -27,26 +28,41 @@ MEASURES = {
     "text_cosine": ("1", "cosine between the {}gradients of two texts"),
     "rank_share": ("1", "effective rank of the {}gradient, share of the largest possible"),
 }
-VARIABLES = {
-    named: variable
-    for name in OF_PARTS
-    for part, words in PARTS.items()
-    for way, added in (("", ""), ("_chance", ", next tokens shuffled"))
-    for units, said in [MEASURES[name]]
-    for named, variable in with_interval(
-        f"{part}_{name}{way}",
-        Variable(("layer",), "float64", units, said.format(f"{words}'s ") + added),
-    ).items()
-} | {
-    name: Variable(
-        ("layer", "projection", "following"),
-        "float64",
-        units,
-        said.format(""),
-        signed=name == "text_cosine",
-    )
-    for name, (units, said) in MEASURES.items()
-}
+VARIABLES = (
+    {
+        named: variable
+        for name in OF_PARTS
+        for part, words in PARTS.items()
+        for way, added in (("", ""), ("_chance", ", next tokens shuffled"))
+        for units, said in [MEASURES[name]]
+        for named, variable in with_interval(
+            f"{part}_{name}{way}",
+            Variable(("layer",), "float64", units, said.format(f"{words}'s ") + added),
+        ).items()
+    }
+    | {
+        named: variable
+        for couple, words in (("qo", "q and o"), ("kv", "k and v"))
+        for way, added in (("", ""), ("_chance", ", next tokens shuffled"))
+        for named, variable in with_interval(
+            f"cosine_{couple}{way}",
+            Variable(("layer",), "float64", "1", f"cosine between gradients of {words}{added}"),
+        ).items()
+    }
+    | {
+        name: Variable(
+            ("layer", "projection", "following"),
+            "float64",
+            units,
+            said.format(""),
+            signed="cosine" in name,
+        )
+        for name, (units, said) in {
+            **MEASURES,
+            "layer_cosine": ("1", "cosine between a {}gradient and that of the next layer"),
+        }.items()
+    }
+)
 
 
 def count_work(
@@ -72,10 +88,11 @@ def count_work(
     spectra = losses * model.n_layers * texts * (2 * longest**2 * widths + 7 * 20 * side**3)
     pairs = min(together, texts) - 1
     cosines = model.n_layers * pairs * texts * longest**2 * widths
-    kept = min(together, texts) * (model.n_layers * state + round(8 * longest * widths)) + inside
+    kept = min(together, texts) * (model.n_layers * state + round(16 * longest * widths)) + inside
     passes = 1 + 1 + losses + 3 * min(verify, texts) / texts
     rows = (1 + losses) * sum(tokens.lengths)
-    return Work(passes, rows, kept, operations=spectra + losses * cosines)
+    neighbours = model.n_layers * texts * 2 * longest**2 * widths
+    return Work(passes, rows, kept, operations=spectra + losses * (cosines + neighbours))
 
 
 @analysis(
@@ -93,6 +110,7 @@ def count_work(
     pooled=True,
     needs=("head", "causal"),
     gradients=True,
+    opens=open_step,
     effects={"seed": given("control"), "skip_first": left_out("responses")},
 )
 def layer_gradients(
@@ -118,6 +136,9 @@ def layer_gradients(
     ``frobenius`` over the norm of the weights. ``text_cosine`` is the cosine between the
     gradients of two texts: whether a step for the one also helps the other. ``attn_`` and ``mlp_``
     before a name: of all matrices of the attention or the MLP together, as blocks of one.
+    ``layer_cosine`` is the cosine between a projection's gradient and the same projection's in the
+    next layer, ``cosine_qo`` and ``cosine_kv`` those between q and o and between k and v of a
+    layer, entry by entry: near 0 where neighbours are asked for other things.
 
     Parameters
     ----------
@@ -145,8 +166,12 @@ def layer_gradients(
     gradient of a matrix is formed where a text has fewer tokens than the matrix rows and columns:
     it is a product of what its layer was given and what the loss asks of what it gave, and all
     numbers follow from products of tokens with tokens. Frozen weights have one too. Experts of a
-    mixture count as blocks of one matrix. As published, a better text has a smaller nuclear norm
-    and a larger effective rank; compare texts of one length.
+    mixture count as blocks of one matrix. Cosines are of matrices of one shape, else NaN: with
+    grouped heads k and v are smaller than q, so that k meets v and q meets o; q and o have one
+    shape where all heads together are as wide as the stream. A cell opens what a small step against
+    the first text's gradient really does to its loss, beside what its gradient foresees, a random
+    step as long, and the loss of the second text. As published, a better text has a smaller nuclear
+    norm and a larger effective rank; compare texts of one length.
 
     Raises
     ------

@@ -96,6 +96,10 @@ class ProjectionGradients:
         names = [(part, [m.name for m in part.matrices]) for part in self._parts[layer]]
         return [part for part, held in names if matrix.name in held]
 
+    def every(self, layer: int) -> list[Projection]:
+        """The projections of a block."""
+        return self._parts[layer]
+
     def watch(self) -> Watch:
         """What looks at one text on its way back."""
         return Watch(self._model, self._parts)

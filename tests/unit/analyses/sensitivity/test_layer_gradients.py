@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 import layerlens as ll
+from layerlens.analyses.contract import registry
+from layerlens.analyses.contract.cells import Place
 from layerlens.analyses.sensitivity.factors import Factors, Rows, Spectrum, inner
 from layerlens.analyses.sensitivity.projection_gradients import ProjectionGradients
 from layerlens.errors import InputError
@@ -188,3 +190,91 @@ def test_weights_are_left_as_they_are() -> None:
 def test_what_does_not_fit(options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ll.layer_gradients(by_hooks.wrapped("gpt2"), TEXTS[0][:6], **options)
+
+
+@pytest.mark.parametrize("family", by_hooks.FAMILIES)
+def test_cosines_with_the_next_layer_and_inside_one(family: str) -> None:
+    model = by_hooks.wrapped(family)
+    data = ll.layer_gradients(model, TEXTS[:2], control=False).data
+    each = [by_hand(model, ids) for ids in TEXTS[:2]]
+
+    def cosine(first: tuple[int, str], second: tuple[int, str]) -> float:
+        return float(
+            np.mean(
+                [
+                    float(torch.cosine_similarity(g[first].flatten(), g[second].flatten(), dim=0))
+                    for g in each
+                ]
+            )
+        )
+
+    for layer in range(model.n_layers):
+        for name in data.projection.values.tolist():
+            got = float(data.layer_cosine.sel(projection=name).isel(layer=layer, following=0))
+            if layer + 1 < model.n_layers:
+                assert got == pytest.approx(cosine((layer, name), (layer + 1, name)), abs=1e-5)
+            else:
+                assert np.isnan(got)
+        for couple in ("qo", "kv"):
+            one, other = ((layer, name) for name in couple)
+            if each[0][one].shape == each[0][other].shape:
+                wanted = cosine(one, other)
+                assert float(data[f"cosine_{couple}"][layer]) == pytest.approx(wanted, abs=1e-5)
+            else:
+                assert np.isnan(data[f"cosine_{couple}"][layer])
+
+
+@pytest.mark.parametrize("family", by_hooks.FAMILIES)
+@pytest.mark.parametrize("labels", [{"projection": "k", "following": "text"}, {}])
+def test_a_step_against_the_gradient_does_what_it_foresees(
+    family: str, labels: dict[str, str]
+) -> None:
+    """The same step by hand: a plain copy whose rows were moved, k's or all of the MLP."""
+    model, texts = by_hooks.wrapped(family), TEXTS[:2]
+    names = [labels["projection"]] if labels else [
+        n for n in ProjectionGradients(model).names if n in ("gate", "up", "down")
+    ]  # fmt: skip
+    result = ll.layer_gradients(model, texts)
+    array = "nuclear" if labels else "mlp_nuclear"
+    analysis = registry.get("layer_gradients")
+    inputs, options = result.given or ({}, {})
+    found = analysis.open(model, inputs, options, Place(array, {"layer": 1, **labels}, 0.0))
+    [table] = found.tables
+    slopes = by_hand(model, texts[0])
+    norm = sum(float(slopes[1, name].square().sum()) for name in names) ** 0.5
+    held = [p for p in projections(model, 1) if p.name in names]
+    size = sum(float(w.square().sum()) for part in held for w in part.weights) ** 0.5
+    moved = by_hooks.wrapped(family)
+    for share, foreseen, true, random, other in table.rows:  # type: ignore[misc]
+        assert foreseen == pytest.approx(-norm * share * size, rel=1e-4)
+        with torch.no_grad():
+            fresh = by_hooks.wrapped(family)
+            for part, own in zip(projections(fresh, 1), projections(moved, 1), strict=True):
+                if part.name in names:
+                    weight = own.matrices[0].weight
+                    rows = slice(None) if own.rows is None else own.rows
+                    weight[rows] = part.weights[0] - share * size / norm * slopes[1, part.name]
+        losses = [[float(loss_by_hand(one, ids)) for one in (moved, model)] for ids in texts]
+        changes = [after - before for after, before in losses]
+        assert [true, other] == pytest.approx(changes, abs=2e-6)
+        assert abs(random) < abs(true)
+    assert table.rows[1][2] == pytest.approx(table.rows[1][1], rel=0.05)
+
+
+def loss_by_hand(model: LensModel, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        logits = model.hf(torch.tensor([ids])).logits[0, :-1]
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]))
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [("cosine_kv_chance", "k, v, next tokens shuffled"), ("attn_text_cosine", "q, k, v, o of")],
+)
+def test_a_cell_says_what_it_moves(array: str, words: str) -> None:
+    model = by_hooks.wrapped("llama")
+    inputs, options = ll.layer_gradients(model, TEXTS[0]).given or ({}, {})
+    opened = registry.get("layer_gradients").open(
+        model, inputs, options, Place(array, {"layer": 0}, 0.0)
+    )
+    assert words in opened.title and len(opened.tables[0].head) == 4
