@@ -47,6 +47,8 @@ class Texts:
         As in ``model.tokens``; an option of the analysis that reads it.
     literal
         Whether `code` writes out lists, for which nobody has a variable.
+    labelled_by
+        What gave the labels where no person did; results say so. None: they are the user's.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Texts:
         self.group = _checked_mark("group", group, source, reading)
         self.add_bos: bool | None = None
         self.literal = False
+        self.labelled_by: str | None = None
         self._files = _files(source)
         self._used: list[bool] = []
 

@@ -185,6 +185,11 @@ class Job:
         """Label and group of each text."""
         texts = self._fed[next(iter(self._fed)) if of is None else of]
         if isinstance(texts, Texts):
+            if texts.labelled_by:
+                self.note(labelled_by=texts.labelled_by)
+                self.remark(
+                    f"labels are silver: {texts.labelled_by} gave them, and some of them are wrong"
+                )
             return [(item.label, item.group) for item in texts.items()]
         return [(None, None)] * len(texts.ids)
 
