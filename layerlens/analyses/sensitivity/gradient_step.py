@@ -48,7 +48,7 @@ def open_step(
     wanted = step.wanted(texts[0], (seed, 0) if shuffled else None)
     others = [(texts[1], step.wanted(texts[1], None))] if len(texts) > 1 else []
     rows = step.rows((texts[0], wanted), others, seed)
-    head = ["length of the step", "foreseen", "true change", "random step as long"]
+    head = ["step, share of the weights", "foreseen", "true change", "random step as long"]
     words = ", ".join(named) + (", next tokens shuffled" if shuffled else "")
     return Opened(
         title=f"Loss of the first text when {words} of layer {layer} moves against its gradient",

@@ -31,7 +31,7 @@ WAYS = {"": "", "_chance": ", tokens shuffled"}
 
 CURVES = {
     "attention_entropy": ("nats", "entropy of the attention"),
-    "gradient_by_state": ("1", "gradient by the states after it"),
+    "gradient_by_state": ("1", "gradient by the layer's output"),
     "gradient_by_weights": ("1", "gradient by the layer's weights"),
 }
 """Numbers of each layer in each text, with their unit and words."""
