@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.sparse_split import sparse_split
     from layerlens.analyses.depth.void_layers import voids
+    from layerlens.analyses.features.concepts.concepts import concepts
     from layerlens.analyses.features.facets.facets import facets
     from layerlens.analyses.features.feature import feature
     from layerlens.analyses.features.features import features
@@ -301,6 +302,7 @@ _PLACES = {
     "load_sae": "layerlens.analyses.features.sae_files",
     "export_sae": "layerlens.analyses.features.sae_files",
     "sae_metrics": "layerlens.analyses.features.sae_metrics",
+    "concepts": "layerlens.analyses.features.concepts.concepts",
     "facets": "layerlens.analyses.features.facets.facets",
     "feature": "layerlens.analyses.features.feature",
     "features": "layerlens.analyses.features.features",
@@ -359,6 +361,7 @@ __all__ = [
     "clamp",
     "compare_models",
     "composition",
+    "concepts",
     "contrast_layers",
     "cross_layer_sensitivity",
     "cross_model_patch",

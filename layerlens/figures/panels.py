@@ -45,6 +45,8 @@ _WIDTH = 40  # characters of a panel's title
 _APART = 0.07  # of the axis, between the names of two moments
 _TICK = 14  # characters of a line of a name along an axis
 _NAMED = 5  # entries of an axis that are all named
+_HEAD = 3  # letters before the colon of a name, which then stand for it: "12: cat dog"
+_TICKS = 10  # of these are written along an axis
 _MOST_NAMED = 12  # more with names of their own are read in a table, not drawn
 
 
@@ -147,7 +149,8 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
             dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
             band = _band(data, array, along, i)
             drawn.append(_line(axes, x, values[:, i], band, hue, label, dash))
-            if _is_named(data, array):  # nothing lies between two names
+            # Nothing lies between two names.
+            if _is_named(data, array) or _heads(data, array):
                 drawn[-1].set(linestyle="", marker="o", markersize=4)
     axes.set_yscale(scale)
     along, _ = _axes_of(data, panel.arrays[0])
@@ -157,6 +160,9 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
     elif _is_named(data, panel.arrays[0]):
         words = [textwrap.fill(word, _TICK) for word in labels_of(data, along)]
         axes.set_xticks(_places(data, along), words)
+    elif heads := _heads(data, panel.arrays[0]):
+        step = -(-len(heads) // _TICKS)
+        axes.set_xticks(_places(data, along)[::step], heads[::step])
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axes.grid(axis="y", color=colors.faint, alpha=0.25, linewidth=0.5)
@@ -174,12 +180,22 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
 def is_list(data: xr.Dataset, panel: Panel) -> bool:
     """Whether a panel is of things with names, more of them than an axis has room for."""
     first = panel.arrays[0]
-    return _has_names(data, first) and data.sizes[first["dims"][0]] > _MOST_NAMED
+    many = _has_names(data, first) and data.sizes[first["dims"][0]] > _MOST_NAMED
+    return many and not _heads(data, first)
 
 
 def _is_named(data: xr.Dataset, array: Array) -> bool:
     """Whether the entries of the one axis are few, in no order, and have names of their own."""
     return _has_names(data, array) and data.sizes[array["dims"][0]] <= _NAMED
+
+
+def _heads(data: xr.Dataset, array: Array) -> list[str]:
+    """What stands before a colon in the names along an axis, where that is short in all of them."""
+    if not _has_names(data, array):
+        return []
+    heads = [name.partition(":") for name in labels_of(data, array["dims"][0])]
+    short = all(colon and len(head) <= _HEAD for head, colon, _ in heads)
+    return [head for head, _, _ in heads] if short else []
 
 
 def _has_names(data: xr.Dataset, array: Array) -> bool:

@@ -81,7 +81,7 @@ def open_feature(
     doses = _doses(spot)
     tables = [_steered(model, spot, doses)]
     if why_no_effects(model, site.kind) is None:
-        tables.append(_effects(job, model, dictionary["W_dec"][[feature]]))
+        tables.append(effects_table(job, model, dictionary["W_dec"][[feature]]))
     tables.append(_neighbours(job, model, spot))
     marks = torch.zeros(len(text.kept))
     marks[text.kept] = spot.values / spot.values.max().clamp_min(1e-12)
@@ -128,7 +128,7 @@ def _steered(model: LensModel, spot: _Spot, doses: list[tuple[str, float]]) -> T
     return next_token_table(model, conditions)
 
 
-def _effects(job: Job, model: LensModel, row: Tensor) -> Table:
+def effects_table(job: Job, model: LensModel, row: Tensor) -> Table:
     """The tokens that it raises and lowers most, by its weights."""
     tokens, scores = logit_effects(model, row, min(TOKENS, model.d_vocab), job.tick)
     up, down = ([model.token_string(int(i)) for i in side] for side in tokens[0])

@@ -34,6 +34,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "features": ((ONE,), {"sae": None}),
     "feature": ((LIST,), {"sae": None, "k": 2, "strengths": [1], "new_tokens": 2}),
     "lens_quality": ((ONE,), {"positions_skipped": 1}),
+    "concepts": ((LIST * 2,), {"r": 2, "designs": 2, "explain": 1, "test": 0.5}),
     "contrast_layers": ((ONE,), {"max_new_tokens": 3}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "generation_lens": ((ONE,), {"max_new_tokens": 3}),

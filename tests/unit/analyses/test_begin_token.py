@@ -32,6 +32,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "bigram_layers": ((LIST,), {"alone": 1}),
     "causal_trace": ((ONE,), {"subject": "w11", "samples": 2}),
     "compare_models": ((LIST,), {"other": None, "unit": "text", "metric": "rsa"}),
+    "concepts": ((LIST * 2,), {"r": 2, "designs": 2, "explain": 1, "test": 0.5}),
     "contrast_layers": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "early_exit": ((LIST,), {}),
