@@ -287,3 +287,11 @@ def test_controls_stand_beside_what_they_are_controls_of_and_long_lists_are_not_
     figure = metrics_figure(data)
     assert len(figure.axes) == 1 and len(figure.axes[0].get_lines()) == 3
     assert len(metrics_figure(data[["strength"]]).axes) == 1  # there is nothing else
+
+
+def test_numbers_before_the_names_of_many_things_stand_for_them() -> None:
+    names = [f"{i}: word" for i in range(1, 21)]
+    data = xr.Dataset({"size": ("thing", np.arange(20.0))}, {"thing": names})
+    (axes,) = metrics_figure(data).axes
+    assert [label.get_text() for label in axes.get_xticklabels()][:3] == ["1", "3", "5"]
+    assert axes.get_lines()[0].get_linestyle() == "None"  # nothing lies between two of them
