@@ -140,11 +140,11 @@ def _labels(text: str, places: Sequence[tuple[int, int] | None], words: Tagged) 
     for number, (first, last, _) in enumerate(known):
         word[first:last] = [number] * (last - first)
     of = [set(word[slice(*place)]) - {None} if place else set() for place in places]
-    ends = {number: at for at, own in enumerate(of) for number in own}
+    ends = {one: at for at, several in enumerate(of) for one in several}
     found: list[str | None] = [None] * len(places)
-    for number, at in ends.items():
-        if number is not None and len(of[at]) == 1:
-            found[at] = known[number][2]
+    for own, at in ends.items():
+        if own is not None and len(of[at]) == 1:
+            found[at] = known[own][2]
     return found
 
 
