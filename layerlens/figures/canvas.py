@@ -23,6 +23,7 @@ CHARACTER = 0.062
 
 _NOTE_CHARACTER = 0.054
 _LINE = 0.14  # inches from one line of notes to the next
+_TITLE, _TITLE_LINE = 9.0, 0.18  # points, and inches from one line of a title to the next
 _SCREEN_DPI = 96  # CSS pixels an inch
 
 
@@ -47,13 +48,25 @@ def new_figure(size: tuple[float, float], colors: Palette) -> Figure:
     return figure
 
 
+def broken_title(title: str, width: float) -> str:
+    """Return the title with a break wherever a line would be wider than a figure of `width`."""
+    limit = int((width - 0.3) / (_NOTE_CHARACTER * _TITLE / FONT))
+    return "\n".join(textwrap.wrap(title, limit, break_on_hyphens=False))
+
+
+def title_height(title: str, below: Sequence[str] = ()) -> float:
+    """Return the inches that a title and the lines below it take beyond its first line."""
+    return _TITLE_LINE * title.count("\n") + _LINE * len(below)
+
+
 def write_title(figure: Figure, title: str, colors: Palette, below: Sequence[str] = ()) -> None:
     """Write the title into the upper left corner, and smaller lines below it."""
     width, height = figure.get_size_inches()
+    lines = title.split("\n")
     for i, line in enumerate(below):
         figure.text(
             0.1 / width,
-            1 - (0.43 + i * _LINE) / height,
+            1 - (0.43 + _TITLE_LINE * (len(lines) - 1) + i * _LINE) / height,
             drawable_line(line),
             fontsize=FONT,
             family=list(families()),
@@ -61,16 +74,17 @@ def write_title(figure: Figure, title: str, colors: Palette, below: Sequence[str
             parse_math=False,
             gid="subtitle",
         )
-    figure.text(
-        0.1 / width,
-        1 - 0.28 / height,
-        drawable_line(title),
-        fontsize=9,
-        family=list(families()),
-        color=colors.ink,
-        parse_math=False,
-        gid="title",
-    )
+    for i, line in enumerate(lines):
+        figure.text(
+            0.1 / width,
+            1 - (0.28 + i * _TITLE_LINE) / height,
+            drawable_line(line),
+            fontsize=_TITLE,
+            family=list(families()),
+            color=colors.ink,
+            parse_math=False,
+            gid="title",
+        )
 
 
 def write_notes(figure: Figure, notes: list[str], colors: Palette) -> None:

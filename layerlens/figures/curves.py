@@ -12,9 +12,11 @@ import numpy as np
 from layerlens.errors import ResultError
 from layerlens.figures.canvas import (
     FONT,
+    broken_title,
     checks_line,
     new_figure,
     notes_height,
+    title_height,
     wrapped,
     write_notes,
     write_title,
@@ -102,14 +104,14 @@ def curves_figure(
         raise ResultError(f"{', '.join(names)} have no common unit; draw them one by one.")
     long = [str(data[name].attrs.get("long_name", name)) for name in names]
     head = capital(" and ".join(dict.fromkeys(long)))
-    above = [head if title is None else title]
     width = min(max(4.5, 2.0 + 0.16 * len(points)), 14.0)
     under = [str(data.attrs.get("direction", "")), model] if title is None else []
+    above = broken_title(head if title is None else title, width)
     below = wrapped([", ".join(word for word in under if word)], width)
     notes = [note for note in (where, checks_line(data)) if note]
     bottom = 0.6 + _upright(points) + notes_height(notes, width)
     tall = max(_TALL, _names_height(lines))
-    height = bottom + 0.55 + tall + 0.14 * len(below)
+    height = bottom + 0.55 + tall + title_height(above, below)
     figure = new_figure((width, height), colors)
     place = (0.75 / width, bottom / height, 1 - 2.3 / width, tall / height)
     axes = figure.add_axes(place, facecolor=colors.page)
@@ -118,7 +120,7 @@ def curves_figure(
     _draw(axes, lines, at_x, colors, scale, axis_words(data, spread) if spread else None)
     words = words_of(data[names[0]]) if len(names) == 1 else ", ".join(units - {"1"})
     _dress(axes, points, at_x, axis_words(data, axis), words, colors)
-    write_title(figure, above[0], colors, below)
+    write_title(figure, above, colors, below)
     write_notes(figure, notes, colors)
     return figure
 

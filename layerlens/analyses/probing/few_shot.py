@@ -16,8 +16,8 @@ from layerlens.errors import InputError
 
 VARIABLES = with_interval(
     "few_shot_accuracy",
-    Variable(("of", "point"), "float64", "1", "share of the other texts that are told right by "
-             "probes of a few of them, mean over draws"),
+    Variable(("of", "point"), "float64", "1", "share of the other texts told right after a "
+             "few of them"),
     "draws",
 )  # fmt: skip
 """Uselis and Oh (2025), Intermediate Layer Classifiers for OOD generalization, arXiv 2504.05461."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -249,6 +250,18 @@ def test_curves_have_lines_bands_and_dashes() -> None:
     alone = draw("curves", data, variables="rank", title="mine", theme="dark")
     assert len(alone.axes[0].lines) == 1
     assert texts(alone, "title") == ["mine"]
+
+
+def test_a_title_that_is_wider_than_the_figure_has_lines() -> None:
+    words = "share of the examples that are told right of texts that nobody has seen before"
+    figure = draw("curves", sweep(), variables="metric", title=words)
+    lines = figure.findobj(lambda one: one.get_gid() == "title")
+    assert " ".join(one.get_text() for one in lines) == words and len(lines) > 1
+    figure.canvas.draw()
+    boxes = [one.get_window_extent() for one in lines]
+    assert all(box.x1 < figure.bbox.x1 for box in boxes)
+    assert all(above.y0 > below.y0 for above, below in pairwise(boxes))
+    assert boxes[-1].y0 > figure.axes[0].get_window_extent().y1
 
 
 def test_curves_of_a_grid_are_a_line_an_entry() -> None:
