@@ -88,13 +88,28 @@ class Factors:
         return min(self.slope.shape[1], self.given.values.shape[1])
 
 
-def inner(first: Factors, second: Factors) -> float:
-    """Sum of the products of the entries of two matrices of one shape."""
+Shared = dict[tuple[int, int], Tensor]
+"""Products of what two matrices were given, by both's `Rows`: q, k and v have the same ones."""
+
+
+def inner(first: Factors, second: Factors, shared: Shared | None = None) -> float:
+    """Sum of the products of the entries of two matrices of one shape.
+
+    Parameters
+    ----------
+    shared
+        Where products are kept that further matrices have, too; for as long as these are there.
+    """
     (n, out), (m, _) = first.slope.shape, second.slope.shape
     width = first.given.values.shape[1]
     if n * m * (out + width) <= (n + m) * out * width:
-        slopes = first.slope @ second.slope.mT
-        product = slopes * (first.given.values @ second.given.values.mT)
+        place = id(first.given), id(second.given)
+        given = None if shared is None else shared.get(place)
+        if given is None:
+            given = first.given.values @ second.given.values.mT
+            if shared is not None:
+                shared[place] = given
+        product = (first.slope @ second.slope.mT) * given
     else:
         product = first.matrix() * second.matrix()
     return float(product.sum(dtype=torch.float32))
@@ -146,10 +161,10 @@ def _gram(rows: Tensor) -> Tensor:
 
 def _root(gram: Tensor) -> Tensor:
     """``L`` with ``L L^T`` the matrix, up to rounding; some tokens are asked for nothing."""
-    unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    tiny = len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal().max()
+    lifted = gram.clone()
+    lifted.diagonal().add_(len(gram) * torch.finfo(gram.dtype).eps * gram.diagonal().max())
     found: Tensor
-    found, failed = torch.linalg.cholesky_ex(gram + tiny * unit)
+    found, failed = torch.linalg.cholesky_ex(lifted)
     if failed:  # of rank so low that rounding makes it indefinite, or of zeros
         values, vectors = torch.linalg.eigh(gram)
         found = vectors * values.clamp(min=0).sqrt()

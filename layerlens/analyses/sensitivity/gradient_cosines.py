@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from layerlens.analyses.sensitivity.factors import Factors, inner
+from layerlens.analyses.sensitivity.factors import Factors, Shared, inner
 from layerlens.analyses.sensitivity.projection_gradients import Gradients, Place, between
 
 COUPLES = {"qo": ("q", "o"), "kv": ("k", "v")}
@@ -18,8 +18,9 @@ def with_layer_above(
     own: Gradients, above: Gradients, norms: Norms, norms_above: Norms
 ) -> dict[str, float]:
     """Cosine of each projection's gradient with the one a layer above has; where shapes agree."""
+    shared: Shared = {}
     return {
-        name: _cosine(between(own[name], above[name]), norms[name] * norms_above[name])
+        name: _cosine(between(own[name], above[name], shared), norms[name] * norms_above[name])
         for name in own.keys() & above.keys()
         if _shapes(own[name]) == _shapes(above[name])
     }

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.sensitivity.text_gradients import TextGradients, norm, recorded
+from layerlens.analyses.sensitivity.text_gradients import (
+    TextGradients,
+    norm,
+    recorded,
+    recorded_bytes,
+)
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
@@ -48,9 +53,8 @@ def count_work(
     """Count passes, rows through the head and bytes of one call; a way back counts as two."""
     longest = max(tokens.lengths)
     state = longest * model.d_model * model.dtype.itemsize
-    heads = max(block.n_heads for block in model.anatomy.blocks)
     block = sum(p.numel() for p in model.hf.parameters()) / model.n_layers
-    inside = 20 * state + heads * longest**2 * model.dtype.itemsize
+    inside = recorded_bytes(model, longest)
     kept = model.n_layers * state + inside + round(block) * model.dtype.itemsize
     made = 1 + 1 + 2 * 2 + 3 * min(verify, len(tokens.lengths)) / len(tokens.lengths)
     return Work(made, 2 * sum(tokens.lengths), kept)
@@ -151,14 +155,16 @@ class _Norms:
 
     def text(self, row: int, seed: int, *, verified: bool) -> None:
         """The norms of one text, and of the same with its next tokens shuffled."""
-        found = TextGradients(self.model, row_of(self.tokens, row), self.skip, self.job.tick)
+        found = TextGradients(
+            self.model, row_of(self.tokens, row), self.skip, self.job.tick, self._weights
+        )
         order = np.random.default_rng((seed, row)).permutation(len(found.following))
         wanted = found.following, found.following[torch.from_numpy(order)]
         losses, lasts = found.back(*wanted)
         for chance, loss, last in zip(_NEXT, losses, lasts, strict=True):
             self.means[f"loss{chance}"].add_number((0,), loss, row)
             self.means[f"state_gradient{chance}"].add_number((-1,), norm(last), row)
-        for block in found.blocks(lasts, self._weights):
+        for block in found.blocks(lasts):
             for chance, state, slopes in zip(_NEXT, block.states, block.inside, strict=True):
                 states, weights = (f"{name}_gradient{chance}" for name in ("state", "weight"))
                 self.means[states].add_number((block.layer,), norm(state), row)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from layerlens.analyses.contract.job import Job
-from layerlens.analyses.sensitivity.factors import Factors, Spectrum
+from layerlens.analyses.sensitivity.factors import Factors, Shared, Spectrum
 from layerlens.analyses.sensitivity.gradient_cosines import (
     COUPLES,
     Norms,
@@ -25,9 +25,10 @@ from layerlens.analyses.sensitivity.projection_gradients import (
     distance,
 )
 from layerlens.analyses.sensitivity.responses import Asked
-from layerlens.analyses.sensitivity.text_gradients import TextGradients
+from layerlens.analyses.sensitivity.text_gradients import TextGradients, recorded_bytes
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.metrics.one_thread import one_thread
+from layerlens.model.matrices import matrices
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -37,6 +38,17 @@ FOLLOWING = ("text", "shuffled")
 
 OF_PARTS = ("effective_rank", "nuclear", "frobenius", "relative_gradient", "text_cosine")
 OF_PROJECTIONS = (*OF_PARTS, "rank_share")
+
+
+ROOM = 256 << 20
+"""Bytes of graphs up to which the passes of texts that go side by side record their blocks."""
+
+
+def records(model: LensModel, longest: int, together: int) -> bool:
+    """Whether there is room for the graphs of all blocks; experts ask their weights themselves."""
+    if any(m.stacked for layer in range(model.n_layers) for m in matrices(model, layer)):
+        return False
+    return together * model.n_layers * recorded_bytes(model, longest) <= ROOM
 
 
 class GradientRun:
@@ -72,6 +84,7 @@ class GradientRun:
         self._above: dict[tuple[int, int], tuple[Gradients, Norms]] = {}
         self.weights = [self.parts.norms(layer) for layer in range(model.n_layers)]
         self.passes = 0
+        self.again = False
         self.replayed = 0.0
         self.off: list[float] = []
 
@@ -96,7 +109,10 @@ class GradientRun:
         start
             Number of the first among all texts.
         """
-        every = [_Text(self, text, start + i) for i, text in enumerate(texts)]
+        longest = max(text.text.ids.shape[1] for text in texts)
+        record = self.parts.plain and records(self.model, longest, len(texts))
+        self.again |= not record
+        every = [_Text(self, text, start + i, record) for i, text in enumerate(texts)]
         kept: dict[int, list[Gradients]] = {}
         for layer in range(self.model.n_layers - 1, -1, -1):
             gradients = [text.next() for text in every]
@@ -106,7 +122,7 @@ class GradientRun:
                 kept[layer] = [own[0] for own in gradients]
             self._show(layer)
         self._above.clear()
-        self.passes += (2 + len(self.following)) * len(texts)
+        self.passes += (2 - record + len(self.following)) * len(texts)
         for i, text in enumerate(every):
             self.replayed = max(self.replayed, text.found.replayed)
             if start + i < self.verify:
@@ -117,11 +133,12 @@ class GradientRun:
         pairs = list(combinations(range(len(gradients)), 2))
         for kind, way in enumerate(self.ways):
             own = [found[kind] for found in gradients]
+            shared: Shared = {}
             each = {
                 name: _One(
                     [list(found[name].values()) for found in own],
                     weight,
-                    {(i, j): between(own[i][name], own[j][name]) for i, j in pairs},
+                    {(i, j): between(own[i][name], own[j][name], shared) for i, j in pairs},
                 )
                 for name, weight in self.weights[layer].items()
             }
@@ -196,11 +213,13 @@ class GradientRun:
                 self.job.emit({}, {name: low, f"{stem}_high": high})
         self.job.note(
             passes=self.passes / texts,
-            method="one pass; the gradient goes back through each block, run again for itself",
+            method="one pass; the gradient goes back through each block"
+            + ", run again for itself" * self.again,
         )
         limit = tolerance(self.model)
-        what = "states after each block run again against those of the pass, of the largest"
-        self.job.check("block alone equals the pass", self.replayed, limit, what)
+        if self.again:
+            what = "states after each block run again against those of the pass, of the largest"
+            self.job.check("block alone equals the pass", self.replayed, limit, what)
         if self.off:
             what = "gradients of the first and last block against one way back, of their norm"
             self.job.check("naive agreement", max(self.off), limit, what)
@@ -238,15 +257,17 @@ class _One:
 class _Text:
     """One text on its way back, for its losses."""
 
-    def __init__(self, run: GradientRun, text: Asked, number: int) -> None:
-        self.found = TextGradients(run.model, text.text, text.skip, run.job.tick)
+    def __init__(self, run: GradientRun, text: Asked, number: int, record: bool) -> None:
+        self._watch = run.parts.watch()
+        self.found = TextGradients(
+            run.model, text.text, text.skip, run.job.tick, self._watch.inside, record=record
+        )
         following = self.found.following
         order = np.random.default_rng((run.seed, number)).permutation(len(following))
         shuffled = following[torch.from_numpy(order)]
         self.wanted = [following, shuffled][: len(run.following)]
-        self._watch = run.parts.watch()
         _, lasts = self.found.back(*self.wanted)
-        self._blocks = self.found.blocks(lasts, self._watch.inside)
+        self._blocks = self.found.blocks(lasts)
 
     def next(self) -> list[Gradients]:
         """The gradients of the next block down, for each loss."""

@@ -10,6 +10,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.sensitivity.inflection_run import CURVES, WAYS, InflectionRun
+from layerlens.analyses.sensitivity.text_gradients import recorded_bytes
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
 from layerlens.model.like import require_like
@@ -84,8 +85,7 @@ def count_work(
     """Count passes, rows through the head and bytes of one call; a way back counts as two."""
     texts, longest, ways = len(tokens.lengths), max(tokens.lengths), 1 + bool(control)
     state = longest * model.d_model * model.dtype.itemsize
-    heads = max(block.n_heads for block in model.anatomy.blocks)
-    inside = 20 * state + heads * longest**2 * model.dtype.itemsize
+    inside = recorded_bytes(model, longest)
     block = sum(p.numel() for p in model.hf.parameters()) / model.n_layers
     kept = model.n_layers * state + inside + round(block) * model.dtype.itemsize
     sampled = min(sample, sum(tokens.lengths)) * (model.n_layers + 1) * model.d_model * 4

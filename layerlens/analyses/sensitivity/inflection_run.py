@@ -84,11 +84,11 @@ class InflectionRun:
     ) -> None:
         """The curves of one text, ``[curve, layer]``."""
         entropies = self._entropies(text, row, own)
-        found = TextGradients(self.model, text, self.skip, self.job.tick)
+        found = TextGradients(self.model, text, self.skip, self.job.tick, self._weights)
         _, lasts = found.back(found.following)
         states, weights = np.full((2, self.model.n_layers), np.nan)
         after = lasts[0]
-        for block in found.blocks(lasts, self._weights):
+        for block in found.blocks(lasts):
             states[block.layer] = norm(after)
             weights[block.layer] = norm(*block.inside[0])
             after = block.states[0]

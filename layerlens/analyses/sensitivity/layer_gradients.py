@@ -9,10 +9,11 @@ import numpy as np
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given, left_out
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.sensitivity.gradient_run import FOLLOWING, OF_PARTS, GradientRun
+from layerlens.analyses.sensitivity.gradient_run import FOLLOWING, OF_PARTS, GradientRun, records
 from layerlens.analyses.sensitivity.gradient_step import open_step
 from layerlens.analyses.sensitivity.projection_gradients import PARTS
 from layerlens.analyses.sensitivity.responses import asked
+from layerlens.analyses.sensitivity.text_gradients import recorded_bytes
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
 
@@ -81,15 +82,16 @@ def count_work(
     weights = sum(p.numel() for p in model.hf.parameters()) / model.n_layers
     widths = weights / model.d_model  # of what all projections of a block take and give, about
     state = longest * model.d_model * model.dtype.itemsize
-    heads = max(block.n_heads for block in model.anatomy.blocks)
-    inside = 20 * state + heads * longest**2 * model.dtype.itemsize
+    recorded = records(model, longest, min(together, texts))
+    inside = recorded_bytes(model, longest) * (model.n_layers if recorded else 1)
     side = min(longest, model.d_model)
     losses = 1 + bool(control)
     spectra = losses * model.n_layers * texts * (2 * longest**2 * widths + 7 * 20 * side**3)
     pairs = min(together, texts) - 1
     cosines = model.n_layers * pairs * texts * longest**2 * widths
-    kept = min(together, texts) * (model.n_layers * state + round(16 * longest * widths)) + inside
-    passes = 1 + 1 + losses + 3 * min(verify, texts) / texts
+    each = model.n_layers * state + round(16 * longest * widths)
+    kept = min(together, texts) * (each + recorded * inside) + (not recorded) * inside
+    passes = 2 - recorded + losses + 3 * min(verify, texts) / texts
     rows = (1 + losses) * sum(tokens.lengths)
     neighbours = model.n_layers * texts * 2 * longest**2 * widths
     return Work(passes, rows, kept, operations=spectra + losses * (cosines + neighbours))
@@ -101,7 +103,7 @@ def count_work(
     source="Li et al. (2025), How Instruction and Reasoning Data shape Post-Training: Data Quality "
     "through the Lens of Layer-wise Gradients, arXiv 2504.10766; effective rank: Roy and "
     "Vetterli (2007)",
-    cost="2 passes a text, and the way back to the states, twice",
+    cost="1 pass a text, 2 where it is long, and the way back to the states, twice",
     view="panels",
     lead="The pull of the loss at the attention's and the MLP's weights; the control asks for "
     "shuffled next tokens, so what both have in common is the model's and not the text's.",

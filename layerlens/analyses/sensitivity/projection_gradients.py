@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layerlens.analyses.sensitivity.factors import Factors, Rows, inner
+from layerlens.analyses.sensitivity.factors import Factors, Rows, Shared, inner
 from layerlens.analyses.sensitivity.text_gradients import recorded
 from layerlens.errors import ModelError
 from layerlens.metrics.projections import Projection, projections
@@ -100,17 +100,27 @@ class ProjectionGradients:
         """The projections of a block."""
         return self._parts[layer]
 
+    @property
+    def plain(self) -> bool:
+        """Whether all matrices are those of plain layers, and no gradient by a weight is asked."""
+        model = self._model
+        return all(
+            _module(model.hf.get_submodule(model.anatomy.blocks[layer].path), matrix) is not None
+            for layer, parts in enumerate(self._parts)
+            for matrix in _matrices(parts)
+        )
+
     def watch(self) -> Watch:
         """What looks at one text on its way back."""
         return Watch(self._model, self._parts)
 
 
 class Watch:
-    """Keeps what the projections of one block are given, until the gradient is there."""
+    """Keeps what the projections of blocks are given, until the gradient is there."""
 
     def __init__(self, model: LensModel, parts: Sequence[Sequence[Projection]]) -> None:
         self._model, self._parts = model, parts
-        self._seen: list[_Seen] = []
+        self._seen: dict[int, list[_Seen]] = {}
 
     @contextmanager
     def inside(self, layer: int) -> Iterator[list[Tensor]]:
@@ -118,7 +128,7 @@ class Watch:
 
         See :data:`layerlens.analyses.sensitivity.text_gradients.Inside`.
         """
-        self._seen = []
+        seen = self._seen[layer] = []
         targets: list[Tensor] = []
         path = self._model.anatomy.blocks[layer].path
         rows: dict[tuple[int, ...], Rows] = {}
@@ -127,7 +137,7 @@ class Watch:
                 module = _module(self._model.hf.get_submodule(path), matrix)
                 if module is None:
                     stack.enter_context(recorded([matrix.parameter]))
-                    self._seen.append(_Seen(matrix, None))
+                    seen.append(_Seen(matrix, None))
                     targets.append(matrix.parameter)
                     continue
 
@@ -138,7 +148,7 @@ class Watch:
                     flat = given.detach().flatten(0, -2)
                     # What several layers are given (q, k and v) is multiplied with itself once.
                     own = rows.setdefault((flat.data_ptr(), *flat.shape), Rows(flat))
-                    self._seen.append(_Seen(matrix, own))
+                    seen.append(_Seen(matrix, own))
                     targets.append(output if output.requires_grad else output.requires_grad_())
                     return output.clone()  # what comes next may write into it
 
@@ -155,7 +165,8 @@ class Watch:
             A projection was not seen at work.
         """
         found: dict[str, dict[Place, list[tuple[Tensor, Rows]]]] = {}
-        for seen, slope in zip(self._seen, slopes, strict=True):
+        self._seen.pop(layer + 1, None)  # what it was given is needed no longer
+        for seen, slope in zip(self._seen[layer], slopes, strict=True):
             at = found.setdefault(seen.matrix.name, {})
             for number, pair in enumerate(_pairs(seen, slope)):
                 at.setdefault((seen.matrix.name, number), []).append(pair)
@@ -178,9 +189,12 @@ class Watch:
         return places
 
 
-def between(first: Mapping[Place, Factors], second: Mapping[Place, Factors]) -> float:
-    """Inner product of two gradients of one projection."""
-    return sum(inner(first[place], second[place]) for place in first.keys() & second.keys())
+def between(
+    first: Mapping[Place, Factors], second: Mapping[Place, Factors], shared: Shared
+) -> float:
+    """Inner product of two gradients of one projection; see :func:`inner`."""
+    both = first.keys() & second.keys()
+    return sum(inner(first[place], second[place], shared) for place in both)
 
 
 def distance(

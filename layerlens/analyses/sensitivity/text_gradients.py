@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from layerlens.model.sites import Site
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
-from layerlens.run.replay import capture_calls
+from layerlens.run.recorded_blocks import RecordedBlock, record_blocks
+from layerlens.run.replay import BlockCall, capture_calls
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -46,9 +48,10 @@ class TextGradients:
     """One text, whose loss is the mean over next tokens of minus their log probability.
 
     A pass keeps the states between blocks. The gradient then goes from the head back through one
-    block after the other, each run again for itself, so that never more than one block's
-    gradients are held and what parameters hold themselves (``.grad``) is left alone. Call it
-    while the model runs with gradients.
+    block after the other, so that what parameters hold themselves (``.grad``) is left alone. Each
+    block is run again for itself, and never more than one block's graph is held; or, where there
+    is room for all of them, the pass itself records its blocks, which saves a pass. Call it while
+    the model runs with gradients.
 
     Parameters
     ----------
@@ -58,6 +61,10 @@ class TextGradients:
         At how many tokens of its beginning what comes next does not count.
     tick
         Called before each block; may raise to stop.
+    inside
+        By what else the losses are differentiated.
+    record
+        Let the pass record its blocks. What ``inside`` gives must not be weights.
 
     Attributes
     ----------
@@ -67,8 +74,17 @@ class TextGradients:
         How far states after a block run again are from those of the pass, of the largest.
     """
 
-    def __init__(self, model: LensModel, text: Tokens, skip: int, tick: Callable[[], None]) -> None:
-        self.model, self.skip, self.tick = model, skip, tick
+    def __init__(
+        self,
+        model: LensModel,
+        text: Tokens,
+        skip: int,
+        tick: Callable[[], None],
+        inside: Inside = lambda layer: nullcontext([]),
+        *,
+        record: bool = False,
+    ) -> None:
+        self.model, self.skip, self.tick, self.inside = model, skip, tick, inside
         self.text = replace(text, ids=text.ids.clone(), mask=text.mask.clone())
         self.states: list[Tensor] = []
         self.replayed = 0.0
@@ -77,7 +93,15 @@ class TextGradients:
             tick()
             self.states.append(state)
 
-        self.calls, _ = capture_calls(model, self.text, keep, logits="last", for_autograd=True)
+        self._recorded: list[tuple[RecordedBlock, Sequence[Tensor]]] = []
+        self.calls: list[BlockCall] = []
+        if record:
+            with ExitStack() as stack:
+                more = [stack.enter_context(inside(layer)) for layer in range(model.n_layers)]
+                found = record_blocks(model, self.text, partial(keep, 0))
+            self._recorded = list(zip(found, more, strict=True))
+        else:
+            self.calls, _ = capture_calls(model, self.text, keep, logits=None, for_autograd=True)
 
     @property
     def following(self) -> Tensor:
@@ -107,28 +131,22 @@ class TextGradients:
         ]
         return [float(loss.detach()) for loss in losses], found
 
-    def blocks(self, lasts: Sequence[Tensor], inside: Inside) -> Iterator[BlockGradients]:
+    def blocks(self, lasts: Sequence[Tensor]) -> Iterator[BlockGradients]:
         """Carry gradients by the last state back, block by block, from the last on.
 
         Each block runs once for all losses.
         """
         for layer in range(self.model.n_layers - 1, -1, -1):
             self.tick()
-            leaf = self.states[layer].detach().clone().requires_grad_()
-            with inside(layer) as more:
-                after = self.calls[layer](leaf)
-                found = []
-                for number, last in enumerate(lasts):
-                    slopes = torch.autograd.grad(
-                        after,
-                        [leaf, *more],
-                        last.to(after),
-                        retain_graph=number + 1 < len(lasts),
-                        allow_unused=True,
-                        materialize_grads=True,
-                    )
-                    found.append(list(slopes))
-            self._watch(layer, after.detach())
+            if self._recorded:
+                (leaf, after), more = self._recorded.pop()
+                found = _back(after, [leaf, *more], lasts)
+            else:
+                leaf = self.states[layer].detach().clone().requires_grad_()
+                with self.inside(layer) as more:
+                    after = self.calls[layer](leaf)
+                    found = _back(after, [leaf, *more], lasts)
+                self._watch(layer, after.detach())
             lasts = [slopes[0] for slopes in found]
             states = [last[0] for last in lasts]
             yield BlockGradients(layer, states, [slopes[1:] for slopes in found])
@@ -154,6 +172,29 @@ class TextGradients:
                 loss, [leaf, *weights], allow_unused=True, materialize_grads=True
             )
         return list(found)
+
+
+def _back(after: Tensor, by: Sequence[Tensor], lasts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """For each gradient by what a block gave, those by these tensors."""
+    found = []
+    for number, last in enumerate(lasts):
+        slopes = torch.autograd.grad(
+            after,
+            by,
+            last.to(after),
+            retain_graph=number + 1 < len(lasts),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        found.append(list(slopes))
+    return found
+
+
+def recorded_bytes(model: LensModel, longest: int) -> int:
+    """About what the graph of one block takes, for a text of so many tokens."""
+    state = longest * model.d_model * model.dtype.itemsize
+    heads = max(block.n_heads for block in model.anatomy.blocks)
+    return 20 * state + heads * longest**2 * model.dtype.itemsize
 
 
 def loss_of(

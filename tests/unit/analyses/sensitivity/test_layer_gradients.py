@@ -13,6 +13,7 @@ from torch import Tensor
 import layerlens as ll
 from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.cells import Place
+from layerlens.analyses.sensitivity import gradient_run
 from layerlens.analyses.sensitivity.factors import Factors, Rows, Spectrum, inner
 from layerlens.analyses.sensitivity.projection_gradients import ProjectionGradients
 from layerlens.errors import InputError
@@ -278,3 +279,21 @@ def test_a_cell_says_what_it_moves(array: str, words: str) -> None:
         model, inputs, options, Place(array, {"layer": 0}, 0.0)
     )
     assert words in opened.title and len(opened.tables[0].head) == 4
+
+
+@pytest.mark.parametrize("family", by_hooks.FAMILIES)
+def test_long_texts_run_each_block_again_and_find_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where graphs of all blocks have no room; checks say that the runs agree."""
+    model, texts = by_hooks.wrapped(family), TEXTS[:2]
+    at_once = ll.layer_gradients(model, texts, verify=0)
+    monkeypatch.setattr(gradient_run, "ROOM", 0)
+    again = ll.layer_gradients(model, texts, verify=0)
+    assert [check.name for check in again.checks] == ["block alone equals the pass"]
+    assert again.checks.ok and not at_once.checks
+    for name in at_once.data:
+        np.testing.assert_allclose(again.data[name], at_once.data[name], rtol=1e-5, atol=1e-7)
+    assert again.data.attrs["passes"] == at_once.data.attrs["passes"] + 1
+    asked = ll.estimate(ll.layer_gradients, model, texts, verify=0)
+    assert asked.passes == again.data.attrs["passes"]
