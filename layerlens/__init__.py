@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.measuring.layer_metrics import layer_metrics
     from layerlens.analyses.measuring.spectrum import spectrum
     from layerlens.analyses.neurons.clamp import clamp
+    from layerlens.analyses.neurons.frequency_tags import frequency_tags
     from layerlens.analyses.neurons.neuron import neuron
     from layerlens.analyses.neurons.neuron_tokens import neuron_tokens
     from layerlens.analyses.neurons.top_texts import top_texts
@@ -208,6 +209,7 @@ _PLACES = {
     "depth_score": "layerlens.analyses.depth.depth_score",
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
     "cross_layer_sensitivity": "layerlens.analyses.sensitivity.cross_layer_sensitivity",
+    "frequency_tags": "layerlens.analyses.neurons.frequency_tags",
     "gradient_norms": "layerlens.analyses.sensitivity.gradient_norms",
     "hessian": "layerlens.analyses.sensitivity.hessian",
     "inflection_layers": "layerlens.analyses.sensitivity.inflection_layers",
@@ -387,6 +389,7 @@ __all__ = [
     "finercut",
     "first_cosine",
     "fit_lens",
+    "frequency_tags",
     "generate_layers",
     "generation_lens",
     "gradient_norms",

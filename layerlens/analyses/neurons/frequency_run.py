@@ -1,0 +1,210 @@
+"""The work of ``frequency_tags``: read the words, take the power at the rates, test it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerlens.analyses.neurons.periodic import (
+    Rates,
+    chances,
+    detrended,
+    overlap,
+    spectra,
+    tagged,
+)
+from layerlens.analyses.neurons.rhythm_texts import WAYS, Read, Sentence, read_words
+from layerlens.model.sites import Site
+
+if TYPE_CHECKING:
+    from layerlens.analyses.contract.job import Job
+    from layerlens.model.lensmodel import LensModel
+
+KINDS = ("sentence only", "faster only", "both")
+"""What tagged neurons keep time with."""
+NOISE = 2000
+"""Signals of white noise that the test is tried on."""
+
+
+class FrequencyRun:
+    """The work of one call.
+
+    Parameters
+    ----------
+    sites
+        Of the neurons, one for each layer.
+    parts
+        Sentences of the two halves.
+    words
+        Of a sentence.
+    ranks
+        How many neurons are named for each rate.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: LensModel,
+        sites: Sequence[Site],
+        parts: Sequence[Sequence[Sentence]],
+        words: int,
+        ranks: int,
+    ) -> None:
+        self.job, self.model, self.sites, self.parts = job, model, sites, parts
+        self.words, self.ranks = words, ranks
+        half = words * (len(parts[0]) - 1)
+        self.whole, self.half = Rates(words, 2 * half), Rates(words, half)
+        self.passes = 0
+        self.found: dict[str, list[float]] = {way: [] for way in WAYS}
+        self.differ = self.missing = 0.0
+        self.power: dict[str, list[tuple[Tensor, Tensor]]] = {way: [] for way in WAYS}
+
+    def measure(self, runs: int, draws: int, level: float, seed: int) -> None:
+        """Read the sentences and each control, and test all layers of it before the next."""
+        states = [Site("resid_post", site.layer) for site in self.sites]
+        for number, way in enumerate(WAYS):
+            show = partial(self._show_states, states, way, (number, runs))
+            wanted = [*self.sites, *states]
+            read = read_words(
+                self.job, self.model, self.parts, wanted, way, runs, seed, on_run=show
+            )
+            self.passes += 2 * runs
+            for place, site in enumerate(self.sites):
+                signals = [detrended(half) for half in read.sums.pop(site) / runs]
+                self._test(place, way, signals, draws, level, seed)
+            if way != "":
+                self._name_best()
+        self._tell()
+        self._check(draws, level, seed)
+
+    def _show_states(
+        self, states: Sequence[Site], way: str, at: tuple[int, int], read: Read
+    ) -> None:
+        """Power of the states so far, while the runs go on."""
+        for place, site in enumerate(states):
+            signals = torch.cat([detrended(half) for half in read.sums[site]])
+            whole = signals.square().sum()
+            power = self.whole.squares(signals).sum(1) / whole.clamp_min(1e-30)
+            self.job.emit({"layer": place}, {f"state_power{way}": power.double().numpy()})
+        self.job.progress(at[0] * at[1] + read.runs, len(WAYS) * at[1], "runs")
+
+    def _test(
+        self,
+        place: int,
+        way: str,
+        signals: Sequence[Tensor],
+        draws: int,
+        level: float,
+        seed: int,
+    ) -> None:
+        """Tag the neurons of one layer; of the sentences themselves also in each half."""
+        spectrum = torch.stack([spectra(half) for half in signals])
+        alive = spectrum.isfinite().all(1)
+        mean = torch.where(alive[:, None], spectrum, 0.0).sum((0, 2)) / alive.sum().clamp_min(1)
+        found = self._tags(self.whole, torch.cat(list(signals)), draws, level, seed)
+        shares = [self.half.shares(half) for half in signals]
+        self.power[way].append((shares[0], shares[1]))
+        arrays = {f"tagged{way}": found.mean(1), f"spectrum{way}": mean.numpy()}
+        if way == "":
+            one, other = (self._tags(self.half, half, draws, level, seed) for half in signals)
+            arrays |= _kinds(found) | _again(one, other)
+        self.found[way].append(float(found[0].mean()))
+        self.job.emit({"layer": place}, arrays)
+        self._compare(signals[0], shares[0])
+        if alive.any():
+            self.missing = max(self.missing, abs(float(mean.sum()) - 1))
+
+    def _tags(
+        self, rates: Rates, signals: Tensor, draws: int, level: float, seed: int
+    ) -> np.ndarray:
+        null = rates.shuffled(signals, draws, seed, self.job.tick)
+        return tagged(rates.shares(signals), null, level)
+
+    def _compare(self, signals: Tensor, shares: Tensor) -> None:
+        """Power by the waves against that of the fast Fourier transform at the same places."""
+        time = signals.shape[0]
+        places = [time // self.words * (j + 1) - 1 for j in range(len(shares))]
+        other = spectra(signals)[places]
+        known = other.isfinite()
+        off = (other - shares).abs()[known]
+        self.differ = max(self.differ, float(off.max()) if len(off) else 0.0)
+
+    def _name_best(self) -> None:
+        """The neurons that sentences give most power beyond swapped words in the first half.
+
+        Their power is that in the second, in which they were not chosen.
+        """
+        layers = torch.cat(
+            [torch.full((one.shape[1],), place) for place, (one, _) in enumerate(self.power[""])]
+        )
+        neurons = torch.cat([torch.arange(one.shape[1]) for one, _ in self.power[""]])
+        own, swapped = (torch.cat([one for one, _ in self.power[w]], 1) for w in ("", "_swapped"))
+        first = own - swapped
+        best = first.topk(min(self.ranks, first.shape[1]), dim=1).indices
+        blocks = torch.tensor([site.block for site in self.sites])
+        ranks = {"rank": slice(0, best.shape[1])}
+        named = {
+            "neuron_layer": blocks[layers[best]].int().numpy(),
+            "neuron": neurons[best].int().numpy(),
+        }
+        for way, power in self.power.items():
+            if power:
+                second = torch.cat([other for _, other in power], 1)
+                named[f"neuron_power{way}"] = second.gather(1, best).double().numpy()
+        self.job.emit(ranks, named)
+
+    def _tell(self) -> None:
+        """What the controls leave of the tags, in a sentence."""
+        own, swapped, shuffled = (f"{np.mean(shares):.0%}" for shares in self.found.values())
+        self.job.remark(
+            f"At the rate of sentences {own} of the neurons are tagged, {swapped} with words "
+            f"swapped between sentences and {shuffled} with words shuffled inside them: what the "
+            "swap leaves is the rhythm of kinds of words."
+        )
+
+    def _check(self, draws: int, level: float, seed: int) -> None:
+        """Say how the transform and the test were verified."""
+        self.job.check(
+            "Parseval", self.missing, 1e-4, "what a spectrum's shares lack to 1, largest of layers"
+        )
+        self.job.check(
+            "Fourier", self.differ, 1e-3, "power by waves and by the fast transform, largest apart"
+        )
+        generator = torch.Generator().manual_seed(seed)
+        noise = detrended(torch.randn(self.whole.time, NOISE, generator=generator))
+        null = self.whole.shuffled(noise, draws, seed, self.job.tick)
+        false = (chances(self.whole.shares(noise), null) <= level).mean(1)
+        limit = 4 * (level * (1 - level) / NOISE) ** 0.5
+        self.job.check(
+            "false rate",
+            float(np.abs(false - level).max()),
+            limit,
+            f"white noise below {level:g}, share away from that, within 4 standard errors",
+        )
+
+
+def _kinds(found: np.ndarray) -> dict[str, np.ndarray]:
+    """Shares of neurons by what they keep, and the overlap of the two."""
+    slow, fast = found[0], found[1:].any(0)
+    if len(found) == 1:
+        return {"kind": np.array([slow.mean()])}
+    shares = [(slow & ~fast).mean(), (fast & ~slow).mean(), (slow & fast).mean()]
+    dice, chance = overlap(slow, fast)
+    return {
+        "kind": np.array(shares),
+        "overlap": np.array(dice),
+        "overlap_chance": np.array(chance),
+    }
+
+
+def _again(one: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
+    """How many tagged in one half are so in the other; NaN where none is."""
+    count = one.sum(1)
+    both = (one & other).sum(1)
+    share = np.where(count > 0, both / np.maximum(count, 1), np.nan)
+    return {"again": share, "again_chance": other.mean(1)}

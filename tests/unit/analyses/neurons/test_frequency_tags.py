@@ -1,0 +1,155 @@
+"""Rhythms of sentences: the transform and its test on signals that are known, and on a model."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import layerlens as ll
+from layerlens.analyses.neurons.frequency_tags import VARIABLES
+from layerlens.analyses.neurons.periodic import (
+    Rates,
+    chances,
+    detrended,
+    overlap,
+    spectra,
+    tagged,
+)
+from layerlens.analyses.neurons.rhythm_texts import arranged, scrambled
+from layerlens.corpus.rhythm import four_word_sentences
+from layerlens.errors import InputError
+from layerlens.model.lensmodel import LensModel
+from tests.unit.analyses.by_hooks import part, wrapped
+
+TIME = 80
+BEATS = torch.arange(TIME, dtype=torch.float64)
+
+
+def test_amplitudes_that_are_known() -> None:
+    """cos of 4 words and half a cos of 2: |FFT| is 40 at both, and the variance 4 to 2."""
+    signal = torch.cos(torch.pi * BEATS / 2) + 0.5 * torch.cos(torch.pi * BEATS)
+    amplitude = np.abs(np.fft.rfft(signal.numpy()))
+    assert amplitude[[TIME // 4, TIME // 2]] == pytest.approx([40, 40])
+    shares = Rates(4, TIME).shares(signal[:, None].float())[:, 0]
+    assert shares.tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("words", [3, 4, 5, 8])
+def test_what_repeats_has_all_its_power_at_the_rates(words: int) -> None:
+    generator = torch.Generator().manual_seed(words)
+    one = torch.randn(words, 6, generator=generator)
+    signals = one.repeat(120 // words, 1)
+    signals = signals - signals.mean(0)
+    shares = Rates(words, 120).shares(signals)
+    assert shares.sum(0).numpy() == pytest.approx(1, abs=1e-5)
+    spectrum = spectra(signals)
+    places = [120 // words * j - 1 for j in range(1, words // 2 + 1)]
+    assert spectrum[places].numpy() == pytest.approx(shares.numpy(), abs=1e-5)
+    assert spectrum.sum(0).numpy() == pytest.approx(1, abs=1e-6)
+
+
+def test_drift_and_what_is_constant_have_no_rhythm() -> None:
+    signals = torch.stack([3 + 0.5 * BEATS, torch.full((TIME,), 7.0)], 1)
+    left = detrended(signals)
+    assert float(left.abs().max()) < 1e-4
+    still = torch.zeros(TIME, 2)
+    assert float(Rates(4, TIME).shares(still).sum()) == 0
+
+
+def test_white_noise_is_below_five_per_cent_five_times_in_a_hundred() -> None:
+    rates = Rates(4, TIME)
+    noise = detrended(torch.randn(TIME, 2000, generator=torch.Generator().manual_seed(3)))
+    null = rates.shuffled(noise, 60, 0, lambda: None)
+    rate = (chances(rates.shares(noise), null) <= 0.05).mean(1)
+    assert rate == pytest.approx([0.05, 0.05], abs=0.02)
+    assert tagged(rates.shares(noise), null, 0.05).mean() < 0.005
+
+
+def test_a_planted_rhythm_is_found_and_only_that() -> None:
+    rates = Rates(4, TIME)
+    signals = torch.randn(TIME, 400, generator=torch.Generator().manual_seed(4))
+    signals[:, 7] += torch.cos(torch.pi * BEATS / 2).float() * 2
+    signals[:, 9] += torch.cos(torch.pi * BEATS).float() * 2
+    signals = detrended(signals)
+    found = tagged(rates.shares(signals), rates.shuffled(signals, 60, 0, lambda: None), 0.05)
+    assert np.flatnonzero(found[0]).tolist() == [7]
+    assert np.flatnonzero(found[1]).tolist() == [9]
+
+
+def test_no_old_neighbours_stay_and_each_word_comes_to_each_place() -> None:
+    generator = np.random.default_rng(0)
+    orders = np.array([scrambled(4, generator) for _ in range(400)])
+    for order in orders:
+        assert all(b != a + 1 for a, b in pairwise(order))
+    counts = [(orders == word).mean(0) for word in range(4)]
+    assert np.array(counts) == pytest.approx(0.25, abs=0.08)
+
+
+def test_swapped_words_keep_their_places() -> None:
+    sentences = [[f"{kind}{i}" for kind in "abcd"] for i in range(12)]
+    words = arranged(sentences, "_swapped", np.random.default_rng(1))
+    assert [word[0] for word in words] == list("abcd") * 12
+    assert sorted(words) == sorted(word for one in sentences for word in one)
+    assert any(words[i][1:] != words[i + 1][1:] for i in range(0, 48, 4))
+
+
+def test_overlap_of_none() -> None:
+    none = np.zeros(4, dtype=bool)
+    assert np.isnan(overlap(none, none)).all()
+
+
+def test_sentences_are_of_one_token_a_word_and_no_word_is_at_two_places() -> None:
+    places: dict[str, set[int]] = {}
+    for sentence in four_word_sentences():
+        for place, word in enumerate(sentence.split()):
+            places.setdefault(word, set()).add(place)
+    assert [word for word, found in places.items() if len(found) > 1] == []
+
+
+@pytest.fixture(scope="module")
+def model() -> LensModel:
+    return wrapped("llama")
+
+
+SENTENCES = [[5, 9, 4, 7], [3, 8, 6, 2], [9, 3, 5, 4]] * 4
+
+
+def test_signals_are_those_of_plain_hooks(model: LensModel) -> None:
+    """One sentence over and over: every order is the same text, which a hook can read."""
+    found = ll.frequency_tags(model, [SENTENCES[0]] * 12, runs=1, draws=40)
+    seen: list[torch.Tensor] = []
+    layer = part(model.hf, 1, "neurons")
+    hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].float()))
+    with torch.no_grad():
+        model.hf(torch.tensor([SENTENCES[0] * 6]))
+    hook.remove()
+    signal = detrended(seen[0][4:]).numpy()
+    power = np.abs(np.fft.rfft(signal, axis=0)) ** 2 * 2
+    power[-1] /= 2
+    shares = power[1:] / (len(signal) * (signal**2).sum(0))
+    assert found.data.spectrum.values[1] == pytest.approx(shares.mean(1), abs=1e-4)
+
+
+def test_a_neuron_that_reads_one_token_is_tagged_with_it(model: LensModel) -> None:
+    """Token 5 begins every sentence: what fires on it alone keeps time, unless words move."""
+    sentences = [[5, *rest] for rest in np.random.default_rng(0).integers(6, 40, (30, 3)).tolist()]
+    found = ll.frequency_tags(model, sentences, runs=4, draws=40)
+    data = found.data
+    assert found.checks.ok
+    assert float(data.tagged.isel(rate=0).max()) > 0.5
+    assert float(data.tagged_chance.isel(rate=0).max()) < 0.2
+    assert set(VARIABLES) <= set(data.data_vars)
+
+
+def test_what_is_asked_wrongly(model: LensModel) -> None:
+    with pytest.raises(InputError, match="Sentence 0 has 4 words and words is 5"):
+        ll.frequency_tags(model, SENTENCES, words=5)
+    with pytest.raises(InputError, match="expected 12 or more"):
+        ll.frequency_tags(model, SENTENCES[:4])
+    with pytest.raises(InputError, match="Give fewer sentences"):
+        ll.frequency_tags(model, SENTENCES * 3)
+    with pytest.raises(InputError, match=r"draws is 30; expected 40"):
+        ll.frequency_tags(model, SENTENCES, draws=30)
