@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layerlens.analyses.contract.cells import Opened, Place, Table
 from layerlens.analyses.contract.contract import Job
+from layerlens.analyses.neurons.frequency_run import TEXTS
 from layerlens.analyses.neurons.periodic import Rates, detrended, periods
 from layerlens.analyses.neurons.rhythm_texts import (
     WAYS,
@@ -49,17 +50,17 @@ def open_rhythm(
     """Read a neuron again: of a cell of layers, the one with most power at the rate there."""
     parts = halves(sentences_of(tokens, words, model.vocabulary.special), seed)
     rates = Rates(words, words * (len(parts[0]) - 1))
-    rate = _rate(place, rates)
+    faster = place.labels.get("rate") == "faster" or place.array.endswith("_faster")
     layer, neuron = _named(place)
     (site,) = sites_of(model, "mlp_post", layer)
     few = min(RUNS, runs)
     means: list[list[Any]] = []
     shares: list[list[Any]] = []
-    for way, name in zip(WAYS, ("sentences", "swapped", "shuffled"), strict=True):
+    for way, name in zip(WAYS, TEXTS, strict=True):
         read = read_words(job, model, parts, [site], way, few, seed).sums[site] / few
         found = torch.stack([rates.shares(detrended(half)) for half in read]).mean(0)
         if neuron is None:
-            neuron = int(found[rate].argmax())
+            neuron = int((found[1:].sum(0) if faster else found[0]).argmax())
         means.append([name, *_by_place(read[..., neuron], words)])
         shares.append([name, *found[:, neuron].tolist()])
     first = arranged(parts[0], "", np.random.default_rng(seed))[: SHOWN * words]
@@ -77,13 +78,6 @@ def open_rhythm(
         ],
         texts=[_marked(job, model, first, layer, neuron or 0)],
     )
-
-
-def _rate(place: Place, rates: Rates) -> int:
-    """Number of the rate of a cell; the slowest where it has none."""
-    named = [f"every {period:g} words" for period in periods(rates.words)]
-    label = str(place.labels.get("rate", named[0]))
-    return next(i for i, name in enumerate(named) if label.endswith(name))
 
 
 def _named(place: Place) -> tuple[int, int | None]:

@@ -15,6 +15,7 @@ from layerlens.analyses.neurons.periodic import (
     chances,
     detrended,
     overlap,
+    periods,
     spectra,
     tagged,
 )
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 KINDS = ("sentence only", "faster only", "both")
 """What tagged neurons keep time with."""
+RATES = {"sentence": "sentence by sentence", "faster": "at faster rates"}
+"""The slowest rate, and all others."""
+TEXTS = ("sentences", "swapped", "shuffled")
+"""Labels of the ways, in their order."""
 NOISE = 2000
 """Signals of white noise that the test is tried on."""
 
@@ -68,7 +73,7 @@ class FrequencyRun:
         """Read the sentences and each control, and test all layers of it before the next."""
         states = [Site("resid_post", site.layer) for site in self.sites]
         for number, way in enumerate(WAYS):
-            show = partial(self._show_states, states, way, (number, runs))
+            show = partial(self._show_states, states, (number, runs))
             wanted = [*self.sites, *states]
             read = read_words(
                 self.job, self.model, self.parts, wanted, way, runs, seed, on_run=show
@@ -76,45 +81,51 @@ class FrequencyRun:
             self.passes += 2 * runs
             for place, site in enumerate(self.sites):
                 signals = [detrended(half) for half in read.sums.pop(site) / runs]
-                self._test(place, way, signals, draws, level, seed)
+                self._test((place, number), way, signals, draws, level, seed)
             if way != "":
                 self._name_best()
         self._tell()
         self._check(draws, level, seed)
 
-    def _show_states(
-        self, states: Sequence[Site], way: str, at: tuple[int, int], read: Read
-    ) -> None:
+    def _show_states(self, states: Sequence[Site], at: tuple[int, int], read: Read) -> None:
         """Power of the states so far, while the runs go on."""
         for place, site in enumerate(states):
             signals = torch.cat([detrended(half) for half in read.sums[site]])
             whole = signals.square().sum()
-            power = self.whole.squares(signals).sum(1) / whole.clamp_min(1e-30)
-            self.job.emit({"layer": place}, {f"state_power{way}": power.double().numpy()})
+            power = (self.whole.squares(signals).sum(1) / whole.clamp_min(1e-30)).double().numpy()
+            found = {"state_power_sentence": power[0], "state_power_faster": power[1:].sum()}
+            self.job.emit({"layer": place, "words": at[0]}, self._known(found))
         self.job.progress(at[0] * at[1] + read.runs, len(WAYS) * at[1], "runs")
+
+    def _known(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Without the numbers of faster rates where there are none."""
+        some = len(periods(self.words)) > 1
+        return {name: value for name, value in found.items() if some or "_faster" not in name}
 
     def _test(
         self,
-        place: int,
+        place: tuple[int, int],
         way: str,
         signals: Sequence[Tensor],
         draws: int,
         level: float,
         seed: int,
     ) -> None:
-        """Tag the neurons of one layer; of the sentences themselves also in each half."""
+        """Tag the neurons of one layer in texts of one way; of sentences also in each half."""
+        layer = {"layer": place[0]}
         spectrum = torch.stack([spectra(half) for half in signals])
         alive = spectrum.isfinite().all(1)
         mean = torch.where(alive[:, None], spectrum, 0.0).sum((0, 2)) / alive.sum().clamp_min(1)
         found = self._tags(self.whole, torch.cat(list(signals)), draws, level, seed)
         shares = [self.half.shares(half) for half in signals]
         self.power[way].append((shares[0], shares[1]))
-        arrays = {f"tagged{way}": found.mean(1), f"spectrum{way}": mean.numpy()}
+        self.found[way].append(float(found[0].mean()))
+        tags = {"tagged_sentence": found[0].mean(), "tagged_faster": found[1:].any(axis=0).mean()}
+        self.job.emit({**layer, "words": place[1]}, self._known(tags))
+        self.job.emit(layer, {f"spectrum{way}": mean.numpy()})
         if way == "":
             one, other = (self._tags(self.half, half, draws, level, seed) for half in signals)
-            arrays |= _kinds(found) | _again(one, other)
-        self.found[way].append(float(found[0].mean()))
-        self.job.emit({"layer": place}, arrays)
+            self.job.emit(layer, _kinds(found) | _again(one[0], other[0]))
         self._compare(signals[0], shares[0])
         if alive.any():
             self.missing = max(self.missing, abs(float(mean.sum()) - 1))
@@ -143,8 +154,12 @@ class FrequencyRun:
             [torch.full((one.shape[1],), place) for place, (one, _) in enumerate(self.power[""])]
         )
         neurons = torch.cat([torch.arange(one.shape[1]) for one, _ in self.power[""]])
-        own, swapped = (torch.cat([one for one, _ in self.power[w]], 1) for w in ("", "_swapped"))
-        first = own - swapped
+        powers = {
+            way: [torch.cat([_grouped(each[half]) for each in power], 1) for half in (0, 1)]
+            for way, power in self.power.items()
+            if power
+        }
+        first = powers[""][0] - powers["_swapped"][0]
         best = first.topk(min(self.ranks, first.shape[1]), dim=1).indices
         blocks = torch.tensor([site.block for site in self.sites])
         ranks = {"rank": slice(0, best.shape[1])}
@@ -152,10 +167,8 @@ class FrequencyRun:
             "neuron_layer": blocks[layers[best]].int().numpy(),
             "neuron": neurons[best].int().numpy(),
         }
-        for way, power in self.power.items():
-            if power:
-                second = torch.cat([other for _, other in power], 1)
-                named[f"neuron_power{way}"] = second.gather(1, best).double().numpy()
+        for way, (_, second) in powers.items():
+            named[f"neuron_power{way}"] = second.gather(1, best).double().numpy()
         self.job.emit(ranks, named)
 
     def _tell(self) -> None:
@@ -188,11 +201,17 @@ class FrequencyRun:
         )
 
 
+def _grouped(shares: Tensor) -> Tensor:
+    """Shares ``[rate, neuron]`` of the slowest rate and of all others together, if there are."""
+    return torch.stack([shares[0], shares[1:].sum(0)][: len(shares)])
+
+
 def _kinds(found: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares of neurons by what they keep, and the overlap of the two."""
-    slow, fast = found[0], found[1:].any(0)
+    """Shares of neurons by what they keep, and the overlap of the two; none of one rate."""
     if len(found) == 1:
-        return {"kind": np.array([slow.mean()])}
+        return {}
+    slow: np.ndarray = found[0]
+    fast: np.ndarray = np.logical_or.reduce(found[1:])
     shares = [(slow & ~fast).mean(), (fast & ~slow).mean(), (slow & fast).mean()]
     dice, chance = overlap(slow, fast)
     return {
@@ -204,7 +223,5 @@ def _kinds(found: np.ndarray) -> dict[str, np.ndarray]:
 
 def _again(one: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
     """How many tagged in one half are so in the other; NaN where none is."""
-    count = one.sum(1)
-    both = (one & other).sum(1)
-    share = np.where(count > 0, both / np.maximum(count, 1), np.nan)
-    return {"again": share, "again_chance": other.mean(1)}
+    share = (one & other).sum() / one.sum() if one.any() else np.nan
+    return {"again": np.array(share), "again_chance": np.array(other.mean())}

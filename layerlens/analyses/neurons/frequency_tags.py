@@ -9,7 +9,7 @@ import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.neurons.frequency_cell import open_rhythm
-from layerlens.analyses.neurons.frequency_run import KINDS, FrequencyRun
+from layerlens.analyses.neurons.frequency_run import KINDS, RATES, TEXTS, FrequencyRun
 from layerlens.analyses.neurons.periodic import periods
 from layerlens.analyses.neurons.rhythm_texts import WAYS, halves, sentences_of
 from layerlens.errors import InputError, SiteError
@@ -21,33 +21,32 @@ if TYPE_CHECKING:
     from layerlens.model.sites import Site
     from layerlens.model.text import Tokens
 
-_RATE = ("layer", "rate")
+_TEXTS = ("layer", "words")
 _RANK = ("rate", "rank")
 RANKS = 5
 """Neurons that are named for each rate."""
+_TAGGED = (
+    "more power at the rate than shuffled words leave, Benjamini-Hochberg over the layer's neurons "
+    "and rates"
+)
 VARIABLES = {
     **{
-        f"tagged{way}": Variable(
-            _RATE,
-            "float64",
-            "1",
-            f"share of neurons that keep time{words}",
-            formula="more power at the rate than shuffled words leave, Benjamini-Hochberg over the "
-            "layer's neurons and rates",
+        f"tagged_{rate}": Variable(
+            _TEXTS, "float64", "1", f"share of neurons that keep time, {words}", formula=_TAGGED
         )
-        for way, words in WAYS.items()
+        for rate, words in RATES.items()
     },
     **{
-        f"state_power{way}": Variable(
-            _RATE, "float64", "1", f"share of the states' variance at the rate{words}"
+        f"state_power_{rate}": Variable(
+            _TEXTS, "float64", "1", f"share of the states' variance, {words}"
         )
-        for way, words in WAYS.items()
+        for rate, words in RATES.items()
     },
     "kind": Variable(("layer", "tagged_at"), "float64", "1", "share of neurons, by what they keep"),
     "again": Variable(
-        _RATE, "float64", "1", "tagged in half of the sentences, share tagged in the other half"
+        ("layer",), "float64", "1", "of those tagged in half of the sentences, tagged in the other"
     ),
-    "again_chance": Variable(_RATE, "float64", "1", "share of all neurons tagged in that half"),
+    "again_chance": Variable(("layer",), "float64", "1", "share of all neurons tagged in that one"),
     "overlap": Variable(
         ("layer",), "float64", "1", "overlap (Dice) of neurons at the sentence and at faster rates"
     ),
@@ -61,9 +60,9 @@ VARIABLES = {
         for way, words in WAYS.items()
     },
     "neuron_layer": Variable(
-        _RANK, "int32", "1", "layer of the neurons that sentences move beyond swapped words"
+        _RANK, "int32", "1", "layer of neurons with most power beyond swapped words"
     ),
-    "neuron": Variable(_RANK, "int32", "1", "neuron, chosen in half of the sentences"),
+    "neuron": Variable(_RANK, "int32", "1", "the neuron, chosen in half of the sentences"),
     **{
         f"neuron_power{way}": Variable(
             _RANK, "float64", "1", f"its power at the rate in the other half{words}"
@@ -152,7 +151,8 @@ def frequency_tags(
     over the word's tokens), the mean over the ``runs``, less its mean and drift. Whatever does the
     same in each sentence has its power at periods of ``words``, ``words / 2``, ... words (rates).
     A neuron is tagged where that share of its variance is larger than words in any order leave,
-    at most ``level`` of the tagged ones by chance.
+    at most ``level`` of the tagged ones by chance. ``_sentence``: at the period of ``words``;
+    ``_faster``: at any shorter one, which are phrases where sentences are made of equal ones.
 
     Parameters
     ----------
@@ -171,8 +171,8 @@ def frequency_tags(
 
     Notes
     -----
-    Two controls go the same way. ``_swapped``: each place of a sentence gets its word from any
-    sentence, so that kinds of words keep their order and sentences mean nothing. ``_chance``: the
+    Two controls go the same way. ``swapped``: each place of a sentence gets its word from any
+    sentence, so that kinds of words keep their order and sentences mean nothing. ``shuffled``: the
     words of each sentence are shuffled so that no two old neighbours stay. A neuron that only marks
     nouns has the rhythm of sentences, too, and keeps it with words swapped: a tag says that a
     neuron is locked to sentences, not that it knows syntax.
@@ -203,26 +203,30 @@ def frequency_tags(
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> found = ll.frequency_tags(model, [[5, 9, 4, 7], [3, 8, 6, 2]] * 6, runs=2)
-    >>> found.data.tagged.dims, found.data.rate.values.tolist()
-    (('layer', 'rate'), ['sentence: every 4 words', 'every 2 words'])
+    >>> found.data.tagged_sentence.dims, found.data.words.values.tolist()
+    (('layer', 'words'), ['sentences', 'swapped', 'shuffled'])
     """
     _require(words, runs, draws, level)
     sites = neuron_sites(model, layers)
     parts = halves(sentences_of(sentences, words, model.vocabulary.special), seed)
     beats = words * (len(parts[0]) - 1)
-    named = [f"every {period:g} words" for period in periods(words)]
-    rates = [f"sentence: {named[0]}", *named[1:]]
-    frequencies = np.arange(1, beats // 2 + 1) / beats
-    kinds = KINDS if len(rates) > 1 else KINDS[:1]
-    sizes = {"layer": len(sites), "rate": len(rates), "frequency": len(frequencies)}
-    coords: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
-        "layer": (("layer",), np.array([site.block for site in sites], np.int32)),
-        "rate": (("rate",), np.array(rates)),
-        "tagged_at": (("tagged_at",), np.array(kinds)),
-        "frequency": (("frequency",), frequencies),
-        "rank": (("rank",), np.arange(1, RANKS + 1, dtype=np.int32)),
+    frequencies = (np.arange(1, beats // 2 + 1) / beats).round(4)
+    faster = len(periods(words)) > 1
+    axes = {
+        "layer": np.array([site.block for site in sites], np.int32),
+        "words": np.array(TEXTS),
+        "rate": np.array(list(RATES)[: 1 + faster]),
+        "rank": np.arange(1, RANKS + 1, dtype=np.int32),
+        "frequency": frequencies,
+    } | ({"tagged_at": np.array(KINDS)} if faster else {})
+    of_two = {
+        name for name in VARIABLES if name.startswith(("kind", "overlap")) or "faster" in name
     }
-    job.declare({**sizes, "tagged_at": len(kinds), "rank": RANKS}, coords)
+    job.declare(
+        {axis: len(labels) for axis, labels in axes.items()},
+        {axis: ((axis,), labels) for axis, labels in axes.items()},
+        only=[name for name in VARIABLES if faster or name not in of_two],
+    )
     run = FrequencyRun(job, model, sites, parts, words, RANKS)
     run.measure(runs, draws, level, seed)
     job.note(passes=run.passes, sentences=sum(map(len, parts)), words_counted=2 * beats)

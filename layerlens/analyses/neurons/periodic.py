@@ -126,7 +126,7 @@ def spectra(signals: Tensor) -> Tensor:
     From 1 cycle in all ``time`` words to every second word; NaN where all is constant.
     """
     time = signals.shape[0]
-    power = torch.fft.rfft(signals.double(), dim=0)[1:].abs().square() * 2
+    power: Tensor = torch.fft.rfft(signals.double(), dim=0)[1:].abs().square() * 2
     if time % 2 == 0:
         power[-1] /= 2
     return power / (time * signals.double().square().sum(0))

@@ -28,7 +28,7 @@ Sentence = Sequence[Word]
 WAYS = {
     "": "",
     "_swapped": ", words swapped between sentences",
-    "_chance": ", words shuffled inside sentences",
+    "_shuffled": ", words shuffled inside sentences",
 }
 """The sentences and two controls: how names of their numbers end, and their words."""
 
@@ -92,7 +92,7 @@ def arranged(sentences: Sequence[Sentence], way: str, generator: np.random.Gener
     if way == "_swapped":
         slots = [generator.permutation(slot).tolist() for slot in zip(*rows, strict=True)]
         rows = [list(row) for row in zip(*slots, strict=True)]
-    elif way == "_chance":
+    elif way == "_shuffled":
         rows = [[row[i] for i in scrambled(len(row), generator)] for row in rows]
     return [word for row in rows for word in row]
 
@@ -112,10 +112,10 @@ def scrambled(words: int, generator: np.random.Generator) -> list[int]:
     Examples
     --------
     >>> scrambled(4, np.random.default_rng(0))
-    [2, 1, 0, 3]
+    [3, 2, 1, 0]
     """
     while True:
-        order = generator.permutation(words).tolist()
+        order: list[int] = generator.permutation(words).tolist()
         after = zip(order, [*order[1:], order[0]], strict=True)
         if all(other != one + 1 for one, other in after):
             return order

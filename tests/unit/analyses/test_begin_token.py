@@ -36,7 +36,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "contrast_layers": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "early_exit": ((LIST,), {}),
-    "frequency_tags": (([[5, 9, 4, 7], [3, 8, 6, 2], [9, 3, 5, 4]] * 4,), {"runs": 1, "draws": 40}),
+    "frequency_tags": ((LIST * 3,), {"words": 5, "runs": 1, "draws": 40}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "facets": ((LIST,), {"draws": 1}),
     "feature_circuit": ((ONE,), {"transcoders": None}),

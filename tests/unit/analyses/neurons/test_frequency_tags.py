@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import layerlens as ll
+from layerlens.analyses.contract import registry
 from layerlens.analyses.neurons.frequency_tags import VARIABLES
 from layerlens.analyses.neurons.periodic import (
     Rates,
@@ -22,6 +23,7 @@ from layerlens.analyses.neurons.rhythm_texts import arranged, scrambled
 from layerlens.corpus.rhythm import four_word_sentences
 from layerlens.errors import InputError
 from layerlens.model.lensmodel import LensModel
+from layerlens.views.answer_cell import place_of
 from tests.unit.analyses.by_hooks import part, wrapped
 
 TIME = 80
@@ -139,9 +141,32 @@ def test_a_neuron_that_reads_one_token_is_tagged_with_it(model: LensModel) -> No
     found = ll.frequency_tags(model, sentences, runs=4, draws=40)
     data = found.data
     assert found.checks.ok
-    assert float(data.tagged.isel(rate=0).max()) > 0.5
-    assert float(data.tagged_chance.isel(rate=0).max()) < 0.2
+    tags = data.tagged_sentence.max("layer")
+    assert float(tags.sel(words="sentences")) > 0.3
+    assert float(tags.sel(words="swapped")) > 0.3
+    assert float(tags.sel(words="shuffled")) < 0.1
     assert set(VARIABLES) <= set(data.data_vars)
+
+
+def test_three_words_have_no_faster_rate(model: LensModel) -> None:
+    found = ll.frequency_tags(model, [row[:3] for row in SENTENCES], words=3, runs=1, draws=20)
+    assert found.data.rate.values.tolist() == ["sentence"]
+    assert not [name for name in found.data.data_vars if "faster" in name or "overlap" in name]
+    assert found.checks.ok
+
+
+def test_a_cell_opens_the_neuron_that_is_named(model: LensModel) -> None:
+    result = ll.frequency_tags(model, SENTENCES, runs=2, draws=40)
+    assert result.given is not None
+    place = place_of(result.data, {"array": "neuron_power", "index": [0, 0]})
+    found = registry.get(result.analysis).open(model, *result.given, place)
+    layer, neuron = (int(result.data[name][0, 0]) for name in ("neuron_layer", "neuron"))
+    assert found.title == f"Neuron {neuron} of layer {layer}: its rhythm"
+    again = eval(found.code, {"ll": ll, "model": model}).abs()
+    marks = [mark for _, mark in found.texts[0]]
+    assert marks == pytest.approx((again / again.max()).tolist(), abs=1e-5)
+    means, shares = found.tables
+    assert len(means.rows) == len(shares.rows) == 3
 
 
 def test_what_is_asked_wrongly(model: LensModel) -> None:
