@@ -29,5 +29,6 @@ def with_scatter(meta: Any, data: xr.Dataset) -> ScatterMeta:
     """Return the meta of an answer with what its scatter is made of."""
     found = scatter_of(data)
     axes = {name: dict(axis) for name, axis in meta["axes"].items()}
-    axes[found["items"]]["labels"] = []  # they are the words
+    if found["colors"] != "depth":
+        axes[found["items"]]["labels"] = []  # they are the words, and no array is drawn over them
     return cast(ScatterMeta, {**meta, "axes": axes, "scatter": found})

@@ -209,6 +209,11 @@ class Mixing:
         found = expected_layer(self.right[MIX], self.layers, self.task.unit)
         for end, value in zip(("", "_low", "_high"), found, strict=True):
             self.job.emit({}, {f"expected_layer{end}": np.array(value)})
+        if found[1] < self.layers[0] or found[2] > self.layers[-1]:
+            self.job.remark(
+                "Some mix of more layers was right less often than one of fewer, so that the mean "
+                "layer by gain may lie outside of the layers: read the curve of what each adds."
+            )
         more = self.right[MIX][-1] - self.selected
         self._emit_between("mix_over_layer", mean_between(more, self.task.unit))
 

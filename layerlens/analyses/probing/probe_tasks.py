@@ -47,12 +47,13 @@ def probe_tasks(results: Mapping[str, Result]) -> Result:
     ...     for name, i in (("first", 0), ("second", 1))
     ... }
     >>> ll.probe_tasks(made).data.task.values.tolist()
-    ['first', 'first: control', 'second', 'second: control']
+    ['first', 'control of first', 'second', 'control of second']
     """
     _require(results)
     first = next(iter(results.values()))
     rows = [(of, found) for found in results.values() for of in (PROBE, CONTROL)]
-    tasks = [f"{name}{words}" for name in results for words in ("", ": control")]
+    # Its beginning tells a row from the one before, also where a name is cut off.
+    tasks = [f"{words}{name}" for name in results for words in ("", "control of ")]
     arrays = {
         name: (("task", "point"), np.stack([found.data[name].sel({OF: of}) for of, found in rows]))
         for name in _ARRAYS

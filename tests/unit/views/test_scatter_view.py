@@ -81,7 +81,10 @@ def test_any_answer_with_two_coordinates_is_drawn() -> None:
         {"layer": np.arange(3), "checkpoint": [100, 200]},
         {"view": "scatter", "analysis": "information_plane"},
     )
-    about = scatter_meta_of(data)["scatter"]
+    meta = scatter_meta_of(data)
+    about = meta["scatter"]
+    # marks that are layers have curves below the picture too
+    assert meta["axes"]["layer"]["labels"] == ["0", "1", "2"]
     assert (about["steps"], about["items"], about["colors"]) == ("checkpoint", "layer", "depth")
     assert about["words"] == ["0", "1", "2"] and not about["equal"] and about["fitted"] == []
     assert sum(map(len, marks(data))) == 6

@@ -125,12 +125,13 @@ export class ScatterState extends AnswerState {
   }
 }
 
-/** Arrays over the marks are drawn as these, all others as curves. */
+/** Arrays over the marks are drawn as these, all others as curves; marks that are layers as both. */
 const BESIDE_MARKS: Division<AnswerMeta> = {
   grid: () => false,
   curve: ({ dims, dtype }, meta) => {
-    const { items } = (meta as ScatterMeta).scatter;
-    return dtype !== "token" && dims.length > 0 && dims.length < 3 && !dims.includes(items);
+    const { items, colors } = (meta as ScatterMeta).scatter;
+    const besides = colors === "depth" || !dims.includes(items);
+    return dtype !== "token" && dims.length > 0 && dims.length < 3 && besides;
   },
   table: () => "",
 };

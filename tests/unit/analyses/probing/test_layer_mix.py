@@ -120,6 +120,14 @@ def test_a_layer_of_a_model_that_writes_the_label_is_found(model: LensModel) -> 
     assert float(data.mix_over_layer_low) <= 0 <= float(data.mix_over_layer_high)
 
 
+def test_a_mean_layer_that_may_lie_outside_of_the_layers_is_said(model: LensModel) -> None:
+    random = np.random.default_rng(0)
+    given, labels = random.integers(3, 95, (40, 4)).tolist(), random.integers(0, 2, 40).tolist()
+    data = ll.layer_mix(model, given, labels, folds=4).data
+    assert float(data.expected_layer_high) > model.n_layers
+    assert "may lie outside of the layers" in data.attrs["notes"]
+
+
 def test_numbers_by_hand() -> None:
     mean, low, high = over_folds(np.array([0.2, 0.4]), np.array([0, 0, 1, 1]))
     # variance 0.02, times 1/2 + 1; Student's t of 1 is 12.706

@@ -27,6 +27,10 @@ def test_each_label_stands_above_its_control(probes: dict[str, ll.Result]) -> No
         own = probes[name].data.sel(of=of)
         for array in ("accuracy", "accuracy_low", "accuracy_high"):
             np.testing.assert_array_equal(found.data[array][row], own[array])
+    # also where names are cut off, a row is not called like its control
+    assert found.data.task.values.tolist() == [
+        "last", "control of last", "second", "control of second"
+    ]  # fmt: skip
     gap = found.data.accuracy[::2].values - found.data.accuracy[1::2].values
     np.testing.assert_allclose(found.data.selectivity, gap)
     # the last word is what is read; the second is only before it
