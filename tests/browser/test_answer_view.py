@@ -18,6 +18,19 @@ edges"""
 LONG = """slow = ll.GridView(model, "skip_layers", "The capital of France is " * 60)
 slow"""
 
+TOY = """import layerlens as ll
+from layerlens.views.linked import linked
+toy = ll.load("toy:induction")
+words = [f"cat dog {a} owl fox cat dog {a} owl" for a in ("bee", "ant", "emu", "hen")]"""
+PLANE = """plane = ll.ScatterView(toy, "state_map", words, labels=["b", "b", "c", "c"])
+plane"""
+TAKEN_OUT = """heads = ll.GridView(toy, "ablate_sweep", "cat dog cat dog", how="zero")
+links = linked((plane, "layer"), (heads, "layer"))
+heads"""
+PAGE = """sae = ll.train_sae(toy, words, layers=0, size=2, k=4, test=0.25, batch=16)
+page = ll.FeatureView(toy, words, sae, 3, new_tokens=2)
+page"""
+
 
 @pytest.fixture
 def views(run_cells: Callable[..., Locator]) -> Locator:
@@ -110,3 +123,49 @@ def test_frozen_answers_without_kernel_or_network(
         opened.page.keyboard.press("Home")
         expect(opened.page.locator(".ll-panel li .ll-num").first).not_to_be_empty()
         assert opened.errors == []
+
+
+def test_a_scatter_and_the_page_of_a_feature(
+    run_cells: Callable[..., Locator], page: Page, shoot: Callable[[str], None]
+) -> None:
+    found = run_cells(TOY, PLANE, TAKEN_OUT, PAGE)
+    for number in range(3):
+        finished(found.nth(number))
+    plane, heads, feature = (found.nth(number) for number in range(3))
+
+    # the slider of a scatter moves what it is linked to, and is moved by it
+    slider = plane.get_by_role("slider", name="Layer")
+    slider.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    kernel_prints(page, "print(plane.layer, heads.layer)", "0 0")
+    expect(plane.locator(".ll-scatter-bar output")).to_have_text("layer 0")
+    grid = heads.get_by_role("grid")
+    grid.focus()
+    page.keyboard.press("ArrowUp")
+    kernel_prints(page, "print(plane.layer, heads.layer)", "1 1")
+    expect(plane.locator(".ll-scatter-bar output")).to_have_text("layer 1")
+    plane.scroll_into_view_if_needed()
+    shoot("1-scatter")
+
+    # another feature, more of it in the text, and a word for it
+    feature.get_by_role("button", name="The next feature").click()
+    kernel_prints(page, "print(page.wait().data.attrs['number'])", "4")
+    written = feature.locator(".ll-feature-written dd[aria-live]")
+    expect(written).not_to_be_empty()
+    feature.get_by_role("slider", name="Strength").focus()
+    page.keyboard.press("End")
+    kernel_prints(page, "print(page.strength)", "4.0")
+    told = evaluate(
+        page,
+        "ids = page.result.data.prompt_token.values.tolist(); "
+        "step = 4 * float(page.result.data.scale) * sae['W_dec'][4]; "
+        "edit = ll.edit('resid_post.0', 'add', step, always=True); "
+        "print(''.join(map(toy.token_string, toy.generate(ids, 2, edit).new_ids)))",
+    )
+    expect(written).to_have_text(told)
+    feature.get_by_role("textbox", name="What feature 4 means").fill("a word of ours")
+    kernel_prints(page, "print(page.meanings)", "{'4': 'a word of ours'}")
+    feature.scroll_into_view_if_needed()
+    shoot("2-feature")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 4  # the notebook ate no key
