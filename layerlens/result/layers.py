@@ -61,7 +61,7 @@ def variables_in(data: xr.Dataset) -> list[str]:
     Of an analysis that does not name them these are all; where it gives the mean over texts, that
     stands for the texts' own.
     """
-    every = [str(name) for name in data.data_vars]
+    every = [str(name) for name in data.data_vars if not data[name].attrs.get("hidden")]
     if "variables" in data.attrs:
         return [str(name) for name in json.loads(data.attrs["variables"]) if name in every]
     return [name for name in every if f"{name}_mean" not in every]

@@ -86,5 +86,6 @@ def answer_names(data: xr.Dataset) -> list[str]:
     Those of one text come with their means over texts, where there are some.
     """
     named = json.loads(data.attrs.get("variables", "[]"))
-    every = [str(name) for name in data.data_vars if data[name].dtype.kind in "fiub"]
+    numbers = [str(name) for name in data.data_vars if data[name].dtype.kind in "fiub"]
+    every = [name for name in numbers if not data[name].attrs.get("hidden")]
     return [str(name) for name in named if name in every] or every

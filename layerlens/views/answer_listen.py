@@ -49,7 +49,8 @@ class AnswerListener(RunListener):
                 f"or call ll.{self._view.ANALYSIS} for all."
             )
         self.own = Parts(variables, sizes, coords, batched=False)
-        shown = self._view.both(self.own, variables)
+        both = self._view.both(self.own, variables)
+        shown = {name: variable for name, variable in both.items() if not variable.hidden}
         self._blank = Parts(shown, sizes, coords, batched=False)
         super().on_declare(sizes, coords, shown)
 

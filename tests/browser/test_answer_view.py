@@ -169,3 +169,11 @@ def test_a_scatter_and_the_page_of_a_feature(
     feature.scroll_into_view_if_needed()
     shoot("2-feature")
     assert page.locator(".jp-Notebook .jp-Cell").count() == 4  # the notebook ate no key
+
+
+def test_tables_fill_while_an_analysis_runs(run_cells: Callable[..., Locator]) -> None:
+    texts = "[[5, 9, 4, 7, 5], [3, 7, 1, 8, 9]]"
+    toy = 'import layerlens as ll\nmodel = ll.load("toy:induction")'
+    view = run_cells(toy, f'll.CurvesView(model, "neuron", {texts}, layer=1, number=7, k=2)').nth(0)
+    finished(view)
+    expect(view.locator(".ll-layer-table").first.locator("tbody tr")).to_have_count(2)

@@ -227,15 +227,17 @@ class Job:
         sizes: Mapping[str, int],
         coords: Coords,
         only: Sequence[str] | None = None,
+        hidden: Sequence[str] = (),
     ) -> None:
         """State the length of each axis and its coordinates, once, before the first part.
 
         Variables with an axis that is not declared are left out of the result. For several
         texts, ``sizes`` holds ``batch`` too. Where options decide which variables there are,
-        ``only`` names them in their order.
+        ``only`` names them in their order, and ``hidden`` those that no picture shows then.
         """
         names = self._variables if only is None else only
         variables = {name: self._variables[name] for name in names}
+        variables |= {name: replace(variables[name], hidden=True) for name in hidden}
         self.parts = Parts(variables, sizes, coords, batched=self.batched)
         self._listener.on_declare(dict(sizes), dict(coords), dict(self.parts.variables))
 

@@ -47,6 +47,8 @@ class Variable:
     unclipped
         Whether a chart has room for all of its numbers, where a few lie far off the others: they
         are what it is about.
+    hidden
+        Whether no picture shows it: it is there to compute with.
     """
 
     dims: tuple[str, ...]
@@ -60,6 +62,7 @@ class Variable:
     formula: str = ""
     signed: bool = False
     unclipped: bool = False
+    hidden: bool = False
 
     @property
     def fill(self) -> float:
@@ -204,7 +207,7 @@ class Parts:
                     about[detail] = words
             if np.dtype(variable.dtype).kind in "iu":
                 about["missing"] = variable.missing
-            flags = ("is_token", "signed", "unclipped")
+            flags = ("is_token", "signed", "unclipped", "hidden")
             about |= {flag: 1 for flag in flags if getattr(variable, flag)}
             data[name] = (self.dims[name], self.arrays[name], about)
         coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}

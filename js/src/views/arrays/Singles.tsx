@@ -54,6 +54,8 @@ function Scalars({ state, data, scalars }: Props & { scalars: readonly ArrayInfo
 
 /** What is known of each entry of an axis, or of each one at the selected layer, and the like. */
 function Tables({ state, data }: Props) {
+  // Its props stay the same objects while numbers come: only this draws them.
+  state.session.version.value;
   const groups = new Map<string, ArrayInfo[]>();
   for (const array of data.meta.arrays) {
     const key = state.tableOf(array);

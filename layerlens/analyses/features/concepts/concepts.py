@@ -87,16 +87,17 @@ VARIABLES = {
     "dictionary": Variable(
         ("layer?", "concept", "entry"), "float32", "1",
         "concepts: with doubled signs entries above zero, then those below",
+        hidden=True,
     ),
     "example_row": Variable(
-        ("layer?", "concept", "example"), "int32", "1", "row of a unit that has most of it"
+        ("layer?", "concept", "example"), "int32", "1", "row of a unit that has most of it",
+        hidden=True,
     ),
     "example_position": Variable(
-        ("layer?", "concept", "example"), "int32", "1", "its position in that row"
+        ("layer?", "concept", "example"), "int32", "1", "its position in that row",
+        hidden=True,
     ),
 }  # fmt: skip
-HIDDEN = ("dictionary", "example_row", "example_position")
-"""What is there to compute with, and for what cells open; no picture of it says anything."""
 
 
 def count_work(
@@ -266,7 +267,7 @@ def concepts(
     told = Told(job, places, asked, (metric, answer, wrong))
     told.read(rows_of(model, tokens), job.split(seed, test))
     for layer in range(len(places.sites)):
-        told.fit(layer, VARIABLES, HIDDEN)
+        told.fit(layer, VARIABLES)
         told.explain(layer)
         told.delete(layer)
     told.check()

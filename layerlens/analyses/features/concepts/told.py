@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -141,7 +140,7 @@ class Told:
                 f"MB: ask for fewer layers, lower most, or set memory_limit={needed}."
             )
 
-    def fit(self, layer: int, variables: dict[str, Variable], hidden: Sequence[str]) -> None:
+    def fit(self, layer: int, variables: dict[str, Variable]) -> None:
         """Find the concepts of a layer, and how well they hold it beside what chance holds."""
         asked, tick = self.asked, self.job.tick
         train, test = (self.opened[layer][side] for side in SIDES)
@@ -156,7 +155,7 @@ class Told:
         self._fold = max(self._fold, float(np.abs(self.signs.fold(self.signs.open(y)) - y).max()))
         used = self.factors.coefficients(train, tick)
         if layer == 0:
-            self._declare(variables, hidden, used)
+            self._declare(variables, used)
         self._emit_concepts(layer, used)
         beside = {
             "": self.factors,
@@ -190,9 +189,7 @@ class Told:
                 f"others (mean cosine of partners {mean:.2f}, below {STABLE:g})."
             )
 
-    def _declare(
-        self, variables: dict[str, Variable], hidden: Sequence[str], used: np.ndarray
-    ) -> None:
+    def _declare(self, variables: dict[str, Variable], used: np.ndarray) -> None:
         asked = self.asked
         ranks = np.arange(1, asked.k + 1, dtype=np.int32)
         names: Any = np.arange(1, asked.r + 1, dtype=np.int32)
@@ -211,10 +208,9 @@ class Told:
         left |= set() if self._writes else {"written_token"}
         known = [name for name in variables if name not in left]
         # A line from a concept of one layer to one of another would say nothing.
-        shown = [name for name in known if name not in hidden
-                 and not (self._several and "concept" in variables[name].dims)]  # fmt: skip
-        self.job.note(variables=json.dumps(shown))
-        self.job.declare(sizes, {name: ((name,), one) for name, one in coords.items()}, known)
+        hidden = [name for name in known if self._several and "concept" in variables[name].dims]
+        named = {name: ((name,), one) for name, one in coords.items()}
+        self.job.declare(sizes, named, known, hidden)
         metric = self._measured[0]
         units = METRICS[metric][1] if metric in METRICS else "1"
         for name in known:
