@@ -293,6 +293,15 @@ describe("the view of an answer", () => {
     expect(el.querySelector(".ll-layer-table")?.textContent).toContain("all1");
   });
 
+  it("opens what a row of a table is about, where a kernel can be asked", async () => {
+    const { el, model } = await view({ meta: makeAnswerMeta({ opens: "cell" }) });
+    await vi.waitFor(() => expect(el.querySelector(".ll-layer-table button")).not.toBeNull());
+    el.querySelector<HTMLButtonElement>(".ll-layer-table tr:nth-child(2) button")?.click();
+    await vi.waitFor(() =>
+      expect(JSON.stringify(model.sent)).toContain('"array":"usage","index":[1]'),
+    );
+  });
+
   it("without texts asks by its question alone", async () => {
     const { el } = await view({ inputs: {}, input_names: [] });
     expect(el.querySelector("textarea")).toBeNull();

@@ -176,4 +176,10 @@ def test_tables_fill_while_an_analysis_runs(run_cells: Callable[..., Locator]) -
     toy = 'import layerlens as ll\nmodel = ll.load("toy:induction")'
     view = run_cells(toy, f'll.CurvesView(model, "neuron", {texts}, layer=1, number=7, k=2)').nth(0)
     finished(view)
-    expect(view.locator(".ll-layer-table").first.locator("tbody tr")).to_have_count(2)
+    rows = view.locator(".ll-layer-table").first.locator("tbody tr")
+    expect(rows).to_have_count(2)
+
+    # a row opens what it is about, and that is in sight however far below the row is
+    rows.last.get_by_role("button").click()
+    expect(view.locator(".ll-cell h4")).to_contain_text("Neuron 7 of layer 1")
+    expect(view.locator(".ll-cell h4")).to_be_in_viewport()

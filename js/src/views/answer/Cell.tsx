@@ -16,7 +16,10 @@ export function Cell({ state, near = "cell" }: { state: AnswerState; near?: "cel
   return (
     <Part class="ll-cell" aria-label="The cell" aria-busy={opened.state === "asked"}>
       <div class="ll-float-head">
-        <h4>{opened.state === "shown" ? opened.panel.title : "Cell"}</h4>
+        {/* A row of a table below may have opened it. */}
+        <h4 ref={(title) => title?.scrollIntoView?.({ block: "nearest" })}>
+          {opened.state === "shown" ? opened.panel.title : "Cell"}
+        </h4>
         <button
           type="button"
           class="ll-icon"

@@ -90,6 +90,10 @@ export class AnswerState extends ArraysState<AnswerTraits, AnswerMeta> {
     else session.put({ inputs });
   }
 
+  override get opens(): boolean {
+    return Boolean(this.meta.value?.opens && this.session.live.value);
+  }
+
   override open(array: ArrayInfo, index: readonly number[]): void {
     this.near.value = "cell";
     this.#ask({ array: array.name, index, dims: array.dims });

@@ -110,7 +110,19 @@ function Table({ state, data, columns }: Props & { columns: readonly ArrayInfo[]
         <tbody>
           {rows.map((k) => (
             <tr key={k}>
-              <th scope="row">{data.label(across, k)}</th>
+              <th scope="row">
+                {state.opens ? (
+                  <button
+                    type="button"
+                    class="ll-plain"
+                    onClick={() => state.open(first, index(k))}
+                  >
+                    {data.label(across, k)}
+                  </button>
+                ) : (
+                  data.label(across, k)
+                )}
+              </th>
               {columns.map((array) => (
                 <td key={array.name} class="ll-num">
                   <Value data={data} array={array} value={at(array, k)} />

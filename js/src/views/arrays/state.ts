@@ -124,6 +124,11 @@ export class ArraysState<
     return meta ? this.division.table(array, meta) : "";
   }
 
+  /** Whether it can be shown what a cell is made of. */
+  get opens(): boolean {
+    return false;
+  }
+
   /** Show what a cell is made of, where the view can. */
   open(_array: ArrayInfo, _index: readonly number[]): void {}
 

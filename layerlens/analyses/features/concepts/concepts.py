@@ -36,10 +36,10 @@ VARIABLES = {
         ),
     ),
     "deletion": Variable(
-        _CONCEPT, "float64", "answer", f"{_MOVED} the concept"
+        _CONCEPT, "float64", "logit", f"{_MOVED} the concept"
     ),
     "random_deletion": Variable(
-        _CONCEPT, "float64", "answer", _RANDOM
+        _CONCEPT, "float64", "logit", _RANDOM
     ),
     "share": Variable(_CONCEPT, "float64", "1", "share of all that concepts write"),
     "density": Variable(_CONCEPT, "float64", "1", "share of the units that it is in"),
@@ -67,12 +67,12 @@ VARIABLES = {
     "explained_shuffled": Variable(
         _LAYER, "float64", "1", f"{_HELD} shuffled concepts", signed=True
     ),
-    "top_deletion": Variable(_LAYER, "float64", "answer", f"{_MOVED} the top concept"),
+    "top_deletion": Variable(_LAYER, "float64", "logit", f"{_MOVED} the top concept"),
     "top_deletion_baseline": Variable(
-        _LAYER, "float64", "answer", f"{_MOVED} another concept"
+        _LAYER, "float64", "logit", f"{_MOVED} another concept"
     ),
     "top_deletion_random": Variable(
-        _LAYER, "float64", "answer", _RANDOM
+        _LAYER, "float64", "logit", _RANDOM
     ),
     "rank_correlation": Variable(
         _LAYER, "float64", "1", "rank correlation of importance and deletion",

@@ -214,7 +214,7 @@ class Told:
         metric = self._measured[0]
         units = METRICS[metric][1] if metric in METRICS else "1"
         for name in known:
-            if variables[name].units == "answer":
+            if variables[name].units == "logit" != units:
                 self.job.describe(name, units=units)
 
     def _strongest(self, used: np.ndarray) -> Iterator[list[int]]:

@@ -30,9 +30,13 @@ def open_context(
     side: str,
     **_: Any,
 ) -> Opened:
-    """Read the whole row of a place."""
-    words = str(place.need("example"))
-    text, at = (int(place.companions[name]) for name in ("text", "position"))
+    """Read the whole row of a place; of a facet, that of the place nearest to its centre."""
+    words = str(place.labels.get("example", ""))
+    text, at = (int(place.companions.get(name, -1)) for name in ("text", "position"))
+    if not words:
+        facet = int(str(place.need("facet")).partition(":")[0])
+        first = place.answer["of_facet"].tolist().index(facet)
+        text, at = (int(place.answer[name][first]) for name in ("text", "position"))
     for row in read_rows(model, tokens):
         if text_of(row) == text and _is(model, row, at, words, around):
             here = job.tokens(row.ids)
@@ -42,4 +46,4 @@ def open_context(
 
 def _is(model: LensModel, row: Row, at: int, words: str, around: int) -> bool:
     """Whether a place of a row is the one that is written so: pieces of a text share its number."""
-    return at < len(row.ids) and written(model, row, at, around) == words
+    return at < len(row.ids) and words in ("", written(model, row, at, around))

@@ -138,6 +138,10 @@ def test_a_place_opens_its_text_with_and_without_the_neuron(both: Result) -> Non
     shown = registry.get("facets").open(planted(*TWO), inputs, options, place)
     assert max(shown.texts[0], key=lambda one: one[1])[1] == 1
     assert float(shown.tables[0].rows[0][2]) == pytest.approx(float(both.data.activation[3]))
+    place = place_of(both.data, {"array": "share", "index": [1]})
+    first = int((both.data.of_facet.values == 2).argmax())
+    shown = registry.get("facets").open(planted(*TWO), inputs, options, place)
+    assert shown.title.endswith(f"text {int(both.data.text[first])}")
 
 
 @pytest.mark.parametrize(
