@@ -47,6 +47,7 @@ WORKS: dict[str, Asked] = {
         for draws in (0, 4)
     },
     INTEGRATED: (ll.relevance, {"rule": "integrated", "at": "embed"}),
+    "layer_gradients, a text's own alone": (ll.layer_gradients, {"verify": 0, "control": False}),
     "layer_gradients, with its control": (ll.layer_gradients, {"verify": 0}),
     "the same, checked by a pass of the whole": (ll.layer_gradients, {}),
 }

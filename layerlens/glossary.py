@@ -160,6 +160,10 @@ TERMS: dict[str, Term] = {
         "Measured on texts that took no part in fitting, so that nothing was learned by heart.",
         ("heldout", "set apart", "held-out"),
     ),
+    "Hessian": Term(
+        "All second derivatives of a loss: how its slope by one weight changes when another weight "
+        "moves. It is never written out; products with it are enough.",
+    ),
     "induction": Term(
         "Continuing a pattern seen before: after A B ... A comes B. An induction head attends to "
         "the token after the last time that the present one occurred.",
@@ -270,6 +274,11 @@ TERMS: dict[str, Term] = {
     "router": Term(
         "The part of a mixture of experts that chooses, for each token, which experts it passes.",
         ("routers", "routing"),
+    ),
+    "saturation": Term(
+        "Of a layer: attention that is sharp while hardly any gradient arrives, so that a training "
+        "may change little there. Scaled to the layers of one model: some layer always has most.",
+        ("SKI",),
     ),
     "score of attention": Term(
         "How well a query and a key fit, before the softmax makes weights of the scores of a row.",

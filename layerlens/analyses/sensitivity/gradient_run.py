@@ -28,7 +28,6 @@ from layerlens.analyses.sensitivity.responses import Asked
 from layerlens.analyses.sensitivity.text_gradients import TextGradients, recorded_bytes
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.metrics.one_thread import one_thread
-from layerlens.model.matrices import matrices
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -44,10 +43,8 @@ ROOM = 256 << 20
 """Bytes of graphs up to which the passes of texts that go side by side record their blocks."""
 
 
-def records(model: LensModel, longest: int, together: int) -> bool:
-    """Whether there is room for the graphs of all blocks; experts ask their weights themselves."""
-    if any(m.stacked for layer in range(model.n_layers) for m in matrices(model, layer)):
-        return False
+def fits(model: LensModel, longest: int, together: int) -> bool:
+    """Whether there is room for the graphs of all blocks."""
     return together * model.n_layers * recorded_bytes(model, longest) <= ROOM
 
 
@@ -84,6 +81,7 @@ class GradientRun:
         self._above: dict[tuple[int, int], tuple[Gradients, Norms]] = {}
         self.weights = [self.parts.norms(layer) for layer in range(model.n_layers)]
         self.passes = 0
+        self.plain = self.parts.plain
         self.again = False
         self.replayed = 0.0
         self.off: list[float] = []
@@ -110,7 +108,7 @@ class GradientRun:
             Number of the first among all texts.
         """
         longest = max(text.text.ids.shape[1] for text in texts)
-        record = self.parts.plain and records(self.model, longest, len(texts))
+        record = self.plain and fits(self.model, longest, len(texts))
         self.again |= not record
         every = [_Text(self, text, start + i, record) for i, text in enumerate(texts)]
         kept: dict[int, list[Gradients]] = {}

@@ -9,13 +9,14 @@ import numpy as np
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given, left_out
 from layerlens.analyses.contract.parts import with_interval
-from layerlens.analyses.sensitivity.gradient_run import FOLLOWING, OF_PARTS, GradientRun, records
+from layerlens.analyses.sensitivity.gradient_run import FOLLOWING, OF_PARTS, GradientRun, fits
 from layerlens.analyses.sensitivity.gradient_step import open_step
 from layerlens.analyses.sensitivity.projection_gradients import PARTS
 from layerlens.analyses.sensitivity.responses import asked
 from layerlens.analyses.sensitivity.text_gradients import recorded_bytes
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
+from layerlens.model.matrices import matrices
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -82,7 +83,8 @@ def count_work(
     weights = sum(p.numel() for p in model.hf.parameters()) / model.n_layers
     widths = weights / model.d_model  # of what all projections of a block take and give, about
     state = longest * model.d_model * model.dtype.itemsize
-    recorded = records(model, longest, min(together, texts))
+    every = (m for layer in range(model.n_layers) for m in matrices(model, layer))
+    recorded = fits(model, longest, min(together, texts)) and not any(m.stacked for m in every)
     inside = recorded_bytes(model, longest) * (model.n_layers if recorded else 1)
     side = min(longest, model.d_model)
     losses = 1 + bool(control)
