@@ -92,7 +92,7 @@ function meta(): FeatureMeta {
   };
 }
 
-function frame() {
+function frame(firings = 4) {
   const shape = (dims: string[]) => dims.map((dim) => SIZES[dim as keyof typeof SIZES]);
   const start = (dims: string[]) => dims.map(() => 0);
   const made = makeBlocks(
@@ -103,7 +103,8 @@ function frame() {
   for (const [name, dims, values] of WHOLE) {
     const header = { name, dims, dtype: "int32" as const, start: start(dims), shape: shape(dims) };
     made.header.arrays.push(header);
-    made.buffers.push(new DataView(Int32Array.from(values).buffer));
+    const own = name === "firings" ? [firings] : values;
+    made.buffers.push(new DataView(Int32Array.from(own).buffer));
   }
   return made;
 }
@@ -154,7 +155,7 @@ describe("the view of a feature", () => {
     document.body.replaceChildren();
   });
 
-  async function view(over: Record<string, unknown> = {}) {
+  async function view(over: Record<string, unknown> = {}, firings?: number) {
     const status = { state: "done", run: 1, done: 1, total: 1, what: "", message: "", seconds: 1 };
     const options = { number: 2, k: 1 };
     const model = new FakeModel({
@@ -170,7 +171,7 @@ describe("the view of a feature", () => {
     document.body.append(el);
     initialize({ model });
     render({ model, el });
-    const { header, buffers } = frame();
+    const { header, buffers } = frame(firings);
     model.message({ kind: "frame", ...header }, buffers);
     await vi.waitFor(() => expect(el.querySelector(".ll-feature-written")).not.toBeNull());
     const asked = (method: string) => model.sent.filter((message) => message.method === method);
@@ -189,6 +190,11 @@ describe("the view of a feature", () => {
     );
     expect(el.querySelector(".ll-feature-text b")).toBeNull();
     expect(el.querySelector(".ll-feature-examples tbody tr")?.textContent).toContain("<b>");
+  });
+
+  it("has no heading for examples that there are none of", async () => {
+    const { el } = await view({}, 0);
+    expect(el.querySelector("[aria-label='Examples']")).toBeNull();
   });
 
   it("goes to another feature by its number and by its neighbours", async () => {

@@ -33,6 +33,7 @@ HUES = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
 """Colours that are told apart with any kind of sight (Okabe and Ito 2008)."""
 SHAPES = ("o", "s", "^", "D", "v", "P", "*")
 NONE = "#8a919a"
+_DEPTHS = (0.3, 0.92)  # of the ramp: its ends are lost on a dark and on a light page
 _MOST_STEPS = 8
 _ACROSS = 4
 _SIDE, _GAP = 1.75, 0.42  # inches: of a picture, and between two
@@ -155,7 +156,8 @@ class _Drawing:
 
     def hue(self, label: int) -> Any:
         if self.about["colors"] == "depth":
-            return color_map("viridis", self.colors)(label / max(1, self.size - 1))
+            depth = _DEPTHS[0] + (_DEPTHS[1] - _DEPTHS[0]) * label / max(1, self.size - 1)
+            return color_map("viridis", self.colors)(depth)
         return HUES[label % len(HUES)] if label >= 0 else NONE
 
     def draw(self, axes: Axes, row: int, step: int) -> None:

@@ -18,6 +18,7 @@ interface Props {
 export function Examples({ state, data }: Props) {
   const top = data.examples(0);
   const firings = data.one("firings");
+  if (firings === 0) return null; // how often it is on has said so
   return (
     <Part class="ll-feature-part" aria-label="Examples">
       <h4>When it is on</h4>

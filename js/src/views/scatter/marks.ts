@@ -52,10 +52,13 @@ export function styleOf(label: number): MarkStyle {
 }
 
 const DEPTHS = rampColors(viridis.match(/.{6}/g) ?? []);
+/** Which part of the ramp is drawn, of 1: its ends are lost on a dark and on a light page. */
+const [FIRST, LAST] = [0.3, 0.92];
 
 /** The colour of a mark that is a layer, from the first to the last. */
 export function depthHue(item: number, size: number): string {
-  return toCss(DEPTHS[Math.round((255 * item) / Math.max(1, size - 1))] ?? [0, 0, 0]);
+  const depth = FIRST + ((LAST - FIRST) * item) / Math.max(1, size - 1);
+  return toCss(DEPTHS[Math.round(255 * depth)] ?? [0, 0, 0]);
 }
 
 /** A mark drawn once. Its edge is the page's ink, so that light hues are seen. */

@@ -101,7 +101,7 @@ export class Painter {
     const { data, visible, chosen, palette } = scene;
     if (data.meta.scatter.colors === "depth") {
       for (let item = 0; item < data.size; item++) {
-        if (visible[item]) this.#trail(scene, inside, item, depthHue(item, data.size), 0.5);
+        if (visible[item]) this.#trail(scene, inside, item, depthHue(item, data.size), 0.75);
       }
     }
     if (visible[chosen]) this.#trail(scene, inside, chosen, palette.fg, 0.75);
