@@ -337,7 +337,7 @@ class Told:
 
     def check(self) -> None:
         """Say what was verified on the way."""
-        limit = logit_tolerance(self.model.dtype) * max(1e-6, self._allowed)
+        limit = logit_tolerance(self.model.dtype) * max(1.0, self._allowed)
         self.job.check(
             "with the error, the model itself", self._off, limit,
             "largest difference of the answer with concepts and their error put back",

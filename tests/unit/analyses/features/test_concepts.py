@@ -252,3 +252,9 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str) -> No
 def test_more_than_the_limit_holds_is_refused() -> None:
     with pytest.raises(MemoryLimitError, match="memory_limit"):
         ll.concepts(wrapped("llama"), LIST, r=2, memory_limit=100)
+
+
+def test_a_divergence_which_is_zero_as_it_is_has_checks_that_hold() -> None:
+    options = {"layers": 0, "r": 2, "designs": 2, "explain": 1, "test": 0.5, "starts": 0}
+    found = ll.concepts(wrapped("llama"), ll.texts(LIST), metric="kl", **options)
+    assert found.checks.ok and found.data.deletion.attrs["units"] == "nats"
