@@ -23,6 +23,9 @@ from layerlens.analyses.sweeps.intervals import mean_interval
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
+ROUNDING = 1e-6
+"""Relative error of gradients, up to which their difference says nothing."""
+
 Added = Callable[[int, int], Tensor]
 """From a block and its partner, as places among those chosen, to what is added to its weights."""
 
@@ -212,8 +215,12 @@ class CrossLayerRun:
         ends = []
         for sign in (1, -1):
             with moved(self.changes.groups[i], one, sign * step):
-                ends.append(dot(curvature.gradient(j), other))
+                slope = curvature.gradient(j)
+                ends.append(dot(slope, other))
         wanted = (ends[0] - ends[1]) / (2 * step)
-        off = abs(found[i, j] - wanted) / max(abs(wanted), abs(float(np.nanmax(np.abs(found)))))
+        # Where nothing bends, as behind a norm that undoes a scale, both are rounding.
+        rounding = ROUNDING * float(slope.norm() * other.norm()) / step
+        most = max(float(np.nanmax(np.abs(found))), abs(wanted), rounding, 1e-30)
+        off = abs(found[i, j] - wanted) / most
         what = "second-order term of one pair against gradients at moved weights, of the largest"
         self.job.check("difference of gradients", off, DIFFERENCE, what)

@@ -166,7 +166,9 @@ def cross_layer_sensitivity(
     over texts. ``all_at_once`` is the change of the loss with every layer changed, ``all_alone``
     the sum of ``alone``: how far scores of single layers can be trusted together. Afterwards the
     model holds its own weights again, bit by bit. With ``"average"`` what is added to a layer
-    depends on its partner, so there is no ``alone``.
+    depends on its partner, so there is no ``alone``. An activation with kinks (ReLU) bends in them
+    alone, which no second derivative sees, and a norm behind a sublayer (Gemma 2) hides a change
+    of its scale until nothing is left: compare ``second_order`` with what came of it.
 
     Raises
     ------

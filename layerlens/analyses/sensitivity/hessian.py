@@ -159,7 +159,8 @@ def hessian(
     ``top_residual`` is ``|H v - lambda v| / |lambda|`` where the iteration ended: near 0 where it
     settled. Embedding, head and final norm are held, and so are blocks that were not asked for.
     Memory is that of three to four copies of the weights asked for. Products are of one rounding of
-    the model's dtype, so give it in float32.
+    the model's dtype, so give it in float32. An activation with kinks (ReLU) bends in them alone,
+    which no second derivative sees: the check against moved weights then fails, and says so.
 
     Raises
     ------

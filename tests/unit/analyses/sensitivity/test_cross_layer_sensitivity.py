@@ -14,7 +14,10 @@ from torch import Tensor, nn
 import layerlens as ll
 from layerlens.analyses.sensitivity.block_changes import BlockChanges
 from layerlens.analyses.sensitivity.cross_layer_run import CrossLayerRun
+from layerlens.analyses.sensitivity.curvature import Curvature
 from layerlens.errors import InputError
+from layerlens.model.lensmodel import LensModel
+from layerlens.model.tiny import tiny_model
 
 from .. import by_hooks, without
 from .test_hessian import IDS, block, small
@@ -172,3 +175,27 @@ def test_its_check_fails_where_a_run_is_wrong(monkeypatch: pytest.MonkeyPatch) -
 def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         ll.cross_layer_sensitivity(by_hooks.wrapped("llama"), without.TEXTS, **options)
+
+
+@pytest.mark.parametrize("change", ["round", "average"])
+def test_its_check_fails_where_a_product_is_wrong(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Curvature._second
+
+    def wrong(*given: Any, **options: Any) -> dict[int, Tensor]:
+        return {group: 1.2 * part for group, part in right(*given, **options).items()}
+
+    monkeypatch.setattr(Curvature, "_second", wrong)
+    options = {"bits": 3} if change == "round" else {}
+    found = ll.cross_layer_sensitivity(small(), IDS, change=change, control=False, **options)
+    checks = {check.name: check for check in found.checks}
+    assert checks["naive agreement"].ok and not checks["difference of gradients"].ok
+
+
+def test_where_nothing_bends_rounding_is_no_error() -> None:
+    """Behind Gemma 2's norms the scale of o and down says nothing, until they are 0."""
+    model = LensModel.wrap(tiny_model("gemma2", seed=1), None, name="gemma2", prove=False)
+    found = ll.cross_layer_sensitivity(model, IDS, change="remove", layers=[0, 1], control=False)
+    assert found.checks.ok and abs(float(found.data.second_order[0, 1])) < 1e-6
+    assert abs(float(found.data.interaction[0, 1])) > 1e-3
