@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from layerlens.analyses.contract.calling import tokens_of
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among, given
 from layerlens.analyses.contract.options import nearest
@@ -50,14 +51,17 @@ VARIABLES = {
 def count_work(model: LensModel, tokens: Tokens | Texts, **options: Any) -> Work:
     """Count passes, bytes and operations of one call; reads the texts, runs nothing."""
     points = points_of(model, options["site"], options["layers"])
-    rows = rows_of(model, tokens)
-    fed = sum(len(row.ids) for row in rows)
-    items, width = (fed if options["position"] == EACH else len(rows)), model.d_model
+    sides, width = [rows_of(model, tokens)], model.d_model
+    if options["other_texts"] is not None:
+        sides.append(rows_of(model, tokens_of(model, options["other_texts"], None)))
+    lengths = [[len(row.ids) for row in rows] for rows in sides]
+    counts = [sum(own) if options["position"] == EACH else len(own) for own in lengths]
+    items, every, fed = counts[0], sum(counts), sum(map(sum, lengths))
     small = min(items, width)
     # Both products of a decomposition, and one for the control; means of each shuffle.
     each = 2 * (2.0 * items * width * small + 10.0 * small**3)
     each += options["shuffles"] * 4.0 * items * width
-    size = min(4 * items * width * len(points), options["memory_limit"]) + 16 * items * width
+    size = min(4 * every * width * len(points), options["memory_limit"]) + 16 * every * width
     return Work(1, 0, size, tokens=fed, operations=each * len(points))
 
 

@@ -153,6 +153,14 @@ def test_states_that_are_all_the_same_are_one_point(model: LensModel) -> None:
     assert len(one.variance) == 0 and np.isnan(shares(main_plane(one), np.ones((5, 3)))).all()
 
 
+def test_an_estimate_counts_other_texts(model: LensModel) -> None:
+    alone = ll.state_map.work(model, IDS, LABELS)
+    both = ll.state_map.work(model, IDS, LABELS, other_texts=[[4, 9, 5], [7, 8, 9]])
+    assert both.tokens == alone.tokens + 6 == sum(map(len, IDS)) + 6
+    assert both.bytes * len(IDS) == alone.bytes * (len(IDS) + 2)
+    assert both.operations == alone.operations  # axes are of the texts alone
+
+
 def test_tokens_and_other_texts(model: LensModel) -> None:
     found = ll.state_map(
         model, IDS, LABELS, position="each", other_texts=[[4, 9, 5]], most=20, layers=[0, 1]
