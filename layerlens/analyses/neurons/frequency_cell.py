@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from layerlens.analyses.contract.cells import Opened, Place, Table
 from layerlens.analyses.contract.contract import Job
 from layerlens.analyses.neurons.frequency_run import TEXTS
-from layerlens.analyses.neurons.periodic import Rates, detrended, periods
+from layerlens.analyses.neurons.periodic import Rates, centred, periods
 from layerlens.analyses.neurons.rhythm_texts import (
     WAYS,
     Sentence,
-    arranged,
     halves,
     joined,
     read_words,
@@ -49,7 +47,7 @@ def open_rhythm(
 ) -> Opened:
     """Read a neuron again: of a cell of layers, the one with most power at the rate there."""
     parts = halves(sentences_of(tokens, words, model.vocabulary.special), seed)
-    rates = Rates(words, words * (len(parts[0]) - 1))
+    rates = Rates(words, words * len(parts[0]))
     faster = place.labels.get("rate") == "faster" or place.array.endswith("_faster")
     layer, neuron = _named(place)
     (site,) = sites_of(model, "mlp_post", layer)
@@ -58,12 +56,12 @@ def open_rhythm(
     shares: list[list[Any]] = []
     for way, name in zip(WAYS, TEXTS, strict=True):
         read = read_words(job, model, parts, [site], way, few, seed).sums[site] / few
-        found = torch.stack([rates.shares(detrended(half)) for half in read]).mean(0)
+        found = torch.stack([rates.shares(centred(half)) for half in read]).mean(0)
         if neuron is None:
             neuron = int((found[1:].sum(0) if faster else found[0]).argmax())
         means.append([name, *_by_place(read[..., neuron], words)])
         shares.append([name, *found[:, neuron].tolist()])
-    first = arranged(parts[0], "", np.random.default_rng(seed))[: SHOWN * words]
+    first = [word for sentence in parts[0][:SHOWN] for word in sentence]
     return Opened(
         title=f"Neuron {neuron} of layer {layer}: its rhythm",
         code=f"ll.record(model, {joined([first])!r}, 'mlp_post')"

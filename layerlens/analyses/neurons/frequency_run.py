@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layerlens.analyses.neurons.periodic import (
     Rates,
+    centred,
     chances,
     detrended,
     overlap,
@@ -30,8 +31,14 @@ KINDS = ("sentence only", "faster only", "both")
 """What tagged neurons keep time with."""
 RATES = {"sentence": "sentence by sentence", "faster": "at faster rates"}
 """The slowest rate, and all others."""
-TEXTS = ("sentences", "swapped", "shuffled")
+TEXTS = ("in order", "swapped", "shuffled")
 """Labels of the ways, in their order."""
+MEANS = {
+    "": "mean_spectrum",
+    "_swapped": "mean_spectrum_baseline",
+    "_shuffled": "mean_spectrum_shuffled",
+}
+"""Spectra of all layers, by way: the controls are drawn beside that of the sentences."""
 NOISE = 2000
 """Signals of white noise that the test is tried on."""
 
@@ -62,11 +69,12 @@ class FrequencyRun:
     ) -> None:
         self.job, self.model, self.sites, self.parts = job, model, sites, parts
         self.words, self.ranks = words, ranks
-        half = words * (len(parts[0]) - 1)
+        half = words * len(parts[0])
         self.whole, self.half = Rates(words, 2 * half), Rates(words, half)
         self.passes = 0
         self.found: dict[str, list[float]] = {way: [] for way in WAYS}
         self.differ = self.missing = 0.0
+        self.spectrum = torch.zeros(())
         self.power: dict[str, list[tuple[Tensor, Tensor]]] = {way: [] for way in WAYS}
 
     def measure(self, runs: int, draws: int, level: float, seed: int) -> None:
@@ -80,7 +88,7 @@ class FrequencyRun:
             )
             self.passes += 2 * runs
             for place, site in enumerate(self.sites):
-                signals = [detrended(half) for half in read.sums.pop(site) / runs]
+                signals = [centred(half) for half in read.sums.pop(site) / runs]
                 self._test((place, number), way, signals, draws, level, seed)
             if way != "":
                 self._name_best()
@@ -90,7 +98,7 @@ class FrequencyRun:
     def _show_states(self, states: Sequence[Site], at: tuple[int, int], read: Read) -> None:
         """Power of the states so far, while the runs go on."""
         for place, site in enumerate(states):
-            signals = torch.cat([detrended(half) for half in read.sums[site]])
+            signals = torch.cat([centred(half) for half in read.sums[site]])
             whole = signals.square().sum()
             power = (self.whole.squares(signals).sum(1) / whole.clamp_min(1e-30)).double().numpy()
             found = {"state_power_sentence": power[0], "state_power_faster": power[1:].sum()}
@@ -122,7 +130,9 @@ class FrequencyRun:
         self.found[way].append(float(found[0].mean()))
         tags = {"tagged_sentence": found[0].mean(), "tagged_faster": found[1:].any(axis=0).mean()}
         self.job.emit({**layer, "words": place[1]}, self._known(tags))
+        self.spectrum = (self.spectrum * place[0] + mean) / (place[0] + 1)
         self.job.emit(layer, {f"spectrum{way}": mean.numpy()})
+        self.job.emit({}, {MEANS[way]: self.spectrum.numpy()})
         if way == "":
             one, other = (self._tags(self.half, half, draws, level, seed) for half in signals)
             self.job.emit(layer, _kinds(found) | _again(one[0], other[0]))

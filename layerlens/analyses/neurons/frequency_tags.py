@@ -9,7 +9,7 @@ import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.neurons.frequency_cell import open_rhythm
-from layerlens.analyses.neurons.frequency_run import KINDS, RATES, TEXTS, FrequencyRun
+from layerlens.analyses.neurons.frequency_run import KINDS, MEANS, RATES, TEXTS, FrequencyRun
 from layerlens.analyses.neurons.periodic import periods
 from layerlens.analyses.neurons.rhythm_texts import WAYS, halves, sentences_of
 from layerlens.errors import InputError, SiteError
@@ -31,6 +31,16 @@ _TAGGED = (
 )
 VARIABLES = {
     **{
+        name: Variable(
+            ("frequency",),
+            "float64",
+            "1",
+            f"neurons' variance by cycles a word, {words}",
+            unclipped=True,
+        )
+        for name, words in zip(MEANS.values(), TEXTS, strict=True)
+    },
+    **{
         f"tagged_{rate}": Variable(
             _TEXTS, "float64", "1", f"share of neurons that keep time, {words}", formula=_TAGGED
         )
@@ -44,15 +54,11 @@ VARIABLES = {
     },
     "kind": Variable(("layer", "tagged_at"), "float64", "1", "share of neurons, by what they keep"),
     "again": Variable(
-        ("layer",), "float64", "1", "of those tagged in half of the sentences, tagged in the other"
+        ("layer",), "float64", "1", "tagged in half of the sentences: in the other too"
     ),
-    "again_chance": Variable(("layer",), "float64", "1", "share of all neurons tagged in that one"),
-    "overlap": Variable(
-        ("layer",), "float64", "1", "overlap (Dice) of neurons at the sentence and at faster rates"
-    ),
-    "overlap_chance": Variable(
-        ("layer",), "float64", "1", "overlap (Dice) of independent sets of these sizes"
-    ),
+    "again_chance": Variable(("layer",), "float64", "1", "any neuron: tagged in that other half"),
+    "overlap": Variable(("layer",), "float64", "1", "overlap (Dice): sentences, faster rates"),
+    "overlap_chance": Variable(("layer",), "float64", "1", "overlap (Dice) of independent sets"),
     **{
         f"spectrum{way}": Variable(
             ("layer", "frequency"), "float64", "1", f"share of the neurons' variance{words}"
@@ -106,13 +112,13 @@ def count_work(
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; runs nothing."""
     half = len(sentences.ids) // 2
-    beats = 2 * words * (half - 1)
+    beats = 2 * words * half
     sites = neuron_sites(model, layers)
     wide = max(_width(model, site) for site in sites)
     kept = beats * (wide + model.d_model) * len(sites) * 4
     one = (draws * 2 * len(periods(words)) + 4 * beats) * wide * 4
     tests = 2.0 * draws * 2 * beats * 2 * len(periods(words)) * wide * len(sites) * len(WAYS)
-    tokens = half * max(sentences.lengths) + 1
+    tokens = (half + 1) * max(sentences.lengths) + 1
     return Work(len(WAYS) * runs * 2, 0, kept + one, tokens=tokens, operations=tests)
 
 
@@ -173,7 +179,8 @@ def frequency_tags(
     -----
     Two controls go the same way. ``swapped``: each place of a sentence gets its word from any
     sentence, so that kinds of words keep their order and sentences mean nothing. ``shuffled``: the
-    words of each sentence are shuffled so that no two old neighbours stay. A neuron that only marks
+    words of each sentence are shuffled so that no two old neighbours stay. Both are drawn once, and
+    then read like the sentences. A neuron that only marks
     nouns has the rhythm of sentences, too, and keeps it with words swapped: a tag says that a
     neuron is locked to sentences, not that it knows syntax.
 
@@ -181,11 +188,17 @@ def frequency_tags(
     the one that the other tags as well. The neurons that are named have most power beyond that with
     words swapped in the first half, and are measured in the second.
 
+    The mean over runs is one of sentences, whenever each was read, not of moments. At one moment of
+    many runs all first words meet, and their mean differs from that of all second words merely
+    because they are other words: averaged so, sentences of words drawn at random have a rhythm in
+    half of the default model's neurons. Here a word counts once, and such sentences have none.
+
     Of the source: beats, averages over shuffled orders before the transform, the mean over a word's
-    tokens, the scrambled control. It takes every neuron's own 95th percentile of 1,000 shuffles and
-    then differences of more than 2 standard deviations; that all neurons of a layer share one
-    distribution (shares of variance have no scale), that errors are counted over neurons and rates,
-    the swapped words and the halves are ours. The fastest rate of an even number of words, every
+    tokens, the scrambled control. It averages moments, takes every neuron's own 95th percentile of
+    1,000 shuffles and then differences of more than 2 standard deviations; that words
+    count once, that all neurons of a layer share one distribution (shares of variance have no
+    scale), that errors are counted over neurons and rates, the swapped words and the halves are
+    ours. The fastest rate of an even number of words, every
     second one, has one wave and not two; shares of variance, not amplitudes, compare it fairly.
 
     Memory holds one text's activations of all layers asked for, for the mean over runs.
@@ -204,12 +217,12 @@ def frequency_tags(
     >>> model = ll.load("toy:induction")
     >>> found = ll.frequency_tags(model, [[5, 9, 4, 7], [3, 8, 6, 2]] * 6, runs=2)
     >>> found.data.tagged_sentence.dims, found.data.words.values.tolist()
-    (('layer', 'words'), ['sentences', 'swapped', 'shuffled'])
+    (('layer', 'words'), ['in order', 'swapped', 'shuffled'])
     """
     _require(words, runs, draws, level)
     sites = neuron_sites(model, layers)
     parts = halves(sentences_of(sentences, words, model.vocabulary.special), seed)
-    beats = words * (len(parts[0]) - 1)
+    beats = words * len(parts[0])
     frequencies = (np.arange(1, beats // 2 + 1) / beats).round(4)
     faster = len(periods(words)) > 1
     axes = {

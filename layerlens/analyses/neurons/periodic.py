@@ -27,8 +27,13 @@ def detrended(signals: Tensor) -> Tensor:
     time = signals.shape[0]
     line = torch.linspace(-1, 1, time, dtype=torch.float64)
     line /= line.norm()
-    centred = signals.double() - signals.double().mean(0)
-    return (centred - line[:, None] * (line @ centred)).float()
+    level = signals.double() - signals.double().mean(0)
+    return (level - line[:, None] * (line @ level)).float()
+
+
+def centred(signals: Tensor) -> Tensor:
+    """Signals ``[time, unit]`` without their mean; float32."""
+    return (signals.double() - signals.double().mean(0)).float()
 
 
 class Rates:

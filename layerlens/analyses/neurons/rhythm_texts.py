@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerlens.analyses.neurons.periodic import detrended
 from layerlens.analyses.probing.word_attention import words_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -85,16 +86,15 @@ def halves(sentences: Sequence[Sentence], seed: int) -> list[list[Sentence]]:
     return [[sentences[i] for i in part] for part in (order[:half], order[half : 2 * half])]
 
 
-def arranged(sentences: Sequence[Sentence], way: str, generator: np.random.Generator) -> list[Word]:
-    """All words of the sentences in a new order: of sentences, and inside them as ``way`` says."""
-    order = generator.permutation(len(sentences)).tolist()
-    rows = [list(sentences[i]) for i in order]
+def varied(sentences: Sequence[Sentence], way: str, seed: int) -> list[Sentence]:
+    """The sentences, or a control made of their words."""
+    generator = np.random.default_rng([seed, *map(ord, way)])
     if way == "_swapped":
-        slots = [generator.permutation(slot).tolist() for slot in zip(*rows, strict=True)]
-        rows = [list(row) for row in zip(*slots, strict=True)]
-    elif way == "_shuffled":
-        rows = [[row[i] for i in scrambled(len(row), generator)] for row in rows]
-    return [word for row in rows for word in row]
+        slots = [generator.permutation(slot).tolist() for slot in zip(*sentences, strict=True)]
+        return [list(row) for row in zip(*slots, strict=True)]
+    if way == "_shuffled":
+        return [[row[i] for i in scrambled(len(row), generator)] for row in sentences]
+    return list(sentences)
 
 
 def joined(sentences: Sequence[Sentence]) -> str | list[Word]:
@@ -106,8 +106,8 @@ def joined(sentences: Sequence[Sentence]) -> str | list[Word]:
 def scrambled(words: int, generator: np.random.Generator) -> list[int]:
     """An order in which no word is followed by its old neighbour, nor the last by the first's.
 
-    So are its turns, so that over many draws each word is as often at each place, and what tells
-    words by their kind alone has no rhythm.
+    So are its turns, so that each word is as likely at each place, and what tells words by their
+    kind alone has no rhythm.
 
     Examples
     --------
@@ -134,17 +134,22 @@ def read_words(
 ) -> Read:
     """Feed the sentences of each half ``runs`` times in new orders; sum what is read, by word.
 
-    A word's value is the mean over its tokens. The first sentence of a text is left out, for what
-    stands at the beginning is read unlike all that follows.
+    Every word keeps its place in the sums whatever the order, so that a word counts once however
+    often it is read: were words averaged by when they are read, any few words would seem to have a
+    rhythm, as all of them meet at each beat. A word's value is the mean over its tokens, less the
+    text's drift. A text begins with its last sentence, which is left out there, for what stands at
+    the beginning is read unlike all that follows.
     """
-    generator = np.random.default_rng([seed, *map(ord, way)])
+    sets = [varied(sentences, way, seed) for sentences in parts]
+    generator = np.random.default_rng(seed)
     sums: dict[Site, Tensor] = {}
     for done in range(1, runs + 1):
-        for half, sentences in enumerate(parts):
-            words = arranged(sentences, way, generator)
+        for half, sentences in enumerate(sets):
+            order = generator.permutation(len(sentences)).tolist()
+            words = [word for i in (order[-1], *order) for word in sentences[i]]
             tokens = _read(job, words)
             means = _means(model, tokens, words)[len(sentences[0]) :]
-            see = partial(_add, job, sums, (half, len(parts)), means)
+            see = partial(_add, job, sums, (half, len(sets)), order, means)
             forward(model, tokens, sites, see, logits=None)
         on_run(Read(sums, done))
     return Read(sums, runs)
@@ -165,16 +170,19 @@ def _add(
     job: Job,
     sums: dict[Site, Tensor],
     half: tuple[int, int],
+    order: Sequence[int],
     means: Tensor,
     site: Site,
     value: Tensor,
 ) -> None:
-    """Add one text's words to the sums of its half, one of so many."""
+    """Add one text's words to the sums of its half, one of so many, in which they have an order."""
     job.tick()
     words = means @ value[0].float().cpu()
+    words = detrended(words) + words.mean(0)
     if site not in sums:
         sums[site] = torch.zeros(half[1], *words.shape)
-    sums[site][half[0]] += words
+    sentences = (len(order), -1)
+    sums[site][half[0]].unflatten(0, sentences)[order] += words.unflatten(0, sentences)
 
 
 def _means(model: LensModel, tokens: Tokens, words: Sequence[Word]) -> Tensor:
