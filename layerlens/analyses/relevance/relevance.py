@@ -53,6 +53,9 @@ VARIABLES = {
     "sublayer_share": Variable(
         _SUB, "float64", "1", "share of the sublayer in the relevance of all writes, signs left out"
     ),
+    "sublayer_share_chance": Variable(
+        _SUB, "float64", "1", "mean share of the sublayer for random answers"
+    ),
 }
 
 
@@ -162,7 +165,11 @@ def relevance(
     not for ``"attnlrp"`` below the last block, because a softmax does not conserve relevance, and
     for ``"input_x_gradient"`` nowhere; it is shown and never divided among the tokens. A map is of
     use where it differs from the maps of other answers: see ``likeness_chance``, and hold it
-    against what removing tokens does. Soft-capped logits are explained before the cap.
+    against what removing tokens does. ``sublayer_share`` is the size of what a sublayer's write
+    carries, summed over tokens, over that of all writes: a score of layers as in Ranjan and Savakis
+    (2024), LRP-QViT: Mixed-Precision Vision Transformer Quantization via Layer-wise Relevance
+    Propagation, arXiv 2401.11243, who deal out bits by one; to take it at the writes is ours.
+    Soft-capped logits are explained before the cap.
 
     Raises
     ------
@@ -255,7 +262,8 @@ def _variables(rule: str, draws: int) -> list[str]:
         names.append("missing")
     if rule == "integrated":
         return [*names, "steps_used"]
-    return [*names, "sublayer_relevance", "sublayer_share"]
+    shares = ["sublayer_share", *(["sublayer_share_chance"] if chance else [])]
+    return [*names, "sublayer_relevance", *shares]
 
 
 def _check(job: Job, model: LensModel, run: RelevanceText, rule: str) -> None:

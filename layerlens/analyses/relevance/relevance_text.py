@@ -113,7 +113,7 @@ class RelevanceText:
         for place, site in enumerate(self.sites):
             constant = own.constant[self.layers[place] + 1] if self.rule in FLOWS else None
             self._emit(place, own.at[site], constant, [found.at[site] for found in random])
-        self._sublayers(own)
+        self._sublayers(own, random)
         if self.rule not in FLOWS:
             self._small_step(own)
 
@@ -147,12 +147,21 @@ class RelevanceText:
         here = {**self.where, "point": place}
         self.job.emit(here, {name: np.array(value) for name, value in scalars.items()})
 
-    def _sublayers(self, own: Found) -> None:
-        parts = np.array([own.at[site].sum() for site in self.writes])
-        sizes = np.array([np.abs(own.at[site]).sum() for site in self.writes])
-        shares = sizes / sizes.sum() if sizes.sum() > 0 else sizes
-        found = {"sublayer_relevance": parts, "sublayer_share": shares}
+    def _sublayers(self, own: Found, random: Sequence[Found]) -> None:
+        """Hand over what each sublayer writes of the answer, and its share for random ones."""
+        found = {
+            "sublayer_relevance": np.array([own.at[site].sum() for site in self.writes]),
+            "sublayer_share": self._shares(own),
+        }
+        if random:
+            chance = [self._shares(other) for other in random]
+            found["sublayer_share_chance"] = np.mean(chance, axis=0)
         self.job.emit(self.where, found)
+
+    def _shares(self, found: Found) -> np.ndarray:
+        """Shares of the sublayers in the relevance of all writes, ``[sublayer]`` float64."""
+        sizes = np.array([np.abs(found.at[site]).sum() for site in self.writes])
+        return sizes / sizes.sum() if sizes.sum() > 0 else sizes
 
     def integrated(self, baseline: Tokens | None, steps: int, memory_limit: int) -> None:
         """Hand over each depth, by ways of its own."""

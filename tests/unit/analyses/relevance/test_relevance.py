@@ -137,7 +137,18 @@ def test_random_answers_beside(llama: ll.LensModel) -> None:
     again = ll.relevance(llama, IDS, draws=3, seed=1).data
     assert found.relevance_chance.equals(again.relevance_chance)
     assert ((found.likeness_chance >= 0) & (found.likeness_chance <= 1 + 1e-9)).all()
-    assert "relevance_chance" not in ll.relevance(llama, IDS, draws=0).data
+    alone = ll.relevance(llama, IDS, draws=0).data
+    assert not {"relevance_chance", "sublayer_share_chance"} & set(alone)
+
+
+def test_shares_of_sublayers_beside_those_of_a_random_answer(llama: ll.LensModel) -> None:
+    found = ll.relevance(llama, IDS, answer=7, draws=1, seed=3).data
+    order = np.random.default_rng((3, 0)).permutation(llama.d_vocab)
+    drawn = int(order[order != 7][0])
+    other = ll.relevance(llama, IDS, answer=drawn, draws=0).data.sublayer_share
+    np.testing.assert_allclose(found.sublayer_share_chance, other, rtol=1e-5)
+    assert float(found.sublayer_share_chance.sum()) == pytest.approx(1)
+    assert float(abs(found.sublayer_share - other).max()) > 1e-4
 
 
 @pytest.mark.parametrize(
