@@ -35,7 +35,7 @@ VARIABLES = {
             ("frequency",),
             "float64",
             "1",
-            f"neurons' variance by cycles a word, {words}",
+            f"neurons' variance by cycles a word ({words})",
             unclipped=True,
         )
         for name, words in zip(MEANS.values(), TEXTS, strict=True)

@@ -22,13 +22,15 @@ def periods(words: int) -> list[float]:
     return [words / j for j in range(1, words // 2 + 1)]
 
 
+def levelling(time: int) -> Tensor:
+    """``[time, time]`` float64: what takes a straight drift from signals and leaves their mean."""
+    line = torch.linspace(-1, 1, time, dtype=torch.float64)
+    return torch.eye(time, dtype=torch.float64) - line.outer(line) / line.square().sum()
+
+
 def detrended(signals: Tensor) -> Tensor:
     """Signals ``[time, unit]`` without their mean and without a straight drift; float32."""
-    time = signals.shape[0]
-    line = torch.linspace(-1, 1, time, dtype=torch.float64)
-    line /= line.norm()
-    level = signals.double() - signals.double().mean(0)
-    return (level - line[:, None] * (line @ level)).float()
+    return centred(levelling(len(signals)) @ signals.double())
 
 
 def centred(signals: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerlens.analyses.neurons.periodic import detrended
+from layerlens.analyses.neurons.periodic import levelling
 from layerlens.analyses.probing.word_attention import words_of
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -149,6 +149,7 @@ def read_words(
             words = [word for i in (order[-1], *order) for word in sentences[i]]
             tokens = _read(job, words)
             means = _means(model, tokens, words)[len(sentences[0]) :]
+            means = levelling(len(means)).float() @ means
             see = partial(_add, job, sums, (half, len(sets)), order, means)
             forward(model, tokens, sites, see, logits=None)
         on_run(Read(sums, done))
@@ -178,7 +179,6 @@ def _add(
     """Add one text's words to the sums of its half, one of so many, in which they have an order."""
     job.tick()
     words = means @ value[0].float().cpu()
-    words = detrended(words) + words.mean(0)
     if site not in sums:
         sums[site] = torch.zeros(half[1], *words.shape)
     sentences = (len(order), -1)
