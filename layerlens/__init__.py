@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.attention.head_roles import head_roles
     from layerlens.analyses.attention.patterns import attention
     from layerlens.analyses.attention.token_attribution import token_attribution
+    from layerlens.analyses.circuits.edge_attribution import edge_attribution
     from layerlens.analyses.circuits.feature_circuit import feature_circuit
     from layerlens.analyses.circuits.graph_files import export_graph, import_graph
     from layerlens.analyses.contract.registry import estimate
@@ -209,6 +210,7 @@ _PLACES = {
     "depth_score": "layerlens.analyses.depth.depth_score",
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
     "cross_layer_sensitivity": "layerlens.analyses.sensitivity.cross_layer_sensitivity",
+    "edge_attribution": "layerlens.analyses.circuits.edge_attribution",
     "frequency_tags": "layerlens.analyses.neurons.frequency_tags",
     "gradient_norms": "layerlens.analyses.sensitivity.gradient_norms",
     "hessian": "layerlens.analyses.sensitivity.hessian",
@@ -371,6 +373,7 @@ __all__ = [
     "direct_logit_attribution",
     "doctor",
     "early_exit",
+    "edge_attribution",
     "edit",
     "edits_from_json",
     "edits_to_json",

@@ -36,6 +36,7 @@ _ROW = 0.13
 _GAP = 0.16
 _COLUMN = 0.5
 _OUTPUT = 1.0
+_PART, _PART_ROW = 0.95, 0.24  # parts of a model are words
 _LEFT = 0.75
 _STRONG = 4.0  # so many times the root of its influence is a node's colour
 
@@ -51,7 +52,7 @@ def graph_figure(
     theme: str = "light",
     title: str | None = None,
 ) -> Figure:
-    """Draw a graph: circles are features, diamonds errors, words tokens and answers.
+    """Draw a graph: circles are features, diamonds errors, words tokens, answers and parts.
 
     Parameters
     ----------
@@ -141,11 +142,12 @@ def _places(
     for i in sorted(drawn, key=lambda i: -float(influence[i])):
         cells.setdefault((int(layer[i]), int(position[i])), []).append(i)
     across = sorted({place for _, place in cells})
+    steps = {at: _step(kinds[cell[0]]) for at, cell in cells.items()}
     width = {
         place: max(
             _COLUMN,
-            0.15 + _STEP * min(_MOST_IN_LINE,
-                               max(len(cell) for (_, at), cell in cells.items() if at == place)),
+            0.15 + max(steps[at][0] * min(_MOST_IN_LINE, len(cell))
+                       for at, cell in cells.items() if at[1] == place),
         )
         for place in across
     }  # fmt: skip
@@ -158,14 +160,14 @@ def _places(
     places: dict[int, Place] = {}
     rows, y = [], 0.1
     for number in sorted({floor for floor, _ in cells}):
-        lines = max(-(-len(cell) // _MOST_IN_LINE) for (at, _), cell in cells.items()
-                    if at == number)  # fmt: skip
+        high = max(-(-len(cell) // _MOST_IN_LINE) * steps[at][1] for at, cell in cells.items()
+                   if at[0] == number)  # fmt: skip
         for (at, place), cell in cells.items():
             if at == number:
                 places |= _cell(cell, kinds, middle[place], float(edges[across.index(place) + 1]),
-                                y + lines * _ROW)  # fmt: skip
-        rows.append((number, y + lines * _ROW / 2))
-        y += lines * _ROW + _GAP
+                                y + high)  # fmt: skip
+        rows.append((number, y + high / 2))
+        y += high + _GAP
     return places, width, rows, (float(edges[-1]), y)
 
 
@@ -175,11 +177,17 @@ def _cell(
     if kinds[cell[0]] == "output":
         return {i: (right - (k + 0.5) * _OUTPUT, top - _ROW / 2) for k, i in enumerate(cell)}
     found = {}
+    across, up = _step(kinds[cell[0]])
     for k, i in enumerate(cell):
         line, at = divmod(k, _MOST_IN_LINE)
         in_line = min(_MOST_IN_LINE, len(cell) - line * _MOST_IN_LINE)
-        found[i] = (middle + (at - (in_line - 1) / 2) * _STEP, top - (line + 0.5) * _ROW)
+        found[i] = (middle + (at - (in_line - 1) / 2) * across, top - (line + 0.5) * up)
     return found
+
+
+def _step(kind: str) -> tuple[float, float]:
+    """From one node of a cell to the next: across, and up to the next line."""
+    return (_PART, _PART_ROW) if kind == "part" else (_STEP, _ROW)
 
 
 def _links(data: xr.Dataset, drawn: Sequence[int]) -> list[int]:
@@ -259,7 +267,7 @@ def _draw_nodes(
             axes.scatter(x, y, s=26 if marker == "o" else 18, marker=marker, c=fill,
                          edgecolors=edge, linewidths=0.8, zorder=2, gid=f"{kind}s")  # fmt: skip
     for i in drawn:
-        if kinds[i] in ("token", "output"):
+        if kinds[i] in ("token", "output", "part"):
             _word(axes, data, i, str(kinds[i]), places[i], columns, colors)
 
 
@@ -273,8 +281,9 @@ def _word(
     colors: Palette,
 ) -> None:
     word = str(data["words"].values[i]) or str(data["node"].values[i])
-    room = columns[int(data["node_position"].values[i])] if kind == "token" else _OUTPUT - 0.4
-    text = fitted(drawable(word), max(2, int(room / 0.065)))
+    own = {"output": _OUTPUT - 0.4, "part": _PART}
+    room = own.get(kind) or columns[int(data["node_position"].values[i])]
+    text = fitted(word if kind == "part" else drawable(word), max(2, int(room / 0.065)))
     if kind == "output":
         text += f" {data['probability'].values[i]:.2g}"
     axes.text(*place, text, fontsize=FONT, family=list(families()), color=colors.ink, ha="center",

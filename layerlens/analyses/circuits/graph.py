@@ -26,13 +26,13 @@ from layerlens.result.checks import Check
 if TYPE_CHECKING:
     import xarray as xr
 
-KINDS = ("token", "feature", "error", "output")
+KINDS = ("token", "feature", "error", "output", "part")
 """What a node is; the array ``kind`` counts in this order."""
 
-TOKEN, FEATURE, ERROR, OUTPUT = range(len(KINDS))
+TOKEN, FEATURE, ERROR, OUTPUT, PART = range(len(KINDS))
 
 VARIABLES = {
-    "kind": Variable(("node",), "int8", "1", "kind of node: token, feature, error, output"),
+    "kind": Variable(("node",), "int8", "1", "kind of node: token, feature, error, output, part"),
     "node_layer": Variable(
         ("node",), "int16", "1", "layer; -1 for tokens, the number of layers for outputs", -2
     ),

@@ -113,11 +113,11 @@ def parse_receivers(model: LensModel, receiver: Any) -> list[Site]:
                 "alone, because a run has only one end."
             )
         layer, head = _head(model, place[:2], "receiver", kv=place[2] != "q")
-        sites.append(Site(_given(model.anatomy.blocks[layer], place[2]), layer, head))
+        sites.append(Site(given_site(model.anatomy.blocks[layer], place[2]), layer, head))
     return sites
 
 
-def _given(block: BlockAnatomy, kind: str) -> str:
+def given_site(block: BlockAnatomy, kind: str) -> str:
     """The site of a head's q, k or v: before rotation, where it is known there."""
     return f"rot_{kind}" if block.watched(f"rot_{kind}") and kind not in block.taps else kind
 
@@ -288,10 +288,15 @@ class Edges:
             pass
         return read
 
-    def plainly(self, sender: Site) -> Tensor:
-        """State ``[d_model]`` at the end of the fourth run, by whole passes, without shortcuts."""
+    def plainly(self, *senders: Site) -> Tensor:
+        """State ``[d_model]`` at the end of the fourth run, by whole passes, without shortcuts.
+
+        Several senders are changed together. ``resid_pre`` of the first layer is what the tokens
+        themselves send.
+        """
         columns = range(self.length)
-        changes = [*self.held(sender.block, columns), self.sent(sender)]
+        after = min(-1 if site.kind == "resid_pre" else site.block for site in senders)
+        changes = [*self.held(after, columns), *map(self.sent, senders)]
         last = Site("resid_post", self.model.n_layers - 1)
         found: dict[Site, Tensor] = {}
         self._pass(changes, self.receivers or (last,), found)

@@ -25,6 +25,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "causal_trace": ((ONE,), {"subject": [3]}),
     "checkpoint_difference": ((), {"other": None}),
     "compare_models": ((LIST,), {"other": None}),
+    "edge_attribution": ((ONE, OTHER), {"steps": 1, "verify": 1}),
     "facets": ((LIST,), {"draws": 1}),
     "feature_circuit": ((ONE,), {"transcoders": None}),
     "fit_lens": ((LIST,), {"positions_skipped": 1}),

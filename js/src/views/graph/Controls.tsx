@@ -23,40 +23,46 @@ export function Controls({ state, data }: { state: GraphState; data: GraphData }
         />
         <output class="ll-num">{percent(share)}</output>
       </label>
-      <button
-        type="button"
-        aria-pressed={traits.errors.value}
-        title="Whether what the features do not explain is drawn"
-        onClick={() => state.own.write({ errors: !traits.errors.peek() })}
-      >
-        Errors
-      </button>
+      {data.has("error") && (
+        <button
+          type="button"
+          aria-pressed={traits.errors.value}
+          title="Whether what the features do not explain is drawn"
+          onClick={() => state.own.write({ errors: !traits.errors.peek() })}
+        >
+          Errors
+        </button>
+      )}
       <span class="ll-dim ll-num" role="status">
         {nodes.length} of {data.size} nodes, {links.length} of {data.links.length} links
         {more > 0 && ` (the ${MOST_LINKS} strongest among these nodes)`}
       </span>
       <span class="ll-grow" />
-      <Key />
+      <Key data={data} />
     </div>
   );
 }
 
 /** What marks and colours mean. */
-function Key() {
+function Key({ data }: { data: GraphData }) {
   return (
     <ul class="ll-graph-key" aria-label="Key">
-      <li>
-        <svg viewBox="-7 -7 14 14" aria-hidden="true">
-          <circle r="5" />
-        </svg>
-        feature
-      </li>
-      <li>
-        <svg viewBox="-7 -7 14 14" aria-hidden="true">
-          <path d="M0-6 6 0 0 6-6 0Z" class="ll-node-error" />
-        </svg>
-        error
-      </li>
+      {data.has("feature") && (
+        <li>
+          <svg viewBox="-7 -7 14 14" aria-hidden="true">
+            <circle r="5" />
+          </svg>
+          feature
+        </li>
+      )}
+      {data.has("error") && (
+        <li>
+          <svg viewBox="-7 -7 14 14" aria-hidden="true">
+            <path d="M0-6 6 0 0 6-6 0Z" class="ll-node-error" />
+          </svg>
+          error
+        </li>
+      )}
       <li>
         <svg viewBox="-7 -7 14 14" aria-hidden="true">
           <path d="M-7 0H7" class="ll-link ll-adds" />

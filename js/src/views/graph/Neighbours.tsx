@@ -89,6 +89,7 @@ interface EndsProps extends Props {
 function Ends({ state, data, links, end, title }: EndsProps) {
   if (links.length === 0) return null;
   const listed = links.slice(0, MOST);
+  const patched = listed.some((link) => Number.isFinite(link.effect));
   return (
     <table>
       <caption>
@@ -99,7 +100,8 @@ function Ends({ state, data, links, end, title }: EndsProps) {
         <tr>
           <th scope="col">node</th>
           <th scope="col">where</th>
-          <th scope="col">adds</th>
+          <th scope="col">{patched ? "estimated" : "adds"}</th>
+          {patched && <th scope="col">patched</th>}
           <th scope="col">carries</th>
         </tr>
       </thead>
@@ -113,6 +115,9 @@ function Ends({ state, data, links, end, title }: EndsProps) {
             </th>
             <td>{placeName(data, link[end])}</td>
             <td class="ll-num">{compact(link.weight, 3)}</td>
+            {patched && (
+              <td class="ll-num">{Number.isFinite(link.effect) ? compact(link.effect, 3) : ""}</td>
+            )}
             <td class="ll-num">{percent(link.influence)}</td>
           </tr>
         ))}

@@ -1,7 +1,7 @@
 import { compact } from "../../marks/numbers";
 import { plain } from "../../marks/text";
 import type { GraphData } from "./data";
-import { type Layout, OUTPUT_WIDTH, RADIUS } from "./layout";
+import { type Layout, OUTPUT_WIDTH, PART_WIDTH, RADIUS } from "./layout";
 import { sentence, shortName } from "./names";
 import type { GraphState } from "./state";
 
@@ -14,7 +14,7 @@ interface Props {
   reached: boolean;
 }
 
-/** One node: a circle for a feature, a diamond for an error, words for tokens and answers. */
+/** One node: a circle for a feature, a diamond for an error, words for tokens, answers and parts. */
 export function NodeMark({ state, data, node, layout, reached }: Props) {
   const place = layout.places.get(node);
   if (!place) return null;
@@ -58,6 +58,8 @@ function Mark({ data, node, wide }: { data: GraphData; node: number; wide: numbe
           width={OUTPUT_WIDTH}
         />
       );
+    case "part":
+      return <Word text={word} width={PART_WIDTH} />;
     case "error":
       return <path d={`M0-${RADIUS + 1} ${RADIUS + 1} 0 0 ${RADIUS + 1}-${RADIUS + 1} 0Z`} />;
     case "feature":

@@ -1,7 +1,7 @@
 import type { GraphMeta } from "../../wire/graph";
 import type { RunStore } from "../../wire/store";
 
-export type Kind = "token" | "feature" | "error" | "output";
+export type Kind = "token" | "feature" | "error" | "output" | "part";
 
 /** A link that has come, by its number. */
 export interface Link {
@@ -11,6 +11,8 @@ export interface Link {
   weight: number;
   /** The share of the answers that runs through it. */
   influence: number;
+  /** What patching it really did; NaN where that was not tried. */
+  effect: number;
 }
 
 /** One run's graph: what its nodes are, and what enters and leaves each. */
@@ -33,11 +35,12 @@ export class GraphData {
   }
 
   #links(): Link[] {
-    const [source, target, weight, influence] = [
+    const [source, target, weight, influence, effect] = [
       "source",
       "target",
       "weight",
       "link_influence",
+      "link_effect",
     ].map((name) => this.store.arrays.get(name)?.data ?? []);
     const found: Link[] = [];
     for (let index = 0; index < (weight?.length ?? 0); index++) {
@@ -47,6 +50,7 @@ export class GraphData {
         target: target?.[index] ?? -1,
         weight: weight?.[index] ?? Number.NaN,
         influence: influence?.[index] ?? 0,
+        effect: effect?.[index] ?? Number.NaN,
       };
       // A link that has not come yet has no weight.
       if (link.source >= 0 && link.target >= 0 && Number.isFinite(link.weight)) found.push(link);
@@ -64,6 +68,12 @@ export class GraphData {
 
   #at(name: string, node: number): number {
     return this.store.arrays.get(name)?.data[node] ?? Number.NaN;
+  }
+
+  /** Whether any node is of a kind. */
+  has(kind: Kind): boolean {
+    const number = this.meta.graph.kinds.indexOf(kind);
+    return Array.from(this.store.arrays.get("kind")?.data ?? []).includes(number);
   }
 
   /** The node of an id; −1 where there is none. */

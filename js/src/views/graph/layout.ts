@@ -12,6 +12,14 @@ const LEAST_COLUMN = 46;
 /** Outputs are words. */
 export const OUTPUT_WIDTH = 96;
 const OUTPUT_STEP = OUTPUT_WIDTH + 6;
+/** Parts of a model are words, too: "heads 23.3-5". */
+export const PART_WIDTH = 84;
+
+/** Room of a node in a cell, across and up. */
+function roomOf(data: GraphData, cell: readonly number[] | undefined): { x: number; y: number } {
+  const isPart = cell?.[0] !== undefined && data.kind(cell[0]) === "part";
+  return isPart ? { x: PART_WIDTH + 6, y: 24 } : { x: STEP, y: STEP };
+}
 
 export interface Row {
   layer: number;
@@ -46,27 +54,34 @@ export function layoutOf(data: GraphData, nodes: readonly number[], room: number
   const rows: Row[] = [];
   let y = TOP;
   for (const layer of layers) {
-    const lines = Math.max(1, ...positions.map((at) => linesOf(cells.get(key(layer, at)))));
-    rows.push({ layer, y, height: lines * STEP });
+    const height = Math.max(
+      STEP,
+      ...positions.map((at) => {
+        const cell = cells.get(key(layer, at));
+        return linesOf(cell) * roomOf(data, cell).y;
+      }),
+    );
+    rows.push({ layer, y, height });
     for (const column of columns) {
       const cell = cells.get(key(layer, column.position)) ?? [];
       if (cell[0] !== undefined && data.kind(cell[0]) === "output") placeWords(cell, column, y);
       else placeCircles(cell, column, y);
     }
-    y += lines * STEP + GAP;
+    y += height + GAP;
   }
   const last = columns.at(-1);
   const width = last ? last.x + last.width / 2 + 2 : LEFT;
   return { width, height: y + BOTTOM - GAP, rows, columns, places };
 
   function placeCircles(cell: readonly number[], { x }: Column, top: number): void {
+    const step = roomOf(data, cell);
     cell.forEach((node, i) => {
       const line = Math.floor(i / MOST_IN_LINE);
       const inLine = Math.min(MOST_IN_LINE, cell.length - line * MOST_IN_LINE);
-      const left = x - ((inLine - 1) * STEP) / 2;
+      const left = x - ((inLine - 1) * step.x) / 2;
       places.set(node, {
-        x: left + (i % MOST_IN_LINE) * STEP,
-        y: top + line * STEP + STEP / 2,
+        x: left + (i % MOST_IN_LINE) * step.x,
+        y: top + line * step.y + step.y / 2,
       });
     });
   }
@@ -123,11 +138,12 @@ function columnsOf(
 ): Column[] {
   const outputs = nodes.filter((node) => data.kind(node) === "output").length;
   const needed = positions.map((position) => {
-    let most = 1;
+    let most = STEP;
     for (const [at, cell] of cells) {
-      if (Number(at.split(",")[1]) === position) most = Math.max(most, cell.length);
+      if (Number(at.split(",")[1]) !== position) continue;
+      most = Math.max(most, roomOf(data, cell).x * Math.min(MOST_IN_LINE, cell.length));
     }
-    return Math.max(LEAST_COLUMN, STEP * Math.min(MOST_IN_LINE, most) + GAP);
+    return Math.max(LEAST_COLUMN, most + GAP);
   });
   const sum = needed.reduce((total, width) => total + width, 0);
   // Outputs reach to the left over the columns before theirs.

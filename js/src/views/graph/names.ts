@@ -11,6 +11,8 @@ export function shortName(data: GraphData, node: number): string {
       return data.words(node) || data.store.vocab.get(data.feature(node)) || data.id(node);
     case "error":
       return "error";
+    case "part":
+      return data.words(node);
     case "feature":
       return `feature ${data.feature(node)}`;
   }
@@ -20,6 +22,8 @@ export function shortName(data: GraphData, node: number): string {
 export function placeName(data: GraphData, node: number): string {
   const at = `position ${data.position(node)}, “${data.token(data.position(node))}”`;
   switch (data.kind(node)) {
+    case "part":
+      return "all positions";
     case "token":
       return `position ${data.position(node)}`;
     case "output":
