@@ -47,13 +47,13 @@ def met(both: threading.Barrier) -> None:
 def test_crossed_calls_end(models: list[LensModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would hold its own model when it asks for the other's."""
     both = threading.Barrier(2)
-    own = cross_model_patch._require_like
+    own = cross_model_patch.require_like
 
-    def inside(*given: Any) -> None:
+    def inside(*given: Any) -> Any:
         met(both)
-        own(*given)
+        return own(*given)
 
-    monkeypatch.setattr(cross_model_patch, "_require_like", inside)
+    monkeypatch.setattr(cross_model_patch, "require_like", inside)
     found = crossed(models, lambda one, two: ll.cross_model_patch(one, TEXT, other=two))
     assert len(found) == 2
 
