@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -184,7 +184,9 @@ class LensModel(WithHead, WithText):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """As :meth:`running`, for calls that are not passes of our own."""
-        with self.lock, settled(self.hf):
+        # Who is inside a pass holds the lock and has settled it: to look at all modules again for
+        # each of many small calls costs more than the calls.
+        with self.lock, nullcontext() if self.passes else settled(self.hf):
             yield
 
     @contextmanager

@@ -15,7 +15,8 @@ from layerlens.analyses.relevance.integrated import Integrated
 from layerlens.analyses.relevance.rules import FLOWS
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
-from layerlens.run.base import record_base
+from layerlens.run.answer_place import answer_place
+from layerlens.run.base import wanted_logits
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 
@@ -74,22 +75,30 @@ class RelevanceText:
             How many random answers, and the seed.
         """
         self.where = {"batch": row} if self.job.batched else {}
-        self.base = record_base(self.model, text)
+        self.tokens, self.at = text, answer_place(self.model, text)
+        final, own = self._as_it_is()
         answer, wrong = asked
-        right = self._own_answer() if answer is None else self.model.token_id(answer)
+        right = own if answer is None else self.model.token_id(answer)
         other = None if wrong is None else self.model.token_id(wrong)
         self.explained = Explained(self.model, right, other)
-        self.plain = float(self.explained(self.base.final[None])[0])
+        self.plain = float(self.explained(final)[0])
         self.capped |= self.explained.capped
         self.words = self.words or self.explained.words
         self.random = self._random(*control, row)
         self.passes += 1
 
-    def _own_answer(self) -> int:
-        """The token that the model itself gives."""
-        logits = self.base.trace.logits
+    def _as_it_is(self) -> tuple[torch.Tensor, int]:
+        """State after the last block where the text is answered, and the model's own answer."""
+        last = Site("resid_post", self.model.n_layers - 1)
+        found: list[torch.Tensor] = []
+
+        def keep(_: Site, state: torch.Tensor) -> None:
+            found.append(state[:, self.at].clone())
+
+        logits = forward(self.model, self.tokens, [last], keep, logits=wanted_logits(self.model))
         assert logits is not None  # the model has a head: the contract asked
-        return int(logits[0, self.base.at if logits.shape[1] > 1 else 0].argmax())
+        # Counted from the end, so that it does not matter whether earlier ones were computed.
+        return found[0], int(logits[0, self.at - self.tokens.ids.shape[1]].argmax())
 
     def _random(self, draws: int, seed: int, row: int) -> list[Explained]:
         """Random answers, or pairs of them, none of them one that is asked for."""
@@ -105,9 +114,7 @@ class RelevanceText:
         self.job.tick()
         sites = [*self.sites, *self.writes]
         explained = [self.explained, *self.random]
-        own, *random = by_gradient(
-            self.model, self.base.tokens, self.base.at, sites, explained, self.rule
-        )
+        own, *random = by_gradient(self.model, self.tokens, self.at, sites, explained, self.rule)
         self.passes += 1 + 2 * len(explained)
         self._compare(own.value)
         for place, site in enumerate(self.sites):
@@ -165,23 +172,23 @@ class RelevanceText:
 
     def integrated(self, baseline: Tokens | None, steps: int, memory_limit: int) -> None:
         """Hand over each depth, by ways of its own."""
-        if baseline is not None and baseline.ids.shape != self.base.tokens.ids.shape:
+        if baseline is not None and baseline.ids.shape != self.tokens.ids.shape:
             raise InputError(
                 f"The baseline has {baseline.ids.shape[1]} tokens and the text "
-                f"{self.base.tokens.ids.shape[1]}: give one of as many."
+                f"{self.tokens.ids.shape[1]}: give one of as many."
             )
         work = Integrated(
             self.model,
-            self.base.tokens,
+            self.tokens,
             baseline,
-            self.base.at,
+            self.at,
             self.explained,
             steps,
             memory_limit,
             self.job.tick,
         )
         with torch.no_grad():
-            self._compare(float(self.explained(work.states[-1][self.base.at][None])[0]))
+            self._compare(float(self.explained(work.states[-1][self.at][None])[0]))
         for place, layer in enumerate(self.layers):
             found = work.at(layer + 1, self.plain)
             self._emit(place, found.relevance, found.start)
@@ -198,12 +205,12 @@ class RelevanceText:
         found: list[float] = []
 
         def keep(_: Site, state: torch.Tensor) -> None:
-            found.append(float(self.explained(state[:, self.base.at])[0]))
+            found.append(float(self.explained(state[:, self.at])[0]))
 
         for sign in (1, -1):
             self.job.tick()
             change = Change(site, "scale", 1 + sign * STEP)
-            forward(self.model, self.base.tokens, [last], keep, logits=None, changes=[change])
+            forward(self.model, self.tokens, [last], keep, logits=None, changes=[change])
         self.passes += 2
         wanted = (found[0] - found[1]) / (2 * STEP)
         size = max(abs(wanted), float(np.abs(own.at[site]).sum()), 1e-9)
