@@ -128,7 +128,7 @@ def export_graph(
     Raises
     ------
     ResultError
-        It is no graph, or the file could not be written.
+        It is no graph of features, or the file could not be written.
 
     Examples
     --------
@@ -142,6 +142,11 @@ def export_graph(
         raise ResultError(
             f"A result of {graph.analysis} is no graph of nodes and links; give one of "
             "feature_circuit."
+        )
+    if "activation" not in data:
+        raise ResultError(
+            f"A graph of {graph.analysis} has parts of a model, which this format has no nodes "
+            "for; give one of feature_circuit, or keep it with result.save()."
         )
     target = checked_path(path, ".json")
     nodes = nodes_of(data)

@@ -14,7 +14,7 @@ from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.analyses.texts.text_pair import make_pair
 from layerlens.analyses.tracing.head_edges import Edges
-from layerlens.errors import Cancelled, InputError
+from layerlens.errors import Cancelled, InputError, ResultError
 from layerlens.model.lensmodel import LensModel
 from layerlens.views.answer_cell import place_of
 
@@ -177,3 +177,9 @@ def test_what_is_asked_wrongly() -> None:
         ll.edge_attribution(model, [IDS, IDS], [OTHER, OTHER])
     with pytest.raises(InputError, match="steps is 0"):
         ll.edge_attribution(model, IDS, OTHER, steps=0)
+
+
+def test_a_graph_of_parts_is_not_written_as_one_of_features() -> None:
+    found = ll.edge_attribution(wrapped("gpt2"), IDS, OTHER, steps=1, verify=0, **ASKED)
+    with pytest.raises(ResultError, match="has parts of a model"):
+        ll.export_graph(found, "graph.json")
