@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.neurons.clamp import clamp
     from layerlens.analyses.neurons.frequency_tags import frequency_tags
     from layerlens.analyses.neurons.neuron import neuron
+    from layerlens.analyses.neurons.neuron_modules import neuron_modules
     from layerlens.analyses.neurons.neuron_tokens import neuron_tokens
     from layerlens.analyses.neurons.top_texts import top_texts
     from layerlens.analyses.patching.attribution_patch import attribution_patch
@@ -235,6 +236,7 @@ _PLACES = {
     "composition": "layerlens.analyses.attention.composition",
     "head_channels": "layerlens.analyses.attention.head_channels",
     "clamp": "layerlens.analyses.neurons.clamp",
+    "neuron_modules": "layerlens.analyses.neurons.neuron_modules",
     "neuron": "layerlens.analyses.neurons.neuron",
     "neuron_tokens": "layerlens.analyses.neurons.neuron_tokens",
     "observable": "layerlens.analyses.contributions.observables",
@@ -428,6 +430,7 @@ __all__ = [
     "model_view",
     "neural_collapse",
     "neuron",
+    "neuron_modules",
     "neuron_tokens",
     "observable",
     "open",

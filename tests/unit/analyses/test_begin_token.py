@@ -36,6 +36,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "contrast_layers": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "cross_model_patch": ((ONE,), {"other": None}),
     "early_exit": ((LIST,), {}),
+    "neuron_modules": ((LIST, 1), {"draws": 1, "modules": 1, "neighbours": 3}),
     "frequency_tags": ((LIST * 3,), {"words": 5, "runs": 1, "draws": 40}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "facets": ((LIST,), {"draws": 1}),
