@@ -522,11 +522,19 @@ def test_opening_can_be_taken_back(model: LensModel, name: str) -> None:
     result = analysis(model, *texts, **options)
     assert result.given is not None
     inputs, asked = result.given
-    first = str(next(iter(result.data.data_vars)))
-    place = place_of(result.data, {"array": first, "index": [0] * result.data[first].ndim})
+    for array in map(str, result.data.data_vars):
+        place = place_of(result.data, {"array": array, "index": [0] * result.data[array].ndim})
+        try:
+            told = analysis.open(model, inputs, asked, place).to_dict()
+        except InputError as error:  # what its cells lack; those of another array have it
+            if not str(error).endswith("open one of another array."):
+                raise
+        else:
+            break
+    else:
+        pytest.fail("no array opens")
     with pytest.raises(Cancelled):
         analysis.open(model, inputs, asked, place, Stopped())
-    told = analysis.open(model, inputs, asked, place).to_dict()
     assert told["title"]
     assert told["tables"] or told["texts"]
     for table in told["tables"]:
