@@ -73,7 +73,7 @@ def count_work(
     neurons = min(most, 4 * model.d_model)
     known = min(sample, sum(tokens.lengths))
     runs = (1 + 2 * modules) / 2
-    size = 8 * neurons**2 + 9 * known * neurons
+    size = 20 * neurons**2 + 13 * known * neurons  # float32 and its order; activations and fired
     return Work(
         1 + runs, round(runs * sum(tokens.lengths)), size, operations=8.0 * known * neurons**2
     )
