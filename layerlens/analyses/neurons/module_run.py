@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
+CONTROLS = 3
+"""Sets of as many other neurons, beside each module."""
 LOGITS = 256
 """Tokens whose logits are held at once."""
 
@@ -214,13 +216,15 @@ class ModuleRun:
         everyone = np.arange(self.width)
         for module, neurons in enumerate(self.members):
             rest = np.setdiff1d(everyone, neurons)
-            drawn = self.generator.permutation(rest)[: len(neurons)]
-            found = {
-                "loss_change": self._loss(neurons.tolist()) - plain,
-                "loss_change_chance": self._loss(drawn.tolist()) - plain,
-            }
-            if len(drawn) < len(neurons):
-                found["loss_change_chance"] = np.nan
+            found = {"loss_change": self._loss(neurons.tolist()) - plain}
+            if len(rest) >= len(neurons):
+                others = [
+                    self._loss(self.generator.permutation(rest)[: len(neurons)].tolist()) - plain
+                    for _ in range(CONTROLS)
+                ]
+                found["loss_change_chance"] = float(np.mean(others))
+                found["loss_change_chance_low"] = min(others)
+                found["loss_change_chance_high"] = max(others)
             self.job.emit({"module": module}, {n: np.array(v) for n, v in found.items()})
             self.job.progress(module + 1, len(self.members), "modules")
         error = abs(self._loss(self.members[0].tolist(), keep=True) - plain)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.neurons.module_run import ModuleRun
+from layerlens.analyses.neurons.module_run import CONTROLS, ModuleRun
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.errors import InputError
 from layerlens.metrics.layer import sites_of
@@ -40,6 +40,12 @@ VARIABLES = {
         _MODULE, "float64", "nats", "change of the loss with as many other neurons at 0",
         signed=True,
     ),
+    **{
+        f"loss_change_chance_{end}": Variable(
+            _MODULE, "float64", "nats", f"{words} of the sets of other neurons", signed=True
+        )
+        for end, words in (("low", "least"), ("high", "largest"))
+    },
     "modularity": Variable((), "float64", "1", "modularity of the modules"),
     "modularity_chance": Variable((), "float64", "1", "modularity of rewired graphs, mean"),
     "modularity_chance_high": Variable((), "float64", "1", "modularity of rewired graphs, largest"),
@@ -72,7 +78,7 @@ def count_work(
     """Count passes and bytes of one call; runs nothing."""
     neurons = min(most, 4 * model.d_model)
     known = min(sample, sum(tokens.lengths))
-    runs = (1 + 2 * modules) / 2
+    runs = (1 + (1 + CONTROLS) * modules) / 2
     size = 20 * neurons**2 + 13 * known * neurons  # float32 and its order; activations and fired
     return Work(
         1 + runs, round(runs * sum(tokens.lengths)), size, operations=8.0 * known * neurons**2
@@ -85,7 +91,7 @@ def count_work(
     source="Zhang et al. (2022), MoEfication, arXiv 2110.01786 (groups by weights); Xiao et al. "
     "(2024), Configurable Foundation Models, arXiv 2409.02877; Blondel et al. (2008), Fast "
     "Unfolding of Communities in Large Networks (Louvain)",
-    cost="1 pass as far as the layer; 1 pass over half of the texts for each module, and for as "
+    cost="1 pass as far as the layer; 1 pass over half of the texts for each module, and 3 for as "
     "many other neurons",
     view="grid",
     lead="Neurons of a module fire together: a row is a module. There are modules where the "
@@ -117,7 +123,7 @@ def neuron_modules(
     A neuron fires at the ``share`` of tokens at which its own magnitude is largest. Two neurons are
     joined where they fire at the same tokens (phi coefficient), each with its few nearest, and
     Louvain's method finds the modules of that graph. Half of the texts are used for that; in the
-    others each module is set to 0, beside as many neurons of other modules.
+    others each module is set to 0, beside three sets of as many other neurons.
 
     Parameters
     ----------
