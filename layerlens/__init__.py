@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.steering.steering import steering
     from layerlens.analyses.texts.translation_prompts import translation_prompts
     from layerlens.analyses.tracing.causal_trace import causal_trace
+    from layerlens.analyses.tracing.neuron_path import neuron_path
     from layerlens.analyses.tracing.path_patch import path_patch
     from layerlens.checkup import doctor
     from layerlens.corpus.texts import Texts, texts
@@ -238,6 +239,7 @@ _PLACES = {
     "clamp": "layerlens.analyses.neurons.clamp",
     "neuron_modules": "layerlens.analyses.neurons.neuron_modules",
     "neuron": "layerlens.analyses.neurons.neuron",
+    "neuron_path": "layerlens.analyses.tracing.neuron_path",
     "neuron_tokens": "layerlens.analyses.neurons.neuron_tokens",
     "observable": "layerlens.analyses.contributions.observables",
     "spectrum": "layerlens.analyses.measuring.spectrum",
@@ -431,6 +433,7 @@ __all__ = [
     "neural_collapse",
     "neuron",
     "neuron_modules",
+    "neuron_path",
     "neuron_tokens",
     "observable",
     "open",

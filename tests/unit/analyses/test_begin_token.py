@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "cross_model_patch": ((ONE,), {"other": None}),
     "early_exit": ((LIST,), {}),
     "neuron_modules": ((LIST, 1), {"draws": 1, "modules": 1, "neighbours": 3}),
+    "neuron_path": ((ONE,), {"steps": 1, "draws": 1, "others": [OTHER]}),
     "frequency_tags": ((LIST * 3,), {"words": 5, "runs": 1, "draws": 40}),
     "generation_lens": ((ONE,), {"max_new_tokens": 1, "edits": [SOURCE, MEAN]}),
     "facets": ((LIST,), {"draws": 1}),
