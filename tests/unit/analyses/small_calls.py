@@ -51,7 +51,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "neural_collapse": ((labelled([*LIST, ONE], label=[0, 1, 1, 0]),), {}),
     "out_of_distribution": ((4 * LIST, LIST), {}),
     "neuron_modules": (([*LIST, *LIST], 1), {"draws": 1, "modules": 1, "neighbours": 3}),
-    "neuron_path": ((ONE,), {"steps": 2, "draws": 1, "others": [OTHER]}),
+    "neuron_path": ((ONE,), {"steps": 10, "draws": 1, "others": [OTHER]}),
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "layer_mix": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
