@@ -84,8 +84,8 @@ def count_work(
     "arXiv 1703.01365",
     cost="for each layer a pass and its way back for each step, a run for each candidate and path",
     view="curves",
-    lead="Each line sets one neuron more to 0 in every layer. The chosen path is worth telling "
-    "where it falls below the other paths, and in other texts too.",
+    lead="Along a line, each layer sets one more neuron to 0. The chosen path says something where "
+    "it falls below the others: in the text, and in other texts too.",
     variables=VARIABLES,
     work=count_work,
     needs=("head", "gradients"),
@@ -157,7 +157,8 @@ def neuron_path(
 
     The other paths are found in the text as it is: by the largest product of activation and
     derivative, by the largest magnitude of activation, and at random (mean, and 95 % of
-    ``draws``). The choice one by one, joint scaling and product of sums are the source's; the
+    ``draws``). Most random neurons are near 0 in a text, so that the first two are the harder
+    comparison. The choice one by one, joint scaling and product of sums are the source's; the
     complete form, exact candidates and other texts are ours. It was published for ViT-B.
 
     Raises
@@ -188,7 +189,7 @@ def neuron_path(
     if others is not None:
         more, asked = job.tokens(others, like=tokens), (others_answer, others_wrong)
         tried.append(_runs(job, model, more, chosen, positions, metric, asked, steps, memory_limit))
-    _declare(job, chosen, run, others is not None)
+    _declare(job, chosen, run, measure, others is not None)
     rows = _other_paths(run, chosen, draws, np.random.default_rng(seed))
     path: Path = ()
     for place, layer in enumerate(chosen):
@@ -244,13 +245,15 @@ def _runs(
     return NeuronPaths(model, texts, steps, memory_limit, job.tick)
 
 
-def _declare(job: Job, layers: Sequence[int], run: NeuronPaths, others: bool) -> None:
+def _declare(job: Job, layers: Sequence[int], run: NeuronPaths, measure: str, others: bool) -> None:
     coords: dict[str, tuple[tuple[str, ...], Any]] = {
         "layer": (("layer",), np.array(layers, dtype=np.int32)),
         "path": (("path",), np.array(PATHS)),
     }
     names = [name for name in VARIABLES if others or not name.startswith("others_")]
-    job.declare({"path": len(PATHS), "layer": len(layers)}, coords, names)
+    # The complete attribution is what removal costs, which is drawn already.
+    hidden = ["joint"] if measure == "completeness" else []
+    job.declare({"path": len(PATHS), "layer": len(layers)}, coords, names, hidden)
     first = run.texts[0].measure
     for name in names:
         if name != "neuron":
