@@ -69,7 +69,8 @@ def count_work(
     chosen, texts = len(_layers(model, layers)), len(tokens.ids)
     one = GRADIENT_PASSES * steps
     tried = candidates * (1 if measure == "completeness" else one)
-    removed = (3 + draws) * (1 if others is None else 2)
+    elsewhere = len(others) if isinstance(others, list) else int(others is not None)
+    removed = (3 + draws) * (1 + elsewhere / texts)
     passes = chosen * (one + tried + removed) + one + GRADIENT_PASSES + 2
     length = tokens.ids.shape[1]
     size = length * model.d_model * model.n_layers * (4 * 24 + 4 * 4 * texts)
@@ -79,9 +80,9 @@ def count_work(
 @analysis(
     name="neuron_path",
     question="Which neurons, one a layer, carry an answer together?",
-    source="JAS, joint attribution score of a neuron path: product of sums as published, and a "
-    "complete form; Sundararajan, Taly and Yan (2017), Axiomatic Attribution for Deep Networks, "
-    "arXiv 1703.01365",
+    source="Wang et al. (2025), Discovering Influential Neuron Path in Vision Transformers, arXiv "
+    "2503.09046; complete form: Sundararajan, Taly and Yan (2017), Axiomatic Attribution for Deep "
+    "Networks, arXiv 1703.01365",
     cost="for each layer a pass and its way back for each step, a run for each candidate and path",
     view="curves",
     lead="Along a line, each layer sets one more neuron to 0. The chosen path says something where "
