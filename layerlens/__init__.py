@@ -151,6 +151,7 @@ if TYPE_CHECKING:
         MetricsView,
         PatchView,
         ScatterView,
+        StripView,
     )
     from layerlens.views.explore import explore
     from layerlens.views.given_attention import (
@@ -282,6 +283,7 @@ _PLACES = {
     "GenerationView": "layerlens.views",
     "GraphView": "layerlens.views",
     "ScatterView": "layerlens.views",
+    "StripView": "layerlens.views",
     "GridView": "layerlens.views",
     "terms": "layerlens.glossary",
     "LensView": "layerlens.views",
@@ -348,6 +350,7 @@ __all__ = [
     "Site",
     "SiteError",
     "Source",
+    "StripView",
     "Texts",
     "Trace",
     "ablate_sweep",

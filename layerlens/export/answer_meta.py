@@ -16,6 +16,7 @@ from layerlens.export.metrics_meta import MetaAxis, MetricsMeta, other_of
 from layerlens.export.patch_meta import tokens_of
 from layerlens.export.setup import setup_code
 from layerlens.glossary import terms_in
+from layerlens.result.axes import role_of
 from layerlens.result.checks import Check, Checks
 from layerlens.result.layers import MOST_LINES, OTHER, RUN, Array, along_of, ends_of
 from layerlens.result.select import answer_names
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 _WORDS = ("model", "model_type", "dtype", "source", "question", "cost", "code", "lead", "opens",
           "finds")  # fmt: skip
 _COUNTS = ("n_layers", "n_heads", "d_vocab", "skip_first")
-_LAYERS = frozenset(
-    {"layer", "layer_other", "other_layer", "point", "point_other", "skipped", "source", "target"}
-)
-"""Axes whose whole numbers are layers."""
-
-_POSITIONS = frozenset({"position", "query", "key"})
-"""Axes along which tokens of a text lie."""
-
 _STATE = re.compile(r"(\d+)_\w+")
 
 
@@ -214,22 +207,6 @@ def _drawn(data: xr.Dataset, dims: list[str]) -> tuple[str, str, str, str]:
     if layers == [second]:  # layers go upwards, whatever the order
         first, second = second, first
     return "grid", first, second, third
-
-
-def role_of(data: xr.Dataset, dim: str) -> str:
-    """Return what the entries of an axis are: ``layer``, ``head``, ``position`` or ""."""
-    if f"{dim}_layer" in data.coords:
-        return "layer"
-    own = dim.removeprefix(OTHER)
-    if own in _LAYERS and (own.startswith("point") or _whole(data, dim)):
-        return "layer"
-    if own in _POSITIONS:
-        return "position"
-    return "head" if own == "head" else ""
-
-
-def _whole(data: xr.Dataset, dim: str) -> bool:
-    return dim in data.coords and data[dim].dtype.kind in "iu"
 
 
 def _axis(data: xr.Dataset, dim: str, tokens: Mapping[str, list[MetaToken]]) -> AnswerAxis:

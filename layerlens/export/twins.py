@@ -212,6 +212,18 @@ def scatter_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     }
 
 
+def strip_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
+    """Return the traits that only the strip has."""
+    from layerlens.export.strip_meta import strip_meta_of
+
+    return {
+        **answer_traits(data, checks),
+        "step": -1,
+        "colors": "one",
+        "meta": strip_meta_of(data, checks),
+    }
+
+
 def attention_traits(data: xr.Dataset, checks: Checks) -> dict[str, Any]:
     """Return the traits that only attention has."""
     meta = attention_meta_of(data, checks)
@@ -250,6 +262,7 @@ TWINS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "curves": answer_traits,
     "panels": answer_traits,
     "scatter": scatter_traits,
+    "strip": strip_traits,
 }
 """View -> the function that returns its own traits."""
 
@@ -274,7 +287,7 @@ def frames_for(data: xr.Dataset) -> list[Frame]:
     if view_for(data) == "generation":
         return frames_of(written(data), wires=GENERATION_WIRES)
     own = TWINS.get(view_for(data)) in (
-        answer_traits, feature_traits, graph_traits, scatter_traits,
+        answer_traits, feature_traits, graph_traits, scatter_traits, strip_traits,
     )  # fmt: skip
     wires = answer_wires(data) if own else None
     return frames_of(data, wires=wires)

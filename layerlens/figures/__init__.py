@@ -26,6 +26,7 @@ FIGURES = {
     "metrics": "layerlens.figures.metrics:metrics_figure",
     "panels": "layerlens.figures.metrics:metrics_figure",
     "scatter": "layerlens.figures.scatter:scatter_figure",
+    "strip": "layerlens.figures.strip:strip_figure",
     "curves": "layerlens.figures.curves:curves_figure",
     "trajectories": "layerlens.figures.trajectories:trajectories_figure",
 }

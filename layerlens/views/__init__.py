@@ -14,6 +14,7 @@ from layerlens.views.lens import LensView
 from layerlens.views.metrics import MetricsView
 from layerlens.views.patch import PatchView
 from layerlens.views.scatter import ScatterView
+from layerlens.views.strip import StripView
 
 if TYPE_CHECKING:
     from layerlens.result import Result
@@ -30,6 +31,7 @@ __all__ = [
     "MetricsView",
     "PatchView",
     "ScatterView",
+    "StripView",
     "view_of",
 ]
 
@@ -45,6 +47,7 @@ VIEWS: dict[str, type[LiveView]] = {
     "panels": CurvesView,
     "patch": PatchView,
     "scatter": ScatterView,
+    "strip": StripView,
 }
 
 

@@ -46,6 +46,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plane = ll.ScatterView(model, "state_map", words, labels=labels, method="lda", item=0)
     found = {
         "feature": of_one,
+        "strip": ll.StripView(model, "relevance", TEXT, rule="cp", position=3),
         "scatter": plane,
         "lens": lens,
         "generation": writing,
@@ -98,6 +99,7 @@ def page(request: pytest.FixtureRequest, chrome: Browser) -> Iterator[Page]:
     [
         "lens",
         "scatter",
+        "strip",
         "generation",
         "patch",
         "metrics",

@@ -9,6 +9,7 @@ import { openMetrics } from "./metrics/open";
 import type { OpenView } from "./open";
 import { openPatch } from "./patch/open";
 import { openScatter } from "./scatter/open";
+import { openStrip } from "./strip/open";
 
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   attention: openAttention,
@@ -22,6 +23,7 @@ const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   panels: openAnswer,
   patch: openPatch,
   scatter: openScatter,
+  strip: openStrip,
 };
 
 /** Open the view that the model's trait `view` names. */

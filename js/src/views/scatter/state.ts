@@ -3,8 +3,8 @@ import type { AnswerMeta, AnswerTraits } from "../../wire/answer";
 import type { ScatterMeta, ScatterTraits } from "../../wire/scatter";
 import type { Session } from "../../wire/session";
 import { AnswerState } from "../answer/state";
-import { layerName } from "../arrays/data";
 import type { Division } from "../arrays/state";
+import { goTo, stepAt, stepName } from "../arrays/steps";
 import { type Extent, ScatterData } from "./data";
 
 /** The state of a scatter: which step is drawn, which marks are, and which one is looked at. */
@@ -43,41 +43,23 @@ export class ScatterState extends AnswerState {
 
   /** The layer that all views look at, else the step that was chosen here, else the newest. */
   #step(): number {
-    const { traits } = this.own;
-    const data = this.scatter.value;
-    const arrays = this.data.value;
+    const { layer, step } = this.own.traits;
+    const [data, arrays] = [this.scatter.value, this.data.value];
     if (!data || !arrays) return 0;
-    const dim = data.meta.scatter.steps;
-    const [layer, step] = [traits.layer.value, traits.step.value];
-    const chosen = step >= 0 && step < data.steps;
-    if (arrays.role(dim) === "layer" && layer >= 0) {
-      // Several entries may be of one layer.
-      if (chosen && arrays.number(dim, step) === layer) return step;
-      const index = arrays.index(dim, layer);
-      if (index >= 0) return index;
-    }
-    return chosen ? step : data.newest();
+    const chosen = { layer: layer.value, step: step.value };
+    return stepAt(arrays, data.meta.scatter.steps, chosen, () => data.newest());
   }
 
   /** Go to an entry of the slider; other views follow to its layer. */
   goStep(step: number, when: "now" | "soon" = "soon"): void {
-    const data = this.scatter.peek();
-    const arrays = this.data.peek();
-    if (!data || !arrays) return;
-    const dim = data.meta.scatter.steps;
-    const to = Math.min(data.steps - 1, Math.max(0, step));
-    const layer = arrays.role(dim) === "layer" ? { layer: arrays.number(dim, to) } : {};
-    this.own.write({ step: to, ...layer }, when);
+    const [data, arrays] = [this.scatter.peek(), this.data.peek()];
+    if (data && arrays) this.own.write(goTo(arrays, data.meta.scatter.steps, step), when);
   }
 
   /** What a step is called: "layer 5", "embed", "checkpoint 400". */
   stepName(step: number): string {
-    const data = this.scatter.value;
-    const arrays = this.data.value;
-    if (!data || !arrays) return "";
-    const dim = data.meta.scatter.steps;
-    if (arrays.role(dim) !== "layer") return `${arrays.axisName(dim)} ${arrays.label(dim, step)}`;
-    return layerName(arrays.number(dim, step));
+    const [data, arrays] = [this.scatter.value, this.data.value];
+    return data && arrays ? stepName(arrays, data.meta.scatter.steps, step) : "";
   }
 
   /** 1 for marks that are drawn in a picture. */

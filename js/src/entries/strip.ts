@@ -1,0 +1,4 @@
+import { openStrip } from "../views/strip/open";
+import { widgetOf } from "../widget";
+
+export default widgetOf(openStrip);
