@@ -69,12 +69,13 @@ def count_work(
     chosen, texts = len(_layers(model, layers)), len(tokens.ids)
     one = GRADIENT_PASSES * steps
     tried = candidates * (1 if measure == "completeness" else one)
-    elsewhere = len(others) if isinstance(others, list) else int(others is not None)
+    several = isinstance(others, list) and not all(isinstance(one, int) for one in others)
+    elsewhere = len(others) if several else int(others is not None)
     removed = (3 + draws) * (1 + elsewhere / texts)
     passes = chosen * (one + tried + removed) + one + GRADIENT_PASSES + 2
     length = tokens.ids.shape[1]
     size = length * model.d_model * model.n_layers * (4 * 24 + 4 * 4 * texts)
-    return Work(passes, texts * passes, size)
+    return Work(passes, round(texts * passes), size)
 
 
 @analysis(
