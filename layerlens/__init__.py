@@ -125,6 +125,7 @@ if TYPE_CHECKING:
     from layerlens.glossary import terms
     from layerlens.index import analyses, metrics
     from layerlens.metrics.best_run import best_run
+    from layerlens.model.inputs import audio, images, sides
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.load import load
     from layerlens.model.runs import Runs
@@ -296,6 +297,9 @@ _PLACES = {
     "model_view": "layerlens.views.given_attention",
     "doctor": "layerlens.checkup",
     "texts": "layerlens.corpus.texts",
+    "images": "layerlens.model.inputs",
+    "audio": "layerlens.model.inputs",
+    "sides": "layerlens.model.inputs",
     "Texts": "layerlens.corpus.texts",
     "ActivationError": "layerlens.errors",
     "LayerLensError": "layerlens.errors",
@@ -361,6 +365,7 @@ __all__ = [
     "attention_patterns",
     "attention_probe",
     "attribution_patch",
+    "audio",
     "back_patch",
     "beside",
     "best_run",
@@ -409,6 +414,7 @@ __all__ = [
     "head_scores",
     "head_view",
     "hessian",
+    "images",
     "import_graph",
     "import_jacobian_lens",
     "import_tuned_lens",
@@ -456,6 +462,7 @@ __all__ = [
     "run_layers",
     "sae_metrics",
     "sentence_scores",
+    "sides",
     "skip_layers",
     "skip_search",
     "source",

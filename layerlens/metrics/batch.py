@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -191,16 +190,7 @@ def rows_of(tokens: Tokens, start: int, end: int) -> Tokens:
     """Rows ``start`` to ``end`` as tokens of their own, without columns that are padding in all."""
     mask = tokens.mask[start:end]
     used = mask.any(0).nonzero()[:, 0]
-    columns = slice(int(used[0]), int(used[-1]) + 1)
-    return replace(
-        tokens,
-        ids=tokens.ids[start:end, columns],
-        mask=mask[:, columns],
-        texts=tokens.texts[start:end],
-        strings=tuple(row[columns] for row in tokens.strings[start:end]),
-        continues=tuple(row[columns] for row in tokens.continues[start:end]),
-        single=tokens.single,
-    )
+    return tokens.chosen(range(start, end), range(int(used[0]), int(used[-1]) + 1))
 
 
 def accumulate(

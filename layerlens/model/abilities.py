@@ -8,17 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
-KINDS = {"input_ids": "text", "pixel_values": "images"}
-KINDS |= dict.fromkeys(("input_features", "input_values"), "audio")
-"""What a model of transformers reads, by the name of its main input."""
-
-
-def reads(model: LensModel) -> str:
-    """What the model reads: ``"text"``, ``"images"``, ``"audio"``, or the name of its input."""
-    main = str(getattr(model.hf, "main_input_name", "input_ids"))
-    return KINDS.get(main, main)
-
-
 _INTEGERS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 """Where torch has modules that pass no gradient on; what went through them would count as zero."""
 
@@ -27,8 +16,8 @@ def _head(model: LensModel) -> str:
     if model.anatomy.head is not None:
         return ""
     return (
-        "has no language-model head: load it with a class that has one, such as "
-        "AutoModelForCausalLM"
+        "has no language-model head, nor one of classes that could be read: load it with a class "
+        "that has one, such as AutoModelForCausalLM"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,23 +25,12 @@ def accepted(given: Any) -> Any:
     Raises
     ------
     ModelError
-        If it is no transformers model, takes something else than a text, keeps its adapter
-        outside of its layers, or has no weights.
+        If it is no transformers model, keeps its adapter outside of its layers, or has no weights.
     """
     hf = _without_adapter_around(uncompiled(given))
     kind = type(hf).__name__
     if not hasattr(hf, "get_input_embeddings") or not hasattr(hf, "config"):
         raise ModelError(f"{kind} is not a transformers model: give a PreTrainedModel.")
-    if getattr(hf.config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"{kind} is an encoder with a decoder, which layerlens does not look into yet: give "
-            "a model that only continues a text."
-        )
-    if "input_ids" not in inspect.signature(hf.forward).parameters:
-        raise ModelError(
-            f"{kind} takes {hf.main_input_name}, not the token ids of a text, so layerlens does "
-            "not look into it yet: give a language model."
-        )
     require_in_memory(hf)
     return hf
 

@@ -108,6 +108,10 @@ class BlockAnatomy:
     rotary
         q and k are rotated on the way to the scores: ``q`` and ``k`` are what they are before it
         (at their taps), ``rot_q`` and ``rot_k`` what the scores are made of.
+    cross_norm
+        As ``mid_norm``, for the sum behind a second attention that looks at an encoder's states.
+    crosser
+        Path of the child that holds that attention, or None.
     """
 
     path: str
@@ -123,6 +127,8 @@ class BlockAnatomy:
     n_heads: int = 0
     n_kv_heads: int = 0
     rotary: bool = False
+    cross_norm: str | None = None
+    crosser: str | None = None
 
     def watched(self, kind: str) -> str | None:
         """What the attention function calls a kind of site that it is given or makes.
@@ -139,6 +145,27 @@ class BlockAnatomy:
     def scored(self) -> tuple[str, str]:
         """Kinds of the sites that the scores are made of."""
         return ("rot_q", "rot_k") if self.rotary else ("q", "k")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where the rows of all positions become one on the way to the logits.
+
+    Attributes
+    ----------
+    how
+        ``"first"``, ``"last"``, ``"mean"``, ``"mean of the rest"`` (all but the first), ``"first
+        and mean of the rest"`` (side by side); ``"within"``: a module does it.
+    at
+        Before which module of the chain; the head is the last, and one more stands for after it.
+        ``"within"``: which module.
+    position
+        The one position whose row it is, counted from the end where negative; None for several.
+    """
+
+    how: str
+    at: int
+    position: int | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +188,11 @@ class HeadAnatomy:
     widens
         The model takes the head's output to float32 before the operations; else it rounds to its
         own dtype after each, which in bfloat16 moves a logit capped at 5 by up to 0.02.
+    pool
+        The head answers once for all positions (a classifier), which are pooled so; None where it
+        answers at each.
+    offset
+        Name of a tensor of the model's that it adds to the head's output, or None.
     """
 
     chain: tuple[str, ...]
@@ -169,6 +201,8 @@ class HeadAnatomy:
     operations: tuple[tuple[str, float], ...] = ()
     norm: str | None = None
     widens: bool = False
+    pool: Pool | None = None
+    offset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +214,7 @@ class Anatomy:
     family
         ``model_type`` of the configuration.
     embedding
-        Path of the token embedding.
+        Path of the token embedding; "" where positions are no tokens.
     blocks
         One entry a block, in the order in which they run.
     head
@@ -203,6 +237,11 @@ class Anatomy:
         """Number of blocks."""
         return len(self.blocks)
 
+    @property
+    def entry(self) -> Site:
+        """Where the input becomes states: the tokens' embeddings, else what block 0 is given."""
+        return Site("embed") if self.embedding else Site("resid_pre", 0)
+
     def tap(self, site: Site) -> Tap:
         """Where the value of a site passes.
 
@@ -212,6 +251,8 @@ class Anatomy:
             If this model has no such place, with the reason.
         """
         if site.kind == "embed":
+            if not self.embedding:
+                raise SiteError(f"{site} cannot be read: this model embeds no tokens.")
             return Tap(self.embedding, "output")
         if site.kind in GLOBAL:
             return self._head_tap(site)
@@ -224,6 +265,10 @@ class Anatomy:
     def _head_tap(self, site: Site) -> Tap:
         if self.head is None:
             raise SiteError(f"{site} cannot be read: the model has no language-model head.")
+        if self.head.pool is not None and site.kind == "head_input":
+            raise SiteError(
+                f"{site} cannot be read: the head of this model answers once for all positions."
+            )
         if site.kind == "head_input":
             return Tap(self.head.head, "input")
         if self.head.norm is None:
@@ -257,7 +302,7 @@ class Anatomy:
         ``result`` (heads' writes into the stream) is left out of the list, because it is
         ``n_heads`` times as large as the stream; it is read when asked for by name.
         """
-        sites = [Site("embed")]
+        sites = [Site("embed")] if self.embedding else []
         for layer, block in enumerate(self.blocks):
             kinds = [kind for kind in NAMES if kind in block.taps]
             if block.attention:
@@ -265,7 +310,7 @@ class Anatomy:
             sites += [Site(kind, layer) for kind in NAMES if kind in kinds]
         if self.head is not None:
             sites += [Site("normalized")] if self.head.norm else []
-            sites.append(Site("head_input"))
+            sites += [] if self.head.pool else [Site("head_input")]
         return sites
 
     def points(
@@ -293,7 +338,7 @@ class Anatomy:
         lines = [
             f"{self.family}: {self.n_layers} blocks, d = {self.d_model}, {first.layout} layout",
             f"  blocks     {first.path} ... {self.blocks[-1].path}",
-            f"  embedding  {self.embedding}",
+            f"  embedding  {self.embedding or '(no tokens)'}",
             f"  attention  {first.mixer} ({first.attention or 'not watched'}),"
             f" {first.n_heads} heads, {first.n_kv_heads} key-value heads",
         ]

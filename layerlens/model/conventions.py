@@ -27,6 +27,10 @@ TOKEN_IDS = "input_ids"
 #: in a call: every token is real. Under another name, masks in a dictionary look like the states
 #: of a cache that cannot be counted, which is an ``InputError``.
 MASK = "attention_mask"
+#: Keywords for the written side of an encoder with a decoder: its token ids, and the mask of their
+#: padding. Under another name a model is taken for one of a single side, and its first pass raises.
+WRITTEN_IDS = "decoder_input_ids"
+WRITTEN_MASK = "decoder_attention_mask"
 #: Keyword for how many of the last positions get logits. Under another name the head is given
 #: fewer positions than was reckoned with, which is a ``SiteError`` of the edit there; our own
 #: passes take the logits of every position, which is slower and as right.
@@ -34,8 +38,8 @@ KEPT_LOGITS = "logits_to_keep"
 #: Keyword for the position of each token ``[batch, position]``, given where padding lies on the
 #: left. Families without it count the mask or need no positions.
 POSITIONS = "position_ids"
-#: Keywords that every ``forward`` takes: no cache, and an output with names. A model that does
-#: not take one raises a ``TypeError`` at its first pass, when it is loaded.
+#: Keywords of a single pass: no cache, and an output with names; those are given that a ``forward``
+#: takes. Under another name an output without names has no ``logits``, so that no head is found.
 ONE_PASS = {"use_cache": False, "return_dict": True}
 #: Attribute of a module that says which layer of the cache is its own. Missing: a path of layers
 #: is generated with a cache that fits no layer, and is refused when it is compared with a run

@@ -8,7 +8,7 @@ outputs add up to what the block adds; the one that mixes positions is the atten
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,38 +18,22 @@ from transformers import PreTrainedModel
 
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import Anatomy, BlockAnatomy, Tap
-from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
 from layerlens.model.families import REFUSED, SUBLAYER_SCALES
+from layerlens.model.feed import Feed, fed_rows, text_config
 from layerlens.model.head import find_head
 from layerlens.model.linear import find_projection
 from layerlens.model.sums import Part, close, find_sublayers
 from layerlens.model.watch import Call, Watcher, first_tensor, swapped
-from layerlens.model.weights import input_device
-
-PROBE_LENGTH = 5
+from layerlens.model.weights import input_embedding
 
 
-def probe_ids(n_vocab: int, length: int = PROBE_LENGTH, seed: int = 0) -> Tensor:
-    """``[1, length]`` token ids spread over the vocabulary, always the same for a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(n_vocab // 16, n_vocab, (1, length), generator=generator)
-
-
-def text_config(hf: PreTrainedModel) -> Any:
-    """Return the configuration of the text decoder (nested in multi-modal models)."""
-    return hf.config.get_text_config(decoder=True)
-
-
-def fed_rows(hf: PreTrainedModel) -> int:
-    """Return how many ids can be fed; a configuration's ``vocab_size`` may be that of the head."""
-    embedding: Any = hf.get_input_embeddings()
-    return int(getattr(embedding, "num_embeddings", 0) or embedding.weight.shape[0])
-
-
-def find_anatomy(hf: PreTrainedModel) -> Anatomy:
+def find_anatomy(hf: PreTrainedModel, feed: Feed) -> Anatomy:
     """Find where everything is.
 
-    The model must be in ``eval`` mode; gradients must be off.
+    Parameters
+    ----------
+    feed
+        What the model is fed. The model must be in ``eval`` mode; gradients must be off.
 
     Raises
     ------
@@ -59,7 +43,7 @@ def find_anatomy(hf: PreTrainedModel) -> Anatomy:
     """
     config = text_config(hf)
     try:
-        return _find(hf, config)
+        return _find(hf, config, feed)
     except ModelError as error:
         if config.model_type not in REFUSED:
             raise
@@ -67,23 +51,24 @@ def find_anatomy(hf: PreTrainedModel) -> Anatomy:
         raise ModelError(f"{config.model_type} cannot be read: {reason}.") from error
 
 
-def _find(hf: PreTrainedModel, config: Any) -> Anatomy:
-    ids = probe_ids(fed_rows(hf)).to(input_device(hf))
-    paths = find_blocks(hf, ids)
+def _find(hf: PreTrainedModel, config: Any, feed: Feed) -> Anatomy:
+    example = feed.example(hf)
+    given = feed.call(hf, example)
+    paths = find_blocks(hf, given, example[feed.ids].numel() if feed.ids else None)
     names = {id(module): name for name, module in hf.named_modules()}
     watcher = Watcher()
     with watcher.on([(name, module) for name, module in hf.named_modules() if name]):
-        output = hf(**{TOKEN_IDS: ids}, **ONE_PASS)
+        output = hf(**given)
     calls = watcher.take()
     _require_finite(hf, calls, paths)
     paths = [_core(path, calls) for path in paths]
-    blocks = [_block(path, calls, config) for path in paths]
+    blocks = [_block(path, calls, config, feed.of_pairs) for path in paths]
     last = next(call for call in calls if call.path == paths[-1])
     logits = getattr(output, "logits", None)
     head = find_head(hf, config, calls, last, logits)
     return Anatomy(
         family=config.model_type,
-        embedding=names[id(hf.get_input_embeddings())],
+        embedding=names.get(id(_embedding(hf, feed)), "") if feed.ids else "",
         blocks=tuple(blocks),
         head=head,
         d_model=last.gave.shape[-1],
@@ -119,8 +104,18 @@ def _core(path: str, calls: Sequence[Call]) -> str:
         path = inner[0].path
 
 
-def find_blocks(hf: PreTrainedModel, ids: Tensor) -> list[str]:
-    """Paths of the blocks, in the order in which they run."""
+def find_blocks(
+    hf: PreTrainedModel, given: Mapping[str, Any], rows: int | None = None
+) -> list[str]:
+    """Paths of the blocks, in the order in which they run.
+
+    Parameters
+    ----------
+    given
+        Arguments of a small pass.
+    rows
+        How many rows of states there are; None: any number, but more than one.
+    """
     lists = {
         name: [(f"{name}.{key}", child) for key, child in module.named_children()]
         for name, module in hf.named_modules()
@@ -129,14 +124,14 @@ def find_blocks(hf: PreTrainedModel, ids: Tensor) -> list[str]:
     members = [member for children in lists.values() for member in children]
     watcher = Watcher()
     with watcher.on(members):
-        hf(**{TOKEN_IDS: ids}, **ONE_PASS)
+        hf(**given)
     calls: dict[str, list[Call]] = {}
     for call in watcher.take():
         calls.setdefault(call.path, []).append(call)
     chains = [
         [name for name, _ in children]
         for children in lists.values()
-        if _is_chain([calls.get(name, []) for name, _ in children], ids.numel())
+        if _is_chain([calls.get(name, []) for name, _ in children], rows)
     ]
     if not chains:
         raise ModelError(
@@ -146,7 +141,7 @@ def find_blocks(hf: PreTrainedModel, ids: Tensor) -> list[str]:
     return max(chains, key=lambda chain: (len(chain), -chain[0].count(".")))
 
 
-def _is_chain(calls: list[list[Call]], rows: int) -> bool:
+def _is_chain(calls: list[list[Call]], rows: int | None) -> bool:
     """Whether these modules ran once each, in order, each on what the one before gave."""
     if not calls or any(len(call) != 1 for call in calls):
         return False
@@ -154,7 +149,8 @@ def _is_chain(calls: list[list[Call]], rows: int) -> bool:
     for step in steps:
         if step.took.dim() != 2 or step.took.shape != step.gave.shape:
             return False
-    if steps[0].took.shape[0] != rows:
+    found = steps[0].took.shape[0]
+    if found != rows if rows is not None else found < 2:
         return False
     return all(
         before.left < after.entered and _handed_on(before.gave, after.took)
@@ -179,25 +175,29 @@ def _scales(config: Any, block: nn.Module) -> list[float]:
     return list(dict.fromkeys([1.0, *scales]))
 
 
-def _block(path: str, calls: Sequence[Call], config: Any) -> BlockAnatomy:
+def _block(path: str, calls: Sequence[Call], config: Any, crossing: bool) -> BlockAnatomy:
     block = next(call for call in calls if call.path == path)
     inner = [call for call in calls if call.path.startswith(path + ".")]
     # A module that runs more than once (shared by blocks) cannot be a place of its own.
     times = Counter(call.path for call in inner)
     inner = [call for call in inner if times[call.path] == 1]
-    found = find_sublayers(block, inner, _scales(config, block.module))
+    found = find_sublayers(block, inner, _scales(config, block.module), crossing)
     if found is None:
         raise ModelError(
             f"{path} ({type(block.module).__name__}) cannot be read: no sublayers were seen "
             "whose outputs add up to what the block adds to the residual stream."
         )
-    attn, mlp = _roles(found.parts, path, inner)
+    attn, mlp, cross = _roles(found.parts, path, inner)
     taps = {
         "resid_pre": Tap(path, "input", volatile=block.took_written),
         "resid_post": Tap(path, "output", volatile=block.written),
     }
     if found.mid is not None:
         taps["resid_mid"] = found.mid
+    if found.cross_mid is not None:
+        taps["resid_mid_cross"] = found.cross_mid
+    if cross is not None:
+        taps["cross_attn_out"] = cross.tap
     if attn is not None:
         taps["attn_out"] = attn.tap
     if mlp is not None:
@@ -206,7 +206,7 @@ def _block(path: str, calls: Sequence[Call], config: Any) -> BlockAnatomy:
     out_proj = None if attn is None else _projection(attn, inner)
     if out_proj is not None:
         taps["z"] = Tap(out_proj.path, "input")
-    mixer = None if attn is None else _child(attn.origin(inner).path, path)
+    mixer = None if attn is None else _child(attn.origin(inner).path, path, inner)
     return BlockAnatomy(
         path=path,
         layout=found.layout,
@@ -217,26 +217,32 @@ def _block(path: str, calls: Sequence[Call], config: Any) -> BlockAnatomy:
         gain=found.gain,
         out_proj=None if out_proj is None else out_proj.path,
         mixer=mixer,
+        cross_norm=found.cross_norm,
+        crosser=None if cross is None else _child(cross.origin(inner).path, path, inner),
     )
 
 
-def _child(path: str, block: str) -> str:
-    """Return the path of the direct child of the block that holds this module."""
-    return ".".join(path.split(".")[: block.count(".") + 2])
+def _child(path: str, block: str, inner: Sequence[Call]) -> str:
+    """Return the path of the outermost module in the block that holds this one and is called."""
+    names, called = path.split("."), {call.path for call in inner}
+    depths = range(block.count(".") + 2, len(names) + 1)
+    return next(".".join(names[:depth]) for depth in depths if ".".join(names[:depth]) in called)
 
 
 def _roles(
     parts: Sequence[Part], block: str, inner: Sequence[Call]
-) -> tuple[Part | None, Part | None]:
-    """Which part is the attention (it mixes positions) and which the MLP."""
+) -> tuple[Part | None, Part | None, Part | None]:
+    """Which part is the attention (it mixes positions), which the MLP, and which looks across."""
+    if len(parts) == 3:
+        return parts[0], parts[2], parts[1]
     mixing = []
     for part in parts:
-        child = _child(part.origin(inner).path, block)
+        child = _child(part.origin(inner).path, block, inner)
         mixing.append(_mixes(next(call for call in inner if call.path == child)))
     if len(parts) == 1:
-        return (parts[0], None) if mixing[0] else (None, parts[0])
+        return (parts[0], None, None) if mixing[0] else (None, parts[0], None)
     first, second = parts
-    return (first, second) if mixing[0] or not mixing[1] else (second, first)
+    return (first, second, None) if mixing[0] or not mixing[1] else (second, first, None)
 
 
 def _mixes(call: Call) -> bool:
@@ -264,7 +270,7 @@ def _mlp_taps(mlp: Part, attn: Part | None, block: str, inner: Sequence[Call]) -
     down = _projection(mlp, inner)
     if down is None or not down.took.numel():
         return {}
-    mixer = None if attn is None else _child(attn.origin(inner).path, block)
+    mixer = None if attn is None else _child(attn.origin(inner).path, block, inner)
     taps = {"mlp_post": Tap(down.path, "input")}
     for call in inner:
         outside = mixer is None or not call.path.startswith(mixer)
@@ -278,3 +284,10 @@ def _mlp_taps(mlp: Part, attn: Part | None, block: str, inner: Sequence[Call]) -
             taps["mlp_pre"] = Tap(call.path, "input", volatile=call.took_written)
             break
     return taps
+
+
+def _embedding(hf: PreTrainedModel, feed: Feed) -> nn.Module | None:
+    """The module that embeds the tokens of the positions."""
+    side = hf.get_decoder() if feed.of_pairs else hf
+    found: nn.Module | None = input_embedding(side)
+    return found

@@ -5,16 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from layerlens.errors import ModelError
 from layerlens.model.accept import accepted, during
 from layerlens.model.anatomy import Anatomy
 from layerlens.model.blocks import find_layers
+from layerlens.model.feed import Feed, feed_of, numbered, positions
 from layerlens.model.find import find_anatomy
+from layerlens.model.prepare import fed, grid_of, written
 from layerlens.model.settled import settled
+from layerlens.model.text import Tokens
 from layerlens.model.weights import input_device
 from layerlens.model.with_head import WithHead
 from layerlens.model.with_text import WithText
@@ -40,6 +45,11 @@ class LensModel(WithHead, WithText):
     hf, tokenizer
         The Hugging Face objects themselves; the tokenizer may be None. Of a model that peft or
         ``torch.compile`` wrapped it is the model inside, with the same modules.
+    processor
+        What prepares pictures or sounds for the model; None where it reads text, or where these
+        are given as it takes them.
+    feed
+        How the model is fed.
     name
         What the model is called in results.
     anatomy
@@ -59,9 +69,19 @@ class LensModel(WithHead, WithText):
         in memory.
     """
 
-    def __init__(self, hf: PreTrainedModel, tokenizer: Any, anatomy: Anatomy, name: str) -> None:
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: Any,
+        anatomy: Anatomy,
+        name: str,
+        feed: Feed,
+        processor: Any = None,
+    ) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
+        self.feed = feed
+        self.processor = processor
         self.anatomy = anatomy
         self.name = name
         self.proof: Proof | None = None
@@ -78,6 +98,7 @@ class LensModel(WithHead, WithText):
         hf: PreTrainedModel,
         tokenizer: Any = None,
         *,
+        processor: Any = None,
         name: str | None = None,
         prove: bool = True,
     ) -> LensModel:
@@ -98,8 +119,9 @@ class LensModel(WithHead, WithText):
             hf = accepted(hf)
         name = name or getattr(hf.config, "name_or_path", "") or type(hf).__name__
         with during("its parts were looked for", hf), settled(hf), torch.inference_mode():
-            anatomy = find_attention(hf, find_anatomy(hf))
-        model = cls(hf, tokenizer, anatomy, name)
+            feed = feed_of(hf)
+            anatomy = find_attention(hf, find_anatomy(hf, feed), feed)
+        model = cls(hf, tokenizer, anatomy, name, feed, processor)
         model.bidirectional = reads_ahead(model)
         if prove:
             with during("its parts were checked by numbers", hf):
@@ -148,6 +170,56 @@ class LensModel(WithHead, WithText):
             "d_vocab": self.d_vocab,
             **({} if self.d_vocab_in == self.d_vocab else {"d_vocab_in": self.d_vocab_in}),
         }
+
+    @cached_property
+    def encoder(self) -> LensModel:
+        """The encoder of an encoder with a decoder, as a model of its own.
+
+        Raises
+        ------
+        ModelError
+            If this model has no two sides.
+        """
+        if not self.feed.of_pairs:
+            raise ModelError(f"{self.name} has one side only: it is looked at as it is.")
+        return LensModel.wrap(
+            self.hf.get_encoder(), self.tokenizer, processor=self.processor,
+            name=f"{self.name} encoder", prove=self.proof is not None,
+        )  # fmt: skip
+
+    def tokens(
+        self, text: Any, *, add_bos: bool | None = None, padding_side: str = "right"
+    ) -> Tokens:
+        """What is fed for a text; see :func:`layerlens.model.text.encode`.
+
+        Where the model reads pictures, sounds or pairs it is what ``ll.images``, ``ll.audio`` or
+        ``ll.sides`` stand for, which have no beginning to add nor a side to pad.
+        """
+        if not self.feed.ids:
+            return fed(self, text)
+        if self.feed.of_pairs:
+            return written(self, text)
+        return super().tokens(text, add_bos=add_bos, padding_side=padding_side)
+
+    def probe(self, length: int = 7, seed: int = 1) -> Tokens:
+        """A small input that means nothing, always the same for a seed.
+
+        Parameters
+        ----------
+        length
+            How many tokens; pictures and sounds have the size that the model takes.
+        """
+        given = self.feed.example(self.hf, length, seed)
+        if self.feed.ids:
+            ids = given.pop(self.feed.ids)
+        else:
+            with self.running():
+                arguments = self.feed.call(self.hf, given)
+                count = positions(self.hf, self.anatomy.blocks[0].path, arguments)
+            ids = numbered(1, count)
+        real = torch.ones_like(ids, dtype=torch.bool)
+        grid = None if self.feed.ids else grid_of(self, given[self.feed.main], ids.shape[1])
+        return Tokens(ids, real, (None,), ((),), ((),), True, given=given, grid=grid)
 
     def layers(self, which: Any = None) -> list[int]:
         """Numbers of the blocks that are meant, in order, each once.

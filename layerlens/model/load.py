@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import InputError, ModelError
 from layerlens.model import default
+from layerlens.model.classes import class_of
 from layerlens.model.gguf import first_line, load_gguf, quiet
+from layerlens.model.readers import processor_in, tokenizer_and_processor
 from layerlens.model.recipe import load_code
 from layerlens.model.tested import warn_of_newer
 from layerlens.model.weights import require_finite, require_weights
@@ -47,7 +49,7 @@ def load(
     trust_remote_code: bool = False,
     prove: bool = True,
 ) -> LensModel:
-    """Load a language model, find its parts and prove that they are the right ones.
+    """Load a model, find its parts and prove that they are the right ones.
 
     Parameters
     ----------
@@ -59,8 +61,9 @@ def load(
         its kin). Compiled code is not used: while layerlens runs it, the model is the plain
         modules that were compiled.
     tokenizer
-        A tokenizer, or the id or folder of one. By default the one that belongs to ``source``;
-        with a model in memory None means that only token ids can be given as text.
+        A tokenizer, or the id or folder of one; of a model of pictures or sounds its processor.
+        By default the one that belongs to ``source``; with a model in memory None means that only
+        token ids (or arrays of what it takes) can be given.
     name
         What the model is called in results; by default made from ``source``.
     dtype
@@ -81,7 +84,7 @@ def load(
     Raises
     ------
     ModelError
-        The model is not there, its weights are missing or damaged, or it has no language head.
+        The model is not there, or its weights are missing or damaged.
     ProofError
         The numbers contradict the anatomy that was found.
     InputError
@@ -111,13 +114,9 @@ def load(
         hf = _in_memory(source, dtype, device)
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = _named_tokenizer(tokenizer, trust_remote_code)
-    elif tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
-        raise InputError(
-            f"The tokenizer is an object of type {type(tokenizer).__name__}: give one of "
-            "transformers, or the id or folder of one."
-        )
+    words, processor = tokenizer_and_processor(tokenizer)
     require_finite(hf)
-    model = LensModel.wrap(hf, tokenizer, name=name, prove=prove)
+    model = LensModel.wrap(hf, words, processor=processor, name=name, prove=prove)
     model.load_code = code
     if source is None or isinstance(source, str | os.PathLike):
         model.recipe = {
@@ -199,6 +198,8 @@ def _read_folder(folder: Path, options: dict[str, Any], with_tokenizer: bool) ->
     hf = _pretrained(folder, {**options, "local_files_only": True}, str(folder))
     if not with_tokenizer:
         return hf, None
+    if (processor := processor_in(folder)) is not None:
+        return hf, processor
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         _note_no_tokenizer(str(folder))
         return hf, None
@@ -220,13 +221,15 @@ def _read_hub(hub_id: str, options: dict[str, Any], with_tokenizer: bool) -> tup
 
 
 def _pretrained(where: Path | str, options: dict[str, Any], label: str) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    reading = {
+        name: options[name] for name in ("trust_remote_code", "local_files_only") if name in options
+    }
     try:
         with quiet():
-            read: Any = AutoModelForCausalLM.from_pretrained(
-                where, output_loading_info=True, **options
-            )
+            cls = class_of(AutoConfig.from_pretrained(where, **reading))
+            read: Any = cls.from_pretrained(where, output_loading_info=True, **options)
     except Exception as error:
         # transformers lets through whatever its parts raise: OSError, ValueError, RuntimeError,
         # the safetensors reader's own error, the hub client's. All mean: there is no model.
@@ -245,8 +248,8 @@ def _explained(error: Exception, label: str) -> ModelError:
         )
     if "Unrecognized configuration class" in said:
         return ModelError(
-            f"{label} is of a kind for which transformers has no causal language model; "
-            "give a checkpoint of a decoder."
+            f"{label} is of a kind that transformers does not load by itself: load it with its "
+            "class, and give that."
         )
     names = {kind.__name__ for each in _causes(error) for kind in type(each).__mro__}
     if "GatedRepoError" in names or "gated repo" in said:

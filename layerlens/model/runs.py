@@ -134,6 +134,11 @@ class Runs:
             "d_vocab": self.d_vocab,
         }
 
+    @property
+    def answers_words(self) -> bool:
+        """Whether texts are numbered as its answers are: the texts of models, if it has any."""
+        return True
+
     def token_string(self, index: int) -> str:
         """The number itself: a view may ask, and no token stands in what is said of runs."""
         return str(index)

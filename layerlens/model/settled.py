@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from layerlens.model.weights import input_embedding
+
 
 @contextmanager
 def settled(hf: nn.Module) -> Iterator[None]:
@@ -25,7 +27,7 @@ def settled(hf: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         if _compiled(modules):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        embedding = hf.get_input_embeddings() if isinstance(hf, PreTrainedModel) else None
+        embedding = input_embedding(hf) if isinstance(hf, PreTrainedModel) else None
         if embedding is not None and embedding._forward_hooks:
             stack.callback(embedding.register_forward_hook(_without_gradients).remove)
         for module in training:

@@ -42,6 +42,13 @@ def is_norm(module: nn.Module) -> bool:
     return flat and not list(module.children()) and any(word in name for word in NORM_WORDS)
 
 
+def is_scale(module: nn.Module) -> bool:
+    """Whether a module only multiplies each unit with a number that was learned (LayerScale)."""
+    parameters = list(module.parameters())
+    alone = len(parameters) == 1 and parameters[0].dim() == 1 and not list(module.children())
+    return alone and not is_norm(module)
+
+
 @dataclass(frozen=True)
 class Part:
     """One sublayer's contribution: a module's output times a scale.
@@ -68,9 +75,9 @@ class Part:
         return Tap(self.call.path, "output", self.scale, volatile=written, plus=plus)
 
     def origin(self, inner: Sequence[Call]) -> Call:
-        """Find the sublayer itself, where the contribution is a norm of its output."""
+        """Find the sublayer itself, where the contribution is its output normed or scaled."""
         call = self.call
-        while is_norm(call.module):
+        while is_norm(call.module) or is_scale(call.module):
             givers = [
                 other
                 for other in inner
@@ -86,7 +93,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Sublayers:
-    """How a block's output comes about."""
+    """How a block's output comes about.
+
+    Of three parts the second looks at the other side of a pair; ``cross_mid`` and ``cross_norm``
+    are to it what ``mid`` and ``mid_norm`` are to the first.
+    """
 
     layout: str
     parts: tuple[Part, ...]
@@ -95,13 +106,17 @@ class Sublayers:
     post_norm: str | None = None
     pre_norm: str | None = None
     gain: float = 1.0
+    cross_mid: Tap | None = None
+    cross_norm: str | None = None
 
 
 def _depth(call: Call) -> tuple[int, int]:
     return call.path.count("."), call.entered
 
 
-def find_sublayers(block: Call, inner: Sequence[Call], scales: Sequence[float]) -> Sublayers | None:
+def find_sublayers(
+    block: Call, inner: Sequence[Call], scales: Sequence[float], crossing: bool = False
+) -> Sublayers | None:
     """Split what a block adds into its sublayers' outputs.
 
     Tries, in this order: two sublayers one after the other, one alone, two in parallel;
@@ -122,7 +137,7 @@ def find_sublayers(block: Call, inner: Sequence[Call], scales: Sequence[float]) 
             for end, post_norm in reversed(ends):
                 fits = []
                 for gain in gains:
-                    search = _Search(start, end / gain, inner, outs, scales, several)
+                    search = _Search(start, end / gain, inner, outs, scales, several, crossing)
                     if (found := search.run()) is not None:
                         fits.append(replace(found, gain=gain))
                 if fits:
@@ -141,11 +156,40 @@ class _Search:
     outs: Sequence[Call]
     scales: Sequence[float]
     several: bool
+    crossing: bool = False
 
     def run(self) -> Sublayers | None:
         if self.several:
             return self.sequential()
+        if self.crossing and (found := self.three()) is not None:
+            return found
         return self.sequential() or self.single() or self.parallel()
+
+    def three(self) -> Sublayers | None:
+        """``mid = start + first; cross = mid + second; end = cross + third``, normed or not."""
+        for call in self.inner:
+            middle = call.took
+            if middle.shape != self.start.shape or torch.equal(middle, self.start):
+                continue
+            before = [out for out in self.outs if out.left < call.entered]
+            first = self.match(middle, self.start, before)
+            if first is None:
+                continue
+            ways: list[tuple[Tap, Tensor, str | None]]
+            ways = [(Tap(call.path, "input", volatile=call.took_written), middle, None)]
+            if is_norm(call.module):
+                norm = Tap(call.path, "output", volatile=call.written)
+                ways.append((norm, call.gave, call.path))
+            later = [other for other in self.inner if other.left > call.entered]
+            outs = [out for out in self.outs if out.left > call.entered]
+            for tap, state, path in ways:
+                rest = replace(self, start=state, inner=later, outs=outs).sequential()
+                if rest is not None:
+                    return Sublayers(
+                        "sequential", (first, *rest.parts), tap, path,
+                        cross_mid=rest.mid, cross_norm=rest.mid_norm,
+                    )  # fmt: skip
+        return None
 
     def sequential(self) -> Sublayers | None:
         """``mid = start + first; end = mid + second``, with or without a norm at mid."""

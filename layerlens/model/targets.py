@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from layerlens.errors import InputError
 from layerlens.model.integers import is_whole, whole
+from layerlens.model.labels import Labels
 
 if TYPE_CHECKING:
     from layerlens.model.vocabulary import Vocabulary
@@ -40,6 +41,10 @@ def choose(vocabulary: Vocabulary, target: Any, before: str | None = None) -> Ch
     """
     if not isinstance(target, str):
         return Choice(_numbered(vocabulary, target))
+    if isinstance(vocabulary, Labels):
+        if (index := vocabulary.find_label(target)) is not None:
+            return Choice(index)
+        raise InputError(f"There is no class {target!r}: {few(vocabulary.labels)}.")
     if vocabulary.tokenizer is None:
         raise InputError(
             f"{target!r} cannot be looked up: this model has no tokenizer; give a token id."
@@ -111,3 +116,9 @@ def _note(vocabulary: Vocabulary, target: str, found: int, alone: list[int]) -> 
             f"another one (id {alone[0]})"
         )
     return None
+
+
+def few(labels: list[str], most: int = 8) -> str:
+    """Name some labels: ``the classes are cat, dog``."""
+    shown = ", ".join(labels[:most])
+    return f"the classes are {shown}" + (", ..." if len(labels) > most else "")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from layerlens.errors import InputError
+from layerlens.model.grid import Frames, Grid
 from layerlens.model.integers import is_whole, whole
 from layerlens.model.vocabulary import Vocabulary
 
@@ -44,6 +45,12 @@ class Tokens:
         Chat messages were given, whose template sees to BOS itself.
     vocabulary
         Fingerprint of the vocabulary that the ids are numbers of; "" where there is none.
+    given
+        What the model is fed besides, by keyword, one row for each: the pixels of pictures or
+        the samples of sounds, whose positions are then numbered by ``ids``, or the text that a
+        decoder writes an answer to.
+    grid
+        Where the positions lie in each picture or sound; None for text.
     """
 
     ids: Tensor
@@ -56,15 +63,72 @@ class Tokens:
     add_bos: bool | None = None
     chat: bool = False
     vocabulary: str = ""
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    grid: Grid | Frames | None = None
+
+    def __post_init__(self) -> None:
+        rows = {name: len(value) for name, value in self.given.items()}
+        if any(count != len(self.ids) for count in rows.values()):
+            raise ValueError(f"{len(self.ids)} rows of tokens, but {rows} of what is given besides")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tokens):
             return NotImplemented
         same = torch.equal(self.ids, other.ids) and torch.equal(self.mask, other.mask)
-        return same and (self.single, self.vocabulary) == (other.single, other.vocabulary)
+        alike = self.given.keys() == other.given.keys()
+        return (
+            same
+            and alike
+            and all(torch.equal(value, other.given[name]) for name, value in self.given.items())
+            and (self.single, self.vocabulary) == (other.single, other.vocabulary)
+        )
 
     def __hash__(self) -> int:
         return hash((self.ids.shape, self.ids.numpy().tobytes(), self.single, self.vocabulary))
+
+    def chosen(self, rows: Sequence[int], columns: Sequence[int] | None = None) -> Tokens:
+        """Some rows, in this order, and of these some columns; None for all."""
+        rows = list(rows)
+        kept = list(range(self.ids.shape[1])) if columns is None else list(columns)
+
+        def pick(table: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
+            return tuple(tuple(table[row][k] for k in kept if table[row]) for row in rows)
+
+        return replace(
+            self,
+            ids=self.ids[rows][:, kept],
+            mask=self.mask[rows][:, kept],
+            texts=tuple(self.texts[row] for row in rows),
+            strings=pick(self.strings),
+            continues=pick(self.continues),
+            given={name: value[rows] for name, value in self.given.items()},
+        )
+
+    def joined(self, others: Sequence[Tokens]) -> Tokens:
+        """These rows and then those of others, all of one length and kind."""
+        all_of_them = (self, *others)
+        return replace(
+            self,
+            ids=torch.cat([each.ids for each in all_of_them]),
+            mask=torch.cat([each.mask for each in all_of_them]),
+            texts=sum((each.texts for each in all_of_them), ()),
+            strings=sum((each.strings for each in all_of_them), ()),
+            continues=sum((each.continues for each in all_of_them), ()),
+            given={
+                name: torch.cat([each.given[name] for each in all_of_them]) for name in self.given
+            },
+            single=False,
+        )
+
+    @property
+    def plain(self) -> Tokens:
+        """The same in tensors of their own, which autograd can keep wherever they were made."""
+        given = {name: value.clone() for name, value in self.given.items()}
+        return replace(self, ids=self.ids.clone(), mask=self.mask.clone(), given=given)
+
+    def repeated(self, times: int) -> Tokens:
+        """All rows again and again, as a batch."""
+        return replace(self.chosen([*range(len(self.ids))] * times), single=False)
 
     @property
     def lengths(self) -> list[int]:

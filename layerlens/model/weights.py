@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -88,14 +89,24 @@ def require_in_memory(hf: nn.Module) -> None:
                 )
 
 
+def input_embedding(hf: Any) -> Any:
+    """The module that embeds tokens; None where the model says that it has none."""
+    with suppress(NotImplementedError):
+        return hf.get_input_embeddings()
+    return None
+
+
 def input_device(hf: Any) -> torch.device:
     """Return the device on which token ids have to be."""
-    embedding = hf.get_input_embeddings()
+    embedding = input_embedding(hf)
+    if embedding is None:
+        device: torch.device = hf.device
+        return device
     for hook in _offload_hooks(embedding):
         return torch.device(hook.execution_device)
     weight = next(embedding.parameters(), None)
-    device: torch.device = hf.device if weight is None else weight.device
-    return device
+    placed: torch.device = hf.device if weight is None else weight.device
+    return placed
 
 
 def _offload_hooks(module: nn.Module) -> list[Any]:

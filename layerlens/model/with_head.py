@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from layerlens.errors import ModelError
-from layerlens.model.anatomy import Anatomy
-from layerlens.model.head import apply
+from layerlens.model.anatomy import Anatomy, Pool
+from layerlens.model.head import answering, apply, pooled
 from layerlens.model.weights import is_dense
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class WithHead:
     def head_input(self, resid: Tensor) -> Tensor:
         """What the head is given for these states: final norm, taken over each row itself.
 
+        A head that answers once for all positions is given what it would be if every position
+        held this state.
+
         Parameters
         ----------
         resid
@@ -76,9 +79,53 @@ class WithHead:
             ``[..., width of the head]`` in the model's dtype.
         """
         head = self._head()
-        for path in head.chain:
-            resid = self.hf.get_submodule(path)(resid)
+        if head.pool is not None:
+            rows = resid.reshape(-1, 1, resid.shape[-1]).expand(-1, 2, -1)
+            given = self._to_head(rows)[:, 0]
+            return given.reshape(*resid.shape[:-1], -1)
+        return self._to_head(resid)
+
+    def _to_head(self, resid: Tensor) -> Tensor:
+        """What the head is given for all positions ``[batch, position, d_model]``."""
+        head = self._head()
+        for step, path in enumerate(head.chain):
+            module = self.hf.get_submodule(path)
+            resid = module(resid) if head.pool is None else _step(module, head.pool, step, resid)
+        pool = head.pool
+        if pool is not None and pool.at == len(head.chain) and pool.how != "within":
+            resid = pooled(pool.how, resid)
         return resid if head.scale_in == 1 else resid * head.scale_in
+
+    def answer(self, resid: Tensor) -> Tensor:
+        """The model's logits for the states of whole inputs after its last block.
+
+        Parameters
+        ----------
+        resid
+            ``[batch, position, d_model]``.
+
+        Returns
+        -------
+        Tensor
+            ``[batch, position, vocabulary]`` float32; ``[batch, 1, class]`` of a head that
+            answers once for all positions.
+        """
+        head = self._head()
+        if head.pool is None:
+            return self.unembed(resid)
+        x, last = self._to_head(resid), len(head.chain)
+        module = self.hf.get_submodule(head.head)
+        z = answering(module, x) if _pools(head.pool, last) else module(x)
+        if head.pool.at > last:
+            z = pooled(head.pool.how, z)
+        return self._finished(z)
+
+    def _finished(self, z: Tensor) -> Tensor:
+        """What the model makes of its head's output."""
+        head = self._head()
+        if head.offset is not None:
+            z = z + self.hf.get_buffer(head.offset).reshape(-1)
+        return apply(head.operations, z.float() if head.widens else z).float()
 
     def head(self, x: Tensor) -> Tensor:
         """Logits for what the head is given, scale and soft-cap included.
@@ -89,8 +136,13 @@ class WithHead:
             ``[..., vocabulary]`` float32.
         """
         anatomy = self._head()
-        z = self.hf.get_submodule(anatomy.head)(x)
-        return apply(anatomy.operations, z.float() if anatomy.widens else z).float()
+        module = self.hf.get_submodule(anatomy.head)
+        if _pools(anatomy.pool, len(anatomy.chain)):
+            rows = x.reshape(-1, 1, x.shape[-1]).expand(-1, 2, -1)
+            z = answering(module, rows).reshape(*x.shape[:-1], -1)
+        else:
+            z = module(x)
+        return self._finished(z)
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Logits ``[..., vocabulary]`` float32 of states ``[..., d_model]``."""
@@ -111,4 +163,23 @@ class WithHead:
                 softcap = value
             else:
                 scale = scale * value if operation == "multiply" else scale / value
-        return HeadMatrix(weight, module.bias, scale, softcap, anatomy.widens)
+        bias: Tensor | None = module.bias
+        if anatomy.offset is not None:
+            more = self.hf.get_buffer(anatomy.offset).reshape(-1)
+            bias = more if bias is None else bias + more
+        return HeadMatrix(weight, bias, scale, softcap, anatomy.widens)
+
+
+def _pools(pool: Pool | None, step: int) -> bool:
+    """Whether the module of this step makes one row of all."""
+    return pool is not None and pool.how == "within" and pool.at == step
+
+
+def _step(module: nn.Module, pool: Pool, step: int, rows: Tensor) -> Tensor:
+    """One module of a chain that pools ``[batch, position, width]`` somewhere."""
+    if _pools(pool, step):
+        return answering(module, rows)
+    if pool.how != "within" and pool.at == step:
+        rows = pooled(pool.how, rows)
+    given: Tensor = module(rows)
+    return given

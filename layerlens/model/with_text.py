@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from layerlens.errors import InputError
 from layerlens.model.anatomy import Anatomy
-from layerlens.model.find import fed_rows, text_config
+from layerlens.model.feed import Feed, fed_rows, text_config
+from layerlens.model.inputs import Given, Sides
+from layerlens.model.labels import Labels, labels_of
 from layerlens.model.targets import choose
 from layerlens.model.text import Tokens, encode, find_positions
 from layerlens.model.trained_range import TrainedRange
@@ -29,7 +31,10 @@ class WithText:
 
     hf: PreTrainedModel
     tokenizer: Any
+    processor: Any
+    feed: Feed
     anatomy: Anatomy
+    name: str
 
     @property
     def d_vocab(self) -> int:
@@ -66,6 +71,8 @@ class WithText:
         self, text: Any, *, add_bos: bool | None = None, padding_side: str = "right"
     ) -> Tokens:
         """The tokens that are fed for a text; see :func:`layerlens.model.text.encode`."""
+        if isinstance(text, Given | Sides):
+            raise InputError(f"{self.name} reads a text, not {type(text).__name__.lower()}.")
         found = encode(
             self.tokenizer,
             self.vocabulary,
@@ -84,6 +91,17 @@ class WithText:
         """Positions that an index, slice, list or span of text names."""
         return find_positions(tokens, where, row)
 
+    @cached_property
+    def answers(self) -> Vocabulary:
+        """Readable strings of what the head answers: classes by their labels, else tokens."""
+        labels = labels_of(self.hf, self.d_vocab)
+        return self.vocabulary if labels is None else Labels(labels)
+
+    @property
+    def answers_words(self) -> bool:
+        """Whether what it answers and what it is fed are numbered alike."""
+        return bool(self.feed.ids) and self.answers is self.vocabulary
+
     def token_id(self, target: str | int, after: Tokens | None = None, row: int = 0) -> int:
         """The one token that a string or id names, else an ``InputError`` with its pieces.
 
@@ -95,11 +113,11 @@ class WithText:
             Which of its texts.
         """
         before = None if after is None else after.texts[row]
-        return choose(self.vocabulary, target, before).id
+        return choose(self.answers, target, before).id
 
     def token_string(self, index: int) -> str:
         """Readable text of one vocabulary entry."""
-        return self.vocabulary.string(index)
+        return self.answers.string(index)
 
     def token_named(self, index: int) -> str | int:
         """The string that `token_id` takes for this entry; its id where no string names it."""
@@ -111,4 +129,4 @@ class WithText:
 
     def search_tokens(self, query: str, limit: int = 50) -> list[tuple[int, str]]:
         """Vocabulary entries whose text holds the query: ``(id, text)``, best first."""
-        return self.vocabulary.search(query, limit)
+        return self.answers.search(query, limit)

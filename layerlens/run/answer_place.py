@@ -1,4 +1,4 @@
-"""Where a text is answered: at its end, or at the mask of a model that reads both ways."""
+"""Where a text is answered: at its end, at a mask, or where a classifier reads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def answer_place(model: LensModel, tokens: Tokens) -> int:
     """Position whose prediction is the model's answer to one text.
 
-    The last one. A model that reads in both directions predicts no next token: it answers at the
-    mask token, and what it says elsewhere it has seen.
+    The last one; of a classifier the one that its head reads. A model that reads in both
+    directions predicts no next token: it answers at the mask token, and what it says elsewhere it
+    has seen.
 
     Parameters
     ----------
@@ -25,7 +26,8 @@ def answer_place(model: LensModel, tokens: Tokens) -> int:
     Raises
     ------
     InputError
-        If a model that reads in both directions is given a text without just one mask token.
+        If a model that reads in both directions is given a text without just one mask token, or
+        the model answers at all positions or from several.
 
     Examples
     --------
@@ -35,6 +37,19 @@ def answer_place(model: LensModel, tokens: Tokens) -> int:
     4
     """
     length = int(tokens.ids.shape[1])
+    pool = None if model.anatomy.head is None else model.anatomy.head.pool
+    if pool is not None:
+        if pool.position is None:
+            raise InputError(
+                f"{model.name} answers from several positions at once ({pool.how}), so no one of "
+                "them is where it answers: ask for what looks at all positions."
+            )
+        return range(length)[pool.position]
+    if not model.answers_words and model.bidirectional:
+        raise InputError(
+            f"{model.name} answers at each of its positions on what is there, and not once: ask "
+            "for what looks at all positions."
+        )
     if not model.bidirectional:
         return length - 1
     mask = getattr(model.tokenizer, "mask_token_id", None)

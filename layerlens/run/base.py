@@ -73,6 +73,9 @@ class Base:
     def logits(self) -> Tensor | None:
         """The model's own there, ``[vocabulary]`` float32; None without a head."""
         own = self.trace.logits
+        head = self.trace.model.anatomy.head
+        if own is not None and head is not None and head.pool is not None:
+            return own[0, 0].float()
         # Counted from the end, so that it does not matter whether earlier ones were computed.
         return None if own is None else own[0, self.at - self.length].float()
 

@@ -47,7 +47,7 @@ class RowCalls:
 
     def __init__(self, model: LensModel, tokens: Tokens, on_state: OnState | None = None) -> None:
         self.calls, _ = capture_calls(model, tokens, on_state, logits="last")
-        twice = replace(tokens, ids=tokens.ids.repeat(2, 1), mask=tokens.mask.repeat(2, 1))
+        twice = tokens.repeated(2)
         doubled, _ = capture_calls(model, twice, logits="last")
         self._wide = [_widen(*pair) for pair in zip(self.calls, doubled, strict=True)]
         wide = all(wide is not None for wide in self._wide)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from layerlens.errors import SiteError
 from layerlens.model.anatomy import Tap
-from layerlens.model.conventions import KEPT_LOGITS, MASK, ONE_PASS, POSITIONS, TOKEN_IDS
 from layerlens.model.linear import offset
 from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.text import Tokens
@@ -67,8 +65,8 @@ def forward(
     Returns
     -------
     Tensor or None
-        The model's own logits, ``[batch, position or 1, vocabulary]``; None for a model
-        without a head.
+        The model's own logits, ``[batch, position or 1, vocabulary]``, one position for a head
+        that answers once for all; None for a model without a head.
 
     Raises
     ------
@@ -127,6 +125,8 @@ def run_model(
     with suppress(_HeadReachedError):
         output = model.hf(**model_inputs(model, tokens, logits or "all"))
         given: Tensor | None = getattr(output, "logits", None)
+        if given is not None and given.dim() == 2:  # one answer for all positions
+            given = given.unsqueeze(1)
         return None if logits is None else given
     return None
 
@@ -140,15 +140,7 @@ def model_inputs(
     model: LensModel, tokens: Tokens, logits: Literal["all", "last"] | None
 ) -> dict[str, Any]:
     """The keyword arguments of the model's own ``forward`` for these tokens."""
-    accepted = inspect.signature(model.hf.forward).parameters
-    inputs: dict[str, Any] = {TOKEN_IDS: tokens.ids.to(model.device), **ONE_PASS}
-    if not tokens.mask.all():
-        inputs[MASK] = tokens.mask.long().to(model.device)
-        if not tokens.mask[:, 0].all() and POSITIONS in accepted:
-            inputs[POSITIONS] = tokens.position_ids.to(model.device)
-    if logits != "all" and KEPT_LOGITS in accepted:
-        inputs[KEPT_LOGITS] = 1
-    return inputs
+    return model.feed.arguments(model.hf, tokens, last_only=logits != "all")
 
 
 def read_taps(

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from layerlens.errors import InputError, ModelError
 from layerlens.model.conventions import LAYER_NUMBER
 from layerlens.model.evidence import logit_error
-from layerlens.model.find import text_config
+from layerlens.model.feed import text_config
 from layerlens.model.required import require_model
 from layerlens.run.layers import layer_numbers, run_layers, show_order
 

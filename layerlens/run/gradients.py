@@ -146,7 +146,7 @@ def recorded_pass(
     shapes = _shapes(model, sites, len(at), length)
     values: dict[Site, Tensor] = {}
     # What was made in inference mode cannot be kept for a backward pass; a copy can.
-    fed = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
+    fed = tokens.plain
     before, after = ([_copied(change) for change in given] for given in (changes, held))
     leaves = {
         site: torch.zeros(shapes[site], dtype=model.dtype, device=model.device, requires_grad=True)

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
-from layerlens.model.conventions import ONE_PASS, TOKEN_IDS
-from layerlens.model.find import fed_rows, probe_ids, text_config
+from layerlens.model.feed import Feed, text_config
 from layerlens.model.watch import Watcher, first_tensor
-from layerlens.model.weights import input_device
 from layerlens.run.attention import INSIDE, Watch, watching
 from layerlens.run.gate import Gate
 from layerlens.run.hooks import on_input
 from layerlens.run.rotation import find_before, turns
 from layerlens.run.spy import spy_on
 
+Given = Mapping[str, Any]
+"""Arguments of a small pass."""
+
 Seen = dict[str, Tensor]
 """What the attention of one block handed over in a pass, by kind."""
 
 
-def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
+def find_attention(hf: PreTrainedModel, anatomy: Anatomy, feed: Feed) -> Anatomy:
     """Complete an anatomy with its heads.
 
     The attention interface is tried first; blocks whose attention does not use it, or does
@@ -35,12 +37,12 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
     a spy; what neither shows has no softmax attention. A block that calls its attention
     more than once in a pass (differential attention) has no one pattern either.
     """
-    ids = probe_ids(fed_rows(hf)).to(input_device(hf))
-    plain = _gives(hf, ids)
-    by_interface = _watch(hf, anatomy, ids, ["interface"] * anatomy.n_layers, plain)
+    given = feed.call(hf, feed.example(hf))
+    plain = _gives(hf, given)
+    by_interface = _watch(hf, anatomy, given, ["interface"] * anatomy.n_layers, plain)
     by_spy: list[Seen] = [{} for _ in anatomy.blocks]
     if not all(map(_complete, by_interface)):
-        by_spy = _watch(hf, anatomy, ids, ["spy"] * anatomy.n_layers, plain)
+        by_spy = _watch(hf, anatomy, given, ["spy"] * anatomy.n_layers, plain)
     blocks = []
     for block, seen, spied in zip(anatomy.blocks, by_interface, by_spy, strict=True):
         if _complete(seen):
@@ -50,7 +52,7 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy) -> Anatomy:
         else:
             taps = {kind: tap for kind, tap in block.taps.items() if kind != "z"}
             blocks.append(replace(block, taps=taps, out_proj=None))
-    return _with_rotation(hf, replace(anatomy, blocks=tuple(blocks)), ids, plain)
+    return _with_rotation(hf, replace(anatomy, blocks=tuple(blocks)), given, plain)
 
 
 def _complete(seen: Seen) -> bool:
@@ -62,18 +64,18 @@ def _with_heads(block: BlockAnatomy, how: str, seen: Seen) -> BlockAnatomy:
     return replace(block, attention=how, n_heads=n_heads, n_kv_heads=n_kv_heads)
 
 
-def _gives(hf: PreTrainedModel, ids: Tensor) -> Tensor:
-    return first_tensor(hf(**{TOKEN_IDS: ids}, **ONE_PASS))
+def _gives(hf: PreTrainedModel, given: Given) -> Tensor:
+    return first_tensor(hf(**given))
 
 
-def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor, plain: Tensor) -> Anatomy:
+def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, given: Given, plain: Tensor) -> Anatomy:
     """Say where q and k are before they are rotated, where they are.
 
     In one pass every attention is given the same state at all positions: q and k that then differ
     are rotated.
     """
     how = [block.attention for block in anatomy.blocks]
-    equal = _watch(hf, anatomy, ids, how, None)
+    equal = _watch(hf, anatomy, given, how, None)
     if not any(map(_turned, equal)):
         return anatomy
     watcher = Watcher()
@@ -85,7 +87,7 @@ def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, ids: Tensor, plain: Te
         if name
     ]
     with watcher.on(inner):
-        scored = _watch(hf, anatomy, ids, how, plain)
+        scored = _watch(hf, anatomy, given, how, plain)
     calls = watcher.take()
     blocks = []
     for block, level, seen in zip(anatomy.blocks, equal, scored, strict=True):
@@ -108,7 +110,7 @@ def _turned(level: Seen) -> bool:
 def _watch(
     hf: PreTrainedModel,
     anatomy: Anatomy,
-    ids: Tensor,
+    given: Given,
     how: Sequence[str | None],
     plain: Tensor | None,
 ) -> list[Seen]:
@@ -131,12 +133,10 @@ def _watch(
     seen: list[Seen] = [{} for _ in anatomy.blocks]
     calls = Counter[int]()
     n_heads = getattr(text_config(hf), "num_attention_heads", 1)
-    length = ids.shape[-1]
 
     def see(layer: int, kind: str, tensor: Tensor) -> None:
-        square = kind not in ("pattern", "attn_scores") or tensor.shape[-2:] == (length, length)
         calls[layer] += kind == "q"
-        if tensor.dim() == 4 and square:
+        if tensor.dim() == 4:
             seen[layer][kind] = tensor.clone()
 
     with ExitStack() as stack:
@@ -151,10 +151,24 @@ def _watch(
                 stack.enter_context(watching(module, watch))
             else:
                 spy_on(module, watch, n_heads, Gate(), stack)
-        watched = _gives(hf, ids)
+        watched = _gives(hf, given)
     if plain is not None and not torch.equal(watched, plain):
         return [{} for _ in anatomy.blocks]
-    return [found if calls[layer] == 1 else {} for layer, found in enumerate(seen)]
+    return [
+        found if calls[layer] == 1 and _is_square(found) else {} for layer, found in enumerate(seen)
+    ]
+
+
+def _is_square(seen: Seen) -> bool:
+    """Whether each position's query meets each position's key."""
+    if "q" not in seen:
+        return False
+    length = seen["q"].shape[1]
+    return all(
+        seen[kind].shape[-2:] == (length, length)
+        for kind in ("pattern", "attn_scores")
+        if kind in seen
+    )
 
 
 def _leveled(state: Tensor) -> Tensor:

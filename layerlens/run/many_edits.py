@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import InputError
-from layerlens.model.find import probe_ids
 from layerlens.model.sites import Site
-from layerlens.model.text import Tokens
 from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell, OnCells, first_layer
 from layerlens.run.changes import Change
@@ -160,7 +158,7 @@ def _run_naive(
             for row, cell in enumerate(few)
             for change in cell.changes
         ]
-        tokens = base.tokens if len(few) == 1 else repeated(base.tokens, len(few))
+        tokens = base.tokens if len(few) == 1 else base.tokens.repeated(len(few))
         forward(model, tokens, [last], keep, logits=None, changes=(*base.changes, *own))
         on_cells(range(begin, begin + len(few)), states[0])
 
@@ -177,7 +175,7 @@ def _run_restarted(
     size = max(1, min(most, _ROWS // base.length))
     with ExitStack() as stack:
         calls = watch_calls(model, Gate(), stack)
-        tokens = repeated(base.tokens, size)
+        tokens = base.tokens.repeated(size)
         forward(model, tokens, [], lambda *_: None, logits=None, changes=base.changes)
     for layer, indices in _by_layer(cells, size):
         state = base.state(layer)
@@ -213,19 +211,6 @@ def _is_entry(change: Change, layer: int) -> bool:
     return change.site == Site("resid_pre", layer)
 
 
-def repeated(tokens: Tokens, times: int) -> Tokens:
-    """The same text several times, as a batch."""
-    return replace(
-        tokens,
-        ids=tokens.ids.repeat(times, 1),
-        mask=tokens.mask.repeat(times, 1),
-        texts=tokens.texts * times,
-        strings=tokens.strings * times,
-        continues=tokens.continues * times,
-        single=False,
-    )
-
-
 def _by_layer(cells: Sequence[Cell], size: int) -> Iterator[tuple[int, list[int]]]:
     """Numbers of cells that begin at the same block, at most ``size`` at a time."""
     waiting: dict[int, list[int]] = {}
@@ -246,9 +231,8 @@ def sweep_method(model: LensModel) -> str:
 
 
 def _find_method(model: LensModel) -> str:
-    ids = probe_ids(model.d_vocab_in, length=6, seed=2)
-    tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), (None,), ((),), ((),), True)
-    base = record_base(model, tokens, asked=ids.shape[1] - 1)
+    tokens = model.probe(length=6, seed=2)
+    base = record_base(model, tokens, asked=tokens.ids.shape[1] - 1)
     cells = _probe_cells(model, base)
     expected = torch.zeros(len(cells), base.final.shape[-1])
     _collect(model, base, cells, "naive", expected)

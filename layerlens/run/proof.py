@@ -17,7 +17,6 @@ from torch import Tensor
 from layerlens.errors import ProofError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.evidence import Proof, ProofLine, error, limit, logit_error
-from layerlens.model.find import probe_ids
 from layerlens.model.sites import Site
 from layerlens.model.sums import ROUNDINGS, misfit
 from layerlens.model.text import Tokens
@@ -26,6 +25,7 @@ from layerlens.run.forward import forward, model_inputs
 from layerlens.run.gate import Gate
 from layerlens.run.hooks import on_input, on_output, twin
 from layerlens.run.proof_heads import prove_heads, through
+from layerlens.run.proof_places import prove_places
 from layerlens.run.replay import capture_calls, replay
 
 if TYPE_CHECKING:
@@ -41,18 +41,22 @@ def prove_anatomy(model: LensModel) -> Proof:
     :class:`Proof`.
     """
     proof = Proof(model.name)
-    ids = probe_ids(model.d_vocab_in, length=7, seed=1)
-    tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), (None,), ((),), ((),), True)
+    tokens = model.probe()
     values, logits = _prove_sites(model, tokens, proof)
     _prove_sums(model, tokens, values, proof)
     _prove_neurons(model, values, proof)
     if model.anatomy.head is None:
-        proof.notes.append("the model has no language-model head")
+        proof.notes.append(
+            "the model has no language-model head"
+            if logits is None
+            else "what leads to its logits is not a chain of modules: no head"
+        )
     elif logits is None:
         raise ProofError(f"{model.name} is refused because it gives no logits.")
     else:
         _prove_head(model, values, logits, proof)
     prove_heads(model, tokens, values, proof)
+    prove_places(model, tokens, proof)
     with model.running():
         plain = model.hf(**model_inputs(model, tokens, "all"))  # nothing watches it
     _prove_recording(logits, getattr(plain, "logits", None), proof)
@@ -112,17 +116,19 @@ def _sum_error(
     state = _norm(model, block.pre_norm, got["resid_pre"])
     added = {
         kind: _outputs(model, block.taps[kind], tokens) if block.taps[kind].plus else [got[kind]]
-        for kind in ("attn_out", "mlp_out")
+        for kind in ("attn_out", "cross_attn_out", "mlp_out")
         if kind in got
     }
     everything = [part for parts in added.values() for part in parts]
     steps = [("resid_post", block.post_norm, block.gain, [state, *everything])]
     if block.layout == "sequential":
-        first, second = added.values()
-        steps = [
-            ("resid_mid", block.mid_norm, 1.0, [state, *first]),
-            ("resid_post", block.post_norm, block.gain, [got["resid_mid"], *second]),
-        ]
+        first, *cross, last = added.values()
+        steps = [("resid_mid", block.mid_norm, 1.0, [state, *first])]
+        before = got["resid_mid"]
+        for parts in cross:
+            steps.append(("resid_mid_cross", block.cross_norm, 1.0, [before, *parts]))
+            before = got["resid_mid_cross"]
+        steps.append(("resid_post", block.post_norm, block.gain, [before, *last]))
     worst = 0.0
     for kind, norm, gain, terms in steps:
         terms = [term.float() * gain for term in terms] if gain != 1 else terms
@@ -170,7 +176,7 @@ def _prove_neurons(model: LensModel, values: Values, proof: Proof) -> None:
 def _prove_head(model: LensModel, values: Values, logits: Tensor, proof: Proof) -> None:
     """Line 3: the unembedded last state is the model's own output."""
     with model.running():
-        again = model.unembed(values[Site("resid_post", model.n_layers - 1)])
+        again = model.answer(values[Site("resid_post", model.n_layers - 1)])
     what = "the unembedded last state equals the model's own logits"
     proof.lines.append(ProofLine("head", logit_error(again, logits), limit(model), what))
 
@@ -178,6 +184,7 @@ def _prove_head(model: LensModel, values: Values, logits: Tensor, proof: Proof) 
 def _prove_recording(logits: Tensor | None, plain: Tensor | None, proof: Proof) -> None:
     """Line 5: recording changes nothing."""
     if logits is not None and plain is not None:
+        plain = plain.reshape(logits.shape) if plain.numel() == logits.numel() else plain
         what = "a pass in which every site is recorded gives the same logits as one without"
         proof.lines.append(ProofLine("recording", error(logits, plain), 0, what))
 

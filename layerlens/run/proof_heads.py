@@ -16,7 +16,7 @@ from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.families import GATED_Z
 from layerlens.model.linear import offset
 from layerlens.model.sites import Site
-from layerlens.model.sums import is_norm
+from layerlens.model.sums import is_norm, is_scale
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument, swapped
 from layerlens.run.attention import Watch, watching
@@ -80,8 +80,9 @@ def through(model: LensModel, path: str, value: Tensor, tap: Tap) -> Tensor:
 def behind(model: LensModel, out: Tensor, tap: Tap) -> Tensor:
     """Say what a projection's output becomes where the sublayer's output is read."""
     with model.running():
-        if is_norm(norm := model.hf.get_submodule(tap.module)):
-            out = norm(out)
+        module = model.hf.get_submodule(tap.module)
+        if is_norm(module) or is_scale(module):
+            out = module(out)
     return out if tap.scale == 1 else out * tap.scale
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -81,7 +80,7 @@ def record_blocks(
         return (cut, *output[1:]) if isinstance(output, tuple) else cut
 
     with torch.set_grad_enabled(False), ExitStack() as stack:
-        tokens = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
+        tokens = tokens.plain
         for block in model.anatomy.blocks:
             module = model.hf.get_submodule(block.path)
             stack.callback(module.register_forward_pre_hook(entering, with_kwargs=True).remove)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -110,7 +110,7 @@ def capture_calls(
         ExitStack() as stack,
     ):
         if for_autograd:  # what was made in inference mode cannot be kept for a backward pass
-            tokens = replace(tokens, ids=tokens.ids.clone(), mask=tokens.mask.clone())
+            tokens = tokens.plain
         calls = watch_calls(model, gate, stack, hand_over)
         last = model.hf.get_submodule(model.anatomy.blocks[-1].path)
         stack.callback(last.register_forward_hook(leaving).remove)

@@ -62,9 +62,10 @@ def record_bases(
 
 def _together(model: LensModel, texts: Sequence[Tokens], sites: Sequence[Site]) -> list[Base]:
     batch, length = len(texts), texts[0].ids.shape[1]
-    if batch in (length, model.n_heads) or texts[0].ids.shape[0] != 1:
+    forms = {tuple((name, value.shape) for name, value in text.given.items()) for text in texts}
+    if batch in (length, model.n_heads) or texts[0].ids.shape[0] != 1 or len(forms) > 1:
         raise _InseparableError
-    tokens = _joined(texts)
+    tokens = texts[0].joined(texts[1:])
     trace = Trace(model, tokens, None)
     wanted = base_sites(model, sites)
     one = partial(_row, batch=batch, length=length)
@@ -93,18 +94,6 @@ def _base(
     alone.logits = None if logits is None else logits[row : row + 1]
     last = Site("resid_post", trace.model.n_layers - 1)
     return Base(text, alone, calls, alone[last][0])
-
-
-def _joined(texts: Sequence[Tokens]) -> Tokens:
-    return replace(
-        texts[0],
-        ids=torch.cat([text.ids for text in texts]),
-        mask=torch.cat([text.mask for text in texts]),
-        texts=sum((text.texts for text in texts), ()),
-        strings=sum((text.strings for text in texts), ()),
-        continues=sum((text.continues for text in texts), ()),
-        single=False,
-    )
 
 
 def _row(value: Any, row: int, batch: int, length: int) -> Any:

@@ -17,7 +17,6 @@ from layerlens.run.base import record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
-from layerlens.run.many_edits import repeated
 
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job
@@ -170,7 +169,7 @@ class ChannelSweeps:
             raise _Enough
 
         try:
-            tokens = repeated(self.base.tokens, len(changes))
+            tokens = self.base.tokens.repeated(len(changes))
             site = Site("pattern", lever.site.layer)
             forward(self.model, tokens, [site], keep, logits=None, changes=changes)
         except _Enough:

@@ -16,6 +16,7 @@ from layerlens.analyses.attention.weightings import (
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.errors import InputError, MemoryLimitError, ModelError
 from layerlens.model.abilities import ABILITIES
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.sites import Site
 from layerlens.result.attention import OTHER, WEIGHTINGS
@@ -61,6 +62,7 @@ def count_work(
     view="attention",
     lead="Each square is one head: a row is a token that looks, a column a token that is "
     "looked at, and a stronger colour is more of its attention.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("attention",),

@@ -18,6 +18,7 @@ from layerlens.analyses.contract.parts import Where
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError, ModelError
+from layerlens.model.feed import ANY_KIND
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -87,6 +88,7 @@ def count_work(
     "(2022), GlobEnc, arXiv 2205.03286; Ferrando et al. (2022), ALTI, arXiv 2203.04212",
     cost="1 pass a text",
     view="grid",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("attention",),

@@ -29,7 +29,6 @@ from layerlens.run.hooks import on_input, on_output, watch_attention
 
 if TYPE_CHECKING:
     from layerlens.model.anatomy import Tap
-    from layerlens.model.text import Tokens
 
 States = dict[Site, Tensor]
 
@@ -132,23 +131,10 @@ class HeldModel:
                 watch_attention(model, layer, _holding(pattern, whole=own), gate, stack)
             sites = dict.fromkeys([*self.reads, run.last])
             forward(
-                model, repeated(run.tokens, len(first)), sites, found.__setitem__, logits=None,
+                model, run.tokens.repeated(len(first)), sites, found.__setitem__, logits=None,
                 gradients=gradients,
             )  # fmt: skip
         return found
-
-
-def repeated(tokens: Tokens, rows: int) -> Tokens:
-    """One text so many times."""
-    return replace(
-        tokens,
-        ids=tokens.ids.repeat(rows, 1),
-        mask=tokens.mask.repeat(rows, 1),
-        texts=tokens.texts * rows,
-        strings=tokens.strings * rows,
-        continues=tokens.continues * rows,
-        single=False,
-    )
 
 
 def _put(

@@ -24,7 +24,7 @@ from layerlens.analyses.contract.parts import Variable
 from layerlens.analyses.contract.provenance import attributes
 from layerlens.corpus.texts import Texts
 from layerlens.errors import Cancelled, InputError, ModelError
-from layerlens.model.abilities import ABILITIES, reads
+from layerlens.model.abilities import ABILITIES
 from layerlens.model.required import require_model
 from layerlens.model.runs import Runs
 from layerlens.model.together import running_together
@@ -244,7 +244,7 @@ class Analysis:
         """
         self.require_kind(model)
         model = cast("LensModel", model)
-        if self.inputs and (kind := reads(model)) not in self.reads:
+        if self.inputs and (kind := model.feed.reads) not in self.reads:
             raise InputError(
                 f"{model.name} reads {kind}, but {self.name} is for {' or '.join(self.reads)}."
             )

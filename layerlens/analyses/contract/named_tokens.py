@@ -78,7 +78,7 @@ def _answers(
 
 
 def _one(job: Job, model: LensModel, token: Any, text: str | None) -> int:
-    choice = choose(model.vocabulary, token, text)
+    choice = choose(model.answers, token, text)
     if choice.note is not None:
         job.remark(choice.note)
     return choice.id

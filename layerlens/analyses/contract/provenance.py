@@ -146,9 +146,12 @@ def _texts(tokens: Tokens | Texts) -> str | list[str]:
 
 
 def vocab(model: LensModel, texts: Iterable[Tokens], parts: Parts) -> str:
-    """JSON table from every token id that occurs to its display string."""
+    """JSON table from every token id that occurs to its display string.
+
+    Where a head answers classes, the numbers are those of classes, and not of what was fed.
+    """
     ids = parts.token_ids()
-    for tokens in texts:
+    for tokens in texts if model.answers_words else ():
         ids |= set(tokens.ids[tokens.mask].tolist())
     return json.dumps({i: model.token_string(i) for i in sorted(ids)}, ensure_ascii=False)
 

@@ -11,9 +11,10 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.depth.jacobian_cell import open_jacobian
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, require_tokens, tolerance
-from layerlens.analyses.sweeps.jacobian_rows import RowJacobians, evenly, repeated
+from layerlens.analyses.sweeps.jacobian_rows import RowJacobians, evenly
 from layerlens.errors import InputError
 from layerlens.metrics.batch import Batch, split
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def count_work(
     view="panels",
     lead="The nearer a layer's distance is to 0, the more a change of its input only passes "
     "through; the control says how much of that is the size of the state alone.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     pooled=True,
@@ -152,7 +154,7 @@ class _Run:
     def text(self, batch: Batch, at: list[int]) -> None:
         """Measure every block at some tokens of one text, each in a row of its own."""
         seed = (self.seed, int(batch.numbers[0]))
-        rows = repeated(batch.tokens, len(at))
+        rows = batch.tokens.repeated(len(at))
         found = RowJacobians(self.model, rows, at, self.job.tick)
         for layer in range(self.model.n_layers):
             for chance in ("", "_chance"):

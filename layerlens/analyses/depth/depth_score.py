@@ -18,6 +18,7 @@ from layerlens.analyses.depth.windows import REDUCTIONS, summed, windows
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError, ModelError
 from layerlens.model.abilities import ABILITIES
+from layerlens.model.feed import ANY_KIND
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +77,7 @@ def count_work(
     view="panels",
     lead="How deep, in layers, those lie that later ones build on, by how hard the texts are; a "
     "line that stays level says that harder texts use no more depth.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

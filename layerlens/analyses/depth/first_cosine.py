@@ -13,6 +13,7 @@ from layerlens.analyses.depth.cosine_cell import open_cosine
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.sites import Site
 from layerlens.run.forward import forward
 
@@ -52,6 +53,7 @@ def count_work(model: LensModel, tokens: Tokens) -> Work:
     view="grid",
     lead="A strongly blue cell is a token whose state points where the first token's does; it is a "
     "sink like that one only where other tokens' states (cosine_chance) do not point there, too.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     opens=open_cosine,

@@ -20,6 +20,7 @@ from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 from layerlens.model.sites import Site
 from layerlens.run.base import Base, record_base
@@ -78,6 +79,7 @@ def count_work(
     view="grid",
     lead="A cell is what one sublayer's output at one token adds to the answer; a row adds up to "
     "what the metric loses when that sublayer gives its mean output everywhere.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

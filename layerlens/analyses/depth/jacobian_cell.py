@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from layerlens.analyses.contract.cells import Opened, Place, Table
-from layerlens.analyses.sweeps.jacobian_rows import RowJacobians, evenly, repeated
+from layerlens.analyses.sweeps.jacobian_rows import RowJacobians, evenly
 from layerlens.metrics.batch import Batch, split
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def open_jacobian(
         at = evenly(batch.kept.position.tolist(), per_text)
         if at:
             break
-    found = RowJacobians(model, repeated(text, len(at)), at, job.tick)
+    found = RowJacobians(model, text.repeated(len(at)), at, job.tick)
     how = layer, draws, (seed, int(numbers[0]))
     measured, chance = found.of(*how), found.of(*how, shuffled=True)
     strings = text.strings[0]

@@ -27,6 +27,7 @@ from layerlens.analyses.depth.skip_sets import (
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def count_work(
     view="panels",
     lead="The share of tokens for which the model without these sublayers would write what the "
     "whole model does; below random sets of the same size, the choice is a bad one.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -71,7 +70,7 @@ class PathGradients:
         self.metric, self.at = measure
         row = text.ids.shape[1] * model.d_model * model.dtype.itemsize * model.n_layers * INSIDE
         self.rows = max(1, min(rows, memory_limit // row))
-        many = replace(text, ids=text.ids.repeat(self.rows, 1), mask=text.mask.repeat(self.rows, 1))
+        many = text.repeated(self.rows)
         self.states: list[Tensor] = []
         keep = lambda _, state: self.states.append(state)  # noqa: E731
         self.calls: list[BlockCall]

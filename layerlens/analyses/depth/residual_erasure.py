@@ -19,6 +19,7 @@ from layerlens.analyses.sweeps.cell_sweep import Sweep
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
@@ -73,6 +74,7 @@ def count_work(
     view="grid",
     lead="A cell is how far the prediction moves when the state before that layer is erased at "
     "that token: where a column loses its colour, the rest of the text has what it needs of it.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -12,6 +12,7 @@ from layerlens.analyses.depth.skip_text import SkipRun, skip_texts
 from layerlens.analyses.depth.skipped_cell import open_skipped
 from layerlens.analyses.depth.windows import EFFECTS, REDUCTIONS, windows
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.run.skip import require_part
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def count_work(
     view="grid",
     lead="Each row is a layer left out, each column a later one: strongly coloured cells change "
     "much of what they add, so they build on what is gone.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

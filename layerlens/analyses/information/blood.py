@@ -89,12 +89,4 @@ def scores_by_depth(stretched: np.ndarray) -> dict[str, np.ndarray]:
 
 def _chosen(tokens: Tokens, rows: list[int]) -> Tokens:
     """Some texts of many."""
-    return replace(
-        tokens,
-        ids=tokens.ids[rows],
-        mask=tokens.mask[rows],
-        texts=tuple(tokens.texts[row] for row in rows),
-        strings=tuple(tokens.strings[row] for row in rows),
-        continues=tuple(tokens.continues[row] for row in rows),
-        single=False,
-    )
+    return replace(tokens.chosen(rows), single=False)

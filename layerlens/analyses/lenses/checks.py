@@ -27,6 +27,9 @@ def against_model(job: Job, lens_pass: LensPass, final: Row, tokens: Tokens, cel
     own, extras = lens_pass.logits, lens_pass.final
     if own is None or extras is None:
         return
+    if lens_pass.answered is not None:
+        _pooled(job, lens_pass.answered, own)
+        return
     error, largest, norm_error = 0.0, 1.0, 0.0
     compared = 0
     for place, row in enumerate(cells.last.tolist()):
@@ -48,6 +51,14 @@ def against_model(job: Job, lens_pass: LensPass, final: Row, tokens: Tokens, cel
     if len(cells.last):
         what = "log-sum-exp of the streamed softmax against one over the whole row (nats)"
         job.check("probabilities sum to one", norm_error, ROUNDING, what)
+
+
+def _pooled(job: Job, answered: Tensor, own: Tensor) -> None:
+    """The same where the head answers once for all positions of a text."""
+    largest = max(1.0, logit_size(own))
+    error = logit_error(answered, own.float()) * largest
+    what = "largest difference between the head on the last states, pooled, and the model's logits"
+    job.check("final row is the model's", error, logit_tolerance(own.dtype) * largest, what)
 
 
 def divergence(job: Job, kl: Tensor, final: Reduced, reference: Reference) -> None:

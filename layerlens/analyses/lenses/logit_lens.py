@@ -16,6 +16,7 @@ from layerlens.analyses.lenses.readers import Lens as AnyLens
 from layerlens.analyses.lenses.variables import VARIABLES, apart
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.errors import InputError, MemoryLimitError
+from layerlens.model.feed import ANY_KIND
 from layerlens.run.edit_lists import as_edits, code_of
 from layerlens.run.edits import Edit
 from layerlens.run.resolve import Resolved, count_runs, resolve_counted
@@ -66,6 +67,7 @@ def count_work(
     "say next if it stopped there.",
     variables={**VARIABLES, **apart("lens", "point", "position")},
     work=count_work,
+    reads=ANY_KIND,
     needs=("head",),
 )
 def logit_lens(
@@ -152,6 +154,8 @@ def logit_lens(
     >>> both.data.lens.values.tolist(), float(both.data.kl_between.max())
     (['logit', 'logit 2'], 0.0)
     """
+    if not model.answers_words:
+        top_k = min(top_k, model.d_vocab)  # there may be fewer classes than anyone thinks of
     if not 1 <= top_k <= model.d_vocab:
         raise InputError(f"top_k is {top_k}; expected 1 to {model.d_vocab}.")
     names = (tracked,) if isinstance(tracked, str | int) else tuple(tracked)

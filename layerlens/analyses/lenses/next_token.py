@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from layerlens.analyses.texts.chosen_positions import Cells
+    from layerlens.model.anatomy import Pool
     from layerlens.model.lensmodel import LensModel
 
 
@@ -36,6 +37,16 @@ def targets_of(model: LensModel, cells: Cells) -> Targets:
     the target, and other positions have none. A token that the head has no row for cannot be
     answered, so it is no target either.
     """
+    head = model.anatomy.head
+    if head is not None and head.pool is not None:
+        return _pooled_targets(head.pool, cells)
+    if model.bidirectional and not model.answers_words:
+        return Targets(
+            np.full(len(cells), -1),
+            np.arange(len(cells)),
+            "This model answers at each position on what is there: target_id and rank are those of "
+            "its own answer, and cross_entropy is NaN.",
+        )
     if model.bidirectional:
         mask = getattr(model.tokenizer, "mask_token_id", None)
         masked = np.flatnonzero(cells.input_id == (-1 if mask is None else mask))
@@ -54,3 +65,21 @@ def targets_of(model: LensModel, cells: Cells) -> Targets:
         "missing there."
     )
     return Targets(np.where(sayable, cells.target_id, -1), cells.last, remark)
+
+
+def _pooled_targets(pool: Pool, cells: Cells) -> Targets:
+    """Of a head that answers once for all positions: its own answer, where it reads just one."""
+    nothing = np.full(len(cells), -1)
+    said = "target_id and rank are those of its own answer"
+    if pool.position is None:
+        return Targets(
+            nothing, np.array([], dtype=int),
+            "This model answers once for all positions, of which it reads several; the head is "
+            "applied to each as if all held its state, and there is no target.",
+        )  # fmt: skip
+    places = np.flatnonzero(cells.column == 0) if pool.position == 0 else cells.last
+    return Targets(
+        nothing, places,
+        f"This model answers once, at the {'first' if pool.position == 0 else 'last'} position; "
+        f"at others the head is applied out of its training, and {said} there alone.",
+    )  # fmt: skip

@@ -49,7 +49,7 @@ def head_source(model: LensModel) -> tuple[Site, Callable[[Tensor], Tensor]]:
     """
     head = model.anatomy.head
     assert head is not None  # lenses need one, and the contract asked
-    if head.chain[-1:] != (head.norm,):
+    if head.chain[-1:] != (head.norm,) or head.pool is not None:
         return Site("resid_post", model.n_layers - 1), model.head_input
     return Site("normalized"), lambda rows: rows * head.scale_in
 
@@ -120,12 +120,15 @@ class LensPass:
         self._started = False
         self.final: Final | None = None
         self.logits: Tensor | None = None
+        self.answered: Tensor | None = None
         self.head_rows = 0
 
     def run(self) -> None:
         """Run the pass; every point and the final row are done when it returns."""
         last = Site("resid_post", self._model.n_layers - 1)
         source, head_input = head_source(self._model)
+        head = self._model.anatomy.head
+        assert head is not None
         wanted = dict.fromkeys([*self._rows.sites, last, source])
 
         def see(site: Site, value: Tensor) -> None:
@@ -133,6 +136,8 @@ class LensPass:
             self._read(site, value, hold=site == last)
             if site == source:
                 self._finish(head_input(self._cells.pick(value)))
+            if site == last and head.pool is not None:
+                self.answered = self._model.answer(value)
 
         self.logits = forward(
             self._model, self._tokens, list(wanted), see, logits="last", changes=self._changes

@@ -15,6 +15,7 @@ from layerlens.errors import InputError
 from layerlens.metrics import registry
 from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet
+from layerlens.model.feed import ANY_KIND
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -115,6 +116,7 @@ def count_work(
     view="metrics",
     lead="Each panel is one measure of every layer; the band is the 95 % interval over texts, "
     "and a layer that is picked is marked in all of them.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +64,7 @@ class ModuleRun:
         self.site, self.skip, self.generator = Site("mlp_post", layer), skip, generator
         order = generator.permutation(len(tokens.ids)).tolist()
         self.own, self.apart = sorted(order[::2]), sorted(order[1::2])
-        self.batches = split(_picked(tokens, self.apart), most_tokens=LOGITS)
+        self.batches = split(tokens.chosen(self.apart), most_tokens=LOGITS)
         self.members: list[np.ndarray] = []
         self.width = 0
         self.passes = 0.0
@@ -258,15 +257,3 @@ class ModuleRun:
             value = read_until(self.model, batch, [self.site], lambda _, x: x.clone())[self.site]
             value = value[..., list(neurons)]
         return Change(self.site, "set", value, None, neurons=tuple(neurons))
-
-
-def _picked(tokens: Tokens, rows: Sequence[int]) -> Tokens:
-    """Some texts of a batch."""
-    return replace(
-        tokens,
-        ids=tokens.ids[list(rows)],
-        mask=tokens.mask[list(rows)],
-        texts=tuple(tokens.texts[row] for row in rows),
-        strings=tuple(tokens.strings[row] for row in rows),
-        continues=tuple(tokens.continues[row] for row in rows),
-    )

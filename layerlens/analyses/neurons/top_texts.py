@@ -13,6 +13,7 @@ from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
 from layerlens.metrics.top_activations import TopActivations
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import wholes
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def count_work(
     view="grid",
     lead="A row is a neuron, a column its best, second best and further texts: open a cell to "
     "read the text with the token marked.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

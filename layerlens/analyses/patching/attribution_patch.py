@@ -174,7 +174,7 @@ def attribution_patch(
     grid = PatchGrid.of(model, options)
     _check_options(metric, direction, steps, grad_drop, verify)
     pairs = make_pairs(clean, corrupt, align, direction)
-    runs = PatchRuns(job, model, grid, pairs, positions, [Site("embed")] if steps else [])
+    runs = PatchRuns(job, model, grid, pairs, positions, [model.anatomy.entry] if steps else [])
     texts = len(clean.ids)
     runs.measure(metric, one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong"))
     how = "qk_fix" if qk_fix and grid.kind in QUERY_KEY and not steps else "plain"

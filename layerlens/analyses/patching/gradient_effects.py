@@ -88,7 +88,7 @@ class Attribution:
         edges of a circuit): with ``steps`` 1 still the run half way. With enough steps the
         effects of the embeddings add up to the difference between the two runs.
         """
-        site = Site("embed")
+        site = self._model.anatomy.entry
         here = site_rows(self._base.trace, site)[self._paired]
         there = site_rows(self._source.trace, site)[self._partners]
         total: dict[Site, Tensor] = {}

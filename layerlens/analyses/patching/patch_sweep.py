@@ -23,6 +23,7 @@ from layerlens.analyses.sweeps.estimates import Agreement
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import Align, make_pairs
+from layerlens.model.feed import ANY_KIND
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method, sweep_method
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     view="patch",
     lead="A cell puts one activation of the other run in place of this run's: 1 brings back "
     "the whole answer, 0 nothing, below 0 it gets worse.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
@@ -192,7 +194,7 @@ def patch_sweep(
     options = {"site": site, "by": by, "layers": layers, "heads": heads, "neurons": neurons}
     grid = PatchGrid.of(model, {**options, "window": window})
     pairs = make_pairs(clean, corrupt, align, direction)
-    runs = PatchRuns(job, model, grid, pairs, positions, between_texts(grid))
+    runs = PatchRuns(job, model, grid, pairs, positions, between_texts(model, grid))
     texts = len(clean.ids)
     answers, wrongs = one_each(answer, texts, "answer"), one_each(wrong, texts, "wrong")
     filled = [name for name in VARIABLES if name != "estimate" or estimate_first]

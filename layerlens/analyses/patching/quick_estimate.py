@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,9 @@ from layerlens.errors import LayerLensError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.sites import Site
 
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
+
 HALF_WAY = ("embed", "resid_pre", "resid_mid", "resid_post", "mlp_out")
 """Sites whose patches move the model far, so that the slope where they begin is often flat.
 
@@ -26,9 +30,9 @@ attn_out and z the patched run's own is as good or better (0.95 and 0.96, agains
 """
 
 
-def between_texts(grid: PatchGrid) -> list[Site]:
+def between_texts(model: LensModel, grid: PatchGrid) -> list[Site]:
     """What has to be recorded beside the grid's own sites for an estimate."""
-    return [Site("embed")] if grid.kind in HALF_WAY else []
+    return [model.anatomy.entry] if grid.kind in HALF_WAY else []
 
 
 def effects_at(work: Attribution, grid: PatchGrid, positions: Sequence[int]) -> dict[Site, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -85,7 +84,7 @@ class Integrated:
         self.blocks = self.rows * model.n_layers * (1 + (baseline is not None))
 
     def _watched(self, text: Tokens, into: list[Tensor]) -> list[BlockCall]:
-        many = replace(text, ids=text.ids.repeat(self.rows, 1), mask=text.mask.repeat(self.rows, 1))
+        many = text.repeated(self.rows)
         keep = lambda _, state: into.append(state[0].clone())  # noqa: E731
         calls, _ = capture_calls(self.model, many, keep, logits=None, for_autograd=True)
         return calls

@@ -224,8 +224,11 @@ def _check_options(model: LensModel, rule: str, at: str, steps: int, draws: int)
         raise nearest(str(at), list(DEPTHS), "Depth")
     if whole(steps, "steps") < 1:
         raise InputError(f"steps is {steps}; expected 1 or more.")
-    if not 0 <= whole(draws, "draws") <= model.d_vocab // 2 - 1:
-        raise InputError(f"draws is {draws}; expected from 0 to half of the vocabulary.")
+    most = max(model.d_vocab // 2 - 1, 0)
+    if not 0 <= whole(draws, "draws") <= most:
+        raise InputError(
+            f"draws is {draws}; expected from 0 to {most}, the pairs of other answers there are."
+        )
     if rule in FLOWS:
         require_flow(model)
 

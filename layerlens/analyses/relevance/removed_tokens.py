@@ -70,7 +70,7 @@ class RemovedTokens:
     def _mean(self) -> Tensor:
         found: list[Tensor] = []
         keep = lambda _, value: found.append(value[0, 1:].mean(0).clone())  # noqa: E731
-        forward(self._model, self._text, [Site("embed")], keep, logits=None)
+        forward(self._model, self._text, [self._model.anatomy.entry], keep, logits=None)
         self.rows += 1
         return found[0]
 
@@ -91,7 +91,7 @@ class RemovedTokens:
             text, ids=text.ids.repeat(len(group), 1), mask=text.mask.repeat(len(group), 1)
         )
         changes = [
-            Change(Site("embed"), "set", self._instead, tuple(sorted(one)), row=row)
+            Change(self._model.anatomy.entry, "set", self._instead, tuple(sorted(one)), row=row)
             for row, one in enumerate(group)
             if one
         ]

@@ -21,6 +21,7 @@ from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.run.base import record_base
 from layerlens.run.gradients import GRADIENT_PASSES
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
@@ -86,6 +87,7 @@ def count_work(
     view="grid",
     lead="A cell is the change of the answer's metric when that part is taken out: red parts "
     "helped the answer, blue ones stood in its way.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -32,6 +32,7 @@ from layerlens.analyses.sweeps.layer_windows import window_layers
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.subjects import each
 from layerlens.analyses.texts.text_pair import row_of
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.model.sites import Site
 from layerlens.run.base import record_base
 from layerlens.run.cell import Cell
@@ -98,6 +99,7 @@ def count_work(
     view="curves",
     lead="At each layer the answer's position may not look at these tokens: where a curve "
     "dips, what it needs is read there.",
+    reads=TEXT_OR_PAIRS,
     variables=VARIABLES,
     work=count_work,
     needs=("head", "causal"),

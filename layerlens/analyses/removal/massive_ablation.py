@@ -17,6 +17,7 @@ from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, requi
 from layerlens.analyses.sweeps.output_changes import OUTPUT_CHANGES, output_changes
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 from layerlens.model.sites import Site
 from layerlens.run.changes import Change
@@ -72,6 +73,7 @@ def count_work(
     view="panels",
     lead="Each layer's massive entries are set to 0 or to their mean; what that costs more than "
     "as many random entries is owed to their being massive.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

@@ -11,7 +11,6 @@ from layerlens.errors import InputError
 from layerlens.model.sites import Site, parse_site
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
-from layerlens.run.many_edits import repeated
 from layerlens.run.where import editable_sites, require_heads
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def turned_down(
             Change(sites[part], "scale", factors[dose], row=row)
             for row, (dose, part) in enumerate(some)
         ]
-        rows = repeated(tokens, len(some))
+        rows = tokens.repeated(len(some))
         given = forward(model, rows, [], lambda site, value: None, logits=logits, changes=changes)
         assert given is not None  # the analysis needs a head
         yield from zip(some, given, strict=True)

@@ -15,6 +15,7 @@ from layerlens.analyses.sensitivity.cross_layer_run import CrossLayerRun
 from layerlens.analyses.sensitivity.hessian_run import require_full_precision, require_own
 from layerlens.analyses.sensitivity.responses import asked
 from layerlens.errors import InputError
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.model.integers import whole
 from layerlens.run.quantise import MOST_BITS
 
@@ -110,6 +111,7 @@ def count_work(
     view="panels",
     lead="Above 0, two layers changed together cost more than each alone: errors build on each "
     "other; below 0 they cover each other. Random changes of the same size stand beside.",
+    reads=TEXT_OR_PAIRS,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

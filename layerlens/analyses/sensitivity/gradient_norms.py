@@ -21,6 +21,7 @@ from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.metrics.base import ModelShape
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def count_work(
     view="panels",
     lead="How strongly the loss pulls at each state and at each layer's weights; the control asks "
     "for shuffled next tokens, so what both have in common is the model's and not the text's.",
+    reads=TEXT_OR_PAIRS,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

@@ -18,6 +18,7 @@ from layerlens.analyses.sensitivity.hessian_run import (
 )
 from layerlens.analyses.sensitivity.responses import asked
 from layerlens.errors import InputError
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def count_work(
     view="panels",
     lead="Where the loss bends most, rounding or changing a layer's weights costs most; the "
     "control asks for shuffled next tokens.",
+    reads=TEXT_OR_PAIRS,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -74,9 +73,7 @@ class HessianRun:
         seed: int,
     ) -> None:
         self.job, self.model, self.seed = job, model, seed
-        self.texts = [
-            replace(one.text, ids=one.text.ids.clone(), mask=one.text.mask.clone()) for one in texts
-        ]
+        self.texts = [one.text.plain for one in texts]
         self.skips = [one.skip for one in texts]
         self.groups = [block_weights(model, layer) for layer in layers]
         require_own(self.groups, layers)

@@ -15,6 +15,7 @@ from layerlens.analyses.sensitivity.projection_gradients import PARTS
 from layerlens.analyses.sensitivity.responses import asked
 from layerlens.analyses.sensitivity.text_gradients import recorded_bytes
 from layerlens.errors import InputError
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.model.integers import whole
 from layerlens.model.matrices import matrices
 
@@ -109,6 +110,7 @@ def count_work(
     view="panels",
     lead="The pull of the loss at the attention's and the MLP's weights; the control asks for "
     "shuffled next tokens, so what both have in common is the model's and not the text's.",
+    reads=TEXT_OR_PAIRS,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

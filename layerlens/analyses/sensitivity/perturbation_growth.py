@@ -11,6 +11,7 @@ from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.sensitivity.perturbed_cell import open_perturbed
 from layerlens.analyses.sensitivity.perturbed_text import WAYS, Growth
 from layerlens.errors import InputError
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def count_work(
     view="panels",
     lead="The change of the states after each layer, relative to their size; only where the worst "
     "change stands above random ones of the same size is a layer open to attack.",
+    reads=TEXT_OR_PAIRS,
     variables=VARIABLES,
     work=count_work,
     pooled=True,

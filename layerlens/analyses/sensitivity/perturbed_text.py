@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,7 +74,7 @@ class Growth:
     def changes(self, row: int, steps: int, draws: int, seed: int) -> Changes:
         """Draw the changes of one text, and move the first towards the worst."""
         text = row_of(self.tokens, row)
-        self.text = replace(text, ids=text.ids.clone(), mask=text.mask.clone())
+        self.text = text.plain
         self.batch = Batch(self.text, [row], self.skip)
         with torch.no_grad():
             clean, loss = self.run(None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,7 +84,7 @@ class TextGradients:
         record: bool = False,
     ) -> None:
         self.model, self.skip, self.tick, self.inside = model, skip, tick, inside
-        self.text = replace(text, ids=text.ids.clone(), mask=text.mask.clone())
+        self.text = text.plain
         self.states: list[Tensor] = []
         self.replayed = 0.0
 

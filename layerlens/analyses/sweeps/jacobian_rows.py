@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,11 +20,6 @@ def evenly(positions: Sequence[int], most: int) -> list[int]:
     """At most so many of some positions, spread evenly over them."""
     steps = min(most, len(positions))
     return [positions[(2 * step + 1) * len(positions) // (2 * steps)] for step in range(steps)]
-
-
-def repeated(tokens: Tokens, rows: int) -> Tokens:
-    """One text in so many rows."""
-    return replace(tokens, ids=tokens.ids.repeat(rows, 1), mask=tokens.mask.repeat(rows, 1))
 
 
 class RowJacobians:

@@ -164,15 +164,7 @@ def row_of(tokens: Tokens, row: int) -> Tokens:
     columns = keep.nonzero().flatten().tolist()
     if tokens.single and len(columns) == tokens.ids.shape[1]:
         return tokens
-    return replace(
-        tokens,
-        ids=tokens.ids[row : row + 1, keep],
-        mask=tokens.mask[row : row + 1, keep],
-        texts=(tokens.texts[row],),
-        strings=(tuple(tokens.strings[row][column] for column in columns),),
-        continues=(tuple(tokens.continues[row][column] for column in columns),),
-        single=True,
-    )
+    return replace(tokens.chosen([row], columns), single=True)
 
 
 def _count(tokens: Tokens) -> str:

@@ -25,7 +25,7 @@ from layerlens.analyses.tracing.trace_text import (
 )
 from layerlens.analyses.tracing.traced_cell import open_traced
 from layerlens.errors import InputError
-from layerlens.model.sites import Site
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.run.base import record_base
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
 
@@ -80,6 +80,7 @@ def count_work(
     view="grid",
     lead="A cell is the state after a layer at a token, put back into a run whose subject is "
     "spoilt by noise: the stronger the blue, the more of the answer comes back.",
+    reads=TEXT_OR_PAIRS,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
@@ -181,7 +182,7 @@ def causal_trace(
     answers, wrongs = one_each(answer, len(texts), "answer"), one_each(wrong, len(texts), "wrong")
     cells = Cells(model, tokens, positions)
     _declare(job, cells, plan)
-    clean = [record_base(model, text, [Site("embed"), *plan.sites]) for text in texts]
+    clean = [record_base(model, text, [model.anatomy.entry, *plan.sites]) for text in texts]
     std = embedding_std(clean, subjects)
     job.note(embedding_std=std, noise_std=noise * std)
     traces: list[TextTrace] = []

@@ -24,7 +24,6 @@ from layerlens.run.base import Base, record_base
 from layerlens.run.cell import Cell
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
-from layerlens.run.many_edits import repeated
 
 if TYPE_CHECKING:
     from layerlens.analyses.texts.text_pair import Pair
@@ -282,7 +281,7 @@ class Edges:
                 raise _Enough
 
         try:
-            tokens = repeated(self.pair.base, len(senders))
+            tokens = self.pair.base.repeated(len(senders))
             forward(self.model, tokens, self.receivers, keep, logits=None, changes=changes)
         except _Enough:
             pass

@@ -15,6 +15,7 @@ from layerlens.analyses.tracing.head_edges import Edges, parse_receivers, parse_
 from layerlens.analyses.tracing.path_cell import open_path
 from layerlens.analyses.tracing.sender_paths import VARIABLES, SenderGrid, SenderPaths
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.sites import KEY_VALUE
 from layerlens.run.gradients import GRADIENT_PASSES
 from layerlens.run.many_edits import DEFAULT_LIMIT, Method
@@ -57,6 +58,7 @@ def count_work(
     view="grid",
     lead="A cell is one head whose path to the receiver alone carries values of the other run: "
     "far from 0, the answer goes through it.",
+    reads=ANY_KIND,
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

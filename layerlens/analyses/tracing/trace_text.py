@@ -168,7 +168,7 @@ class TextTrace:
 
     def _sweep(self, number: int, noise: Tensor) -> Sampled:
         """The corrupted run of one noise sample, from which cells are run."""
-        spoilt = Change(Site("embed"), "add", noise, positions=self.subject)
+        spoilt = Change(self.model.anatomy.entry, "add", noise, positions=self.subject)
         base = record_base(self.model, self.clean.tokens, changes=[spoilt])
         row, texts = self.share
         sweep = Sampled(

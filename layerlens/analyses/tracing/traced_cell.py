@@ -19,7 +19,6 @@ from layerlens.analyses.tracing.trace_text import (
     restored,
     trace_sites,
 )
-from layerlens.model.sites import Site
 from layerlens.run.base import record_base
 from layerlens.run.changes import Change
 
@@ -47,14 +46,14 @@ def open_traced(
     text = row_of(tokens, 0)
     where = subject_positions(model, text, each(subject, 1, tokens.single, "subject")[0])
     sites = trace_sites(model, kind)
-    clean = record_base(model, text, [Site("embed"), *sites])
+    clean = record_base(model, text, [model.anatomy.entry, *sites])
     inside = window_layers(layer, WINDOWS[kind] if window is None else window, model.n_layers)
     put_back = [restored(clean, site, (column,)) for site in sites if site.block in inside]
     spoilt, back = [], []
     std = noise * embedding_std([clean], [where])
     for value in noise_samples(clean, where, samples, seed, std):
         job.tick()
-        noisy = Change(Site("embed"), "add", value, positions=where)
+        noisy = Change(model.anatomy.entry, "add", value, positions=where)
         spoilt.append(chances_with(model, clean, [noisy]))
         back.append(chances_with(model, clean, [noisy, *put_back]))
     conditions = {

@@ -9,6 +9,8 @@ from layerlens.model.lensmodel import LensModel
 
 def copy_of(model: LensModel) -> LensModel:
     """The same weights in modules of their own, and the anatomy, which was found once."""
-    copied = LensModel(copy.deepcopy(model.hf), model.tokenizer, model.anatomy, model.name)
+    copied = LensModel(
+        copy.deepcopy(model.hf), model.tokenizer, model.anatomy, model.name, model.feed
+    )
     copied.bidirectional = model.bidirectional
     return copied

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from safetensors.torch import load_file, save_file
 
 from layerlens.errors import InputError, ModelError
+from layerlens.model.inputs import images
 from layerlens.model.load import load
 from layerlens.model.toys import get_toy, make_tokenizer, toy_folder
 from layerlens.model.weights import require_finite
@@ -160,25 +162,32 @@ def test_a_checkpoint_without_a_head(folder: Path, tmp_path: Path) -> None:
         load(tmp_path / "body")
 
 
-def test_an_encoder_without_a_head(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-    )
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    with pytest.raises(ModelError, match="has no language-model head"):
-        load(tmp_path / "bert")
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
 
-def test_a_kind_without_a_causal_model(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(ModelError, match="transformers has no causal language model"):
-        load(tmp_path)
+@pytest.mark.filterwarnings("ignore:.*has no tokenizer")
+@pytest.mark.parametrize("name", ["BertModel", "BertForMaskedLM", "BertForSequenceClassification"])
+def test_an_encoder_is_loaded_with_the_head_that_it_was_saved_with(
+    name: str, tmp_path: Path
+) -> None:
+    hf = getattr(tf, name)(tf.BertConfig(vocab_size=30, **SMALL))
+    hf.save_pretrained(tmp_path / "bert")
+    model = load(tmp_path / "bert")
+    assert type(model.hf) is type(hf)
+    assert (model.anatomy.head is None) == (name == "BertModel")
+
+
+def test_a_model_of_pictures_is_loaded_with_what_prepares_them(tmp_path: Path) -> None:
+    config = tf.ViTConfig(image_size=8, patch_size=4, num_labels=3, **SMALL)
+    tf.ViTForImageClassification(config).save_pretrained(tmp_path)
+    saved = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(saved))
+    model = load(tmp_path)
+    picture = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+    tokens = model.tokens(images(picture))
+    assert tokens.given["pixel_values"].shape == (1, 3, 8, 8)
+    assert tokens.strings[0] == ("[cls]", "r0c0", "r0c1", "r1c0", "r1c1")
+    assert "by its ViTImageProcessor" in tokens.notes[0]
 
 
 def test_code_of_its_own_is_not_run(folder: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from layerlens.analyses.contract.contract import About, Analysis, Job, Work
 from layerlens.analyses.contract.parts import Variable
 from layerlens.errors import InputError, LayerLensError
+from layerlens.model.feed import Feed
 from layerlens.model.text import Tokens
 from layerlens.model.vocabulary import Vocabulary
 
@@ -69,13 +70,13 @@ class FakeModel:
     """One token a word; words are numbers of the vocabulary."""
 
     name, n_layers, d_vocab, dtype = "fake", N_LAYERS, D_VOCAB, torch.float32
-    d_vocab_in = D_VOCAB
-    vocabulary = Vocabulary(None, D_VOCAB)
+    d_vocab_in, answers_words = D_VOCAB, True
+    vocabulary = answers = Vocabulary(None, D_VOCAB)
     load_code = "ll.load('fake')"
 
     def __init__(self) -> None:
         self.anatomy = SimpleNamespace(family="fake")
-        self.hf = SimpleNamespace(main_input_name="input_ids")
+        self.feed = Feed("text", "input_ids", "input_ids")
         self.lock = threading.RLock()
         self.steps = threading.Semaphore(10**6)
         self.began: list[str] = []

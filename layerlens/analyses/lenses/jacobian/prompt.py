@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,8 +136,7 @@ class Prompt:
 def repeated(tokens: Tokens, rows: int) -> Tokens:
     """One text in several rows, made outside of inference mode for a backward pass to keep."""
     with torch.inference_mode(False):
-        ids, mask = (part.clone().repeat(rows, 1) for part in (tokens.ids, tokens.mask))
-        return replace(tokens, ids=ids, mask=mask)
+        return tokens.plain.repeated(rows)
 
 
 def final_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_an_attention_that_looks_ahead_is_not_causal(gpt2: LensModel) -> None:
 def test_a_model_of_images_is_not_given_a_text(
     gpt2: LensModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(gpt2.hf), "main_input_name", "pixel_values")
+    monkeypatch.setattr(gpt2, "feed", replace(gpt2.feed, kind="images"))
     with pytest.raises(InputError, match="tiny gpt2 reads images, but made is for text"):
         made(recorded)(gpt2, [1, 2])
     assert made(recorded, reads=("text", "images"))(gpt2, [1, 2]).data.number == 0

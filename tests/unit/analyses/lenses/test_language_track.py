@@ -108,7 +108,7 @@ def test_a_word_is_the_product_of_its_tokens_each_behind_the_last(family: str) -
         def convert_ids_to_tokens(self, index: int) -> str:
             return f"t{index}"
 
-    model = LensModel(model.hf, Words(), model.anatomy, family)
+    model = LensModel(model.hf, Words(), model.anatomy, family, model.feed)
     sets = {"a": ["one", "three"], "b": ["end"]}
     found = ll.language_track(model, TEXTS[0], sets, mode="word")
     expected = torch.zeros(2, model.n_layers + 1)
