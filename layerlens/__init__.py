@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.features.training.train_transcoder import train_transcoder
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
+    from layerlens.analyses.grafting.layer_swap import layer_swap
     from layerlens.analyses.information.information_plane import information_plane
     from layerlens.analyses.information.neural_collapse import neural_collapse
     from layerlens.analyses.information.out_of_distribution import out_of_distribution
@@ -197,6 +198,7 @@ _PLACES = {
     "logit_lens": "layerlens.analyses.lenses.logit_lens",
     "back_patch": "layerlens.analyses.grafting.back_patch",
     "cross_model_patch": "layerlens.analyses.grafting.cross_model_patch",
+    "layer_swap": "layerlens.analyses.grafting.layer_swap",
     "direct_logit_attribution": "layerlens.analyses.contributions.direct_logit_attribution",
     "steering": "layerlens.analyses.steering.steering",
     "run_layers": "layerlens.run.layers",
@@ -427,6 +429,7 @@ __all__ = [
     "layer_gradients",
     "layer_metrics",
     "layer_mix",
+    "layer_swap",
     "lens_difference",
     "lens_quality",
     "load",

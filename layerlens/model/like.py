@@ -44,3 +44,14 @@ def require_like(model: LensModel, other: Any, tokens: Tokens) -> LensModel:
                 "models need the same tokens."
             )
     return found
+
+
+def require_same_head(model: LensModel, other: LensModel) -> None:
+    """Raise InputError where what two models predict cannot be compared token by token."""
+    if other.anatomy.head is None:
+        raise InputError(f"{other.name} has no language-model head to compare with.")
+    if model.d_vocab != other.d_vocab:
+        raise InputError(
+            f"{other.name} has {other.d_vocab} tokens and {model.name} {model.d_vocab}: their "
+            "predictions can be compared only over the same vocabulary."
+        )

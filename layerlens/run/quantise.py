@@ -11,6 +11,7 @@ from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.model.matrices import Matrix, matrices
+from layerlens.run.pointed import pointed
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -73,8 +74,8 @@ def replaced(
 ) -> Iterator[list[tuple[Matrix, Tensor]]]:
     """Let a block use other weights in a ``with`` block; hands over each and what replaces it.
 
-    The model's own numbers are not written to: its parameters point elsewhere meanwhile, and at
-    the end, whatever happens, back at the very same memory. Hold the model's lock.
+    The model's own numbers are not written to, see :func:`layerlens.run.pointed.pointed`. Hold
+    the model's lock.
 
     Parameters
     ----------
@@ -85,20 +86,13 @@ def replaced(
     """
     wanted = [matrix for matrix in matrices(model, layer) if chosen in matrix.name]
     new: list[tuple[Matrix, Tensor]] = []
-    # A tensor that is made in inference mode cannot be the data of a parameter.
-    with torch.inference_mode(False):
-        own = [matrix.parameter.data for matrix in wanted]
-    try:
+    with pointed([matrix.parameter for matrix in wanted]) as point:
         with torch.inference_mode(False), torch.no_grad():
             for matrix in wanted:
                 weight = make(matrix.weight.data)
                 new.append((matrix, weight))
-                matrix.parameter.data = weight.mT if matrix.turned else weight
+                point(matrix.parameter, weight.mT if matrix.turned else weight)
         yield new
-    finally:
-        with torch.inference_mode(False), torch.no_grad():
-            for matrix, data in zip(wanted, own, strict=True):
-                matrix.parameter.data = data
 
 
 def require_quantisable(model: LensModel, layers: Sequence[int]) -> None:

@@ -26,6 +26,8 @@ _LOWEST = -1e30
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """From clean and other logits ``[n, vocabulary]`` to one number a token, ``[n]`` float64."""
+Head = Callable[[Tensor], Tensor]
+"""From states after the last block ``[n, d_model]`` to logits ``[n, vocabulary]``."""
 
 
 def kl(clean: Tensor, other: Tensor) -> Tensor:
@@ -104,13 +106,17 @@ class Outputs:
         parts = [self._loss(self._clean(part), part) for part in self._chunks()]
         self.loss = torch.cat(parts)
 
-    def compare(self, final: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
+    def compare(
+        self, final: Tensor, distance: Distance, head: Head | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Distance from the clean predictions, and the loss, of other states after the last block.
 
         Parameters
         ----------
         final
             ``[n, d_model]``, of the tokens that count.
+        head
+            Another one that these states go through; None for the model's own.
 
         Returns
         -------
@@ -118,7 +124,7 @@ class Outputs:
             ``[n]`` float64 each.
         """
         parts = [
-            self._against(part, self._model.unembed(final[part]), distance)
+            self._against(part, (head or self._model.unembed)(final[part]), distance)
             for part in self._chunks()
         ]
         distances, losses = zip(*parts, strict=True)

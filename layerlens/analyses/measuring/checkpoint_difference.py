@@ -8,7 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.errors import InputError
+from layerlens.model.block_weights import (
+    of_block,
+    outside_blocks,
+    require_alike,
+    short_names,
+)
 from layerlens.model.differences import Difference, difference
 from layerlens.model.required import require_model
 
@@ -42,9 +47,9 @@ VARIABLES = {
 def count_work(model: LensModel, *, other: LensModel | None, spectrum: bool) -> Work:
     """Count operations on the weights of one call, and bytes; runs nothing."""
     weights = [
-        weight for layer in range(model.n_layers) for weight in _of_block(model, layer).values()
+        weight for layer in range(model.n_layers) for weight in of_block(model, layer).values()
     ]
-    everything = [*weights, *_outside(model).values()]
+    everything = [*weights, *outside_blocks(model).values()]
     # Norms and products read each weight a few times.
     operations = 12.0 * sum(weight.numel() for weight in everything)
     if spectrum:
@@ -114,9 +119,9 @@ def checkpoint_difference(
     """
     require_model(other, "other")
     assert other is not None
-    mine = [_of_block(model, layer) for layer in range(model.n_layers)]
-    theirs = [_of_block(other, layer) for layer in range(other.n_layers)]
-    _require_alike(model, other, mine, theirs)
+    require_alike(model, other)
+    mine = [of_block(model, layer) for layer in range(model.n_layers)]
+    theirs = [of_block(other, layer) for layer in range(other.n_layers)]
     _Comparison(job, model, other, mine, theirs).run(spectrum)
 
 
@@ -134,10 +139,10 @@ class _Comparison:
         self.job, self.model, self.other = job, model, other
         self.mine, self.theirs = mine, theirs
         self.names = list(dict.fromkeys(name for weights in mine for name in weights))
-        self.theirs_outside = _outside(other)
+        self.theirs_outside = outside_blocks(other)
         self.outside = {
             name: _common(weight, self.theirs_outside[name])
-            for name, weight in _outside(model).items()
+            for name, weight in outside_blocks(model).items()
             if name in self.theirs_outside and weight.dim() == self.theirs_outside[name].dim()
         }
         self.floor = 0.0
@@ -156,7 +161,7 @@ class _Comparison:
             self.job.emit({"outside": place}, {k: np.array(v) for k, v in numbers.items()})
             if a.shape != self.theirs_outside[name].shape:
                 self.job.remark(f"Of {name} only the rows that both models have were compared.")
-        for name in sorted(_outside(self.model).keys() ^ self.theirs_outside.keys()):
+        for name in sorted(outside_blocks(self.model).keys() ^ self.theirs_outside.keys()):
             self.job.remark(f"{name} is in one of the models only, or tied in one, and left out.")
         self.job.note(
             passes=0, other=self.other.name, noise_floor=self.floor, method="weights only"
@@ -169,7 +174,7 @@ class _Comparison:
         kinds = [self._kind(name) for name in self.names]
         sizes = {"weight": len(self.names), "layer": len(layers), "outside": len(self.outside)}
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
-            "weight": (("weight",), np.array(_tails(self.names))),
+            "weight": (("weight",), np.array(short_names(self.names))),
             "weight_path": (("weight",), np.array(self.names)),
             "weight_kind": (("weight",), np.array(kinds)),
             "layer": (("layer",), layers),
@@ -214,77 +219,7 @@ def _squares(a: Tensor, b: Tensor, found: Difference) -> np.ndarray:
     return np.array([x.square().sum(), y.square().sum(), found.norm**2, (x * y).sum()])
 
 
-def _of_block(model: LensModel, layer: int) -> dict[str, Tensor]:
-    """Weights of a block by their names within it."""
-    block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
-    found = dict(block.named_parameters())
-    for name, weight in found.items():
-        _require_numbers(model, f"{name} of layer {layer}", weight)
-    return {name: weight.data for name, weight in found.items()}
-
-
-def _tails(names: list[str]) -> list[str]:
-    """Short names, each of its own: the last parts of the paths, without ``.weight``.
-
-    >>> _tails(["attn.c_proj.weight", "attn.c_attn.bias", "mlp.c_proj.weight", "ln_1.weight"])
-    ['attn.c_proj', 'c_attn.bias', 'mlp.c_proj', 'ln_1']
-    """
-    paths = [name.removesuffix(".weight").split(".") for name in names]
-    # One more part than needed for a bias, whose last part says nothing.
-    least = [2 if path[-1] == "bias" else 1 for path in paths]
-
-    def tail(path: list[str], length: int) -> str:
-        return ".".join(path[-length:])
-
-    short = []
-    for path, length in zip(paths, least, strict=True):
-        while length < len(path) and sum(tail(p, length) == tail(path, length) for p in paths) > 1:
-            length += 1
-        short.append(tail(path, length))
-    return short
-
-
-def _outside(model: LensModel) -> dict[str, Tensor]:
-    """Weights that are in no block, by their full names; tied ones once."""
-    inside = tuple(f"{block.path}." for block in model.anatomy.blocks)
-    return {
-        name: weight.data
-        for name, weight in model.hf.named_parameters()
-        if not name.startswith(inside)
-    }
-
-
 def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The part of two weights that both have."""
     part = tuple(slice(0, min(sizes)) for sizes in zip(a.shape, b.shape, strict=True))
     return a[part], b[part]
-
-
-def _require_numbers(model: LensModel, name: str, weight: Tensor) -> None:
-    if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
-        raise InputError(
-            f"{name} of {model.name} is quantised or not in memory: load it in float32 or "
-            "bfloat16 to compare its weights."
-        )
-
-
-def _require_alike(
-    model: LensModel,
-    other: LensModel,
-    mine: list[dict[str, Tensor]],
-    theirs: list[dict[str, Tensor]],
-) -> None:
-    """Raise InputError where a weight has no counterpart."""
-    if len(mine) != len(theirs):
-        raise InputError(
-            f"{model.name} has {len(mine)} blocks and {other.name} {len(theirs)}: give two "
-            "checkpoints of one architecture."
-        )
-    for layer, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-        for name in a.keys() | b.keys():
-            shapes = [tuple(w[name].shape) if name in w else "missing" for w in (a, b)]
-            if shapes[0] != shapes[1]:
-                raise InputError(
-                    f"{name} of layer {layer} is {shapes[0]} in {model.name} and {shapes[1]} in "
-                    f"{other.name}: give two checkpoints of one architecture."
-                )

@@ -55,6 +55,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
     "layer_mix": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
+    "layer_swap": ((LIST,), {"other": None}),
     "lens_difference": ((ONE,), {"other": None}),
     "probe": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
     "probe_conditions": (

@@ -56,6 +56,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "layer_mix": ((LIST * 3,), {"labels": [*"abab"] * 3, "folds": 3}),
     "layer_gradients": (([ONE, OTHER],), {"responses": " w15"}),
     "layer_metrics": ((ll.texts(LIST),), {}),
+    "layer_swap": ((LIST,), {"other": None}),
     "lens_difference": ((ONE,), {"other": OTHER}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
     "relevance": ((ONE,), {"rule": "integrated", "baseline": OTHER, "steps": 16}),

@@ -1,0 +1,45 @@
+"""Parameters that point to other numbers for a while, and back at the very same memory after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Point = Callable[[nn.Parameter, Tensor], None]
+"""Lets one of the parameters point to other numbers of its shape and dtype."""
+
+
+@contextmanager
+def pointed(parameters: Sequence[nn.Parameter]) -> Iterator[Point]:
+    """Let parameters point elsewhere in a ``with`` block.
+
+    Their own numbers are never written to, so that they need not be copied, and at the end,
+    whatever happens, every parameter points to its own again. Hold the model's lock.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> own = layer.weight.item()
+    >>> with pointed([layer.weight]) as point:
+    ...     point(layer.weight, torch.tensor([[2.0]]))
+    ...     layer(torch.ones(1)).item()
+    2.0
+    >>> layer.weight.item() == own
+    True
+    """
+    # A tensor that is made in inference mode cannot be the data of a parameter.
+    with torch.inference_mode(False):
+        own = [parameter.data for parameter in parameters]
+
+    def point(parameter: nn.Parameter, numbers: Tensor) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            parameter.data = numbers
+
+    try:
+        yield point
+    finally:
+        for parameter, data in zip(parameters, own, strict=True):
+            point(parameter, data)
