@@ -154,18 +154,22 @@ class Pool:
     Attributes
     ----------
     how
-        ``"first"``, ``"last"``, ``"mean"``, ``"mean of the rest"`` (all but the first), ``"first
-        and mean of the rest"`` (side by side); ``"within"``: a module does it.
+        ``"first"``, ``"last"``, ``"mean"``, ``"mean of the first two"``, ``"mean of the rest"``
+        (all behind some), ``"first and mean of the rest"`` (side by side); ``"within"``: a module
+        does it.
     at
         Before which module of the chain; the head is the last, and one more stands for after it.
         ``"within"``: which module.
     position
         The one position whose row it is, counted from the end where negative; None for several.
+    skipped
+        Positions before the rest.
     """
 
     how: str
     at: int
     position: int | None = None
+    skipped: int = 1
 
 
 @dataclass(frozen=True)

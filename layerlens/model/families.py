@@ -27,25 +27,52 @@ NORM_WORDS = ("norm", "layernorm", "rms")
 
 _STREAMS = "it carries several residual streams side by side"
 
+_CONFORMER = "its blocks hold four sublayers one after the other (a conformer)"
+_CONVOLUTIONS = "it is a convolutional network, without blocks that hand on one stream"
+_VECTORS = "it multiplies what its sublayers add with learned vectors outside of any module"
+
 #: Why families do not fit, put in place of the search's own words when it fails.
 REFUSED = {
+    "albert": "it runs one block again and again, so no module belongs to one layer",
     "beam": "it scales the residual stream down before each sum",
+    "beit": _VECTORS,
+    "bit": _CONVOLUTIONS,
     "blt": "its blocks run over patches of bytes, and a decoder stands between them and the head",
+    "convnext": _CONVOLUTIONS,
+    "convnextv2": _CONVOLUTIONS,
     "cpmant": "it puts prompt tokens of its own in front of the text",
+    "data2vec-vision": _VECTORS,
     "deepseek_v4": f"{_STREAMS} (hyper-connections)",
     "doge": "it multiplies the residual stream with learned vectors before each sum",
+    "efficientnet": _CONVOLUTIONS,
     "falcon_h1": "each block runs an attention and a state-space mixer side by side",
     "gemma3n": f"{_STREAMS} (AltUp)",
     "gemma3n_text": f"{_STREAMS} (AltUp)",
     "gpt_neox_japanese": "its last block adds the attention's bias outside of any module",
+    "hgnet_v2": _CONVOLUTIONS,
     "hrm_text": "it runs its stacks of blocks several times over, in a loop",
     "hy_v4": f"{_STREAMS} (hyper-connections)",
     "inkling2_text": "its sublayers read a mixture of earlier blocks' states, not one stream",
+    "levit": _CONVOLUTIONS,
+    "lasr_ctc": _CONFORMER,
     "longcat_flash": "each block holds two attentions and two MLPs, and a shortcut around them",
+    "longformer": "it pads each text to its window, so its states are of other positions",
+    "mobilenet_v1": _CONVOLUTIONS,
+    "mobilenet_v2": _CONVOLUTIONS,
+    "poolformer": _CONVOLUTIONS,
+    "parakeet_ctc": _CONFORMER,
+    "pp_lcnet": _CONVOLUTIONS,
     "prophetnet": "it predicts several tokens ahead in streams of their own",
     "qwen4_exp": f"{_STREAMS} (hyper-connections)",
     "qwen4_exp_text": f"{_STREAMS} (hyper-connections)",
     "reformer": "its blocks are reversible and carry two residual streams",
+    "regnet": _CONVOLUTIONS,
+    "resnet": _CONVOLUTIONS,
+    "squeezebert": "its states are laid out by width and then by position",
+    "swiftformer": _CONVOLUTIONS,
+    "textnet": _CONVOLUTIONS,
+    "wav2vec2-bert": _CONFORMER,
+    "wav2vec2-conformer": _CONFORMER,
     "xlm": "its sublayers are kept in separate lists, not in blocks",
     "xlnet": "it is a permutation language model with a two-stream attention",
     "xmod": "its language adapters are a third sublayer in each block",

@@ -204,26 +204,30 @@ def _with_shape(hf: PreTrainedModel, feed: Feed) -> Feed:
 def _shapes(config: Any, main: str) -> Iterator[tuple[int, ...]]:
     """Sizes of one input of a model, the likeliest first."""
     if main == "pixel_values":
-        channels = getattr(config, "num_channels", 3)
-        size = getattr(config, "image_size", None)
-        sizes = [size] if size is not None else [224, 64]
-        for each in sizes:
-            height, width = each if isinstance(each, Sequence) else (each, each)
+        channels = stated(config, "num_channels") or 3
+        for size in filter(None, (stated(config, "image_size"), 224, 64)):
+            height, width = size if isinstance(size, Sequence) else (size, size)
             yield int(channels), int(height), int(width)
         return
-    bins = getattr(config, "num_mel_bins", None) or getattr(
-        config, "feature_projection_input_dim", None
-    )
-    if bins is None:
+    names = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
+    bins = {int(found) for name in names if isinstance(found := stated(config, name), int)}
+    frames = stated(config, "max_source_positions")
+    lengths = [2 * frames, frames] if isinstance(frames, int) else []
+    lengths += [found for name in ("max_length",) if isinstance(found := stated(config, name), int)]
+    if main == "input_values" and not bins:
         yield (4000,)  # a quarter of a second at 16 kHz
-        return
-    longest = getattr(config, "max_length", None)
-    frames = getattr(config, "max_source_positions", None)
-    if frames is not None:
-        yield int(bins), 2 * int(frames)
-    if isinstance(longest, int):
-        yield longest, int(bins)
-    yield 32, int(bins)
+    for count in bins or {80}:
+        for length in (*lengths, 64):
+            yield count, length
+            yield length, count
+    yield (4000,)
+
+
+def stated(config: Any, name: str) -> Any:
+    """What a configuration says, or the one of its encoder that is nested in it."""
+    inner = ("", "vision_config", "encoder_config", "audio_config", "audio_encoder")
+    configs = (config if not part else getattr(config, part, None) for part in inner)
+    return next((found for one in configs if (found := getattr(one, name, None)) is not None), None)
 
 
 class _BlockReachedError(Exception):

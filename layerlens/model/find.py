@@ -54,7 +54,20 @@ def find_anatomy(hf: PreTrainedModel, feed: Feed) -> Anatomy:
 def _find(hf: PreTrainedModel, config: Any, feed: Feed) -> Anatomy:
     example = feed.example(hf)
     given = feed.call(hf, example)
-    paths = find_blocks(hf, given, example[feed.ids].numel() if feed.ids else None)
+    first: ModelError | None = None
+    for paths in find_blocks(hf, given, example[feed.ids].numel() if feed.ids else None):
+        try:
+            return _along(hf, config, feed, given, paths)
+        except ModelError as error:  # a shorter list of modules may be the blocks
+            first = first or error
+    assert first is not None  # find_blocks raises where there is none
+    raise first
+
+
+def _along(
+    hf: PreTrainedModel, config: Any, feed: Feed, given: Mapping[str, Any], paths: list[str]
+) -> Anatomy:
+    """The anatomy, if these are the blocks."""
     names = {id(module): name for name, module in hf.named_modules()}
     watcher = Watcher()
     with watcher.on([(name, module) for name, module in hf.named_modules() if name]):
@@ -106,8 +119,8 @@ def _core(path: str, calls: Sequence[Call]) -> str:
 
 def find_blocks(
     hf: PreTrainedModel, given: Mapping[str, Any], rows: int | None = None
-) -> list[str]:
-    """Paths of the blocks, in the order in which they run.
+) -> list[list[str]]:
+    """Lists of modules that may be the blocks, in the order in which they run, the longest first.
 
     Parameters
     ----------
@@ -138,7 +151,7 @@ def find_blocks(
             f"{type(hf).__name__} cannot be read: no list of blocks was seen that hands one "
             "residual stream from block to block, which is what layerlens looks into."
         )
-    return max(chains, key=lambda chain: (len(chain), -chain[0].count(".")))
+    return sorted(chains, key=lambda chain: (-len(chain), chain[0].count(".")))
 
 
 def _is_chain(calls: list[list[Call]], rows: int | None) -> bool:

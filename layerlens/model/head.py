@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -156,47 +156,47 @@ def _chain(
             chain.append(step)
             current = step.gave
         elif pool is None and (found := _pooling(after, head, current)) is not None:
-            how, current = found
-            pool = _pool(how, len(chain))
+            way, current = found
+            pool = replace(way, at=len(chain))
         else:
             break
     return chain, current, pool
 
 
-def _poolings(rows: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The ways in which models make one row of all positions' rows."""
+def _poolings(rows: Tensor) -> Iterator[tuple[Pool | None, Tensor]]:
+    """The ways in which models make one row of all positions' rows, and none of them first."""
+    yield None, rows
     if len(rows) == 1:
-        yield "", rows
         return
-    yield "", rows
-    yield from ((how, pooled(how, rows)) for how in ("first", "last", "mean", "mean of the rest"))
-    yield "first and mean of the rest", pooled("first and mean of the rest", rows)
+    ways = [Pool("first", 0, 0), Pool("last", 0, -1), Pool("mean", 0)]
+    ways += [Pool("mean of the first two", 0)]
+    for how in ("mean of the rest", "first and mean of the rest"):
+        ways += [Pool(how, 0, skipped=skipped) for skipped in range(1, min(9, len(rows)))]
+    yield from ((pool, pooled(pool, rows)) for pool in ways)
 
 
-def pooled(how: str, rows: Tensor) -> Tensor:
+def pooled(pool: Pool, rows: Tensor) -> Tensor:
     """``[..., 1, width]``: one row of the rows of all positions, ``[..., position, width]``."""
-    if how == "first":
+    if pool.how == "first":
         return rows[..., :1, :]
-    if how == "last":
+    if pool.how == "last":
         return rows[..., -1:, :]
-    if how == "mean":
+    if pool.how == "mean":
         return rows.mean(-2, keepdim=True)
-    rest = rows[..., 1:, :].mean(-2, keepdim=True)
-    return rest if how == "mean of the rest" else torch.cat([rows[..., :1, :], rest], -1)
+    if pool.how == "mean of the first two":
+        return (rows[..., :1, :] + rows[..., 1:2, :]) / 2
+    rest = rows[..., pool.skipped :, :].mean(-2, keepdim=True)
+    return rest if pool.how == "mean of the rest" else torch.cat([rows[..., :1, :], rest], -1)
 
 
-def _pooling(after: Sequence[Call], head: Call, rows: Tensor) -> tuple[str, Tensor] | None:
+def _pooling(after: Sequence[Call], head: Call, rows: Tensor) -> tuple[Pool, Tensor] | None:
     """How the model's own code pools rows before it calls the next module, and what that takes."""
     taken = [call.took for call in after if call.took.shape[:1] == (1,)]
-    for how, value in _poolings(rows):
-        for took in (head.took, *taken):
-            if how and took.shape == value.shape and close(value, took, rows.dtype):
-                return how, took
+    for took in (head.took, *taken):
+        for pool, value in _poolings(rows):
+            if pool and took.shape == value.shape and close(value, took, rows.dtype):
+                return pool, took
     return None
-
-
-def _pool(how: str, at: int) -> Pool:
-    return Pool(how, at, {"first": 0, "last": -1}.get(how))
 
 
 def _within(call: Call, at: int) -> Pool:
@@ -217,9 +217,9 @@ def _pooled_after(head: Call, logits: Tensor, led: _Lead) -> tuple[Tensor | None
         return head.gave, _within(head, steps)
     if head.gave.shape == logits.shape:
         return head.gave, pool
-    for how, value in _poolings(head.gave):
-        if value.shape == logits.shape and close(value, logits, head.gave.dtype):
-            return value, _pool(how, steps + 1)
+    for way, value in _poolings(head.gave):
+        if way and value.shape == logits.shape and close(value, logits, head.gave.dtype):
+            return value, replace(way, at=steps + 1)
     return None, None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerlens.errors import InputError
 from layerlens.model.conventions import MASK
-from layerlens.model.feed import numbered, positions
+from layerlens.model.feed import numbered, positions, stated
 from layerlens.model.grid import Frames, Grid
 from layerlens.model.inputs import Given, Sides, pictures, samples
 from layerlens.model.text import Tokens, encode
@@ -116,7 +116,7 @@ def grid_of(model: LensModel, values: Tensor, count: int) -> Grid | Frames | Non
     """
     if model.feed.kind == "audio":
         return _frames(model, values, count)
-    patch = getattr(model.hf.config, "patch_size", None)
+    patch = stated(model.hf.config, "patch_size")
     if patch is None:
         return None
     height, width = patch if isinstance(patch, Sequence) else (patch, patch)

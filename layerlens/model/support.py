@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 
 from layerlens.errors import ModelError
 from layerlens.model.lensmodel import LensModel
@@ -34,9 +34,25 @@ OUTCOMES = {
     "unbuilt": "could not be built",
 }
 
+_MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
+KINDS = {
+    "CausalLM": ("Causal language models", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
+    "MaskedLM": ("Masked language models", _MASKED),
+    "Seq2SeqLM": ("Encoders with a decoder", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"),
+    "ImageClassification": ("Images", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"),
+    "AudioClassification": ("Sounds", "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES"),
+    "CTC": ("Speech to text by frames (CTC)", "MODEL_FOR_CTC_MAPPING_NAMES"),
+    "SpeechSeq2Seq": ("Speech with a decoder", "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"),
+}
+"""Task -> title of its table, and transformers' table of its classes."""
+
 SECONDS = 60.0
 BYTES = 4 << 30
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
+
+
+Wanted = tuple[str, str, str, dict[str, Any]]
+"""Label, model type, task, and configuration attributes of a variant."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,8 @@ class Support:
         ``model_type`` of its configuration, with ``(variant)`` after it for a variant.
     outcome
         A key of :data:`OUTCOMES`.
+    task
+        A key of :data:`KINDS`.
     reason
         Why it is not proven in full, in one sentence; empty where it is.
     cls
@@ -60,6 +78,7 @@ class Support:
     model_type: str
     outcome: str
     reason: str = ""
+    task: str = "CausalLM"
     cls: str = ""
     layout: str = ""
     attention: str = ""
@@ -72,35 +91,42 @@ class Support:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def examine(model_type: str, **overrides: Any) -> Support:
+def classes(task: str) -> dict[str, Any]:
+    """The classes of transformers for a task, by the model type of their configuration."""
+    return dict(getattr(modeling_auto, KINDS[task][1]))
+
+
+def examine(model_type: str, task: str = "CausalLM", **overrides: Any) -> Support:
     """Build a family tiny, find its anatomy and prove it.
 
     Parameters
     ----------
     model_type
         ``model_type`` of a configuration of transformers.
+    task
+        A key of :data:`KINDS`.
     **overrides
         Configuration attributes of a variant.
     """
     from layerlens.run.proof import prove_anatomy
 
     try:
-        hf = tiny_model(model_type, **overrides)
-        with torch.inference_mode():
-            hf(input_ids=torch.arange(3, 10)[None], use_cache=False)
+        hf = tiny_model(model_type, task=task, **overrides)
+        if task == "CausalLM":
+            with torch.inference_mode():
+                hf(input_ids=torch.arange(3, 10)[None], use_cache=False)
     except Exception as error:  # whatever a class of transformers raises
-        cls = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
-        return Support(model_type, "unbuilt", _sentence(error), str(cls))
+        return Support(model_type, "unbuilt", _sentence(error), task, _named(task, model_type))
     cls = type(hf).__name__
     try:
         model = LensModel.wrap(hf, name=model_type, prove=False)
         proof = prove_anatomy(model)
     except ModelError as error:
-        return Support(model_type, "refused", _sentence(error), cls)
+        return Support(model_type, "refused", _sentence(error), task, cls)
     if not proof.ok:
         line = next(line for line in proof.lines if not line.ok)
         reason = f"it does not hold that {line.what} (off by {line.error:.2g})"
-        return Support(model_type, "refused", reason, cls)
+        return Support(model_type, "refused", reason, task, cls)
     blocks = model.anatomy.blocks
     layouts = dict.fromkeys(block.layout for block in blocks)
     routes = dict.fromkeys(block.attention or "none" for block in blocks if block.mixer)
@@ -108,6 +134,7 @@ def examine(model_type: str, **overrides: Any) -> Support:
         model_type,
         "full" if proof.full else "partly",
         "; ".join(proof.notes),
+        task,
         cls,
         ", ".join(layouts),
         ", ".join(routes),
@@ -115,53 +142,57 @@ def examine(model_type: str, **overrides: Any) -> Support:
     )
 
 
+def _named(task: str, model_type: str) -> str:
+    """Name of the class for a model type; of several, the first."""
+    cls = classes(task)[model_type]
+    return cls if isinstance(cls, str) else str(cls[0])
+
+
 def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 240 else text[:237] + "..."
 
 
-def _child(pipe: Any, model_type: str, overrides: dict[str, Any]) -> None:
+def _child(pipe: Any, model_type: str, task: str, overrides: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     with suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
-    pipe.send(examine(model_type, **overrides))
+    pipe.send(examine(model_type, task, **overrides))
 
 
-def survey(
-    wanted: Iterable[tuple[str, str, dict[str, Any]]], processes: int = 2
-) -> Iterator[Support]:
+def survey(wanted: Iterable[Wanted], processes: int = 2) -> Iterator[Support]:
     """Examine families, each in a process with a limit on its time and memory.
 
     Parameters
     ----------
     wanted
-        ``(label, model_type, overrides)``.
+        ``(label, model_type, task, overrides)``.
     processes
         How many run at a time.
     """
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
     waiting = list(wanted)[::-1]
-    running: dict[Any, tuple[Any, str, str, float]] = {}
+    running: dict[Any, tuple[Any, str, str, str, float]] = {}
     while waiting or running:
         while waiting and len(running) < processes:
-            label, model_type, overrides = waiting.pop()
+            label, model_type, task, overrides = waiting.pop()
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(theirs, model_type, overrides))
+            process = context.Process(target=_child, args=(theirs, model_type, task, overrides))
             process.start()
             theirs.close()
-            running[ours] = (process, label, model_type, time.monotonic() + SECONDS)
+            running[ours] = (process, label, model_type, task, time.monotonic() + SECONDS)
         ready = multiprocessing.connection.wait(list(running), timeout=1.0)
-        late = [pipe for pipe, entry in running.items() if time.monotonic() > entry[3]]
+        late = [pipe for pipe, entry in running.items() if time.monotonic() > entry[-1]]
         for pipe in dict.fromkeys([*ready, *late]):
-            process, label, model_type, _ = running.pop(pipe)
-            yield _collect(pipe, process, label, model_type)
+            process, label, model_type, task, _ = running.pop(pipe)
+            yield _collect(pipe, process, label, model_type, task)
 
 
-def _collect(pipe: Any, process: Any, label: str, model_type: str) -> Support:
+def _collect(pipe: Any, process: Any, label: str, model_type: str, task: str) -> Support:
     try:
         found = pipe.recv() if pipe.poll() else None
         reason = "" if found else f"it took longer than {SECONDS:.0f} s"
@@ -171,21 +202,19 @@ def _collect(pipe: Any, process: Any, label: str, model_type: str) -> Support:
     process.join()
     pipe.close()
     if found is None:
-        cls = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
-        return Support(label, "unbuilt", reason, str(cls))
+        return Support(label, "unbuilt", reason, task, _named(task, model_type))
     return Support(**{**found.__dict__, "model_type": label})
 
 
-def all_families() -> list[tuple[str, str, dict[str, Any]]]:
-    """Every causal-LM model type and the variants, as ``(label, model_type, overrides)``."""
-    names = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    families: list[tuple[str, str, dict[str, Any]]] = [(name, name, {}) for name in names]
-    variants = [
-        (f"{name} ({label})", name, overrides)
+def all_families() -> list[Wanted]:
+    """Every model type of every kind, and the variants of decoders."""
+    families: list[Wanted] = [(n, n, task, {}) for task in KINDS for n in classes(task)]
+    variants: list[Wanted] = [
+        (f"{name} ({label})", name, "CausalLM", overrides)
         for name, several in VARIANTS.items()
         for label, overrides in several.items()
     ]
-    return sorted(families + variants)
+    return sorted(families + variants, key=lambda wanted: wanted[:3])
 
 
 def summary(found: Iterable[Support]) -> str:
@@ -195,20 +224,24 @@ def summary(found: Iterable[Support]) -> str:
 
 
 def page(found: list[Support]) -> str:
-    """Write the table of families as a Markdown page."""
-    types = [support for support in found if "(" not in support.model_type]
+    """Write the tables of families as a Markdown page."""
     variants = [support for support in found if "(" in support.model_type]
     head = "| model type | class | layout | attention | heads / key-value heads | result |"
     line = "| --- | --- | --- | --- | --- | --- |"
+    tables = []
+    for task, (title, _) in KINDS.items():
+        types = [one for one in found if one.task == task and one not in variants]
+        counts = f"Of {len(types)} model types: {summary(types)}."
+        tables += [f"## {title}", "", counts, "", head, line, *(one.row() for one in types), ""]
     return "\n".join(
         [
             "# Model families",
             "",
-            f"Every causal language model of transformers {transformers.__version__}, built tiny "
-            "with random weights; its anatomy was found by watching a pass and compared with the "
-            "model's own numbers. A family that is not proven is refused, never guessed.",
-            "",
-            f"Of {len(types)} model types: {summary(types)}.",
+            f"Every model type of transformers {transformers.__version__} for these tasks, built "
+            "tiny with random weights; its anatomy was found by watching a pass and compared with "
+            "the model's own numbers. A family that is not proven is refused, never guessed. Of an "
+            "encoder with a decoder the row is about the decoder; the encoder is proven when "
+            "`model.encoder` is asked for.",
             "",
             "*interface*: the attention is watched where transformers' attention interface calls "
             "it; *spy*: in the family's own code while it runs; *none*: no softmax attention that "
@@ -216,9 +249,8 @@ def page(found: list[Support]) -> str:
             "",
             "This page is written by `python -m layerlens.model.support --write`.",
             "",
-            *[head, line, *(support.row() for support in types)],
-            "",
-            "## Variants",
+            *tables,
+            "## Variants of causal language models",
             "",
             "Configurations of the same families that build their blocks differently.",
             "",
@@ -231,12 +263,12 @@ def page(found: list[Support]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Command line; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m layerlens.model.support", description=__doc__)
-    parser.add_argument("--only", default="", help="model types, separated by commas")
+    parser.add_argument("--only", default="", help="model types or tasks, separated by commas")
     parser.add_argument("--write", action="store_true", help="write docs/families.md")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
     only = set(options.only.split(",")) - {""}
-    wanted = [entry for entry in all_families() if not only or entry[1] in only]
+    wanted = [entry for entry in all_families() if not only or {entry[1], entry[2]} & only]
     found = []
     for support in survey(wanted, options.processes):
         found.append(support)

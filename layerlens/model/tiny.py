@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, a few thousand parameters small.
+"""Any model of transformers, a few thousand parameters small.
 
 The weights are random and mean nothing: such a model is for checking that a family's
 anatomy is found and proven, in milliseconds and without a download.
@@ -10,25 +10,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from layerlens.errors import ModelError
-from layerlens.model.tiny_families import EXTRAS, LATENT, SIZES
+from layerlens.model.tiny_families import EXTRAS, LATENT, SIZES, TASKS
 
-#: A tiny model may not have more parameters than this.
-MOST_PARAMETERS = 5_000_000
+#: A tiny model may not have more parameters than this; one that sees in stages has a size a stage,
+#: which are left as they are.
+MOST_PARAMETERS, MOST_IN_STAGES = 5_000_000, 40_000_000
 
 #: Names under which families state their number of blocks.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 
 
-def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
+def tiny_model(
+    model_type: str, seed: int = 0, *, task: str = "CausalLM", **overrides: Any
+) -> PreTrainedModel:
     """Build a tiny model of a family with perturbed random weights.
 
     Parameters
@@ -37,6 +36,9 @@ def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedMo
         ``model_type`` of the family's configuration, such as ``"llama"``.
     seed
         Seed of the weights.
+    task
+        What it is for, as transformers names its automatic classes: ``"CausalLM"``,
+        ``"MaskedLM"``, ``"Seq2SeqLM"``, ``"ImageClassification"``, ``"CTC"`` and so on.
     **overrides
         Configuration attributes, put in place of the tiny ones.
 
@@ -52,12 +54,12 @@ def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedMo
     ModelError
         If the configuration that results is not tiny.
     """
-    config = tiny_config(model_type, **overrides)
-    _require_tiny(config)
+    config = tiny_config(model_type, task=task, **overrides)
+    _require_tiny(config, task)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        model = _build(config)
+        model = _build(config, task)
         model.train(False)
         perturb(model)
     finally:
@@ -65,9 +67,12 @@ def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> PreTrainedMo
     return model
 
 
-def tiny_config(model_type: str, **overrides: Any) -> PreTrainedConfig:
+def tiny_config(model_type: str, *, task: str = "CausalLM", **overrides: Any) -> PreTrainedConfig:
     """Make the configuration of a tiny model; see :func:`tiny_model`."""
-    extras = {**EXTRAS.get(model_type, {}), **overrides}
+    cls = CONFIG_MAPPING[model_type]
+    known = vars(_default(cls, EXTRAS.get(model_type, {})))
+    for_task = {name: value for name, value in TASKS.get(task, {}).items() if name in known}
+    extras = {**for_task, **EXTRAS.get(model_type, {}), **overrides}
     return _shrunk(CONFIG_MAPPING[model_type], None, extras)
 
 
@@ -85,20 +90,22 @@ def perturb(model: nn.Module) -> None:
             buffer.add_(torch.randn_like(buffer) * 0.1)
 
 
-def _build(config: PreTrainedConfig) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+def _build(config: PreTrainedConfig, task: str) -> PreTrainedModel:
+    config.architectures = config.architectures or []  # some tasks have several classes
+    model: PreTrainedModel = getattr(transformers, f"AutoModelFor{task}").from_config(config)
     return model
 
 
-def _require_tiny(config: PreTrainedConfig) -> None:
+def _require_tiny(config: PreTrainedConfig, task: str) -> None:
     """Count the parameters before any memory is taken."""
     with torch.device("meta"):
-        model = _build(config)
+        model = _build(config, task)
     size = sum(parameter.numel() for parameter in model.parameters())
-    if size > MOST_PARAMETERS:
+    most = MOST_IN_STAGES if task == "ImageClassification" else MOST_PARAMETERS
+    if size > most:
         raise ModelError(
-            f"A tiny {config.model_type} would have {size:,} parameters, more than "
-            f"{MOST_PARAMETERS:,}: its sizes have names that layerlens does not know."
+            f"A tiny {config.model_type} would have {size:,} parameters, more than {most:,}: its "
+            "sizes have names that layerlens does not know."
         )
 
 
@@ -119,6 +126,8 @@ def _shrunk(
     few = next((extras[name] for name in LAYERS if name in extras), SIZES["num_hidden_layers"])
     sizes = SIZES | LATENT if known.get("kv_lora_rank") else SIZES
     for name, old in reached.items():
+        if name in sizes and isinstance(old, list | tuple):
+            continue  # one size a stage
         if name in sizes and old is not None:
             values[name] = sizes[name]
         elif isinstance(old, list) and layers and len(old) == layers and len(old) > 2:

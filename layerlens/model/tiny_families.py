@@ -147,6 +147,17 @@ SIZES: dict[str, Any] = {
     "patch_size": 4,
 }
 
+_SPEECH: dict[str, Any] = {"conv_dim": (8, 8), "conv_stride": (8, 4), "conv_kernel": (10, 4)}
+_SPEECH |= {"num_conv_pos_embedding_groups": 4, "num_conv_pos_embeddings": 8}
+
+#: What models for a task need besides, of those attributes that their configuration has.
+TASKS: dict[str, dict[str, Any]] = {
+    "MaskedLM": {"is_decoder": False},
+    "ImageClassification": {"image_size": 32, "num_labels": 5},
+    "CTC": {"vocab_size": 40, **_SPEECH},
+    "AudioClassification": {"num_labels": 5, **_SPEECH},
+}
+
 #: What is different where keys and values come from a low-rank latent: as many key-value
 #: heads as heads, and ``head_dim`` means the rotated part of a head.
 LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": 4}

@@ -80,7 +80,7 @@ class WithHead:
         """
         head = self._head()
         if head.pool is not None:
-            rows = resid.reshape(-1, 1, resid.shape[-1]).expand(-1, 2, -1)
+            rows = resid.reshape(-1, 1, resid.shape[-1]).expand(-1, 1 + head.pool.skipped, -1)
             given = self._to_head(rows)[:, 0]
             return given.reshape(*resid.shape[:-1], -1)
         return self._to_head(resid)
@@ -93,7 +93,7 @@ class WithHead:
             resid = module(resid) if head.pool is None else _step(module, head.pool, step, resid)
         pool = head.pool
         if pool is not None and pool.at == len(head.chain) and pool.how != "within":
-            resid = pooled(pool.how, resid)
+            resid = pooled(pool, resid)
         return resid if head.scale_in == 1 else resid * head.scale_in
 
     def answer(self, resid: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class WithHead:
         module = self.hf.get_submodule(head.head)
         z = answering(module, x) if _pools(head.pool, last) else module(x)
         if head.pool.at > last:
-            z = pooled(head.pool.how, z)
+            z = pooled(head.pool, z)
         return self._finished(z)
 
     def _finished(self, z: Tensor) -> Tensor:
@@ -180,6 +180,6 @@ def _step(module: nn.Module, pool: Pool, step: int, rows: Tensor) -> Tensor:
     if _pools(pool, step):
         return answering(module, rows)
     if pool.how != "within" and pool.at == step:
-        rows = pooled(pool.how, rows)
+        rows = pooled(pool, rows)
     given: Tensor = module(rows)
     return given

@@ -14,6 +14,7 @@ import numpy as np
 
 from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
+from layerlens.model.inputs import Given, Sides
 
 MOST_WRITTEN = 1000
 """Numbers of an array that are written down in a call."""
@@ -195,7 +196,7 @@ def code(name: str, text: Any, options: Mapping[str, Any], known: Mapping[str, A
 
 def written(text: Any) -> str:
     """Write a text, or several, as literal Python."""
-    if isinstance(text, Texts):
+    if isinstance(text, Texts | Given | Sides):
         return text.code
     ids = getattr(text, "ids", None)  # Tokens: their ids, which are exact
     if ids is not None:

@@ -407,4 +407,25 @@ def test_the_survey_says_what_came_out() -> None:
     assert summary(found).startswith("1 proven in full, 1 proven without heads, 1 refused")
     text = page(found)
     assert "| llama | LlamaForCausalLM | sequential | interface | 4 / 2 | proven in full |" in text
-    assert len(all_families()) > 180
+    assert "## Images" in text
+    assert len({entry[:3] for entry in all_families()}) == len(all_families()) > 350
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task"),
+    [
+        ("deberta-v2", "MaskedLM"), ("electra", "MaskedLM"), ("modernbert", "MaskedLM"),
+        ("distilbert", "MaskedLM"), ("mbart", "Seq2SeqLM"), ("pegasus", "Seq2SeqLM"),
+        ("mt5", "Seq2SeqLM"), ("clip", "ImageClassification"),
+        ("dinov2_with_registers", "ImageClassification"), ("speech_to_text", "SpeechSeq2Seq"),
+        ("audio-spectrogram-transformer", "AudioClassification"),
+    ],
+)  # fmt: skip
+def test_models_of_other_kinds_are_proven_in_full(model_type: str, task: str) -> None:
+    found = examine(model_type, task)
+    assert (found.outcome, found.reason) == ("full", "")
+
+
+def test_what_is_of_another_make_is_refused_with_its_reason() -> None:
+    assert "one block again and again" in examine("albert", "MaskedLM").reason
+    assert "convolutional network" in examine("resnet", "ImageClassification").reason
