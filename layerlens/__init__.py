@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.grafting.back_patch import back_patch
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
     from layerlens.analyses.grafting.layer_swap import layer_swap
+    from layerlens.analyses.grafting.mode_connectivity import mode_connectivity
     from layerlens.analyses.information.information_plane import information_plane
     from layerlens.analyses.information.neural_collapse import neural_collapse
     from layerlens.analyses.information.out_of_distribution import out_of_distribution
@@ -199,6 +200,7 @@ _PLACES = {
     "back_patch": "layerlens.analyses.grafting.back_patch",
     "cross_model_patch": "layerlens.analyses.grafting.cross_model_patch",
     "layer_swap": "layerlens.analyses.grafting.layer_swap",
+    "mode_connectivity": "layerlens.analyses.grafting.mode_connectivity",
     "direct_logit_attribution": "layerlens.analyses.contributions.direct_logit_attribution",
     "steering": "layerlens.analyses.steering.steering",
     "run_layers": "layerlens.run.layers",
@@ -441,6 +443,7 @@ __all__ = [
     "metrics",
     "minimal_pairs",
     "mlp_decomposition",
+    "mode_connectivity",
     "model_view",
     "neural_collapse",
     "neuron",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from layerlens.model.lensmodel import LensModel
 
 Point = Callable[[nn.Parameter, Tensor], None]
 """Lets one of the parameters point to other numbers of its shape and dtype."""
@@ -43,3 +47,8 @@ def pointed(parameters: Sequence[nn.Parameter]) -> Iterator[Point]:
     finally:
         for parameter, data in zip(parameters, own, strict=True):
             point(parameter, data)
+
+
+def places_and_sums(model: LensModel) -> list[tuple[int, float]]:
+    """Where each weight lies and what it sums up to, to tell whether any was left elsewhere."""
+    return [(p.data_ptr(), float(p.sum(dtype=torch.float32))) for p in model.hf.parameters()]

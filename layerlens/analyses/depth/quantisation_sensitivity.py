@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.prediction_change import Outputs, kl
@@ -21,6 +20,7 @@ from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.model.integers import is_whole, whole, wholes
 from layerlens.model.matrices import Matrix, matrices
+from layerlens.run.pointed import places_and_sums
 from layerlens.run.quantise import MOST_BITS, quantised, require_quantisable
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class _Sensitivity:
     ) -> None:
         """Every layer with every number of bits, for each batch."""
         self._declare(budget)
-        self.before = _sums(self.model)
+        self.before = places_and_sums(self.model)
         total = len(split(self.tokens, batch_size)) * len(self.layers) * len(self.bits)
         for one in passes(self.model, self.tokens, skip_first, batch_size, self.job.tick):
             outputs = Outputs(self.model, one.batch, one.taken(one.states[-1]))
@@ -298,17 +298,12 @@ class _Sensitivity:
             passes=self.blocks / self.model.n_layers,
             method="restart from the state before the layer; symmetric round-to-nearest",
         )
-        changed = sum(a != b for a, b in zip(self.before, _sums(self.model), strict=True))
+        changed = sum(a != b for a, b in zip(self.before, places_and_sums(self.model), strict=True))
         what = "weights whose sum or place in memory is not what it was"
         self.job.check("weights are back", changed, 0, what)
         if verify:
             what = "KL against passes of the whole model with the layer rounded"
             self.job.check("naive agreement", self.off, tolerance(self.model), what)
-
-
-def _sums(model: LensModel) -> list[tuple[int, float]]:
-    """Where each weight lies and what it sums up to."""
-    return [(p.data_ptr(), float(p.sum(dtype=torch.float32))) for p in model.hf.parameters()]
 
 
 def _error(new: list[tuple[Matrix, Tensor]]) -> float:

@@ -58,6 +58,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "layer_metrics": ((ll.texts(LIST),), {}),
     "layer_swap": ((LIST,), {"other": None}),
     "lens_difference": ((ONE,), {"other": OTHER}),
+    "mode_connectivity": ((LIST,), {"other": None, "points": 3}),
     "logit_lens": ((ONE,), {"edits": [SOURCE, MEAN]}),
     "relevance": ((ONE,), {"rule": "integrated", "baseline": OTHER, "steps": 16}),
     "probe": (
