@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.lenses.tuned_lens_files import export_tuned_lens, import_tuned_lens
     from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
     from layerlens.analyses.measuring.compare_models import compare_models
+    from layerlens.analyses.measuring.delta_signs import delta_signs
     from layerlens.analyses.measuring.expert_use import expert_use
     from layerlens.analyses.measuring.head_scores import head_scores
     from layerlens.analyses.measuring.invariance import invariance
@@ -210,6 +211,7 @@ _PLACES = {
     "patch_sweep": "layerlens.analyses.patching.patch_sweep",
     "chain_of_layers": "layerlens.analyses.depth.chain_of_layers",
     "compare_models": "layerlens.analyses.measuring.compare_models",
+    "delta_signs": "layerlens.analyses.measuring.delta_signs",
     "invariance": "layerlens.analyses.measuring.invariance",
     "skip_layers": "layerlens.analyses.depth.skip_layers",
     "path_patch": "layerlens.analyses.tracing.path_patch",
@@ -385,6 +387,7 @@ __all__ = [
     "contrast_layers",
     "cross_layer_sensitivity",
     "cross_model_patch",
+    "delta_signs",
     "depth_score",
     "direct_logit_attribution",
     "doctor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,8 @@ def setup_code(attrs: Mapping[str, Any]) -> str:
     ----------
     attrs : mapping
         Attributes as a result has them: ``code``, ``model``, ``load`` (the call, empty for a model
-        in memory), and of a second model that the code names ``other_model`` (or ``other``) and
-        ``other_load``.
+        in memory), of a second model that the code names ``other_model`` (or ``other``) and
+        ``other_load``, and of several ``others_load``, a JSON list.
     """
     lines = ["import layerlens as ll", ""]
     if attrs.get("given"):
@@ -24,6 +25,12 @@ def setup_code(attrs: Mapping[str, Any]) -> str:
     if any(named in code for named in ("(other, ", "(other)", "other=other")):
         name = str(attrs.get("other_model", attrs.get("other", "")))
         lines += _loaded("other", str(attrs.get("other_load", "")), name)
+    if "others=others" in code or "(model, others" in code:
+        calls = json.loads(str(attrs.get("others_load", "[]")))
+        loaded = ", ".join(call or "ll.load(hf, tokenizer)" for call in calls)
+        if not all(calls):
+            lines.append("# Models in memory: put yours in place of hf and tokenizer.")
+        lines.append(f"others = [{loaded}]")
     return "\n".join(lines) + "\n"
 
 

@@ -29,13 +29,14 @@ def running_together(
     model
         The one that runs.
     beside
-        Where the others are, among things that are no models: the options of a call.
+        Where the others are, alone or in lists, among things that are no models: the options of
+        a call.
     tick
         Called while a model is busy; may raise to stop the waiting.
     gradients
         As in ``model.running``.
     """
-    held = {id(each): each for each in beside if isinstance(each, LensModel)} | {id(model): model}
+    held = {id(each): each for each in _models(beside)} | {id(model): model}
     with ExitStack() as stack:
         for number in sorted(held):
             lock = held[number].lock
@@ -44,3 +45,11 @@ def running_together(
             stack.callback(lock.release)
         stack.enter_context(model.running(gradients=gradients))
         yield
+
+
+def _models(given: Iterable[Any]) -> Iterator[LensModel]:
+    for each in given:
+        if isinstance(each, LensModel):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from _models(each)

@@ -217,7 +217,10 @@ def _literal(option: str, value: Any) -> str:
         pairs = [f"{key!r}: {_literal(option, item)}" for key, item in value.items()]
         return "{" + ", ".join(pairs) + "}"
     if isinstance(value, list | tuple | set | frozenset):
-        inner = ", ".join(_literal(option, item) for item in value)
+        items = [_literal(option, item) for item in value]
+        if items and set(items) == {option}:  # models, which have no name but that of the option
+            return option
+        inner = ", ".join(items)
         if isinstance(value, tuple):
             return f"({inner},)" if len(value) == 1 else f"({inner})"
         return f"[{inner}]"

@@ -97,12 +97,17 @@ def calls(given: Mapping[str, Any], tokens: Mapping[str, Tokens]) -> dict[str, s
 
 
 def other_models(options: Mapping[str, Any]) -> dict[str, str]:
-    """Attributes that say how the models among the options are loaded: ``<option>_load``."""
-    return {
-        f"{name}_load": value.load_code
-        for name, value in options.items()
-        if isinstance(getattr(value, "load_code", None), str)
-    }
+    """Attributes that say how the models among the options are loaded: ``<option>_load``.
+
+    Of several models under one name, the JSON list of it.
+    """
+    found = {}
+    for name, value in options.items():
+        several = isinstance(value, list | tuple)
+        calls = [getattr(one, "load_code", None) for one in (value if several else [value])]
+        if calls and all(isinstance(call, str) for call in calls):
+            found[f"{name}_load"] = json.dumps(calls) if several else str(calls[0])
+    return found
 
 
 def named_texts(tokens: Mapping[str, Tokens]) -> dict[str, str]:

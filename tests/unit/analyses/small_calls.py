@@ -14,6 +14,8 @@ from layerlens.corpus.texts import texts as labelled
 from layerlens.model.lensmodel import LensModel
 from layerlens.result.fitted import Fitted, ModelFacts
 
+from .copies import copy_of
+
 ONE, OTHER = [5, 9, 1, 3, 7, 5], [5, 9, 1, 4, 7, 5]
 LIST = [ONE, OTHER, [4, 8, 1, 6, 2, 3]]
 """Each with one token 1, which is the mask of `tests.unit.analyses.masked`."""
@@ -25,6 +27,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "causal_trace": ((ONE,), {"subject": [3]}),
     "checkpoint_difference": ((), {"other": None}),
     "compare_models": ((LIST,), {"other": None}),
+    "delta_signs": ((), {"others": None}),
     "edge_attribution": ((ONE, OTHER), {"steps": 1, "verify": 1}),
     "facets": ((LIST,), {"draws": 1}),
     "feature_circuit": ((ONE,), {"transcoders": None}),
@@ -90,7 +93,18 @@ def filled(options: dict[str, Any], model: LensModel) -> dict[str, Any]:
     made: dict[str, Callable[[LensModel], Any]]
     made = {"other": lambda given: given, "lens": token_rows, "probe": probe, "sae": small_sae}
     made["transcoders"] = small_transcoders
+    made["others"] = tuned
     return {key: made[key](model) if value is None else value for key, value in options.items()}
+
+
+def tuned(model: LensModel) -> list[LensModel]:
+    """Two models with all weights of this one moved."""
+    made = [copy_of(model), copy_of(model)]
+    for place, one in enumerate(made):
+        torch.manual_seed(place)
+        for weight in one.hf.parameters():
+            weight.data.add_(torch.randn_like(weight))
+    return made
 
 
 def probe(model: LensModel) -> Fitted:
