@@ -57,6 +57,20 @@ def require_heads(model: LensModel, site: Site, heads: Iterable[int]) -> None:
             )
 
 
+def neurons_of(model: LensModel, layer: int) -> int:
+    """How many neurons a layer's MLP has: what its last projection is given. Runs nothing.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> neurons_of(ll.load("toy:induction"), 0)
+    256
+    """
+    module = model.hf.get_submodule(model.anatomy.tap(Site("mlp_post", layer)).module)
+    known = getattr(module, "in_features", None)
+    return int(known or module.get_parameter("weight").numel() // model.d_model)
+
+
 def row_shapes(model: LensModel, sites: Iterable[Site]) -> dict[Site, tuple[int, ...]]:
     """Shape of one position of each site, ``(width,)`` or ``(head, width)``.
 

@@ -15,6 +15,7 @@ from layerlens.analyses.depth.difficulty import Difficulty
 from layerlens.analyses.depth.layer_subsets import CleanRun, Sweep, naive
 from layerlens.analyses.depth.skip_text import AGREEMENT, CHUNK_TOKENS, HALF_AGREEMENT
 from layerlens.analyses.depth.windows import REDUCTIONS, summed, windows
+from layerlens.analyses.texts.text_names import text_names
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError, ModelError
 from layerlens.model.abilities import ABILITIES
@@ -197,9 +198,8 @@ def _declare(
     job: Job, model: LensModel, texts: Sequence[Tokens], difficulty: Difficulty | None
 ) -> None:
     sizes = {"text": len(texts), "layer": model.n_layers}
-    names = [f"{row}: {text.texts[0] or text.strings[0][-1]}" for row, text in enumerate(texts)]
     coords: dict[str, tuple[tuple[str, ...], Any]] = {
-        "text": (("text",), np.array(names)),
+        "text": (("text",), text_names(texts)),
         "layer": (("layer",), np.arange(model.n_layers, dtype=np.int32)),
         "length": (("text",), np.array([t.ids.shape[1] for t in texts], dtype=np.int32)),
     }

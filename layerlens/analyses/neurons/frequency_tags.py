@@ -15,6 +15,7 @@ from layerlens.analyses.neurons.rhythm_texts import WAYS, halves, sentences_of
 from layerlens.errors import InputError, SiteError
 from layerlens.metrics.layer import sites_of
 from layerlens.model.integers import whole
+from layerlens.run.where import neurons_of
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -92,13 +93,6 @@ def neuron_sites(model: LensModel, layers: Any) -> list[Site]:
     return found
 
 
-def _width(model: LensModel, site: Site) -> int:
-    """Neurons of a layer: what the MLP's last projection is given."""
-    module = model.hf.get_submodule(model.anatomy.tap(site).module)
-    known = getattr(module, "in_features", None)
-    return int(known or module.get_parameter("weight").numel() // model.d_model)
-
-
 def count_work(
     model: LensModel,
     sentences: Tokens,
@@ -114,7 +108,7 @@ def count_work(
     half = len(sentences.ids) // 2
     beats = 2 * words * half
     sites = neuron_sites(model, layers)
-    wide = max(_width(model, site) for site in sites)
+    wide = max(neurons_of(model, site.block) for site in sites)
     kept = beats * (wide + model.d_model) * len(sites) * 4
     one = (draws * 2 * len(periods(words)) + 4 * beats) * wide * 4
     tests = 2.0 * draws * 2 * beats * 2 * len(periods(words)) * wide * len(sites) * len(WAYS)

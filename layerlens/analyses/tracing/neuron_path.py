@@ -14,6 +14,7 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.texts.one_each import one_each
+from layerlens.analyses.texts.text_names import text_names
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.analyses.tracing.neuron_path_cell import open_neuron_path
 from layerlens.analyses.tracing.neuron_path_run import Choice, NeuronPaths, Path, PathText
@@ -23,6 +24,7 @@ from layerlens.model.sites import Site
 from layerlens.run.base import record_base
 from layerlens.run.gradients import GRADIENT_PASSES
 from layerlens.run.many_edits import DEFAULT_LIMIT
+from layerlens.run.where import neurons_of
 
 if TYPE_CHECKING:
     from layerlens.analyses.answers.answer_metric import MetricFunction
@@ -31,10 +33,13 @@ if TYPE_CHECKING:
 
 MEASURES = ("completeness", "reference")
 PATHS = ("chosen", "own gradient x activation", "largest activation", "random")
+STATES_BACK, NEURONS_BACK = 13, 4
+"""Numbers that a block keeps of each token for its way back, in widths of states and of neurons."""
 WITHIN = 0.01
 """Share of the terms that may be missing from what removal costs."""
 
 _CHANGE = "change of the metric with the path up to this layer at 0"
+_EACH = "change of the metric with the whole path at 0, text by text"
 _TOGETHER = "joint attribution of the path up to this layer"
 VARIABLES = {
     **with_interval(
@@ -44,6 +49,10 @@ VARIABLES = {
         "others_change",
         Variable(("path", "layer"), "float64", "1", f"{_CHANGE}, other texts", signed=True),
         "random paths",
+    ),
+    "text_change": Variable(("path", "text"), "float64", "1", _EACH, signed=True),
+    "others_text_change": Variable(
+        ("path", "other_text"), "float64", "1", f"{_EACH}, other texts", signed=True
     ),
     "term": Variable(
         ("layer",), "float64", "1", "what each neuron adds to the attribution", signed=True
@@ -73,9 +82,17 @@ def count_work(
     elsewhere = len(others) if several else int(others is not None)
     removed = (3 + draws) * (1 + elsewhere / texts)
     passes = chosen * (one + tried + removed) + one + GRADIENT_PASSES + 2
-    length = tokens.ids.shape[1]
-    size = length * model.d_model * model.n_layers * (4 * 24 + 4 * 4 * texts)
-    return Work(passes, round(texts * passes), size)
+    return Work(passes, round(texts * passes), _held(model, _layers(model, layers), tokens))
+
+
+def _held(model: LensModel, layers: Sequence[int], tokens: Tokens) -> int:
+    """Bytes of one text's way back, and of what all texts keep: states, neurons of the layers."""
+    wide = [neurons_of(model, layer) for layer in layers]
+    neurons, states = round(float(np.mean(wide))), model.n_layers * model.d_model
+    # What the blocks keep for the way back was measured, see the test.
+    back = STATES_BACK * states + NEURONS_BACK * model.n_layers * neurons
+    kept = len(tokens.ids) * (2 * states + sum(wide))
+    return tokens.ids.shape[1] * (back + kept) * model.dtype.itemsize
 
 
 @analysis(
@@ -151,7 +168,9 @@ def neuron_path(
 
     Notes
     -----
-    Of several texts ``F`` is the mean of their metrics, and there is one path for all.
+    Of several texts ``F`` is the mean of their metrics, and there is one path for all;
+    ``text_change`` and ``others_text_change`` say what its removal does in each, and a cell of them
+    opens that text. Any other cell opens the first.
 
     Exact are ``joint``, ``term`` (the completeness form, of the whole path) and every ``change``,
     which comes from runs. The candidates of a layer are found by an estimate: their own
@@ -191,7 +210,7 @@ def neuron_path(
     if others is not None:
         more, asked = job.tokens(others, like=tokens), (others_answer, others_wrong)
         tried.append(_runs(job, model, more, chosen, positions, metric, asked, steps, memory_limit))
-    _declare(job, chosen, run, measure, others is not None)
+    _declare(job, chosen, tried, measure)
     rows = _other_paths(run, chosen, draws, np.random.default_rng(seed))
     path: Path = ()
     for place, layer in enumerate(chosen):
@@ -199,8 +218,12 @@ def neuron_path(
         paths = [path, *(row[: place + 1] for row in rows)]
         numbers = np.array([*(one[-1][1] for one in paths[:3]), -1], dtype=np.int32)
         found = {"joint": np.array(joint), "neuron": numbers}
-        for name, texts in zip(("change", "others_change"), tried, strict=False):
-            found.update(_with_random(name, texts.changes(paths)))
+        for name, texts in zip(("", "others_"), tried, strict=False):
+            each = texts.changes_by_text(paths)
+            found.update(_with_random(f"{name}change", each.mean(0)))
+            if len(each) > 1:
+                means = [*each.T[:3], each.T[3:].mean(0)]
+                job.emit({}, {f"{name}text_change": np.array(means)})
         job.emit({"layer": place}, found)
         job.progress(place + 1, len(chosen), f"layer {layer}")
     _finish(job, run, path, measure)
@@ -247,16 +270,21 @@ def _runs(
     return NeuronPaths(model, texts, steps, memory_limit, job.tick)
 
 
-def _declare(job: Job, layers: Sequence[int], run: NeuronPaths, measure: str, others: bool) -> None:
+def _declare(job: Job, layers: Sequence[int], tried: Sequence[NeuronPaths], measure: str) -> None:
     coords: dict[str, tuple[tuple[str, ...], Any]] = {
         "layer": (("layer",), np.array(layers, dtype=np.int32)),
         "path": (("path",), np.array(PATHS)),
     }
-    names = [name for name in VARIABLES if others or not name.startswith("others_")]
+    names = [name for name in VARIABLES if len(tried) > 1 or not name.startswith("others_")]
+    for axis, run in zip(("text", "other_text"), tried, strict=False):
+        if len(run.texts) > 1:
+            coords[axis] = ((axis,), text_names([text.base.tokens for text in run.texts]))
+        else:
+            names = [name for name in names if axis not in VARIABLES[name].dims]
     # The complete attribution is what removal costs, which is drawn already.
     hidden = ["joint"] if measure == "completeness" else []
-    job.declare({"path": len(PATHS), "layer": len(layers)}, coords, names, hidden)
-    first = run.texts[0].measure
+    job.declare({axis: len(labels) for axis, (_, labels) in coords.items()}, coords, names, hidden)
+    first = tried[0].texts[0].measure
     for name in names:
         if name != "neuron":
             job.describe(name, units=first.units)

@@ -159,26 +159,32 @@ class NeuronPaths:
 
     def changes(self, paths: Sequence[Path]) -> np.ndarray:
         """Change of the metric with all neurons of a path at 0, for each path: true runs."""
+        found: np.ndarray = self.changes_by_text(paths).mean(0)
+        return found
+
+    def changes_by_text(self, paths: Sequence[Path]) -> np.ndarray:
+        """The same of each text, ``[text, path]``."""
         return self._runs([[text.scaled(path, 0.0) for path in paths] for text in self.texts])
 
     def kept(self, path: Path) -> float:
         """Change of the metric with a path held at what it is: none."""
-        return float(self._runs([[text.scaled(path, 1.0)] for text in self.texts])[0])
+        return float(self._runs([[text.scaled(path, 1.0)] for text in self.texts]).mean())
 
     def _runs(self, edits: Sequence[Sequence[Sequence[Change]]]) -> np.ndarray:
-        """Mean change of the metric for each list of edits, given by text."""
-        total = np.zeros(len(edits[0]))
-        for text, lists in zip(self.texts, edits, strict=True):
+        """Change of the metric for each list of edits, given by text: ``[text, list]``."""
+        found = np.zeros((len(edits), len(edits[0])))
+        for row, text, lists in zip(found, self.texts, edits, strict=True):
 
-            def take(numbers: Sequence[int], final: Tensor, text: PathText = text) -> None:
+            def take(
+                numbers: Sequence[int], final: Tensor, row: np.ndarray = row, text: PathText = text
+            ) -> None:
                 with torch.no_grad():
-                    values = text.measure(final).cpu().numpy()
-                total[list(numbers)] += (values - text.plain) / len(self.texts)
+                    row[list(numbers)] = text.measure(final).cpu().numpy() - text.plain
 
             cells = [Cell(tuple(changes)) for changes in lists]
             run_cells(self.model, text.base, cells, take, memory_limit=self._limit, tick=self._tick)
             self.passes += len(cells)
-        return total
+        return found
 
 
 class Choice:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import layerlens as ll
 from layerlens.analyses.contract.listeners import Silent
@@ -22,6 +19,8 @@ from layerlens.errors import Cancelled, InputError, MemoryLimitError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.toys import get_toy
 from layerlens.result.fitted import Fitted
+
+from ..most_bytes import most_bytes
 
 SHORT = {"layers": 0, "size": 2, "k": 4, "activations": 6000, "batch": 128, "test_tokens": 200}
 
@@ -209,15 +208,6 @@ def test_what_transcoders_hold_is_what_is_told(model: LensModel, texts: list[lis
     told = ll.estimate("train_transcoder", model, texts, **options).bytes
     held = most_bytes(lambda: ll.train_transcoder(model, texts, **options))
     assert 0.4 * told < held < told
-
-
-def most_bytes(call: Callable[[], object]) -> int:
-    """The most bytes of tensors that are there at once while something runs."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        call()
-    events = [one for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
-    changes = [one.nbytes() for one in sorted(events, key=lambda one: one.start_ns())]
-    return max(accumulate(changes))
 
 
 def test_a_buffer_that_does_not_fit_is_refused(model: LensModel, texts: list[list[int]]) -> None:

@@ -14,6 +14,7 @@ from layerlens.analyses.contract.cells import Opened, Place
 from layerlens.analyses.tracing.neuron_path_run import NeuronPaths
 from layerlens.errors import InputError
 from tests.unit.analyses.by_hooks import IDS, OTHER, Hook, part, plain, run, wrapped
+from tests.unit.analyses.most_bytes import most_bytes
 from tests.unit.analyses.planted import KNOWS, lookup_model
 
 ASKED = {"answer": 17, "wrong": 20}
@@ -112,6 +113,37 @@ def test_a_cell_opens_the_next_token_without_the_path() -> None:
     assert table.head == ["token", "as it is", "last neuron at 0", "path at 0", "change"]
     with pytest.raises(InputError, match="Random paths are many"):
         opened("random")
+
+
+def test_a_cell_of_a_text_opens_that_text() -> None:
+    model, texts = wrapped("gpt2"), [IDS, OTHER]
+    options: dict[str, Any] = {"steps": 2, "draws": 2, "others": [OTHER, IDS], **ASKED}
+    found = ll.neuron_path(model, texts, others_answer=17, others_wrong=20, **options).data
+    mean = found.text_change.mean("text")
+    np.testing.assert_allclose(mean, found.change.isel(layer=-1), atol=1e-6)
+    np.testing.assert_allclose(found.others_text_change, found.text_change[:, ::-1], atol=1e-6)
+    given = {"text": texts}
+    numbers = {"neuron": found.neuron.values}
+    path = [(layer, int(n)) for layer, n in enumerate(found.neuron.values[0])]
+    for axis, row, ids in (("text", 1, OTHER), ("other_text", 1, IDS), ("text", 0, IDS)):
+        labels = {"path": "chosen", axis: str(found[axis].values[row])}
+        place = Place("text_change", labels, 0.0, {}, given, answer=numbers)
+        shown = ll.neuron_path.open(model, texts, options, place)
+        table = {one[0]: one[1] for one in shown.tables[0].rows}
+        with torch.no_grad():
+            first = plain("gpt2")(torch.tensor([ids])).logits[0, -1].softmax(-1)
+        assert table[model.token_string(int(first.argmax()))] == pytest.approx(float(first.max()))
+        assert str(ids) in shown.code and f"neuron={path[0][1]}" in shown.code
+
+
+@pytest.mark.parametrize("length", [6, 60])
+def test_the_bytes_that_are_told_are_those_that_are_held(length: int) -> None:
+    model, ids = wrapped("llama"), [5 + i * 7 % 60 for i in range(length)]
+    options: dict[str, Any] = {"steps": 1, "draws": 1, "candidates": 1, "layers": [0, 1]}
+    ll.neuron_path(model, ids, **options)  # finds out once what this model can
+    held = most_bytes(lambda: ll.neuron_path(model, ids, **options))
+    told = ll.estimate("neuron_path", model, ids, **options).bytes
+    assert 0.7 < told / held < 1.4
 
 
 def test_what_is_asked_wrongly() -> None:
