@@ -64,7 +64,7 @@ def neurons_of(model: LensModel, layer: int) -> int:
     --------
     >>> import layerlens as ll
     >>> neurons_of(ll.load("toy:induction"), 0)
-    256
+    16
     """
     module = model.hf.get_submodule(model.anatomy.tap(Site("mlp_post", layer)).module)
     known = getattr(module, "in_features", None)
