@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.grafting.cross_model_patch import cross_model_patch
     from layerlens.analyses.grafting.layer_swap import layer_swap
     from layerlens.analyses.grafting.mode_connectivity import mode_connectivity
+    from layerlens.analyses.grafting.stitch import stitch
     from layerlens.analyses.information.information_plane import information_plane
     from layerlens.analyses.information.neural_collapse import neural_collapse
     from layerlens.analyses.information.out_of_distribution import out_of_distribution
@@ -202,6 +203,7 @@ _PLACES = {
     "cross_model_patch": "layerlens.analyses.grafting.cross_model_patch",
     "layer_swap": "layerlens.analyses.grafting.layer_swap",
     "mode_connectivity": "layerlens.analyses.grafting.mode_connectivity",
+    "stitch": "layerlens.analyses.grafting.stitch",
     "direct_logit_attribution": "layerlens.analyses.contributions.direct_logit_attribution",
     "steering": "layerlens.analyses.steering.steering",
     "run_layers": "layerlens.run.layers",
@@ -480,6 +482,7 @@ __all__ = [
     "spectrum",
     "state_map",
     "steering",
+    "stitch",
     "suppression",
     "terms",
     "texts",

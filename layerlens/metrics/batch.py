@@ -60,6 +60,12 @@ class Picked:
             return flat[self._slice]
         return flat[self._flat.to(value.device)]
 
+    def put(self, value: Tensor, rows: Tensor) -> Tensor:
+        """A copy of ``[batch, position, width]`` with these tokens' rows ``[n, width]`` in it."""
+        flat = value.flatten(0, 1).clone()
+        flat[self._flat.to(value.device)] = rows.to(flat)
+        return flat.view_as(value)
+
     def by_text(self, values: Tensor) -> Tensor:
         """Sum values ``[n, ...]`` of the tokens of each text: ``[batch, ...]``."""
         if len(self.counts) == 1:

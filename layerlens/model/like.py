@@ -31,6 +31,19 @@ def require_like(model: LensModel, other: Any, tokens: Tokens) -> LensModel:
                 f"{model.name} has {what} {mine} and {found.name} {theirs}: states belong to each "
                 "other only between models of the same shape."
             )
+    return require_same_tokens(model, found, tokens)
+
+
+def require_same_tokens(model: LensModel, other: Any, tokens: Tokens) -> LensModel:
+    """The other model, where both read the same tokens.
+
+    Raises
+    ------
+    InputError
+        It is no model, or has other tokens.
+    """
+    require_model(other, "other")
+    found: LensModel = other
     ids = sorted(set(tokens.ids[tokens.mask].tolist()))
     unknown = [i for i in ids if i >= found.d_vocab_in]
     if unknown:
@@ -48,10 +61,15 @@ def require_like(model: LensModel, other: Any, tokens: Tokens) -> LensModel:
 
 def require_same_head(model: LensModel, other: LensModel) -> None:
     """Raise InputError where what two models predict cannot be compared token by token."""
-    if other.anatomy.head is None:
-        raise InputError(f"{other.name} has no language-model head to compare with.")
+    require_head(other)
     if model.d_vocab != other.d_vocab:
         raise InputError(
             f"{other.name} has {other.d_vocab} tokens and {model.name} {model.d_vocab}: their "
             "predictions can be compared only over the same vocabulary."
         )
+
+
+def require_head(other: LensModel) -> None:
+    """Raise InputError where the other model predicts no tokens."""
+    if other.anatomy.head is None:
+        raise InputError(f"{other.name} has no language-model head to compare with.")

@@ -77,25 +77,26 @@ class ConnectivityRun:
         }
         self._declare()
         before = places_and_sums(self.model), places_and_sums(self.other)
-        both = [
-            passes(model, self.tokens, skip_first, batch_size, self.job.tick)
-            for model in (self.model, self.other)
-        ]
-        total = len(split(self.tokens, batch_size)) * len(self.shares)
-        done = 0
-        for mine, theirs in zip(*both, strict=True):
-            self.blocks += 2 * self.model.n_layers
-            self.losses.add((0,), self._own_loss(mine, mine.states[-1]), mine.batch)
-            self.losses.add((1,), self._other_loss(theirs, theirs.states[-1]), mine.batch)
-            verified = verify if mine.batch.numbers[0] == 0 else 0
-            for column, share in enumerate(self.shares.tolist()):
-                self._whole(mine, column, share)
-                self._layers(mine, theirs, column, share)
-                if column == len(self.shares) // 2:
-                    self._verify(mine, share, verified)
-                self._emit(column)
-                done += 1
-                self.job.progress(done, total, f"{share:.0%} of the way")
+        with self.other.running():  # it is run block by block, too
+            both = [
+                passes(model, self.tokens, skip_first, batch_size, self.job.tick)
+                for model in (self.model, self.other)
+            ]
+            total = len(split(self.tokens, batch_size)) * len(self.shares)
+            done = 0
+            for mine, theirs in zip(*both, strict=True):
+                self.blocks += 2 * self.model.n_layers
+                self.losses.add((0,), self._own_loss(mine, mine.states[-1]), mine.batch)
+                self.losses.add((1,), self._other_loss(theirs, theirs.states[-1]), mine.batch)
+                verified = verify if mine.batch.numbers[0] == 0 else 0
+                for column, share in enumerate(self.shares.tolist()):
+                    self._whole(mine, column, share)
+                    self._layers(mine, theirs, column, share)
+                    if column == len(self.shares) // 2:
+                        self._verify(mine, share, verified)
+                    self._emit(column)
+                    done += 1
+                    self.job.progress(done, total, f"{share:.0%} of the way")
         self._finish(before, verify)
 
     def _declare(self) -> None:

@@ -77,21 +77,22 @@ class SwapRun:
         }
         self.job.declare({"layer": len(self.layers), "block": len(self.ways)}, coords)
         verify = self._verifiable(verify)
-        both = [
-            passes(model, self.tokens, skip_first, batch_size, self.job.tick)
-            for model in (self.model, self.other)
-        ]
-        total = len(split(self.tokens, batch_size)) * len(self.layers)
-        done = 0
-        for mine, theirs in zip(*both, strict=True):
-            self.blocks += 2 * self.model.n_layers
-            batch = _Batch(self, mine, theirs, answers)
-            self._emit_whole(batch)
-            for place, layer in enumerate(self.layers):
-                verified = mine.batch.numbers[0] == 0 and place < verify
-                self._measure(batch, place, layer, verified)
-                done += 1
-                self.job.progress(done, total, f"layer {layer}")
+        with self.other.running():  # it is run block by block, too
+            both = [
+                passes(model, self.tokens, skip_first, batch_size, self.job.tick)
+                for model in (self.model, self.other)
+            ]
+            total = len(split(self.tokens, batch_size)) * len(self.layers)
+            done = 0
+            for mine, theirs in zip(*both, strict=True):
+                self.blocks += 2 * self.model.n_layers
+                batch = _Batch(self, mine, theirs, answers)
+                self._emit_whole(batch)
+                for place, layer in enumerate(self.layers):
+                    verified = mine.batch.numbers[0] == 0 and place < verify
+                    self._measure(batch, place, layer, verified)
+                    done += 1
+                    self.job.progress(done, total, f"layer {layer}")
         self._finish(verify)
 
     def _verifiable(self, verify: int) -> int:

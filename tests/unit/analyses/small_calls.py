@@ -72,6 +72,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "sentence_scores": ((LIST * 4, ["a", "b", "a"] * 4), {"metrics": "curvature"}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "token_dispositions": ((ONE,), {"lens": None}),
+    "stitch": ((LIST,), {"other": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }
 """What analyses need beyond one text, or one for each of their inputs."""

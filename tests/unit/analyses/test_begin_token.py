@@ -69,6 +69,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         (LIST * 3,),
         {"labels": [*"abab"] * 3, "folds": 3, "weight_noise": (), "bits": 8},
     ),
+    "stitch": ((LIST,), {"other": None, "control": "shuffled"}),
     "probe_steering": ((ONE,), {"probe": None}),
     "state_map": ((LIST * 3,), {"other_texts": [ONE]}),
     "mlp_decomposition": ((LIST,), {}),

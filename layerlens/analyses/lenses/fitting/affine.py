@@ -48,14 +48,19 @@ class Moments:
         Whether sums of products are kept, which a ridge map needs; else those of the states.
     device
         Where they are; the CPU where the device has no float64.
+    width_y
+        Entries of a state ``y``, where they are not those of ``x``.
     """
 
-    def __init__(self, width: int, *, products: bool, device: torch.device) -> None:
+    def __init__(
+        self, width: int, *, products: bool, device: torch.device, width_y: int | None = None
+    ) -> None:
         self.device = torch.device("cpu") if device.type == "mps" else device
         self.n = 0
-        self.x, self.y = self._zeros(width), self._zeros(width)
-        size = (width, width) if products else (0, 0)
-        self.xx, self.xy = self._zeros(*size), self._zeros(*size)
+        other = width if width_y is None else width_y
+        self.x, self.y = self._zeros(width), self._zeros(other)
+        self.xx = self._zeros(*((width, width) if products else (0, 0)))
+        self.xy = self._zeros(*((width, other) if products else (0, 0)))
         self.yy = 0.0
 
     def _zeros(self, *size: int) -> Tensor:
@@ -91,14 +96,16 @@ def ridge_map(moments: Moments, penalty: float) -> AffineMap:
     ``A = (Cxx + penalty * tr(Cxx)/d * I)^-1 Cxy`` of centred states (Hoerl and Kennard, Ridge
     regression, 1970), kept as ``A - I`` beside the state itself.
     """
-    product, bias = _ridge(moments, penalty)
+    product, bias = ridge_solution(moments, penalty)
     weight = product.T - torch.eye(len(product), dtype=product.dtype, device=product.device)
     return AffineMap(weight.float(), bias.float())
 
 
 def best_penalty(moments: Moments, others: Moments) -> float:
     """The penalty whose map has the least squared error on other tokens, of `PENALTIES`."""
-    return min(PENALTIES, key=lambda penalty: _squared_error(others, *_ridge(moments, penalty)))
+    return min(
+        PENALTIES, key=lambda penalty: _squared_error(others, *ridge_solution(moments, penalty))
+    )
 
 
 def low_rank(moments: Moments, full: AffineMap, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,8 +129,8 @@ def low_rank(moments: Moments, full: AffineMap, rank: int) -> tuple[Tensor, Tens
     return directions.float(), into.float(), bias.float()
 
 
-def _ridge(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
-    """``A`` and ``b`` of ``y = x @ A + b``."""
+def ridge_solution(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
+    """``A`` and ``b`` of ``y = x @ A + b``, float64; see `ridge_map`."""
     m = moments
     variance = _centred(m.xx, m.x, m.x, m.n)
     added = penalty * variance.diagonal().mean().clamp_min(torch.finfo(variance.dtype).tiny)
