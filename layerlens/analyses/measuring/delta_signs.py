@@ -57,7 +57,7 @@ def count_work(
     source="Yadav et al. (2023), TIES-Merging: Resolving Interference When Merging Models, arXiv "
     "2306.01708",
     cost="no pass, weights only",
-    view="grid",
+    view="panels",
     lead="Of each model only the largest changes of weights count. Where their signs agree no more "
     "often than drawn ones, averaging the models takes away what they have learned.",
     variables=VARIABLES,
