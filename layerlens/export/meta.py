@@ -84,6 +84,7 @@ class Meta(TypedDict):
     checks: list[dict[str, Any]]
     lead: str
     terms: dict[str, str]
+    picture: dict[str, Any] | None
 
 
 def meta_from(
@@ -99,7 +100,8 @@ def meta_from(
     attrs : mapping
         Attributes as a result has them: ``model``, ``model_type``, ``dtype``, ``d_vocab``,
         ``n_layers``, ``notes`` (a list, or JSON of one), ``source``, ``question``, ``cost``,
-        ``code``, of two runs ``other_kind``, ``other_label``, ``other_tokens``, of lenses that were
+        ``code``, ``picture`` where no text was fed, of two runs ``other_kind``, ``other_label``,
+        ``other_tokens``, of lenses that were
         fitted, or of several, ``lenses`` and ``lens_against``; a missing one becomes empty,
         ``n_layers`` is read from the points.
     coords : mapping
@@ -143,6 +145,7 @@ def meta_from(
         checks=Checks(checks).records(),
         lead=str(attrs.get("lead", "")),
         terms=terms_in([*(str(attrs.get(name, "")) for name in ("question", "lead")), *SAID]),
+        picture=json.loads(attrs["picture"]) if "picture" in attrs else None,
     )
 
 

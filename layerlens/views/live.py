@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from layerlens.analyses.contract.provenance import fed_picture
 from layerlens.errors import Cancelled, InputError
 from layerlens.export.pack import WIRE, Wire
 from layerlens.model.required import require_model
@@ -82,6 +83,7 @@ class LiveView(ResultView):
             **model.facts(),
             "notes": [note for found in run.tokens.values() for note in found.notes],
             "code": self.code_of(run),
+            **fed_picture(model, run.tokens),
             **self.analysis.about.shown(),
         }
 

@@ -31,7 +31,13 @@ export interface LensMeta extends CommonMeta {
   lenses?: LensInfo[];
   /** Which of them the others are compared with. */
   against?: number;
+  picture?: FedPicture | null;
 }
+
+/** What was fed in the place of a text, and where its positions lie in it. */
+export type FedPicture =
+  | { kind: "images"; rows: number; columns: number; first: number; source: string }
+  | { kind: "audio"; seconds: number; wave: [number, number][] };
 
 export interface LensInfo {
   name: string;

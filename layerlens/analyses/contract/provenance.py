@@ -20,6 +20,7 @@ from layerlens.analyses.contract.options import plain
 from layerlens.analyses.contract.parts import Parts
 from layerlens.corpus.shown import few
 from layerlens.corpus.texts import Texts
+from layerlens.model.shown import shown
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -73,6 +74,7 @@ def attributes(
         **({} if list(tokens) == ["text"] else named_texts(plain_tokens)),
         **several(plain_tokens),
         **calls(given, plain_tokens),
+        **fed_picture(model, plain_tokens),
         **other_models(options),
     }
 
@@ -108,6 +110,12 @@ def other_models(options: Mapping[str, Any]) -> dict[str, str]:
         if calls and all(isinstance(call, str) for call in calls):
             found[f"{name}_load"] = json.dumps(calls) if several else str(calls[0])
     return found
+
+
+def fed_picture(model: LensModel, tokens: Mapping[str, Tokens]) -> dict[str, str]:
+    """Attribute with the first picture or sound that was fed; none where texts are."""
+    found = shown(model, next(iter(tokens.values()))) if tokens else None
+    return {} if found is None else {"picture": json.dumps(found)}
 
 
 def named_texts(tokens: Mapping[str, Tokens]) -> dict[str, str]:

@@ -6,17 +6,23 @@ import { Fed, Notes } from "../common/Fed";
 import { More } from "../common/More";
 import { PromptLine } from "../common/PromptLine";
 import { useDraft } from "../common/TextField";
+import { Seen } from "./Seen";
 import type { ViewState } from "./state";
 
 /** The prompt, edited in place, and under it the tokens that the model was really fed. */
 export function Prompt({ state }: { state: ViewState }) {
+  const picture = state.meta.value?.picture;
   return (
     <div class="ll-prompt">
-      <PromptLine state={state} />
+      {!picture && <PromptLine state={state} />}
       <Compared state={state} />
-      <Fed state={state}>
-        <Chips state={state} />
-      </Fed>
+      <Fed state={state}>{!picture && <Chips state={state} />}</Fed>
+      {picture && (
+        <>
+          <Seen state={state} picture={picture} />
+          <Notes notes={state.meta.value?.notes ?? []} />
+        </>
+      )}
     </div>
   );
 }
