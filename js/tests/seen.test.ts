@@ -8,6 +8,6 @@ test("a patch lies where its row and column are", () => {
 });
 
 test("a frame lies where its time is", () => {
-  const picture = { kind: "audio", seconds: 0.02, wave: [] } as const;
+  const picture = { kind: "audio", seconds: 0.02, wave: [] as [number, number][] } as const;
   expect(boxOf(picture, 3, 4)).toEqual({ x: 0.75, y: 0, width: 0.25, height: 1 });
 });
