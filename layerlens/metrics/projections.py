@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from layerlens.model.adapters import adapted, embedded
 from layerlens.model.matrices import Matrix, matrices
+from layerlens.model.offloaded import brought
 from layerlens.model.sites import Site
 from layerlens.model.weights import is_dense
 from layerlens.run.forward import forward
@@ -109,18 +110,35 @@ def projections(model: LensModel, layer: int) -> list[Projection]:
 
 def embeddings(model: LensModel) -> dict[str, Tensor]:
     """``embed`` and ``unembed``, ``[vocabulary, d]``; tied ones once, as ``embed``."""
-    found = {"embed": embedded(model.hf.get_submodule(model.anatomy.embedding))}
+    own = model.hf.get_submodule(model.anatomy.embedding)
+    found = {"embed": _numbers(own, embedded(own))}
     if model.anatomy.head is not None:
         module = model.hf.get_submodule(model.anatomy.head.head)
         layer = adapted(module)
         head = getattr(module, "weight", None) if layer is None else layer.matrix()
-        if head is not None and found["embed"] is not head:
+        if head is not None and not _tied(found["embed"], head := _numbers(module, head)):
             found["unembed"] = head
     return {
         name: weight.detach()
         for name, weight in found.items()
         if isinstance(weight, Tensor) and is_dense(weight) and weight.dim() == 2
     }
+
+
+def _numbers(module: nn.Module, weight: Any) -> Any:
+    """A module's weight, read from where it is kept if it is offloaded."""
+    if isinstance(weight, Tensor) and weight.is_meta:
+        return brought(module, "weight")
+    return weight
+
+
+def _tied(one: Any, other: Any) -> bool:
+    """Whether two are one weight; what was read twice, from a disk, is told by its numbers."""
+    if one is other:
+        return True
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    apart = both and not (isinstance(one, nn.Parameter) and isinstance(other, nn.Parameter))
+    return apart and one.shape == other.shape and torch.equal(one, other.to(one.device))
 
 
 def _name(block: BlockAnatomy, path: str, group: Sequence[Matrix]) -> str:

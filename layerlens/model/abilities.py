@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from layerlens.model.weights import lost_weight
+
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
@@ -37,11 +39,8 @@ def _attention(model: LensModel) -> str:
 
 
 def _gradients(model: LensModel) -> str:
-    if any(parameter.is_meta for parameter in model.hf.parameters()):
-        return (
-            "has weights that are not in memory, so no gradient is known: load it without "
-            "offloading"
-        )
+    if lost_weight(model.hf) is not None:
+        return "has weights that are not in memory, so no gradient is known: load them first"
     if any(type(module).__module__.startswith(_INTEGERS) for module in model.hf.modules()):
         return (
             "computes in integers (torch quantised it), which have no gradient: give the model as "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from layerlens.errors import InputError
+from layerlens.model.offloaded import brought
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -28,8 +29,18 @@ def parameters_of(model: LensModel, layer: int) -> dict[str, nn.Parameter]:
 
 
 def of_block(model: LensModel, layer: int) -> dict[str, Tensor]:
-    """The numbers of :func:`parameters_of`."""
-    return {name: weight.data for name, weight in parameters_of(model, layer).items()}
+    """The numbers of a block's parameters, read from where they are if they are offloaded.
+
+    Raises
+    ------
+    InputError
+        One is quantised, or has no numbers anywhere.
+    """
+    block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
+    found = {name: brought(block, name).data for name, _ in block.named_parameters()}
+    for name, weight in found.items():
+        _require_numbers(model, f"{name} of layer {layer}", weight)
+    return found
 
 
 def parameters_outside(model: LensModel) -> dict[str, nn.Parameter]:
@@ -42,7 +53,7 @@ def parameters_outside(model: LensModel) -> dict[str, nn.Parameter]:
 
 def outside_blocks(model: LensModel) -> dict[str, Tensor]:
     """The numbers of :func:`parameters_outside`."""
-    return {name: weight.data for name, weight in parameters_outside(model).items()}
+    return {name: brought(model.hf, name).data for name in parameters_outside(model)}
 
 
 def short_names(names: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from layerlens.model.anatomy import Anatomy
 from layerlens.model.blocks import find_layers
 from layerlens.model.feed import Feed, feed_of, numbered, positions
 from layerlens.model.find import find_anatomy
+from layerlens.model.offloaded import brought_for_gradients, present
 from layerlens.model.prepare import fed, grid_of, written
 from layerlens.model.settled import settled
 from layerlens.model.text import Tokens
@@ -246,7 +247,8 @@ class LensModel(WithHead, WithText):
             Record what is computed for autograd; else nothing is.
         """
         quiet = torch.inference_mode(not gradients)
-        with self.evaluating(), quiet, torch.set_grad_enabled(gradients):
+        kept = brought_for_gradients(self.hf) if gradients else nullcontext()
+        with self.evaluating(), quiet, torch.set_grad_enabled(gradients), kept:
             self.passes += 1
             try:
                 yield
@@ -259,6 +261,15 @@ class LensModel(WithHead, WithText):
         # Who is inside a pass holds the lock and has settled it: to look at all modules again for
         # each of many small calls costs more than the calls.
         with self.lock, nullcontext() if self.passes else settled(self.hf):
+            yield
+
+    @contextmanager
+    def present(self, layers: Iterable[int]) -> Iterator[None]:
+        """Have the weights of some blocks in memory throughout, where they are offloaded."""
+        with ExitStack() as stack:
+            for layer in layers:
+                block = self.hf.get_submodule(self.anatomy.blocks[layer].path)
+                stack.enter_context(present(block))
             yield
 
     @contextmanager

@@ -18,13 +18,17 @@ AFFINE_ROUNDINGS = 8
 SPREAD = 8.0
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Whether a module computes ``x @ weight + bias`` with numbers that are in memory."""
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module computes ``x @ weight + bias``, wherever its numbers are."""
     own = isinstance(module, Conv1D)
     if isinstance(module, nn.Linear):
         own = type(module).forward is nn.Linear.forward
-    weight = getattr(module, "weight", None)
-    return own and not list(module.children()) and isinstance(weight, Tensor) and is_dense(weight)
+    return own and not list(module.children()) and isinstance(module.weight, Tensor)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module computes ``x @ weight + bias`` with numbers that are in memory."""
+    return is_layer(module) and is_dense(module.weight)  # type: ignore[arg-type]
 
 
 def offset(module: nn.Module, x: Tensor) -> Tensor | None:

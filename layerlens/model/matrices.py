@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from layerlens.errors import InputError
 from layerlens.model.adapters import Adapted, adapted
+from layerlens.model.offloaded import brought
 from layerlens.model.weights import is_dense
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Matrix:
     ----------
     name
         Path within the block, without ``.weight``: ``self_attn.q_proj``.
-    parameter
-        The model's own; of an adapted layer that of the layer below the adapter.
+    block, path
+        The block, and where in it the parameter is.
     turned
         The parameter is ``[in, out]`` (as in GPT-2) and not ``[out, in]``.
     layer
@@ -33,20 +34,31 @@ class Matrix:
     """
 
     name: str
-    parameter: nn.Parameter
+    block: nn.Module
+    path: str
     turned: bool = False
     layer: Adapted | None = None
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The model's own; of an adapted layer that of the layer below the adapter.
+
+        Of an offloaded one it is on ``meta`` and has only a shape, unless the block is `present`;
+        then it is another object after each pass.
+        """
+        return self.block.get_parameter(self.path) if self.layer is None else self.layer.parameter
 
     @property
     def weight(self) -> Tensor:
         """``[out, in]``, or ``[expert, out, in]``: a view of the parameter.
 
         Of an adapted layer a new tensor: what the layer and its adapters, as they are set now,
-        compute together.
+        compute together. Of an offloaded one what was read of it, each time anew.
         """
         if self.layer is not None:
             return self.layer.matrix()
-        return self.parameter.mT if self.turned else self.parameter
+        own = brought(self.block, self.path)
+        return own.mT if self.turned else own
 
     @property
     def stacked(self) -> bool:
@@ -63,29 +75,29 @@ def matrices(model: LensModel, layer: int) -> list[Matrix]:
     Raises
     ------
     InputError
-        When they are quantised or not in memory, so that they cannot be read as numbers.
+        When they are quantised, so that they cannot be read as numbers, or offloaded and adapted.
     """
     block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
-    found = _matrices("", block)
+    found = _matrices(block, "", block)
     for matrix in found:
         _require_numbers(model, layer, matrix)
     return found
 
 
-def _matrices(path: str, module: nn.Module) -> list[Matrix]:
+def _matrices(block: nn.Module, path: str, module: nn.Module) -> list[Matrix]:
     if (layer := adapted(module)) is not None:
-        return [Matrix(path, layer.parameter, isinstance(layer.base, Conv1D), layer)]
+        return [Matrix(path, block, "", isinstance(layer.base, Conv1D), layer)]
     if isinstance(module, nn.Linear | Conv1D):
-        weight: Any = module.weight
-        return [Matrix(path, weight, isinstance(module, Conv1D))]
+        return [Matrix(path, block, f"{path}.weight", isinstance(module, Conv1D))]
     found = []
     for name, parameter in module.named_parameters(recurse=False):
         # Experts are stacked in one parameter; a convolution's has three axes too.
         if parameter.dim() == 3 and not hasattr(module, "kernel_size"):
             turned = bool(getattr(module, "is_transposed", False))
-            found.append(Matrix(f"{path}.{name}" if path else name, parameter, turned))
+            own = f"{path}.{name}" if path else name
+            found.append(Matrix(own, block, own, turned))
     for name, child in module.named_children():
-        found += _matrices(f"{path}.{name}" if path else name, child)
+        found += _matrices(block, f"{path}.{name}" if path else name, child)
     return found
 
 
@@ -96,11 +108,11 @@ def require_matrices(model: LensModel) -> None:
 
 
 def _require_numbers(model: LensModel, layer: int, matrix: Matrix) -> None:
-    weight = matrix.parameter
+    weight = matrix.parameter if matrix.layer else brought(matrix.block, matrix.path)
     if weight.is_meta:
         raise InputError(
-            f"{matrix.name} of layer {layer} is not in memory (offloaded): load {model.name} "
-            "without offloading to read its weights."
+            f"{matrix.name} of layer {layer} is not in memory, and has an adapter or is not kept "
+            f"by accelerate: load {model.name} without offloading to read its weights."
         )
     if not is_dense(weight):
         own = type(weight)

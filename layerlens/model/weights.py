@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.errors import ModelError
+from layerlens.model.offloaded import offload_hooks
 
 
 def require_weights(hf: Any, info: dict[str, Any], label: str) -> None:
@@ -69,24 +69,31 @@ def require_finite(hf: Any) -> None:
 
 
 def require_in_memory(hf: nn.Module) -> None:
-    """Raise ModelError naming the first weight that has no numbers and is brought from nowhere.
+    """Raise ModelError naming the first weight that has no numbers and is brought from nowhere."""
+    where = lost_weight(hf)
+    if where is not None:
+        raise ModelError(
+            f"The weight {where} has no numbers (it is on the 'meta' device), so "
+            f"{type(hf).__name__} cannot be run: load its weights first."
+        )
+
+
+def lost_weight(hf: nn.Module) -> str | None:
+    """The first weight that has no numbers and is brought from nowhere; None if there is none.
 
     accelerate keeps offloaded weights elsewhere and puts them in place while a module runs.
     """
     brought: list[str] = []
     for path, module in hf.named_modules():
-        hooks = _offload_hooks(module)
+        hooks = offload_hooks(module)
         if any(hook.place_submodules for hook in hooks):
             brought.append(f"{path}." if path else "")
         if hooks or any(path.startswith(above) for above in brought):
             continue
         for name, weight in module.named_parameters(recurse=False):
             if weight.is_meta:
-                where = f"{path}.{name}" if path else name
-                raise ModelError(
-                    f"The weight {where} has no numbers (it is on the 'meta' device), so "
-                    f"{type(hf).__name__} cannot be run: load its weights first."
-                )
+                return f"{path}.{name}" if path else name
+    return None
 
 
 def input_embedding(hf: Any) -> Any:
@@ -102,21 +109,8 @@ def input_device(hf: Any) -> torch.device:
     if embedding is None:
         device: torch.device = hf.device
         return device
-    for hook in _offload_hooks(embedding):
+    for hook in offload_hooks(embedding):
         return torch.device(hook.execution_device)
     weight = next(embedding.parameters(), None)
     placed: torch.device = hf.device if weight is None else weight.device
     return placed
-
-
-def _offload_hooks(module: nn.Module) -> list[Any]:
-    """The hooks of accelerate that bring a module's weights when it runs."""
-    return [hook for hook in _hooks(getattr(module, "_hf_hook", None)) if hook.offload]
-
-
-def _hooks(hook: Any) -> Iterator[Any]:
-    if hasattr(hook, "hooks"):  # several in a row
-        for each in hook.hooks:
-            yield from _hooks(each)
-    elif hasattr(hook, "offload") and hasattr(hook, "place_submodules"):
-        yield hook

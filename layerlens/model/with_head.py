@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from layerlens.errors import ModelError
 from layerlens.model.anatomy import Anatomy, Pool
 from layerlens.model.head import answering, apply, pooled
+from layerlens.model.offloaded import brought
 from layerlens.model.weights import is_dense
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class HeadMatrix:
     Attributes
     ----------
     weight
-        ``[vocabulary, width]``, the model's own parameter.
+        ``[vocabulary, width]``, the model's own parameter; where that is offloaded, what was read
+        of it.
     bias
         ``[vocabulary]`` or None.
     scale
@@ -152,9 +154,12 @@ class WithHead:
         """The head as one affine map, or None where it is not plainly one."""
         anatomy = self._head()
         module = self.hf.get_submodule(anatomy.head)
-        weight = getattr(module, "weight", None)
-        if type(module) is not nn.Linear or weight is None or not is_dense(weight):
+        if type(module) is not nn.Linear:
             return None
+        weight = brought(self.hf, f"{anatomy.head}.weight")
+        if not is_dense(weight):
+            return None
+        bias = None if module.bias is None else brought(self.hf, f"{anatomy.head}.bias")
         scale, softcap = 1.0, None
         for operation, value in anatomy.operations:
             if softcap is not None:
@@ -163,7 +168,6 @@ class WithHead:
                 softcap = value
             else:
                 scale = scale * value if operation == "multiply" else scale / value
-        bias: Tensor | None = module.bias
         if anatomy.offset is not None:
             more = self.hf.get_buffer(anatomy.offset).reshape(-1)
             bias = more if bias is None else bias + more

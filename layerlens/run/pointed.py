@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from layerlens.model.offloaded import brought
+
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
@@ -51,4 +53,7 @@ def pointed(parameters: Sequence[nn.Parameter]) -> Iterator[Point]:
 
 def places_and_sums(model: LensModel) -> list[tuple[int, float]]:
     """Where each weight lies and what it sums up to, to tell whether any was left elsewhere."""
-    return [(p.data_ptr(), float(p.sum(dtype=torch.float32))) for p in model.hf.parameters()]
+    return [
+        (p.data_ptr(), float(brought(model.hf, name).sum(dtype=torch.float32)))
+        for name, p in model.hf.named_parameters()
+    ]

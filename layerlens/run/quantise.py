@@ -86,7 +86,10 @@ def replaced(
     """
     wanted = [matrix for matrix in matrices(model, layer) if chosen in matrix.name]
     new: list[tuple[Matrix, Tensor]] = []
-    with pointed([matrix.parameter for matrix in wanted]) as point:
+    with (
+        model.present([layer]),
+        pointed([matrix.parameter for matrix in wanted]) as point,
+    ):
         with torch.inference_mode(False), torch.no_grad():
             for matrix in wanted:
                 weight = make(matrix.weight.data)

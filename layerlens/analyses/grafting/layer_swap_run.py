@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, toler
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
-from layerlens.model.block_weights import parameters_of, require_alike
+from layerlens.model.block_weights import of_block, parameters_of, require_alike
 from layerlens.run.answer_place import answer_place
 from layerlens.run.pointed import pointed
 
@@ -138,10 +139,12 @@ class SwapRun:
 
     def _naive(self, batch: _Batch, layer: int) -> Tensor:
         """The last state of a pass of the whole model that holds the other's weights in a block."""
-        own, theirs = parameters_of(self.model, layer), parameters_of(self.other, layer)
-        with pointed(list(own.values())) as point:
+        with ExitStack() as stack:
+            stack.enter_context(self.model.present([layer]))
+            own, theirs = parameters_of(self.model, layer), of_block(self.other, layer)
+            point = stack.enter_context(pointed(list(own.values())))
             for name, parameter in own.items():
-                given = theirs[name].data
+                given = theirs[name]
                 point(parameter, given.to(device=parameter.device, dtype=parameter.dtype))
             self.blocks += self.model.n_layers
             if self.head is self.model:

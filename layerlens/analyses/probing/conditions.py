@@ -6,11 +6,11 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerlens.errors import InputError
 from layerlens.model.integers import is_whole
@@ -18,7 +18,7 @@ from layerlens.model.lensmodel import LensModel
 from layerlens.run.quantise import MOST_BITS, fake_quantise, replaced, require_quantisable
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -51,8 +51,10 @@ class Condition:
     def on(self, model: LensModel, seed: int) -> Iterator[LensModel]:
         """The model under this condition, in a ``with`` block; afterwards it is as it was."""
         if self.dtype is not None:
-            hf = cast("PreTrainedModel", copy.deepcopy(model.hf).to(getattr(torch, self.dtype)))
-            yield LensModel.wrap(hf, model.tokenizer, name=f"{model.name}, {self.dtype}",
+            copied = copy.deepcopy(model.hf)
+            # The `to` that accelerate gives a model it has spread refuses, and is the original's.
+            nn.Module.to(copied, getattr(torch, self.dtype))
+            yield LensModel.wrap(copied, model.tokenizer, name=f"{model.name}, {self.dtype}",
                                  prove=False)  # fmt: skip
             return
         random = torch.Generator().manual_seed(seed)

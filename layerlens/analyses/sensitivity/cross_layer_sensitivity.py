@@ -196,8 +196,6 @@ def cross_layer_sensitivity(
     chosen = model.layers(layers)
     if len(chosen) < 2:
         raise InputError(f"layers is {layers!r}, which is one layer: give two or more, or None.")
-    changes = BlockChanges(model, change, chosen, bits)
-    require_own(changes.groups, chosen)
     texts = asked(job, tokens, None, skip_first)
     numbers = np.array(chosen, dtype=np.int32)
     sizes = {"layer": len(chosen), "layer_other": len(chosen)}
@@ -206,8 +204,11 @@ def cross_layer_sensitivity(
         {axis: ((axis,), numbers) for axis in sizes},
         only=_names(change, second_order=bool(second_order), control=bool(control)),
     )
-    run = CrossLayerRun(job, model, texts, chosen, changes)
-    run.measure(seed if control else None, second_order=bool(second_order))
+    with model.present(chosen):
+        changes = BlockChanges(model, change, chosen, bits)
+        require_own(changes.groups, chosen)
+        run = CrossLayerRun(job, model, texts, chosen, changes)
+        run.measure(seed if control else None, second_order=bool(second_order))
 
 
 def _names(change: str, *, second_order: bool, control: bool) -> list[str]:

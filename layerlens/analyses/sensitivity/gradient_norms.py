@@ -14,7 +14,7 @@ from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.sensitivity.text_gradients import (
     TextGradients,
     norm,
-    recorded,
+    recorded_block,
     recorded_bytes,
 )
 from layerlens.analyses.sweeps.clean_pass import TokenMeans, tolerance
@@ -178,8 +178,7 @@ class _Norms:
         self.replayed = max(self.replayed, found.replayed)
 
     def _weights(self, layer: int) -> AbstractContextManager[list[nn.Parameter]]:
-        block = self.model.hf.get_submodule(self.model.anatomy.blocks[layer].path)
-        return recorded(list(block.parameters()))
+        return recorded_block(self.model, layer)
 
     def _show(self) -> None:
         means = {name: mean.mean() for name, mean in self.means.items()}

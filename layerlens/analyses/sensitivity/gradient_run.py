@@ -195,8 +195,9 @@ class GradientRun:
     def _verify(self, text: _Text, kept: Mapping[int, Gradients]) -> None:
         """The gradients of some blocks by one pass of the whole model and its way back."""
         wanted = [(layer, matrix) for layer in kept for matrix in self.parts.own(layer)]
-        weights = [matrix.parameter for _, matrix in wanted]
-        _, *slopes = text.found.whole_way(text.wanted[0], weights)
+        with self.model.present(kept):
+            weights = [matrix.parameter for _, matrix in wanted]
+            _, *slopes = text.found.whole_way(text.wanted[0], weights)
         self.passes += 3
         for (layer, matrix), slope in zip(wanted, slopes, strict=True):
             for part in self.parts.of(layer, matrix):

@@ -189,7 +189,6 @@ def hessian(
     require_full_precision(model)
     chosen = model.layers(layers)
     texts = asked(job, tokens, None, skip_first)
-    run = HessianRun(job, model, texts, chosen, seed)
     ways = ("", "_chance")[: 1 + bool(control)]
     numbers = np.array(chosen, dtype=np.int32)
     sizes = {"layer": len(chosen), "layer_other": len(chosen)}
@@ -197,6 +196,8 @@ def hessian(
     if what != "cross":
         del sizes["layer_other"], coords["layer_other"]
     job.declare(sizes, coords, only=[variable_name(n, way) for n in RUNS[what] for way in ways])
-    for way in ways:
-        run.measure(what, way, steps if what == "top" else count)
-    run.finish()
+    with model.present(chosen):
+        run = HessianRun(job, model, texts, chosen, seed)
+        for way in ways:
+            run.measure(what, way, steps if what == "top" else count)
+        run.finish()

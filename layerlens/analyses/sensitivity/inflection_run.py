@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layerlens.analyses.contract.job import Job
 from layerlens.analyses.sensitivity.picked_layers import SURE, in_words, picked, summits
-from layerlens.analyses.sensitivity.text_gradients import TextGradients, norm, recorded
+from layerlens.analyses.sensitivity.text_gradients import TextGradients, norm, recorded_block
 from layerlens.analyses.sweeps.clean_pass import tolerance
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.text_pair import row_of
@@ -114,8 +114,7 @@ class InflectionRun:
         return found
 
     def _weights(self, layer: int) -> AbstractContextManager[list[nn.Parameter]]:
-        block = self.model.hf.get_submodule(self.model.anatomy.blocks[layer].path)
-        return recorded(list(block.parameters()))
+        return recorded_block(self.model, layer)
 
     def _show(self) -> None:
         """Means of the texts so far."""

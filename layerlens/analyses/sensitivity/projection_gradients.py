@@ -15,7 +15,7 @@ from layerlens.analyses.sensitivity.factors import Factors, Rows, Shared, inner
 from layerlens.analyses.sensitivity.text_gradients import recorded
 from layerlens.errors import ModelError
 from layerlens.metrics.projections import Projection, projections
-from layerlens.model.linear import is_plain
+from layerlens.model.linear import is_layer
 from layerlens.model.matrices import Matrix
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class Watch:
             for matrix in _matrices(self._parts[layer]):
                 module = _module(self._model.hf.get_submodule(path), matrix)
                 if module is None:
+                    stack.enter_context(self._model.present([layer]))
                     stack.enter_context(recorded([matrix.parameter]))
                     seen.append(_Seen(matrix, None))
                     targets.append(matrix.parameter)
@@ -237,7 +238,7 @@ def _module(block: nn.Module, matrix: Matrix) -> nn.Module | None:
         return None
     else:
         module = block.get_submodule(matrix.name)
-    return module if is_plain(module) else None
+    return module if is_layer(module) else None
 
 
 def _pairs(seen: _Seen, slope: Tensor) -> list[tuple[Tensor, Rows]]:

@@ -233,3 +233,11 @@ def recorded(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
     finally:
         for parameter, was in zip(able, before, strict=True):
             parameter.requires_grad_(was)
+
+
+@contextmanager
+def recorded_block(model: LensModel, layer: int) -> Iterator[list[nn.Parameter]]:
+    """All weights of a block, in memory throughout, each with a gradient recorded."""
+    block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
+    with model.present([layer]), recorded(list(block.parameters())) as weights:
+        yield weights
