@@ -31,7 +31,7 @@ WAYS = {
     "own": "in this model",
     "other": "in the other",
     "cumulative": "with all before it",
-    "random": "in random directions",
+    "random": "in a random direction",
 }
 """How one layer is mixed."""
 
@@ -103,6 +103,7 @@ class ConnectivityRun:
         coords: dict[str, tuple[tuple[str, ...], Any]] = {
             "layer": (("layer",), np.array(self.layers, dtype=np.int32)),
             "share": (("share",), self.shares),
+            "mixed": (("mixed",), np.array(list(WAYS.values()))),
             "part": (("part",), np.array([words for words, _ in PARTS.values()])),
         }
         self.job.declare({axis: len(values) for axis, (_, values) in coords.items()}, coords)
@@ -168,28 +169,24 @@ class ConnectivityRun:
     def _emit(self, column: int) -> None:
         """Losses so far at one point of the way, and barriers where all points are known."""
         losses = self.losses.mean()
-        found = {"loss": losses[0], "other_loss": losses[1]}
-        self.job.emit({}, found)
-        parts = {name: mean.mean() for name, mean in self.parts.items()}
-        named = {"random": "all_loss_chance"}
-        self.job.emit(
-            {"share": column},
-            {named.get(name, f"{name}_loss"): loss[column] for name, loss in parts.items()},
-        )
-        ways = {name: mean.mean() for name, mean in self.ways.items()}
-        self.job.emit(
-            {"share": column},
-            {f"{name}_layer_loss": loss[:, column] for name, loss in ways.items()},
-        )
-        if not all(np.isfinite(loss).all() for loss in ways.values()):
-            return
-        between_models = self.over(losses)
-        for name, loss in ways.items():
-            barrier = (loss - self.over(loss[:, [0, -1]])).max(-1)
-            rise = (loss - between_models).max(-1)
-            self.job.emit({}, {f"{name}_barrier": barrier, f"{name}_rise": rise})
-        whole = np.stack([parts[name] for name in PARTS])
-        self.job.emit({}, {"part_barrier": (whole - self.over(whole[:, [0, -1]])).max(-1)})
+        parts = np.stack([self.parts[name].mean() for name in PARTS])
+        random = self.parts["random"].mean()
+        ways = np.stack([self.ways[name].mean() for name in WAYS], 1)
+        here = {
+            "all_loss": parts[list(PARTS).index("all"), column],
+            "all_loss_chance": random[column],
+            "part_loss": parts[:, column],
+            "layer_loss": ways[..., column],
+        }
+        self.job.emit({"share": column}, here)
+        self.job.emit({}, {"loss": losses[0], "other_loss": losses[1]})
+        if np.isfinite(ways).all():
+            found = {
+                "barrier": (ways - self.over(ways[..., [0, -1]])).max(-1),
+                "rise": (ways - self.over(losses)).max(-1),
+                "part_barrier": (parts - self.over(parts[..., [0, -1]])).max(-1),
+            }
+            self.job.emit({}, found)
 
     def over(self, ends: np.ndarray) -> np.ndarray:
         """The straight line between losses at both ends ``[..., 2]``: ``[..., share]``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.grafting.connectivity_run import PARTS, WAYS, ConnectivityRun
+from layerlens.analyses.grafting.connectivity_run import PARTS, ConnectivityRun
 from layerlens.analyses.sweeps.clean_pass import require_tokens
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
@@ -22,44 +22,33 @@ if TYPE_CHECKING:
 
 _BARRIER = "max over a of L(a) - ((1 - a) L(0) + a L(1))"
 _RISE = "max over a of L(a) - ((1 - a) loss of this model + a loss of the other)"
+_CELL = ("layer", "mixed")
 VARIABLES = {
-    **{
-        f"{name}_loss{end}": Variable(
-            ("share",), "float64", "nats", f"loss on the way of {words}"
-        )
-        for name, (words, _) in PARTS.items()
-        for end in (("", "_chance") if name == "all" else ("",))
-    },
-    **{
-        f"{name}_barrier": Variable(
-            ("layer",), "float64", "nats", f"barrier of a layer {words}", formula=_BARRIER
-        )
-        for name, words in WAYS.items()
-    },
-    **{
-        f"{name}_rise": Variable(
-            ("layer",),
-            "float64",
-            "nats",
-            f"rise above both models {words}",
-            signed=True,
-            formula=_RISE,
-        )
-        for name, words in WAYS.items()
-    },
+    "barrier": Variable(_CELL, "float64", "nats", "barrier of a layer", formula=_BARRIER),
+    "rise": Variable(
+        _CELL,
+        "float64",
+        "nats",
+        "rise of the loss above both models, a layer mixed",
+        signed=True,
+        formula=_RISE,
+    ),
+    "all_loss": Variable(("share",), "float64", "nats", "loss on the way, all weights mixed"),
+    "all_loss_chance": Variable(
+        ("share",), "float64", "nats", "loss on a way as long in a random direction"
+    ),
     "part_barrier": Variable(
         ("part",), "float64", "nats", "barrier of all layers at once", formula=_BARRIER
     ),
-    **{
-        f"{name}_layer_loss": Variable(
-            ("layer", "share"), "float64", "nats", f"loss on the way of a layer {words}",
-            hidden=True,
-        )
-        for name, words in WAYS.items()
-    },
+    "part_loss": Variable(
+        ("part", "share"), "float64", "nats", "loss with a part of all layers mixed", hidden=True
+    ),
+    "layer_loss": Variable(
+        ("layer", "mixed", "share"), "float64", "nats", "loss with a layer mixed", hidden=True
+    ),
     "loss": Variable((), "float64", "nats", "loss of this model"),
     "other_loss": Variable((), "float64", "nats", "loss of the other model"),
-}  # fmt: skip
+}
 
 
 def count_work(
@@ -115,10 +104,9 @@ def mode_connectivity(
     """Go from this model's weights to the other's in a straight line, and measure the loss.
 
     A weight is ``(1 - a) * own + a * other``: all of them, those of the attention, the MLPs, the
-    norms, the embedding and head; and those of one layer, while the rest is of this model
-    (``own``), or of the other (``other``), or while all layers before it are mixed as it is
-    (``cumulative``). The control is a way of the same length from this model into a random
-    direction (``random``, ``all_loss_chance``).
+    norms, the embedding and head (``part``); and those of one layer (``mixed``), while the rest is
+    of this model, or of the other, or while all layers before it are mixed as it is. The control
+    is a way of the same length from this model into a random direction.
 
     Parameters
     ----------
@@ -162,7 +150,7 @@ def mode_connectivity(
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> found = ll.mode_connectivity(model, "cat dog owl cat dog", other=model, points=3)
-    >>> float(found.data.own_barrier.max())
+    >>> float(found.data.barrier.max())
     0.0
     """
     other = require_like(model, other, tokens)
@@ -170,6 +158,6 @@ def mode_connectivity(
     if whole(points, "points") < 3:
         raise InputError(f"points is {points}; expected 3 or more: both ends, and one between.")
     require_tokens(tokens, skip_first)
-    shares = np.linspace(0, 1, points)
+    shares = np.linspace(0, 1, points).round(9)
     run = ConnectivityRun(job, model, other, tokens, model.layers(layers), shares, seed)
     run.run(pairs_of(model, other), skip_first, batch_size, verify)

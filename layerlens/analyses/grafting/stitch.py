@@ -40,6 +40,13 @@ VARIABLES = {
         for name, each in with_interval(key, variable).items()
         if name == key or key.startswith("loss_change")
     },
+    **{
+        f"best_loss_change{end}": Variable(
+            ("layer",), "float64", "nats", f"loss at the best layer of the other{words}",
+            signed=True,
+        )
+        for end, words in (("", ", above its own"), ("_chance", ", control"))
+    },
     "mean_loss_change": Variable(
         ("layer_other",), "float64", "nats", "loss with the mean state over that of the other"
     ),

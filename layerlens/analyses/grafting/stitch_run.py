@@ -269,6 +269,7 @@ class _Trial:
             low, high = losses.interval()
             name = f"loss_change{source.end}"
             self.work.job.emit({}, {f"{name}_low": low, f"{name}_high": high})
+            self.work.job.emit({}, {f"best_{name}": losses.mean().min(-1)})
 
 
 def other_choice(clean: Tensor, other: Tensor) -> Tensor:

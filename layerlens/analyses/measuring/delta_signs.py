@@ -30,13 +30,21 @@ FORMULAS = {"strength": "sum |sum of changes| / sum of sum |changes|, over kept 
 VARIABLES = {
     **{
         f"{place}{name}{end}": Variable(
-            dims, "float64", "1", words[end != ""], formula=FORMULAS.get(name, "")
+            dims,
+            "float64",
+            "1",
+            words[end != ""],
+            formula=FORMULAS.get(name, ""),
+            # Of every weight the picture has room for one thing.
+            hidden=dims == _CELL and f"{name}{end}" != "agreement",
         )
         for place, dims in (("layer_", _LAYER), ("", _CELL))
         for name, words in WORDS.items()
         for end in ("", "_chance")
     },
-    "kept": Variable(_CELL, "float64", "1", "entries that a model keeps, mean over models"),
+    "kept": Variable(
+        _CELL, "float64", "1", "entries that a model keeps, mean over models", hidden=True
+    ),
     "layer_kept": Variable(_LAYER, "float64", "1", "entries that a model keeps, mean over models"),
     "threshold": Variable(("model",), "float64", "1", "smallest change of an entry that is kept"),
 }

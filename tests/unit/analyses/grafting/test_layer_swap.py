@@ -100,6 +100,18 @@ def test_all_swapped_is_the_other_model_and_none_is_its_own() -> None:
     assert float(same.kl.sel(block="of another layer").min()) > 1e-4
 
 
+def test_a_model_that_is_being_trained_is_run_as_it_answers() -> None:
+    """Dropout would make each of its blocks another one, in either analysis."""
+    model, other = pair("gpt2")
+    swapped = ll.layer_swap(model, TEXTS, other=other).data.kl_other.values
+    way = ll.mode_connectivity(model, TEXTS, other=other, points=3).data.layer_loss.values
+    other.hf.train()
+    again = ll.layer_swap(model, TEXTS, other=other).data.kl_other.values
+    assert np.array_equal(swapped, again)
+    anew = ll.mode_connectivity(model, TEXTS, other=other, points=3).data.layer_loss.values
+    assert np.array_equal(way, anew) and other.hf.training
+
+
 def test_the_block_that_differs_is_found() -> None:
     """Only block 1 is another: it costs, alone or in any set, and no other block does."""
     model = by_hooks.wrapped("llama")

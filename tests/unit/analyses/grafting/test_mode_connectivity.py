@@ -10,7 +10,7 @@ import torch
 
 import layerlens as ll
 from layerlens.analyses.grafting import connectivity_run
-from layerlens.analyses.grafting.connectivity_run import ConnectivityRun
+from layerlens.analyses.grafting.connectivity_run import PARTS, WAYS, ConnectivityRun
 from layerlens.errors import Cancelled, InputError
 from layerlens.run.between import between, pairs_of
 
@@ -60,12 +60,12 @@ def test_every_loss_is_that_of_a_mixed_state_dict(family: str) -> None:
             wanted = [
                 loss(mixed(base, a, b, s, lambda n, o=names: n.startswith(o))) for s in SHARES
             ]
-            here = data.sel(layer=layer)
-            assert here[f"{way}_layer_loss"].values.tolist() == pytest.approx(wanted, abs=1e-5)
-            assert float(here[f"{way}_barrier"]) == pytest.approx(barrier(wanted), abs=1e-5)
+            here = data.sel(layer=layer, mixed=WAYS[way])
+            assert here.layer_loss.values.tolist() == pytest.approx(wanted, abs=1e-5)
+            assert float(here.barrier) == pytest.approx(barrier(wanted), abs=1e-5)
             line = [(1 - s) * loss(a) + s * loss(b) for s in SHARES]
             rise = max(one - two for one, two in zip(wanted, line, strict=True))
-            assert float(here[f"{way}_rise"]) == pytest.approx(rise, abs=1e-5)
+            assert float(here.rise) == pytest.approx(rise, abs=1e-5)
     parts = {
         "all": lambda name: True,
         "mlp": lambda name: ".mlp." in name,
@@ -77,14 +77,15 @@ def test_every_loss_is_that_of_a_mixed_state_dict(family: str) -> None:
     }
     for name, chosen in parts.items():
         wanted = [loss(mixed(a, a, b, share, chosen)) for share in SHARES]
-        assert data[f"{name}_loss"].values.tolist() == pytest.approx(wanted, abs=1e-5), name
+        assert data.part_loss.sel(part=PARTS[name][0]).values.tolist() == pytest.approx(
+            wanted, abs=1e-5
+        ), name
 
 
 def test_between_a_model_and_itself_all_is_flat() -> None:
     model = by_hooks.wrapped("gpt2")
     data = ll.mode_connectivity(model, TEXTS, other=copy_of(model), points=3).data
-    for name in ("own_barrier", "other_barrier", "random_barrier", "cumulative_rise"):
-        assert np.abs(data[name].values).max() < 1e-6
+    assert np.abs(data.barrier.values).max() < 1e-6 and np.abs(data.rise.values).max() < 1e-6
     assert np.abs(data.part_barrier.values).max() < 1e-6
 
 
@@ -98,7 +99,7 @@ def test_where_the_loss_is_convex_there_is_no_barrier() -> None:
         head.weight.copy_(head.weight[torch.randperm(len(head.weight))])
     texts = [[60, 5, 9, 1, 3, 7, 5, 9, 1, 3, 7]]
     found = ll.mode_connectivity(model, texts, other=other, points=5).data
-    losses = found.all_loss.values
+    losses = found.part_loss.sel(part="embedding and head").values
     assert (losses[:-2] - 2 * losses[1:-1] + losses[2:] > 0).all()
     assert float(found.part_barrier.sel(part="embedding and head")) < 1e-6
     # Queries and keys of the other sign are the same function, but halfway they are 0.
@@ -109,8 +110,8 @@ def test_where_the_loss_is_convex_there_is_no_barrier() -> None:
         block.k_proj.weight.neg_()
     same = ll.mode_connectivity(model, texts, other=turned, points=5, skip_first=6).data
     assert float(same.other_loss) == pytest.approx(float(same.loss), abs=1e-4)
-    assert float(same.own_barrier.sel(layer=1)) > 0.1
-    assert float(same.own_barrier.sel(layer=0)) < 1e-6
+    assert float(same.barrier.sel(layer=1, mixed="in this model")) > 0.1
+    assert float(same.barrier.sel(layer=0, mixed="in this model")) < 1e-6
 
 
 def test_a_random_way_is_as_long_as_the_way_to_the_other() -> None:
