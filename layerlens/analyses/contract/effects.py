@@ -39,6 +39,16 @@ def among(option: str, *values: Any) -> When:
     return When(option, f"with {option}={words}", lambda value: _among(value, values))
 
 
+def holding(option: str, *values: str) -> When:
+    """Where another option, a name or several, has one of these among its names."""
+    words = " or ".join(map(repr, values))
+
+    def holds(names: str | Sequence[str]) -> bool:
+        return not set(values).isdisjoint([names] if isinstance(names, str) else names)
+
+    return When(option, f"with {words} among {option}", holds)
+
+
 def given(option: str) -> When:
     """Where another option is given: it is neither None, nor false, nor 0, nor empty."""
     return When(option, f"where {option} is given", _given)

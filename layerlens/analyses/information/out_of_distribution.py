@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.contract.effects import When
+from layerlens.analyses.contract.effects import holding
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.contract.tolerances import logit_tolerance
@@ -61,13 +61,6 @@ CHANCE = "chance (halves of inside)"
 """The control, which stands among the scores."""
 
 
-def _with(*wanted: str) -> When:
-    words = " or ".join(map(repr, wanted))
-    return When(
-        "scores", f"with {words} among scores", lambda scores: any(one in scores for one in wanted)
-    )
-
-
 def count_work(
     model: LensModel,
     inside: Tokens,
@@ -116,7 +109,11 @@ def count_work(
     work=count_work,
     inputs=("inside", "outside"),
     pooled=True,
-    effects={"neighbours": _with("knn"), "ridge": _with("mahalanobis"), "draws": _with(*BLOOD)},
+    effects={
+        "neighbours": holding("scores", "knn"),
+        "ridge": holding("scores", "mahalanobis"),
+        "draws": holding("scores", *BLOOD),
+    },
 )
 def out_of_distribution(
     job: Job,

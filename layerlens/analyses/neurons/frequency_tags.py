@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
+from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.neurons.frequency_cell import open_rhythm
 from layerlens.analyses.neurons.frequency_run import KINDS, MEANS, RATES, TEXTS, FrequencyRun
 from layerlens.analyses.neurons.periodic import periods
@@ -53,6 +54,31 @@ VARIABLES = {
         )
         for rate, words in RATES.items()
     },
+    "survive": Variable(
+        ("layer",),
+        "float64",
+        "1",
+        "share of neurons: tagged, and more so than with words swapped",
+        formula="share in order - share swapped, beyond exchanges of sentences between the two, "
+        "Benjamini-Hochberg over the layer's neurons",
+    ),
+    "survive_chance": Variable(
+        ("layer",), "float64", "1", "the same of sentences exchanged with swapped ones"
+    ),
+    **with_interval(
+        "beyond_kinds",
+        Variable(
+            ("layer",),
+            "float64",
+            "1",
+            "power at the rate of sentences less that with words swapped, mean over neurons",
+            signed=True,
+        ),
+        "sentences",
+    ),
+    "beyond_kinds_chance": Variable(
+        ("layer",), "float64", "1", "its upper end (95 %) with sentences exchanged at random"
+    ),
     "kind": Variable(("layer", "tagged_at"), "float64", "1", "share of neurons, by what they keep"),
     "again": Variable(
         ("layer",), "float64", "1", "tagged in half of the sentences: in the other too"
@@ -109,11 +135,12 @@ def count_work(
     beats = 2 * words * half
     sites = neuron_sites(model, layers)
     wide = max(neurons_of(model, site.block) for site in sites)
-    kept = beats * (wide + model.d_model) * len(sites) * 4
+    # Of the sentences what each adds to the power stays, for the test against swapped words.
+    kept = beats * (wide * (1 + 3 / words) + model.d_model) * len(sites) * 4
     one = (draws * 2 * len(periods(words)) + 4 * beats) * wide * 4
     tests = 2.0 * draws * 2 * beats * 2 * len(periods(words)) * wide * len(sites) * len(WAYS)
     tokens = (half + 1) * max(sentences.lengths) + 1
-    return Work(len(WAYS) * runs * 2, 0, kept + one, tokens=tokens, operations=tests)
+    return Work(len(WAYS) * runs * 2, 0, round(kept + one), tokens=tokens, operations=tests)
 
 
 @analysis(
@@ -125,7 +152,7 @@ def count_work(
     view="panels",
     lead="Every sentence has as many words as the others: a neuron that does the same in each has "
     "power at the rate of sentences. What it keeps with words swapped between sentences is that "
-    "of kinds of words, not of sentences.",
+    "of kinds of words, not of sentences; what survives beside it is of sentences.",
     variables=VARIABLES,
     work=count_work,
     inputs=("sentences",),
@@ -178,6 +205,12 @@ def frequency_tags(
     nouns has the rhythm of sentences, too, and keeps it with words swapped: a tag says that a
     neuron is locked to sentences, not that it knows syntax.
 
+    ``survive`` is what remains: neurons that are tagged and whose power at the rate of sentences
+    is larger in order than swapped, by a test that exchanges sentences with swapped ones at random
+    (were a sentence no more than the kinds of its words, that would change nothing), at most
+    ``level`` of them by chance. ``beyond_kinds`` is the mean difference of the two powers, with an
+    interval over sentences (delete-one jackknife).
+
     The sentences are two halves that are fed apart. ``again`` is the share of the neurons tagged in
     the one that the other tags as well. The neurons that are named have most power beyond that with
     words swapped in the first half, and are measured in the second.
@@ -191,8 +224,8 @@ def frequency_tags(
     tokens, the scrambled control. It averages moments, takes every neuron's own 95th percentile of
     1,000 shuffles and then differences of more than 2 standard deviations; that words
     count once, that all neurons of a layer share one distribution (shares of variance have no
-    scale), that errors are counted over neurons and rates, the swapped words and the halves are
-    ours. The fastest rate of an even number of words, every
+    scale), that errors are counted over neurons and rates, the swapped words, the test against them
+    and the halves are ours. The fastest rate of an even number of words, every
     second one, has one wave and not two; shares of variance, not amplitudes, compare it fairly.
 
     Memory holds one text's activations of all layers asked for, for the mean over runs.

@@ -10,7 +10,7 @@ import torch
 
 from layerlens.analyses.answers.answer_metric import Metric, MetricFunction, make_metric
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.contract.effects import among
+from layerlens.analyses.contract.effects import holding
 from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.relevance.removed_tokens import RemovedTokens
@@ -109,7 +109,7 @@ def count_work(
     pooled=True,
     needs=("head",),
     gradients=True,
-    effects={"steps": among("rules", "integrated")},
+    effects={"steps": holding("rules", "integrated")},
 )
 def faithfulness(
     job: Job,

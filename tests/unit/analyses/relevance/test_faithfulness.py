@@ -84,6 +84,11 @@ def test_several_texts_and_their_intervals(llama: ll.LensModel) -> None:
     assert own.comprehensiveness_low <= mean <= own.comprehensiveness_high
 
 
+def test_steps_count_where_integrated_is_one_of_the_rules(llama: ll.LensModel) -> None:
+    found = ll.faithfulness(llama, IDS, rules=["cp", "integrated"], steps=2, draws=0)
+    assert found.checks.ok and "integrated" in found.data.order.values
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
