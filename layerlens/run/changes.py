@@ -68,6 +68,12 @@ class Change:
         if self.op not in OPERATIONS:
             raise InputError(f"{self.op!r} is no operation: use {', '.join(OPERATIONS)}.")
 
+    @property
+    def whole(self) -> bool:
+        """Whether all that passes at its site is changed, none of it chosen or replaced."""
+        chosen = (self.positions, self.row, self.neurons, self.keys, self.site.head)
+        return self.op != "set" and all(part is None for part in chosen)
+
     def write(self, values: Tensor, at: tuple[Tensor, ...], batch: int = 1) -> None:
         """Change rows of a tensor in place.
 
@@ -86,15 +92,19 @@ class Change:
         old = values[index]
         part = self.keys if self.site.kind in SQUARE else self.neurons
         if part is None:
-            values[index] = self._new(old, batch)
+            values[index] = self._made(old, batch)
             return
         columns = torch.tensor(part, device=values.device)
         new = old.clone()
-        new[..., columns] = self._new(old[..., columns], batch)
+        new[..., columns] = self._made(old[..., columns], batch)
         values[index] = new
 
-    def _new(self, old: Tensor, batch: int) -> Tensor:
-        """The new values in place of the old ones."""
+    def _made(self, old: Tensor, batch: int) -> Tensor:
+        """As :meth:`made`, of ``[batch * position, ...]``."""
+        return self.made(old.unflatten(0, (batch, len(old) // batch))).reshape(old.shape)
+
+    def made(self, old: Tensor) -> Tensor:
+        """The new values in place of the old ones, ``[batch, position, ...]``."""
         if self.op == "block":
             return torch.full_like(old, float("-inf"))
         if not isinstance(self.value, Tensor):
@@ -110,9 +120,6 @@ class Change:
         value = self.value.to(device=old.device, dtype=old.dtype)
         if self.op == "project_out":
             return old - (old @ value) @ value.transpose(-1, -2)
-        split = old.unflatten(0, (batch, -1))
         if self.op == "set":
-            new = value.expand(split.shape)
-        else:
-            new = split + value if self.op == "add" else split * value
-        return new.reshape(old.shape)
+            return value.expand(old.shape)
+        return old + value if self.op == "add" else old * value

@@ -190,6 +190,32 @@ def _activations(model: LensModel, flow: Flow) -> Iterator[tuple[nn.Module, floa
                 yield module, 1.0
 
 
+class _Held(torch.autograd.Function):
+    """What a norm gave, as it is; derivatives pass with its statistics held."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        offset: Tensor,
+        y: Tensor,
+        gain: Tensor,
+        scale: Tensor,
+        centred: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(gain, scale)
+        ctx.centred, ctx.dtype = centred, x.dtype
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        gain, scale = ctx.saved_tensors
+        slope = slopes[0].float()
+        added = slope.sum_to_size(gain.shape) if ctx.needs_input_grad[1] else None
+        passed = centre(slope * gain * scale, ctx.centred)
+        return passed.to(ctx.dtype), added, None, None, None, None
+
+
 class _Norm:
     """A norm whose statistics are held, and whose offset can be differentiated by."""
 
@@ -204,13 +230,13 @@ class _Norm:
         if not self._gate.open or not y.requires_grad or x.shape != y.shape:
             return None
         gain, offset, centred = self._measured(module, x)
-        linear = centre(x.float(), centred) * gain
-        held = linear.detach()
-        square = held.square().sum(-1, keepdim=True)
-        along = ((y.detach().float() - offset.detach()) * held).sum(-1, keepdim=True)
-        scale = torch.where(square > 0, along / square, 0.0)
-        moving = (linear - held) * scale + (offset - offset.detach())
-        return with_tensor(output, y, y.detach() + moving.to(y.dtype))
+        with torch.no_grad():
+            linear = centre(x.float(), centred) * gain
+            square = linear.square().sum(-1, keepdim=True)
+            along = ((y.float() - offset) * linear).sum(-1, keepdim=True)
+            scale = torch.where(square > 0, along / square, 0.0)
+        held = _Held.apply(x, offset, y.detach(), gain, scale, centred)  # type: ignore[no-untyped-call]
+        return with_tensor(output, y, held)
 
     def _measured(self, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Gain, offset and whether the mean goes; measured at the first input."""
@@ -219,9 +245,24 @@ class _Norm:
             with torch.no_grad():
                 gain, offset, centred = measure_norm(self._model, module.forward, like)
             gain, offset = (found.clone().to(x.device, torch.float32) for found in (gain, offset))
-            self._offsets.of[self._path] = offset.requires_grad_()
+            if offset.any():
+                self._offsets.of[self._path] = offset.requires_grad_()
             self._found = (gain, offset, centred)
         return self._found
+
+
+class _Sloped(torch.autograd.Function):
+    """What an activation gave, as it is; derivatives pass times a slope."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, a: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return a.view_as(a)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slopes[0] * slope, None, None
 
 
 class _Slope:
@@ -234,15 +275,20 @@ class _Slope:
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._gate.open:
             return None
-        self._given = stream_argument(args, kwargs)
+        self._given = given = stream_argument(args, kwargs)
         if not args:
             return None
-        return (self._given.clone(), *args[1:]), kwargs  # some activations write into what they get
+        # Some activations write into what they get.
+        return (given.detach().clone(), *args[1:]), kwargs
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         u, self._given = self._given, None
         if u is None or not self._gate.open:
             return None
         a = first_tensor(output)
-        slope = torch.where(u != 0, a / u, 0.0).detach() * self._share
-        return with_tensor(output, a, a.detach() + (u - u.detach()) * slope)
+        if not self._share:
+            return with_tensor(output, a, a.detach())
+        with torch.no_grad():
+            slope = (a / u).masked_fill_(u == 0, 0.0) * self._share
+        sloped = _Sloped.apply(u, a.detach(), slope)  # type: ignore[no-untyped-call]
+        return with_tensor(output, a, sloped)

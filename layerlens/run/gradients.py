@@ -142,8 +142,8 @@ def recorded_pass(
         For each of ``sites`` the zeros that were added there.
     """
     sites, length = list(sites), tokens.ids.shape[1]
-    at = tuple(range(length)) if rows is None else tuple(rows)
-    shapes = _shapes(model, sites, len(at), length)
+    at = None if rows is None else tuple(rows)
+    shapes = _shapes(model, sites, length if rows is None else len(rows), length)
     values: dict[Site, Tensor] = {}
     # What was made in inference mode cannot be kept for a backward pass; a copy can.
     fed = tokens.plain

@@ -125,7 +125,7 @@ def install(
     reading = reading or {}
     for layer in {**inside, **reading}:
         found = inside.get(layer, [])
-        watch = attention_watch(found, writer.apply, reading.get(layer, NOTHING))
+        watch = attention_watch(found, writer.copy, reading.get(layer, NOTHING))
         watch_attention(model, layer, watch, gate, stack)
     return installed
 
@@ -175,31 +175,39 @@ class _Writer:
         self._rows = rows
         self.installed = installed
 
-    def apply(self, values: Tensor, changes: Sequence[Change], batch: int, length: int) -> None:
-        """Change ``[batch, position, ...]``, or ``[batch * position, ...]``, in place."""
+    def copy(self, values: Tensor, changes: Sequence[Change], batch: int, length: int) -> Tensor:
+        """A changed copy of ``[batch, position, ...]``, or of ``[batch * position, ...]``."""
         folded = values.shape[0] == batch * length and values.shape[:2] != (batch, length)
+        if torch.is_grad_enabled() and self._rows is plain_rows and all(c.whole for c in changes):
+            # What is written into a copy would cost autograd two more copies each way.
+            for change in changes:
+                self.installed.fired[change.site] += 1
+                rows = values.unflatten(0, (batch, length)) if folded else values
+                values = change.made(rows).reshape(values.shape)
+            return values
+        copy = twin(values)
         for change in changes:
-            rows = self._rows(change, batch, length)
-            if rows is None:
+            chosen = self._rows(change, batch, length)
+            if chosen is None:
                 continue
             self.installed.fired[change.site] += 1
-            rows = rows.to(values.device)
-            at = (rows,) if folded else (rows // length, rows % length)
+            chosen = chosen.to(copy.device)
+            at = (chosen,) if folded else (chosen // length, chosen % length)
             repeats = batch if change.row is None else 1
-            change.write(values, at, repeats)
+            change.write(copy, at, repeats)
+        return copy
 
     def changed(self, tensor: Tensor, tap: Tap, changes: Sequence[Change], n_heads: int) -> Tensor:
         """A changed copy of what passes at a tap."""
         batch, length = self.installed.shape(tensor)
-        new = twin(tensor)
-        value = new if tap.scale == 1 else new * tap.scale
+        value = tensor if tap.scale == 1 else tensor * tap.scale
         if tap.columns is not None:
-            part = tap.columns.read(value).clone()
-            self.apply(part, changes, batch, length)
+            part = self.copy(tap.columns.read(value), changes, batch, length)
             return tap.columns.write(value, part)
         heads = changes[0].site.kind in HEADS
-        self.apply(value.unflatten(-1, (n_heads, -1)) if heads else value, changes, batch, length)
-        return new if tap.scale == 1 else value / tap.scale
+        parts = value.unflatten(-1, (n_heads, -1)) if heads else value
+        new = self.copy(parts, changes, batch, length).reshape(value.shape)
+        return new if tap.scale == 1 else new / tap.scale
 
 
 def twin(tensor: Tensor) -> Tensor:
@@ -301,8 +309,7 @@ def _change_mid(
     def changed(output: Tensor) -> Tensor:
         batch, length = writer.installed.shape(before[0])
         middle = before[0] + (output * tap.scale).reshape(before[0].shape)
-        new = middle.clone()
-        writer.apply(new, changes, batch, length)
+        new = writer.copy(middle, changes, batch, length)
         return output + ((new - middle) / tap.scale).reshape(output.shape)
 
     stack.callback(_on_start(model, block, gate, keep).remove)
@@ -351,7 +358,7 @@ def _require_keys(before: Tensor, after: Tensor, site: Site) -> None:
 
 def attention_watch(
     changes: Sequence[Change],
-    apply: Callable[[Tensor, Sequence[Change], int, int], None],
+    copy: Callable[[Tensor, Sequence[Change], int, int], Tensor],
     reading: Reading = NOTHING,
 ) -> Watch:
     """A watch that changes what passes inside one attention, and hands over what is read."""
@@ -360,9 +367,9 @@ def attention_watch(
         by_kind.setdefault(change.site.kind.removeprefix("rot_"), []).append(change)
 
     def alter(kind: str, tensor: Tensor) -> Tensor:
-        new = twin(tensor)
-        rows = new.transpose(1, 2) if kind in SQUARE else new
-        apply(rows, by_kind[kind], rows.shape[0], rows.shape[1])
+        rows = tensor.transpose(1, 2) if kind in SQUARE else tensor
+        new = copy(rows, by_kind[kind], rows.shape[0], rows.shape[1])
+        new = new.transpose(1, 2) if kind in SQUARE else new
         if kind == "attn_scores":
             _require_keys(tensor, new, by_kind[kind][0].site)
         return new

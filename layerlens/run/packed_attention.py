@@ -13,7 +13,7 @@ from layerlens.model.sites import Site
 from layerlens.run.attention import Watch
 from layerlens.run.base import Base
 from layerlens.run.changes import Change
-from layerlens.run.hooks import attention_watch
+from layerlens.run.hooks import attention_watch, twin
 from layerlens.run.packed_groups import Group, Stack, grouped
 
 
@@ -119,12 +119,14 @@ class PackedAttention:
         place = group.places if self._square else {}
         mine = [change for change in self._square if change.row in place]
 
-        def apply(values: Tensor, changes: Sequence[Change], batch: int, length: int) -> None:
+        def copy(values: Tensor, changes: Sequence[Change], batch: int, length: int) -> Tensor:
+            values = twin(values)
             for change in changes:
                 rows = torch.tensor(change.positions) - group.first
                 change.write(values, (torch.full_like(rows, place[change.row]), rows))
+            return values
 
-        return attention_watch(mine, apply)
+        return attention_watch(mine, copy)
 
 
 class KeysKnown(Exception):  # noqa: N818 - it ends a call that has given what was wanted of it
