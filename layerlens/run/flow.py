@@ -59,7 +59,7 @@ class Flow:
     gate: float
 
     def changes(self, model: LensModel) -> list[Change]:
-        """What stands for the shares inside attention, to be made last in a pass."""
+        """What stands for the shares, to be made before a derivative is taken at the same site."""
         found = []
         for layer in range(model.n_layers):
             shares = {**dict.fromkeys(_scored(model, layer), self.query_key), "v": self.value}
@@ -160,7 +160,7 @@ def gated(model: LensModel) -> tuple[bool, ...]:
 
 @contextmanager
 def holding(model: LensModel, flow: Flow) -> Iterator[Offsets]:
-    """Let derivatives pass norms and activations by the rules; those in attention are changes.
+    """Let derivatives pass norms and activations by the rules; the shares at sites are changes.
 
     Passes of this thread with gradients recorded give the numbers that they would give anyhow.
     """

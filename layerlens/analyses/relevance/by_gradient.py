@@ -30,17 +30,23 @@ class Found(NamedTuple):
         The answer's number in the pass with the rule.
     at
         Site to relevance, ``[position]`` float64.
+    neurons
+        Layer to the relevance of its neurons, summed over positions, ``[neuron]`` float64.
     along
-        The derivative along all states of the first site.
+        Site to the derivative along all that passes there.
     constant
         ``[n_layers + 1]`` float64: what has no token, because biases from this block on add it;
         the last is that of the final norm and the head.
+    behind_neurons
+        Layer to what the bias of the projection behind its neurons adds.
     """
 
     value: float
     at: dict[Site, np.ndarray]
-    along: float
+    neurons: dict[int, np.ndarray]
+    along: dict[Site, float]
     constant: np.ndarray
+    behind_neurons: dict[int, float]
 
 
 def by_gradient(
@@ -50,6 +56,7 @@ def by_gradient(
     sites: Sequence[Site],
     explained: Sequence[Explained],
     rule: str,
+    neurons: Sequence[Site] = (),
 ) -> list[Found]:
     """Values at sites times derivatives there, by a rule's ways.
 
@@ -58,21 +65,24 @@ def by_gradient(
     place
         Position that is answered.
     sites
-        Where relevance is asked for.
+        Where the relevance of tokens is asked for.
     explained
         One way back each.
+    neurons
+        Where the relevance of neurons is asked for.
     """
     last = Site("resid_post", model.n_layers - 1)
     flow = FLOWS.get(rule)
     with ExitStack() as stack:
         stack.enter_context(model.running(gradients=True))
-        offsets, plain, held = Offsets(), {}, []
+        offsets, plain, shares = Offsets(), {}, []
         if flow is not None:
             offsets = stack.enter_context(holding(model, flow))
             plain = stack.enter_context(biases(model))
-            held = flow.changes(model)
-        read = list(dict.fromkeys([*sites, last]))
-        values, leaves = recorded_pass(model, text, sites, read, held=held)
+            shares = flow.changes(model)
+        asked = [*sites, *neurons]
+        read = list(dict.fromkeys([*asked, last]))
+        values, leaves = recorded_pass(model, text, asked, read, shares)
         found = []
         for number in explained:
             value = number(values[last][:, place])[0]
@@ -83,34 +93,55 @@ def by_gradient(
             )
             by_site = dict(zip(leaves, slopes, strict=False))
             by_bias = dict(zip(adding, slopes[len(leaves) :], strict=True))
-            relevance = {
-                site: _relevance(values[site][0], slope, rule) for site, slope in by_site.items()
-            }
-            along = float(_products(values[sites[0]][0], by_site[sites[0]]).sum())
-            constant = _constant(model, adding, by_bias)
-            found.append(Found(float(value.detach()), relevance, along, constant))
+            added = _added(adding, by_bias)
+            found.append(
+                Found(
+                    float(value.detach()),
+                    {site: _relevance(values[site][0], by_site[site], rule) for site in sites},
+                    {s.block: _products(values[s][0], by_site[s]).sum(0).numpy() for s in neurons},
+                    {s: float(_products(values[s][0], by_site[s]).sum()) for s in asked},
+                    _constant(model, added),
+                    {site.block: _behind(model, site.block, added) for site in neurons},
+                )
+            )
     return found
 
 
 def _relevance(value: Tensor, slope: Tensor, rule: str) -> np.ndarray:
     """``[position]`` float64."""
-    found: Tensor = slope.double().norm(dim=-1) if rule == "gradient" else _products(value, slope)
-    relevance: np.ndarray = found.cpu().numpy()
+    if rule == "gradient":
+        found = slope.double().norm(dim=-1).cpu()
+    else:
+        found = _products(value, slope).sum(-1)
+    relevance: np.ndarray = found.numpy()
     return relevance
 
 
 def _products(value: Tensor, slope: Tensor) -> Tensor:
-    """Values times derivatives, ``[position]`` float64."""
-    return (value.detach().double() * slope.double()).sum(-1)
+    """Values times derivatives, ``[position, width]`` float64 on the CPU."""
+    return (value.detach().double() * slope.double()).cpu()
 
 
-def _constant(model: LensModel, adding: dict[str, Tensor], slopes: dict[str, Tensor]) -> np.ndarray:
+def _added(adding: dict[str, Tensor], slopes: dict[str, Tensor]) -> dict[str, float]:
+    """What each bias and offset adds to the number, by path."""
+    # A bias that suppresses a token (-inf) adds nothing where nothing asks for it.
+    return {
+        path: float(torch.where(s != 0, adding[path].detach().double() * s.double(), 0.0).sum())
+        for path, s in slopes.items()
+    }
+
+
+def _constant(model: LensModel, added: dict[str, float]) -> np.ndarray:
     """What is added from each block on, whatever the tokens are."""
     found = np.zeros(model.n_layers + 1)
-    for path, slope in slopes.items():
+    for path, part in added.items():
         layer = layer_of(model, path)
         if layer >= 0:
-            # A bias that suppresses a token (-inf) adds nothing where nothing asks for it.
-            part = torch.where(slope != 0, adding[path].detach().double() * slope.double(), 0.0)
-            found[layer] += float(part.sum())
+            found[layer] += part
     return found[::-1].cumsum()[::-1].copy()
+
+
+def _behind(model: LensModel, layer: int, added: dict[str, float]) -> float:
+    """What the projection behind the neurons of a layer adds by itself."""
+    down = model.anatomy.blocks[layer].taps["mlp_post"].module
+    return sum(part for path, part in added.items() if f"{path}.".startswith(f"{down}."))

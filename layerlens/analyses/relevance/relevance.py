@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.contract.effects import among
+from layerlens.analyses.contract.effects import among, given
 from layerlens.analyses.contract.options import nearest
+from layerlens.analyses.relevance.neurons import neuron_sites
 from layerlens.analyses.relevance.relevance_cell import open_relevance
 from layerlens.analyses.relevance.relevance_text import RelevanceText
-from layerlens.analyses.relevance.rules import CONSERVING, FLOWS, RULES
+from layerlens.analyses.relevance.rules import CONSERVING, FLOWS, RULES, SPLITTING
 from layerlens.analyses.sweeps.clean_pass import tolerance
 from layerlens.analyses.sweeps.straight_way import FEWEST, INSIDE, WITHIN
 from layerlens.analyses.texts.chosen_positions import Cells
@@ -23,6 +24,7 @@ from layerlens.errors import InputError
 from layerlens.model.integers import whole
 from layerlens.run.flow import require_flow
 from layerlens.run.many_edits import DEFAULT_LIMIT
+from layerlens.run.where import row_shapes
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -33,6 +35,7 @@ STEP_WITHIN = 0.05
 """Share by which a derivative may differ from what a small step gives."""
 
 _CELL, _POINT, _SUB = ("point", "position"), ("point",), ("sublayer",)
+_NEURON, _ZEROED = ("layer", "rank"), ("zeroed",)
 VARIABLES = {
     "relevance": Variable(_CELL, "float64", "logit", "relevance of the token", signed=True),
     "relevance_chance": Variable(
@@ -56,6 +59,21 @@ VARIABLES = {
     "sublayer_share_chance": Variable(
         _SUB, "float64", "1", "mean share of the sublayer for random answers"
     ),
+    "neuron": Variable(_NEURON, "int32", "1", "neurons that carry most of the answer"),
+    "neuron_relevance": Variable(
+        _NEURON, "float64", "logit", "relevance of the neuron, all tokens", signed=True
+    ),
+    "neuron_relevance_chance": Variable(
+        _NEURON, "float64", "logit", "mean relevance of the neuron for random answers", signed=True
+    ),
+    "zeroed_layer": Variable(_ZEROED, "int32", "1", "layer of the neuron set to 0"),
+    "zeroed_neuron": Variable(_ZEROED, "int32", "1", "neuron set to 0 at every token"),
+    "zeroed_relevance": Variable(
+        _ZEROED, "float64", "logit", "relevance of the neuron set to 0", signed=True
+    ),
+    "zeroed_effect": Variable(
+        _ZEROED, "float64", "logit", "what the answer loses when it is 0", signed=True
+    ),
 }
 
 
@@ -70,6 +88,8 @@ def count_work(
     baseline: Any,
     steps: int,
     draws: int,
+    neurons: int,
+    verify: int,
     seed: int,
     memory_limit: int,
 ) -> Work:
@@ -77,7 +97,8 @@ def count_work(
     longest = max(tokens.lengths)
     row = longest * model.d_model * model.dtype.itemsize * model.n_layers * INSIDE
     if rule != "integrated":
-        return Work(2 + 2 * (1 + draws), 4 + draws, row)
+        zeroed = 2 * verify * bool(neurons)
+        return Work(2 + 2 * (1 + draws) + zeroed, 4 + draws + zeroed, row)
     later = 1.0 if at == "embed" else (model.n_layers + 2) / 2
     ways = min(whole(steps, "steps"), FEWEST)
     held = max(row, min(memory_limit, ways * row))
@@ -91,7 +112,8 @@ def count_work(
     "Transformers, arXiv 2402.05602; Ali et al. (2022), XAI for Transformers: Better Explanations "
     "through Conservative Propagation, arXiv 2202.07304; Sundararajan, Taly and Yan (2017), "
     "Axiomatic Attribution for Deep Networks, arXiv 1703.01365",
-    cost="2 passes a text and one way back, and one more for each random answer",
+    cost="2 passes a text and one way back, and one more for each random answer; with neurons, a "
+    "pass for each that is set to 0",
     view="grid",
     lead="What each token's state at a depth carries of the answer's logit; what no token has "
     "(biases) and what a rule loses stand beside it, and likeness_chance says how much of the map "
@@ -105,6 +127,8 @@ def count_work(
         "baseline": among("rule", "integrated"),
         "steps": among("rule", "integrated"),
         "memory_limit": among("rule", "integrated"),
+        "neurons": among("rule", *SPLITTING),
+        "verify": given("neurons"),
     },
 )
 def relevance(
@@ -119,6 +143,8 @@ def relevance(
     baseline: str | Sequence[Any] | None = None,
     steps: int = 256,
     draws: int = 4,
+    neurons: int = 0,
+    verify: int = 4,
     seed: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
@@ -152,8 +178,13 @@ def relevance(
         they add up within 1 %.
     draws
         Random answers (or pairs of them) that the same is asked for; not for ``"integrated"``.
+    neurons
+        Give so many neurons of each layer, those that carry most; for rules that divide the answer
+        at one place (neither ``"gradient"`` nor ``"integrated"``).
+    verify
+        Set so many neurons, the strongest of all layers, to 0 one by one, and as many random ones.
     seed
-        Of these.
+        Of the random answers and neurons.
     memory_limit
         Bytes for the rows of ``"integrated"``.
 
@@ -171,6 +202,12 @@ def relevance(
     Propagation, arXiv 2401.11243, who deal out bits by one; to take it at the writes is ours.
     Soft-capped logits are explained before the cap.
 
+    ``neuron_relevance`` is what a neuron gives (after its gate) times the derivative there, summed
+    over tokens; by ``"attnlrp"`` and ``"cp"`` the neurons of a layer add up, with the bias behind
+    them, to what the MLP writes: that is checked. It is a first-order statement, and no claim about
+    a model without the neuron: ``zeroed_effect`` is that, the answer less the answer with the
+    neuron at 0 at every token, everything after it free to react.
+
     Raises
     ------
     InputError
@@ -187,25 +224,28 @@ def relevance(
     True
     """
     _check_options(model, rule, at, steps, draws)
+    _check_neurons(model, neurons, verify)
     texts = len(tokens.ids)
     answers, others = (one_each(v, texts, n) for v, n in ((answer, "answer"), (wrong, "wrong")))
     beginnings = _baselines(job, baseline, texts)
     points = model.anatomy.points(("embed", "post") if at == "layers" else ("embed",))
     sublayers = _sublayers(model)
     cells = Cells(model, tokens)
+    zeroed = verify if neurons else 0
     labels, sites, layers = zip(*points, strict=True)
+    run = RelevanceText(job, model, rule, (labels, sites, layers), sublayers, (neurons, zeroed))
     job.declare(
-        {"point": len(points), "sublayer": len(sublayers), **cells.sizes()},
+        {"point": len(points), "sublayer": len(sublayers), **run.neuron_sizes, **cells.sizes()},
         {
             "point": (_POINT, np.array(labels)),
             "point_layer": (_POINT, np.array(layers, dtype=np.int32)),
             "sublayer": (_SUB, np.array([f"{layer}_{kind}" for kind, layer in sublayers])),
             "sublayer_layer": (_SUB, np.array([i for _, i in sublayers], dtype=np.int32)),
+            **run.neuron_coords,
             **cells.coords(),
         },
-        only=_variables(rule, draws),
+        only=_variables(rule, draws, neurons, zeroed),
     )
-    run = RelevanceText(job, model, rule, (labels, sites, layers), sublayers)
     for row in range(texts):
         with torch.no_grad():
             run.text(row_of(tokens, row), row, (answers[row], others[row]), (draws, seed))
@@ -233,6 +273,20 @@ def _check_options(model: LensModel, rule: str, at: str, steps: int, draws: int)
         require_flow(model)
 
 
+def _check_neurons(model: LensModel, neurons: int, verify: int) -> None:
+    for name, value in (("neurons", neurons), ("verify", verify)):
+        if whole(value, name) < 0:
+            raise InputError(f"{name} is {value}; expected 0 or more.")
+    if not neurons:
+        return
+    widths = [width for (width,) in row_shapes(model, neuron_sites(model)).values()]
+    if neurons > max(widths) or 2 * verify > sum(widths):
+        raise InputError(
+            f"neurons is {neurons} and verify {verify}: {model.name} has {max(widths)} neurons in "
+            f"a layer and {sum(widths)} altogether, of which twice verify are set to 0."
+        )
+
+
 def _baselines(job: Job, baseline: Any, texts: int) -> list[Tokens | None]:
     """Where the ways of each text begin."""
     if baseline is None:
@@ -255,7 +309,7 @@ def _sublayers(model: LensModel) -> list[tuple[str, int]]:
     ]
 
 
-def _variables(rule: str, draws: int) -> list[str]:
+def _variables(rule: str, draws: int, neurons: int, zeroed: int) -> list[str]:
     """What a rule gives."""
     chance = draws > 0 and rule != "integrated"
     names = ["relevance", *(["relevance_chance", "likeness_chance"] if chance else []), "total"]
@@ -265,8 +319,14 @@ def _variables(rule: str, draws: int) -> list[str]:
         names.append("missing")
     if rule == "integrated":
         return [*names, "steps_used"]
-    shares = ["sublayer_share", *(["sublayer_share_chance"] if chance else [])]
-    return [*names, "sublayer_relevance", *shares]
+    names += ["sublayer_relevance", "sublayer_share"]
+    names += ["sublayer_share_chance"] if chance else []
+    if neurons:
+        names += ["neuron", "neuron_relevance"]
+        names += ["neuron_relevance_chance"] if chance else []
+    if zeroed:
+        names += ["zeroed_layer", "zeroed_neuron", "zeroed_relevance", "zeroed_effect"]
+    return names
 
 
 def _check(job: Job, model: LensModel, run: RelevanceText, rule: str) -> None:
@@ -282,8 +342,12 @@ def _check(job: Job, model: LensModel, run: RelevanceText, rule: str) -> None:
         what = "relevance after the last block adds up to the answer, relative"
         job.check("conserved after the last block", run.lost_last, limit, what)
     else:
-        what = "derivative along the embeddings against a small step of the model, relative"
+        along = "the embeddings" + " and the neurons of a layer" * bool(run.neurons)
+        what = f"derivative along {along} against a small step of the model, relative"
         job.check("small step", run.step_off, STEP_WITHIN, what)
+    if run.neurons and rule in FLOWS:
+        what = "neurons and the bias behind them add up to what the MLP writes, relative"
+        job.check("neurons add up", run.neurons_off, limit, what)
     if run.capped:
         job.remark("The model soft-caps its logits: the logit before the cap is explained.")
     job.note(passes=run.passes, metric_words=run.words, method=_METHODS[rule])

@@ -12,6 +12,13 @@ from layerlens.analyses.contract.parts import Where
 from layerlens.analyses.relevance.by_gradient import Found, by_gradient
 from layerlens.analyses.relevance.explained import Explained
 from layerlens.analyses.relevance.integrated import Integrated
+from layerlens.analyses.relevance.neurons import (
+    chosen_to_zero,
+    kept_neurons,
+    neuron_sites,
+    neurons_off,
+    without_each,
+)
 from layerlens.analyses.relevance.rules import FLOWS
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
@@ -43,6 +50,9 @@ class RelevanceText:
         The largest part of an answer that is missing, at any depth and after the last block.
     step_off
         How far a derivative is from what a small step of the model gives, relative.
+    neurons_off
+        How far the relevance of the neurons of a layer, with the bias behind them, is from that of
+        what the layer's MLP writes, relative.
     passes
         Passes a text so far; a way back counts as two.
     """
@@ -54,13 +64,33 @@ class RelevanceText:
         rule: str,
         points: Points,
         sublayers: Sequence[tuple[str, int]],
+        neurons: tuple[int, int] = (0, 0),
     ) -> None:
         self.job, self.model, self.rule = job, model, rule
         self.labels, self.sites, self.layers = points
         self.writes = [] if rule == "integrated" else [Site(*sublayer) for sublayer in sublayers]
-        self.off = self.lost = self.lost_last = self.step_off = 0.0
+        self.kept, self.zeroed = neurons
+        self.neurons = neuron_sites(model) if self.kept else []
+        self.off = self.lost = self.lost_last = self.step_off = self.neurons_off = 0.0
         self.passes = 0.0
         self.capped, self.words = False, ""
+
+    @property
+    def neuron_sizes(self) -> dict[str, int]:
+        """Axes of what is said about neurons."""
+        axes = {"layer": len(self.neurons), "rank": self.kept, "zeroed": 2 * self.zeroed}
+        return {axis: size for axis, size in axes.items() if size}
+
+    @property
+    def neuron_coords(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """What stands along them."""
+        words = [f"{kind} {i + 1}" for kind in ("strongest", "random") for i in range(self.zeroed)]
+        found = {
+            "layer": np.array([site.block for site in self.neurons], np.int32),
+            "rank": np.arange(1, self.kept + 1, dtype=np.int32),
+            "zeroed": np.array(words),
+        }
+        return {axis: ((axis,), found[axis]) for axis in self.neuron_sizes}
 
     def text(
         self, text: Tokens, row: int, asked: tuple[Any, Any], control: tuple[int, int]
@@ -85,6 +115,7 @@ class RelevanceText:
         self.capped |= self.explained.capped
         self.words = self.words or self.explained.words
         self.random = self._random(*control, row)
+        self.rng = np.random.default_rng((control[1], row, 1))
         self.passes += 1
 
     def _as_it_is(self) -> tuple[torch.Tensor, int]:
@@ -114,13 +145,21 @@ class RelevanceText:
         self.job.tick()
         sites = [*self.sites, *self.writes]
         explained = [self.explained, *self.random]
-        own, *random = by_gradient(self.model, self.tokens, self.at, sites, explained, self.rule)
+        own, *random = by_gradient(
+            self.model, self.tokens, self.at, sites, explained, self.rule, self.neurons
+        )
         self.passes += 1 + 2 * len(explained)
         self._compare(own.value)
         for place, site in enumerate(self.sites):
             constant = own.constant[self.layers[place] + 1] if self.rule in FLOWS else None
             self._emit(place, own.at[site], constant, [found.at[site] for found in random])
         self._sublayers(own, random)
+        if self.neurons:
+            self.job.emit(self.where, kept_neurons(own, random, self.kept))
+            if self.rule in FLOWS:
+                self.neurons_off = max(self.neurons_off, neurons_off(own))
+        if self.zeroed:
+            self._without_strongest(own)
         if self.rule not in FLOWS:
             self._small_step(own)
 
@@ -170,6 +209,22 @@ class RelevanceText:
         sizes = np.array([np.abs(found.at[site]).sum() for site in self.writes])
         return sizes / sizes.sum() if sizes.sum() > 0 else sizes
 
+    def _without_strongest(self, own: Found) -> None:
+        """Hand over what the answer loses without the neurons that carry most, and others."""
+        chosen = chosen_to_zero(own.neurons, self.zeroed, self.rng)
+        with torch.no_grad():
+            left = without_each(
+                self.model, self.tokens, self.at, chosen, self.explained, self.job.tick
+            )
+        self.passes += 1 + len(chosen)
+        found = {
+            "zeroed_layer": np.array([layer for layer, _ in chosen], np.int32),
+            "zeroed_neuron": np.array([number for _, number in chosen], np.int32),
+            "zeroed_relevance": np.array([own.neurons[x][n] for x, n in chosen]),
+            "zeroed_effect": self.plain - left,
+        }
+        self.job.emit(self.where, found)
+
     def integrated(self, baseline: Tokens | None, steps: int, memory_limit: int) -> None:
         """Hand over each depth, by ways of its own."""
         if baseline is not None and baseline.ids.shape != self.tokens.ids.shape:
@@ -200,8 +255,19 @@ class RelevanceText:
         self.off = max(self.off, abs(value - self.plain) / max(1.0, abs(self.plain)))
 
     def _small_step(self, own: Found) -> None:
-        """The derivative along the embeddings, by the model itself."""
-        site, last = Site("resid_pre", 0), Site("resid_post", self.model.n_layers - 1)
+        """Derivatives along the embeddings, and along the neurons of a layer, by the model."""
+        sites = [Site("resid_pre", 0)]
+        if self.neurons:
+            sites.append(max(self.neurons, key=lambda site: abs(own.along[site])))
+        for site in sites:
+            wanted = self._stepped(site)
+            every = own.neurons[site.block] if site in self.neurons else own.at[site]
+            size = max(abs(wanted), float(np.abs(every).sum()), 1e-9)
+            self.step_off = max(self.step_off, abs(own.along[site] - wanted) / size)
+
+    def _stepped(self, site: Site) -> float:
+        """How the answer changes along what passes at a site."""
+        last = Site("resid_post", self.model.n_layers - 1)
         found: list[float] = []
 
         def keep(_: Site, state: torch.Tensor) -> None:
@@ -212,9 +278,7 @@ class RelevanceText:
             change = Change(site, "scale", 1 + sign * STEP)
             forward(self.model, self.tokens, [last], keep, logits=None, changes=[change])
         self.passes += 2
-        wanted = (found[0] - found[1]) / (2 * STEP)
-        size = max(abs(wanted), float(np.abs(own.at[site]).sum()), 1e-9)
-        self.step_off = max(self.step_off, abs(own.along - wanted) / size)
+        return (found[0] - found[1]) / (2 * STEP)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -24,6 +24,9 @@ values, so that queries and keys get a quarter. CP holds the pattern and the gat
 
 RULES = (*FLOWS, "input_x_gradient", "gradient", "integrated")
 
+SPLITTING = (*FLOWS, "input_x_gradient")
+"""Those that divide an answer among what passes at any place, by one pass."""
+
 CONSERVING = ("cp", "integrated")
 """Those whose relevance, with what has no token, adds up to the answer at every depth."""
 

@@ -16,6 +16,9 @@ from layerlens.model.tiny import tiny_model
 IDS = [5, 17, 33, 8, 21, 40]
 
 
+FAMILIES = ["gpt2", "gemma2", "cohere", "opt", "bloom", "bert", "qwen3", "olmo2"]
+
+
 def loaded(family: str) -> ll.LensModel:
     return ll.load(tiny_model(family))
 
@@ -25,14 +28,12 @@ def llama() -> ll.LensModel:
     return loaded("llama")
 
 
-@pytest.mark.parametrize(
-    "family", ["gpt2", "gemma2", "cohere", "opt", "bloom", "bert", "qwen3", "olmo2"]
-)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_what_holds_patterns_and_gates_adds_up_at_every_depth(family: str) -> None:
     """Biases (gpt2), caps and sandwich norms (gemma2), parallel blocks, own attention, a transform
     before the head (bert), norms of heads (qwen3): all is found on the model itself."""
-    found = ll.relevance(loaded(family), IDS, rule="cp", draws=0)
-    assert found.checks.ok
+    found = ll.relevance(loaded(family), IDS, rule="cp", draws=0, neurons=2, verify=0)
+    assert found.checks.ok and "neurons add up" in {check.name for check in found.checks}
     parts = found.data.total + found.data.constant + found.data.missing
     assert float(parts.std()) < 1e-5
     assert float(abs(found.data.missing).max()) < 1e-5
@@ -111,7 +112,7 @@ def test_linear_relu_block_by_hand() -> None:
         for parameter in small.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(20)
-    found = ll.relevance(model, [3, 4, 5], answer=7, rule="attnlrp", draws=0).data
+    found = ll.relevance(model, [3, 4, 5], answer=7, rule="attnlrp", draws=0, neurons=1).data
     embedded = small.model.embed_tokens(torch.tensor(5)).detach()
     block, head = small.model.layers[0], small.lm_head.weight[7]
     normed = embedded / embedded.square().mean().add(config.rms_norm_eps).sqrt()
@@ -120,8 +121,53 @@ def test_linear_relu_block_by_hand() -> None:
     scale = post.square().mean().add(config.rms_norm_eps).rsqrt()
     wanted = (head @ (post * scale)).item()
     assert found.relevance[0, 2] == pytest.approx(wanted, rel=1e-4)  # nothing is lost on the way
+    neurons = (head @ block.mlp.down_proj.weight) * gate.relu() * up * scale  # the last token's
+    best = int(neurons.abs().argmax())
+    assert found.neuron[0, 0] == best
+    assert found.neuron_relevance[0, 0] == pytest.approx(neurons[best].item(), rel=1e-4)
     written = (head @ (block.mlp.down_proj(gate.relu() * up) * scale)).item()
     assert found.sublayer_relevance.sel(sublayer="0_mlp_out") == pytest.approx(written, rel=1e-4)
+
+
+def test_neurons_by_plain_autograd(llama: ll.LensModel) -> None:
+    """What they carry is their number times the derivative; their effect is the model without."""
+    found = ll.relevance(
+        llama, IDS, answer=7, rule="input_x_gradient", draws=0, neurons=3, verify=2
+    )
+    downs = [block.mlp.down_proj for block in llama.hf.model.layers]
+    given: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        args[0].retain_grad()
+        given.append(args[0])
+
+    hooks = [down.register_forward_pre_hook(keep) for down in downs]
+    llama.hf(torch.tensor([IDS])).logits[0, -1, 7].backward()
+    for hook in hooks:
+        hook.remove()
+    wanted = torch.stack([(x * x.grad)[0].sum(0) for x in given]).detach().numpy()
+    kept = found.data.neuron.values
+    order = np.argsort(-abs(wanted), axis=1)[:, :3]
+    assert kept.tolist() == order.tolist()
+    np.testing.assert_allclose(
+        found.data.neuron_relevance, np.take_along_axis(wanted, order, 1), rtol=1e-3
+    )
+    assert found.checks.ok
+    places = [
+        (int(x), int(n))
+        for x, n in zip(found.data.zeroed_layer, found.data.zeroed_neuron, strict=True)
+    ]
+    best = np.dstack(np.unravel_index(np.argsort(-abs(wanted), axis=None)[:2], wanted.shape))[0]
+    assert places[:2] == [tuple(place) for place in best.tolist()] and len(set(places)) == 4
+    plain = llama.hf(torch.tensor([IDS])).logits[0, -1, 7].item()
+    for (layer, number), effect in zip(places, found.data.zeroed_effect.values, strict=True):
+        weight = downs[layer].weight
+        with torch.no_grad():
+            column = weight[:, number].clone()
+            weight[:, number] = 0
+            lost = plain - float(llama.hf(torch.tensor([IDS])).logits[0, -1, 7])
+            weight[:, number] = column
+        assert effect == pytest.approx(lost, abs=1e-5)
 
 
 def test_nothing_stays_behind(llama: ll.LensModel) -> None:
@@ -157,10 +203,14 @@ def test_shares_of_sublayers_beside_those_of_a_random_answer(llama: ll.LensModel
         ({"rule": "lrp"}, InputError, "attnlrp"),
         ({"at": "block"}, InputError, "layers"),
         ({"draws": -1}, InputError, "from 0"),
-        ({"draws": 99}, InputError, "half of the vocabulary"),
+        ({"draws": 99}, InputError, "from 0 to 48"),
         ({"rule": "integrated", "baseline": [1, 2]}, InputError, "as many"),
         ({"answer": 4, "wrong": 4}, InputError, "same token"),
         ({"steps": 20}, InputError, "integrated"),
+        ({"neurons": -1}, InputError, "0 or more"),
+        ({"neurons": 10**4}, InputError, "neurons in a layer"),
+        ({"neurons": 1, "rule": "gradient"}, InputError, "has an effect only"),
+        ({"verify": 1}, InputError, "neurons is given"),
     ],
 )
 def test_what_does_not_fit(
