@@ -59,15 +59,15 @@ VARIABLES = {
     "sublayer_share_chance": Variable(
         _SUB, "float64", "1", "mean share of the sublayer for random answers"
     ),
-    "neuron": Variable(_NEURON, "int32", "1", "neurons that carry most of the answer"),
+    "neuron": Variable(_NEURON, "int32", "1", "neurons that carry most of the answer", hidden=True),
     "neuron_relevance": Variable(
         _NEURON, "float64", "logit", "relevance of the neuron, all tokens", signed=True
     ),
     "neuron_relevance_chance": Variable(
         _NEURON, "float64", "logit", "mean relevance of the neuron for random answers", signed=True
     ),
-    "zeroed_layer": Variable(_ZEROED, "int32", "1", "layer of the neuron set to 0"),
-    "zeroed_neuron": Variable(_ZEROED, "int32", "1", "neuron set to 0 at every token"),
+    "zeroed_layer": Variable(_ZEROED, "int32", "1", "layer of the neuron set to 0", hidden=True),
+    "zeroed_neuron": Variable(_ZEROED, "int32", "1", "neuron set to 0 at every token", hidden=True),
     "zeroed_relevance": Variable(
         _ZEROED, "float64", "logit", "relevance of the neuron set to 0", signed=True
     ),
@@ -114,10 +114,10 @@ def count_work(
     "Axiomatic Attribution for Deep Networks, arXiv 1703.01365",
     cost="2 passes a text and one way back, and one more for each random answer; with neurons, a "
     "pass for each that is set to 0",
-    view="grid",
-    lead="What each token's state at a depth carries of the answer's logit; what no token has "
-    "(biases) and what a rule loses stand beside it, and likeness_chance says how much of the map "
-    "is the same for any answer. A cell opens the next token with that state taken away.",
+    view="strip",
+    lead="What each token's state at a depth carries of the answer's logit: blue speaks for the "
+    "answer, red against it. What no token has (biases) and what a rule loses stand beside it, and "
+    "the cosine with random answers says how much of the map is the same for any answer.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),

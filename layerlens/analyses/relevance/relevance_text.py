@@ -84,7 +84,7 @@ class RelevanceText:
     @property
     def neuron_coords(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
         """What stands along them."""
-        words = [f"{kind} {i + 1}" for kind in ("strongest", "random") for i in range(self.zeroed)]
+        words = [f"{kind} {i + 1}" for kind in ("top", "random") for i in range(self.zeroed)]
         found = {
             "layer": np.array([site.block for site in self.neurons], np.int32),
             "rank": np.arange(1, self.kept + 1, dtype=np.int32),

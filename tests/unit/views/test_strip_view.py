@@ -46,8 +46,8 @@ def test_relevance_has_a_row_and_its_control_and_says_what_adds_up(found: ll.Res
 
 
 def test_its_twin_has_its_traits(found: ll.Result) -> None:
-    assert isinstance(view_of(found), ll.GridView)  # an analysis says which view is its own
-    data = found.data.assign_attrs(view="strip")
+    assert isinstance(view_of(found), ll.StripView)
+    data = found.data
     traits = traits_of(data, found.checks)
     own = {name: traits[name] for name in ("view", "step", "colors")}
     assert own == {"view": "strip", "step": -1, "colors": "one"}
