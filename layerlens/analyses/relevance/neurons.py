@@ -67,7 +67,7 @@ def kept_neurons(own: Found, random: Sequence[Found], count: int) -> dict[str, n
     A layer with fewer has -1 and NaN behind its last.
     """
     shape = len(own.neurons), count
-    names = ("neuron_relevance", *(["neuron_relevance_chance"] if random else []))
+    names = ("neuron_relevance", *(["neuron_chance"] if random else []))
     found = {"neuron": np.full(shape, -1, np.int32), **{n: np.full(shape, np.nan) for n in names}}
     for row, (layer, relevance) in enumerate(own.neurons.items()):
         best = strongest(relevance, count)
@@ -75,7 +75,7 @@ def kept_neurons(own: Found, random: Sequence[Found], count: int) -> dict[str, n
         found["neuron_relevance"][row, : len(best)] = relevance[best]
         if random:
             chance = np.mean([other.neurons[layer][best] for other in random], axis=0)
-            found["neuron_relevance_chance"][row, : len(best)] = chance
+            found["neuron_chance"][row, : len(best)] = chance
     return found
 
 

@@ -63,7 +63,7 @@ VARIABLES = {
     "neuron_relevance": Variable(
         _NEURON, "float64", "logit", "relevance of the neuron, all tokens", signed=True
     ),
-    "neuron_relevance_chance": Variable(
+    "neuron_chance": Variable(
         _NEURON, "float64", "logit", "mean relevance of the neuron for random answers", signed=True
     ),
     "zeroed_layer": Variable(_ZEROED, "int32", "1", "layer of the neuron set to 0", hidden=True),
@@ -323,7 +323,7 @@ def _variables(rule: str, draws: int, neurons: int, zeroed: int) -> list[str]:
     names += ["sublayer_share_chance"] if chance else []
     if neurons:
         names += ["neuron", "neuron_relevance"]
-        names += ["neuron_relevance_chance"] if chance else []
+        names += ["neuron_chance"] if chance else []
     if zeroed:
         names += ["zeroed_layer", "zeroed_neuron", "zeroed_relevance", "zeroed_effect"]
     return names
