@@ -101,6 +101,22 @@ describe("the view of strips", () => {
     return { el, model, press, list, names, shown };
   }
 
+  it("says whose row is whose beside a second text", async () => {
+    const both = meta();
+    const [own, chance, total] = both.arrays as StripMeta["arrays"];
+    const arrays = [
+      own,
+      { ...chance, other: true, long_name: "relevance" },
+      { ...total, other: true },
+    ];
+    const other = { label: "another text" } as StripMeta["other"];
+    const { el } = await view({ meta: { ...both, arrays, other } });
+    const names = (selector: string) =>
+      Array.from(el.querySelectorAll(selector), (one) => one.textContent);
+    expect(names(".ll-strip-row h3")).toEqual(["Relevance", "Relevance · another text"]);
+    expect(names(".ll-strip-beside dt")).toEqual(["Sum · another text"]);
+  });
+
   it("is walked through by keys: tokens to the side, layers upwards", async () => {
     const { el, model, press, list, names, shown } = await view();
     expect(shown()).toBe("layer 1");

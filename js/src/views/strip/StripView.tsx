@@ -2,7 +2,7 @@ import { Cell } from "../answer/Cell";
 import { HELP_NOTE } from "../answer/gestures";
 import { Texts } from "../answer/Texts";
 import { Toolbar } from "../answer/Toolbar";
-import { capital } from "../arrays/grouping";
+import { capital, titleOf } from "../arrays/grouping";
 import { Panels } from "../arrays/Panels";
 import { Reader } from "../arrays/Reader";
 import { Singles } from "../arrays/Singles";
@@ -91,7 +91,7 @@ function Beside({ state, data }: { state: StripState; data: StripData }) {
       {data.beside.map((array) => (
         <div key={array.name}>
           <dt>
-            <Terms state={state} text={capital(array.long_name)} />
+            <Terms state={state} text={capital(titleOf(array, data.meta))} />
           </dt>
           <dd class="ll-num">{data.said(array, data.arrays.at(array.name, step))}</dd>
         </div>

@@ -1,7 +1,7 @@
 import { useId } from "preact/hooks";
 import { PromptToken } from "../../marks/TokenText";
 import type { ArrayInfo } from "../../wire/arrays";
-import { capital } from "../arrays/grouping";
+import { capital, titleOf } from "../arrays/grouping";
 import { Legend } from "../common/Legend";
 import { Terms } from "../common/Term";
 import type { StripData } from "./data";
@@ -34,7 +34,7 @@ function Row({ state, data, row, group }: Props & { row: ArrayInfo; group: Group
   const id = useId();
   const [step, chosen] = [state.drawnStep.value, state.item.value];
   const { scale } = group;
-  const name = capital(row.long_name);
+  const name = capital(titleOf(row, data.meta));
   return (
     <div class="ll-strip-row">
       {data.rows.length > 1 && (

@@ -5,6 +5,7 @@ import type { RunStore } from "../../wire/store";
 import type { StripMeta } from "../../wire/strip";
 import type { TokenInfo } from "../../wire/types";
 import { ArraysData, unitName } from "../arrays/data";
+import { titleOf } from "../arrays/grouping";
 
 /** One run's strips: the tokens, and the number of each in each row at each depth. */
 export class StripData {
@@ -92,7 +93,7 @@ export class StripData {
   /** A token in one sentence: its number in every row. */
   sentence(step: number, item: number): string {
     const numbers = this.rows.map(
-      (row) => `${row.long_name} ${this.said(row, this.at(row, step, item))}`,
+      (row) => `${titleOf(row, this.meta)} ${this.said(row, this.at(row, step, item))}`,
     );
     return `${this.name(item)}: ${numbers.join("; ")}`;
   }
