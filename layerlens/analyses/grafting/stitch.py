@@ -41,16 +41,15 @@ VARIABLES = {
         if name == key or key.startswith("loss_change")
     },
     **{
-        f"best_loss_change{end}": Variable(
-            ("layer",), "float64", "nats", f"loss at the best layer of the other{words}",
-            signed=True,
+        f"best_agreement{end}": Variable(
+            ("layer",), "float64", "1", f"tokens with the other's first choice, best layer{words}"
         )
-        for end, words in (("", ", above its own"), ("_chance", ", control"))
+        for end, words in (("", ""), ("_chance", ", control"))
     },
     "mean_loss_change": Variable(
         ("layer_other",), "float64", "nats", "loss with the mean state over that of the other"
     ),
-    "best_match": Variable(("layer",), "int32", "1", "layer of the other that costs least"),
+    "best_match": Variable(("layer",), "int32", "1", "layer of the other that agrees most"),
     "other_loss": Variable((), "float64", "nats", "loss of the other model"),
     "own_loss": Variable((), "float64", "nats", "loss of this model"),
 }  # fmt: skip
@@ -149,8 +148,10 @@ def stitch(
     Moments are summed up over batches in float64, so that memory grows with the layers and the
     widths, not with the texts. ``r2`` is ``1 - sum |y - f(x)|^2 / sum |y - mean|^2``, with the mean
     of the training texts: 0 for a map that knows nothing of the token, and below that where it
-    misleads. ``mean_loss_change`` is the loss of the other model with every state at this mean. A
-    map with a high ``r2`` may still cost much: the directions that it misses are those that count.
+    misleads. Where the other model is surer than it should be, any other state may lower its loss:
+    ``agreement`` is not taken in by that, and chooses ``best_match``. ``mean_loss_change`` is the
+    loss of the other model with every state at this mean. A map with a high ``r2`` may still cost
+    much: the directions that it misses are those that count.
 
     Sources train the map with the loss of the stitched network; here it is least squares in closed
     form, which is not given what the rest of the other model needs. Controls are ours.

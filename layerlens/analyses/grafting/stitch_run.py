@@ -261,15 +261,14 @@ class _Trial:
 
     def finish(self) -> None:
         """Which layer of the other fits best, and what the choice of texts leaves open."""
-        change = self.losses[0].mean()
+        agreed = self.agree[0].mean()
         targets = np.array(self.work.targets, dtype=np.int32)
-        best = np.where(np.isfinite(change).any(1), np.nan_to_num(change, nan=np.inf).argmin(1), 0)
-        self.work.job.emit({}, {"best_match": targets[best]})
-        for source, losses in zip(self.sources, self.losses, strict=True):
+        self.work.job.emit({}, {"best_match": targets[agreed.argmax(1)]})
+        for source, losses, agree in zip(self.sources, self.losses, self.agree, strict=True):
             low, high = losses.interval()
             name = f"loss_change{source.end}"
             self.work.job.emit({}, {f"{name}_low": low, f"{name}_high": high})
-            self.work.job.emit({}, {f"best_{name}": losses.mean().min(-1)})
+            self.work.job.emit({}, {f"best_agreement{source.end}": agree.mean().max(-1)})
 
 
 def other_choice(clean: Tensor, other: Tensor) -> Tensor:
