@@ -104,7 +104,7 @@ def load(
     given |= {"trust_remote_code": trust_remote_code}
     code = load_code(source, tokenizer, given, proven=prove)
     if source is None or isinstance(source, str | os.PathLike):
-        kind = _dtype(dtype)
+        kind = dtype_of(dtype)
         target = _device(device)
         hf, found, label = _read(source, tokenizer is None, kind, target, trust_remote_code)
         tokenizer, name = (found if tokenizer is None else tokenizer), name or label
@@ -233,13 +233,14 @@ def _pretrained(where: Path | str, options: dict[str, Any], label: str) -> Any:
     except Exception as error:
         # transformers lets through whatever its parts raise: OSError, ValueError, RuntimeError,
         # the safetensors reader's own error, the hub client's. All mean: there is no model.
-        raise _explained(error, label) from error
+        raise explained(error, label) from error
     hf, info = read
     require_weights(hf, info, label)
     return hf
 
 
-def _explained(error: Exception, label: str) -> ModelError:
+def explained(error: Exception, label: str) -> ModelError:
+    """What transformers raised over a model, in one sentence that says what to do."""
     said = str(error)
     if "trust_remote_code" in said:
         return ModelError(
@@ -301,7 +302,8 @@ def _note_no_tokenizer(label: str) -> None:
     )
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The floating type that was asked for; None for the checkpoint's own."""
     import torch
 
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from layerlens.analyses.contract.asking import Analysis
 from layerlens.analyses.contract.options import nearest
@@ -14,7 +15,11 @@ from layerlens.errors import InputError
 if TYPE_CHECKING:
     from layerlens.analyses.contract.estimate import Estimate
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.plan import Plan
     from layerlens.model.runs import Runs
+
+PLANNED = ("tokens", "dtype", "trust_remote_code")
+"""What can be said of a model that is not loaded."""
 
 _ANALYSES: dict[str, Analysis] = {}
 
@@ -75,27 +80,48 @@ def names() -> list[str]:
     return sorted(_ANALYSES)
 
 
+@overload
 def estimate(
     analysis: str | Analysis, model: LensModel | Runs, *texts: Any, **options: Any
-) -> Estimate:
+) -> Estimate: ...
+
+
+@overload
+def estimate(analysis: str | os.PathLike[str], **options: Any) -> Plan: ...
+
+
+def estimate(
+    analysis: str | os.PathLike[str] | Analysis,
+    model: LensModel | Runs | None = None,
+    *texts: Any,
+    **options: Any,
+) -> Estimate | Plan:
     """Estimate passes, seconds and bytes of ``analysis(model, *texts, **options)``.
+
+    With nothing but a hub id or a folder in the place of the analysis: what that model would take,
+    from its configuration and the headers of its files, before any weight is read.
 
     Parameters
     ----------
     analysis
-        Its name, or the analysis itself, such as ``ll.early_exit``.
+        Its name, or the analysis itself, such as ``ll.early_exit``; or where a model is that is
+        not loaded.
     model, *texts, **options
-        As the analysis takes them.
+        As the analysis takes them. Of a model that is not loaded ``tokens`` (of one pass, 512),
+        ``dtype`` and ``trust_remote_code``, the latter two as of `ll.load`.
 
     Returns
     -------
-    Estimate
-        Passes and bytes are counted; the seconds follow from how fast this machine is.
+    Estimate or Plan
+        Passes and bytes are counted; the seconds follow from how fast this machine is. Of a model
+        that is not loaded the `layerlens.model.plan.Plan`.
 
     Raises
     ------
     InputError
         There is no such analysis, it cannot be estimated, or a text or an option does not fit.
+    ModelError
+        There is no such model.
 
     Examples
     --------
@@ -105,5 +131,24 @@ def estimate(
     1
     >>> ll.estimate(ll.early_exit, model, ["cat dog owl cat", "fox bee fox"]).passes
     1
+    >>> before = ll.estimate("toy:induction", tokens=16)
+    >>> before.parameters, before.n_layers
+    (47424, 2)
     """
-    return get(analysis).estimate(model, *texts, **options)
+    if model is None and not texts and not isinstance(analysis, Analysis):
+        where = os.fspath(analysis)
+        if where not in names():
+            from layerlens.model.plan import plan
+
+            return plan(where, **_known(options))
+    if model is None:
+        raise InputError("Give the model after the analysis, or a hub id or a folder alone.")
+    return get(analysis).estimate(model, *texts, **options)  # type: ignore[arg-type]
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a plan, and no others."""
+    for name in options:
+        if name not in PLANNED:
+            raise nearest(name, list(PLANNED), "Option")
+    return options
