@@ -102,7 +102,7 @@ def brought_for_gradients(hf: nn.Module) -> Iterator[None]:
             path = placed.get(_place(saved))
             if path is None:
                 return saved
-            return _Kept(path, saved.shape, saved.stride(), saved.storage_offset())
+            return _Kept(path, saved.shape, saved.stride(), int(saved.storage_offset()))
 
         def unpack(packed: Any) -> Tensor:
             if not isinstance(packed, _Kept):

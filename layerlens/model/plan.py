@@ -210,7 +210,7 @@ class _Held(TorchDispatchMode):
     """Counts what a pass without numbers holds at once."""
 
     def __init__(self, hf: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         weights = (*hf.parameters(), *hf.buffers())
         self._weights = {weight.untyped_storage()._cdata for weight in weights}
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
@@ -235,7 +235,8 @@ def _of_a_pass(hf: Any, tokens: int, pretended: FakeTensorMode) -> int:
         raise ModelError(f"{type(hf).__name__} reads {main}, whose pass is not counted yet.")
     with torch.no_grad(), pretended:
         ids = torch.zeros((1, tokens), dtype=torch.long)
-        with _Held(hf) as held:
+        held = _Held(hf)
+        with held:
             hf(input_ids=ids, use_cache=False)
     return held.most
 
