@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def _opened(job: Job, run: Recorded, site: Site, node: _Node, title: str, code: 
     """The page of what is no feature."""
     states = run.values[site] if node.first == "E" else run.error(site.block)
     write = states[node.position]
-    tables = [_without(run, site, node.position, write)]
+    tables = [_without(run, {site: write}, node.position)]
     return Opened(title, code, tables + _writes(job, run.model, write))
 
 
@@ -83,15 +84,17 @@ def _open_feature(job: Job, run: Recorded, stand_in: StandIn, node: _Node, place
     model, text, number, position = run.model, run.tokens, node.number, node.position
     read = stand_in.dictionary.encode(run.values[stand_in.read])[:, number]
     values = read * run.kept[stand_in.layer]
-    value, row = float(values[position]), stand_in.dictionary["W_dec"][number]
+    value = float(values[position])
     marks = values / values.max().clamp_min(1e-12)
-    site = Site("mlp_out", stand_in.layer)
-    tables = [_without(run, site, position, value * row), _reads(job, model, stand_in, number)]
+    rows = {Site("mlp_out", layer): rows[number] for layer, rows in stand_in.rows.items()}
+    writes = {site: value * row for site, row in rows.items()}
+    tables = [_without(run, writes, position), _reads(job, model, stand_in, number)]
+    tables += _by_layer(writes)
     return Opened(
         title=f"Feature {number} of layer {stand_in.layer} at {text.strings[0][position]!r} "
         f"(position {position}), where it is {value:.3g}",
         code=_code(place, stand_in, number, position, value),
-        tables=tables + _writes(job, model, row),
+        tables=tables + _writes(job, model, torch.stack(list(rows.values())).sum(0)),
         texts=[list(zip(text.strings[0], marks.tolist(), strict=True))],
     )
 
@@ -101,24 +104,42 @@ def _code(place: Place, stand_in: StandIn, number: int, position: int, value: fl
     if place.one_text is None:
         return place.call
     how = "" if place.add_bos is None else f", add_bos={place.add_bos}"
-    return (
-        f"ll.run(model, {written(place.given['text'])}, edits=[ll.edit('mlp_out.{stand_in.layer}', "
-        f"'add', {-value:.9g} * {stand_in.code}[{number}], position={position})]{how})"
+    edits = ", ".join(
+        f"ll.edit('mlp_out.{layer}', 'add', {-value:.9g} * {decoder}[{number}], "
+        f"position={position})"
+        for layer, decoder in stand_in.code.items()
     )
+    return f"ll.run(model, {written(place.given['text'])}, edits=[{edits}]{how})"
 
 
 @torch.no_grad()
-def _without(run: Recorded, site: Site, position: int, write: Tensor) -> Table:
+def _without(run: Recorded, writes: Mapping[Site, Tensor], position: int) -> Table:
     """The next token with as much of anything added, as it is, and without what a node writes."""
-    drawn = torch.randn(len(write), generator=torch.Generator().manual_seed(SEED))
-    chance = drawn * write.norm() / drawn.norm()
+    drawing = torch.Generator().manual_seed(SEED)
+    chance = {}
+    for site, write in writes.items():
+        drawn = torch.randn(len(write), generator=drawing)
+        chance[site] = drawn * write.norm() / drawn.norm()
     model = run.model
     base = record_base(model, run.tokens, asked=run.place)
-    found = [chances_with(model, base, [Change(site, "add", step, (position,))])
-             for step in (chance, -write)]  # fmt: skip
+    away = {site: -write for site, write in writes.items()}
+    found = [
+        chances_with(
+            model, base, [Change(site, "add", x, (position,)) for site, x in steps.items()]
+        )
+        for steps in (chance, away)
+    ]
     own = chances(model, base.final)
     conditions = {"random added": found[0], "as it is": own, "without it": found[1]}
     return next_token_table(model, conditions)
+
+
+def _by_layer(writes: Mapping[Site, Tensor]) -> list[Table]:
+    """How much a feature writes into each layer, where it writes into several."""
+    if len(writes) < 2:
+        return []
+    rows = [[site.block, float(write.norm())] for site, write in writes.items()]
+    return [Table(["layer", "length"], rows, "How much it writes into each layer")]
 
 
 def _likeliest(run: Recorded) -> Table:

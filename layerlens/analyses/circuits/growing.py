@@ -3,7 +3,8 @@
 Each target (an output, or a feature) has a row: what every source adds to it. Sources are tokens,
 features that are on, and errors, in this order. Features whose own causes were not followed in the
 end count among the errors of their layer and position, since the graph shows no causes of either;
-so each row still adds up to its target.
+so each row still adds up to its target. (A feature that writes into several layers counts with all
+that it writes, among the errors of the layer where it reads.)
 """
 
 from __future__ import annotations
@@ -141,21 +142,20 @@ class Growing:
         for site in run.writes:
             found = effects[site]
             errors.append(torch.einsum("btd,td->bt", found, self.errors[site]))
-            if site.block in run.stand_ins:
-                self._of_features(site.block, found, features)
+            for part, decoder in run.writers(site.block):
+                self._of_features(part, decoder, found, features)
         dense = torch.cat([tokens, features, *errors], 1)
         self.rows.append(csr_array(dense.numpy()))
 
-    def _of_features(self, layer: int, effects: Tensor, into: Tensor) -> None:
-        """What features of a layer add to each target, position by position."""
-        part, all_ = self.run.features.of(layer), self.run.features
-        decoder = self.run.stand_ins[layer].dictionary["W_dec"]
+    def _of_features(self, part: slice, decoder: Tensor, effects: Tensor, into: Tensor) -> None:
+        """What features add to each target by what they write into one layer, by position."""
+        all_ = self.run.features
         positions, counts = all_.position[part].unique_consecutive(return_counts=True)
         start = part.start
         for position, count in zip(positions.tolist(), counts.tolist(), strict=True):
             here = slice(start, start + count)
             rows = decoder[all_.number[here]] * all_.activation[here, None]
-            into[:, here] = effects[:, position] @ rows.T
+            into[:, here] += effects[:, position] @ rows.T
             start += count
 
     def sums(self) -> np.ndarray:

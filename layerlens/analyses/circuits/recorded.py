@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,26 +127,23 @@ class Recorded:
         found: Tensor = (read @ stand_in.skip.T.to(state)) * self.kept[layer][:, None].to(state)
         return found
 
-    def written(self, layer: int, chosen: Tensor | None = None) -> Tensor:
-        """``[position, d_model]``: what features of a layer write together.
+    def writers(self, layer: int) -> Iterator[tuple[slice, Tensor]]:
+        """Whose features write into a layer: where they lie in `features`, and their decoder."""
+        for stand_in in self.stand_ins.values():
+            if layer in stand_in.rows:
+                yield self.features.of(stand_in.layer), stand_in.rows[layer]
 
-        Parameters
-        ----------
-        chosen
-            Their numbers in `features`; None for all.
-        """
-        found = torch.zeros(self.length, self.model.d_model)
-        if layer not in self.stand_ins:
-            return found
-        part, all_ = self.features.of(layer), self.features
-        index = torch.arange(part.start, part.stop) if chosen is None else chosen
-        for some in index.split(512):
-            rows = self.stand_ins[layer].dictionary["W_dec"][all_.number[some]]
-            found.index_add_(0, all_.position[some], rows * all_.activation[some, None])
+    def written(self, layer: int) -> Tensor:
+        """``[position, d_model]``: what features write into a layer together."""
+        found, all_ = torch.zeros(self.length, self.model.d_model), self.features
+        for part, decoder in self.writers(layer):
+            for some in torch.arange(part.start, part.stop).split(512):
+                rows = decoder[all_.number[some]] * all_.activation[some, None]
+                found.index_add_(0, all_.position[some], rows)
         return found
 
     def error(self, layer: int) -> Tensor:
-        """``[position, d_model]``: what the MLP wrote and its transcoder does not."""
+        """``[position, d_model]``: what the MLP wrote and transcoders do not."""
         found = self.values[Site("mlp_out", layer)] - self.written(layer) - self.constant(layer)
         if layer in self.stand_ins:
             past = self.beside(layer, self.values[self.stand_ins[layer].read][None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layerlens.analyses.contributions.value_paths import Node
 from layerlens.analyses.features.activations import special_ids
+from layerlens.analyses.features.dictionaries.crossing import LATER, later_of
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary
 from layerlens.errors import InputError
 from layerlens.model.sites import Site, parse_site
@@ -35,15 +36,18 @@ class StandIn:
         What it reads, a state of the stream.
     skipped
         Positions at the beginning of a text that it was not learned from.
+    rows
+        By layer that its features write into, its own first: its decoder ``[feature, d]``.
     code
-        Python for its decoder ``[feature, d]``.
+        By the same layers, Python for the decoder.
     """
 
     layer: int
     read: Site
     dictionary: Dictionary
     skipped: int
-    code: str
+    rows: Mapping[int, Tensor]
+    code: Mapping[int, str]
 
     def rates(self, x: Tensor) -> Tensor:
         """``[position, 1]``: what states ``[position, d]`` are multiplied with to be read."""
@@ -132,10 +136,26 @@ def _stand_in(model: LensModel, fitted: Fitted, layer: int, dictionary: Dictiona
             "This transcoder scales what it writes by what it reads, so that no feature writes by "
             "itself: a circuit needs ones without (ll.train_transcoder makes such)."
         )
-    layers = fitted.options["layers"]
-    own = f"[{layers.index(layer)}]" if len(layers) > 1 else ""
-    code = f"{fitted.code}['W_dec']{own}"
-    return StandIn(layer, read, dictionary, int(fitted.options["positions_skipped"]), code)
+    written, code = _writes(fitted, layer, dictionary)
+    skipped = int(fitted.options["positions_skipped"])
+    return StandIn(layer, read, dictionary, skipped, written, code)
+
+
+def _writes(
+    fitted: Fitted, layer: int, dictionary: Dictionary
+) -> tuple[dict[int, Tensor], dict[int, str]]:
+    """By layer that its features write into: the decoder, and Python for it."""
+    layers, arrays = fitted.options["layers"], dictionary.arrays
+    place = layers.index(layer)
+    rows = {layer: arrays["W_dec"]}
+    code = {layer: f"{fitted.code}['W_dec']" + (f"[{place}]" if len(layers) > 1 else "")}
+    start = later_of(place, len(layers)).start
+    for number, (other, later) in enumerate(
+        zip(layers[place + 1 :], dictionary.later, strict=False)
+    ):
+        rows[other] = later
+        code[other] = f"{fitted.code}['{LATER}'][{start + number}]"
+    return rows, code
 
 
 def taught(model: LensModel, ids: Tensor, stand_in: StandIn) -> Tensor:

@@ -139,8 +139,10 @@ def small_sae(model: LensModel) -> Fitted:
     return Fitted("sae", arrays, ModelFacts.of(model), "", options | form)
 
 
-def small_transcoders(model: LensModel, features: int = 12, *, skip: bool = False) -> Fitted:
-    """Transcoders of all layers that were not learned."""
+def small_transcoders(
+    model: LensModel, features: int = 12, *, skip: bool = False, cross: bool = False
+) -> Fitted:
+    """Transcoders of all layers, not learned; `cross` ones write into later layers, too."""
     drawn, width, layers = torch.Generator().manual_seed(0), model.d_model, model.n_layers
     arrays = {
         "W_enc": torch.randn(layers, width, features, generator=drawn) / width**0.5,
@@ -150,6 +152,10 @@ def small_transcoders(model: LensModel, features: int = 12, *, skip: bool = Fals
     }
     if skip:
         arrays["W_skip"] = torch.randn(layers, width, width, generator=drawn) / width
+    if cross:
+        pairs = layers * (layers - 1) // 2
+        later = torch.randn(pairs, features, width, generator=drawn) / features**0.5
+        arrays["W_dec_later"] = later
     form = Form("relu", normalise="constant_norm_rescale", centred_input=False, only_in=True)
     options = {"site": Node(0, mlp=True).reads(model).kind, "site_out": "mlp_out"}
     options |= {"layers": list(range(layers)), "positions_skipped": 1}

@@ -16,7 +16,9 @@ transcoder) and ``m`` the number of features:
 ``density``   [m]       share of the training tokens on which a feature is on, where it is known
 ============  ========  ==========================================================================
 
-Those of transcoders of several layers have one more axis, the layer, in front. Its options hold
+Those of transcoders of several layers have one more axis, the layer, in front; where features write
+into later layers, too, ``W_dec_later [pairs of layers, m, o]`` holds what (see ``crossing.py``). Of
+one such layer it is ``[later layer, m, o]``. Its options hold
 ``site`` (a kind of site), ``layers`` (their numbers), ``positions_skipped`` and ``dictionary``,
 which are the fields of :class:`Form`; a transcoder's also ``site_out``, the site that it writes.
 """
@@ -31,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from layerlens.analyses.features.dictionaries.crossing import LATER, later_of
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,6 +131,7 @@ class Dictionary:
         self.arrays = {name: array.float() for name, array in arrays.items()}
         d, m, written = self.width, self.features, len(self["b_dec"])
         shapes = {"W_enc": (d, m), "W_dec": (m, written), "W_skip": (written, d)}
+        shapes[LATER] = (len(self.later), m, written)
         for name, array in self.arrays.items():
             shape = shapes.get(name, (written,) if name == "b_dec" else (m,))
             if tuple(array.shape) != shape:
@@ -152,11 +156,13 @@ class Dictionary:
         if len(layers) == 1:
             return {layers[0]: cls.of(fitted)}
         form = Form.of(fitted.options["dictionary"])
-        names = [name for name in fitted if name in _NAMES]
-        return {
-            layer: cls(form, {name: fitted[name][place] for name in names})
-            for place, layer in enumerate(layers)
-        }
+        found = {}
+        for place, layer in enumerate(layers):
+            where = {LATER: later_of(place, len(layers))}
+            names = [name for name in fitted if name in _NAMES]
+            arrays = {name: fitted[name][where.get(name, place)] for name in names}
+            found[layer] = cls(form, arrays)
+        return found
 
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]
@@ -170,6 +176,12 @@ class Dictionary:
     def features(self) -> int:
         """Number of features."""
         return int(self["W_enc"].shape[1])
+
+    @property
+    def later(self) -> Tensor:
+        """``[later layer, m, o]``: what features write into the layers after their own."""
+        own = self["W_dec"]
+        return self.arrays.get(LATER, own.new_zeros(0, *own.shape))
 
     def require(self, number: int) -> int:
         """The number of a feature, where there is one of that number.
@@ -256,7 +268,8 @@ class Dictionary:
             raise InputError("Features of a topk dictionary compete, so they are not rescaled.")
         arrays = dict(self.arrays)
         arrays["W_enc"] = arrays["W_enc"] * factor
-        arrays["W_dec"] = arrays["W_dec"] / factor[:, None]
+        for name in {"W_dec", LATER} & set(arrays):
+            arrays[name] = arrays[name] / factor[:, None]
         for name in ("b_enc", "threshold", "b_gate", "b_mag"):
             if name in arrays:
                 arrays[name] = arrays[name] * factor
@@ -313,7 +326,8 @@ def normalised(x: Tensor, how: str, scale: float = 1.0) -> tuple[Tensor, Tensor,
 
 
 _GATED = ("b_gate", "b_mag", "r_mag")
-_NAMES = ("W_enc", "W_dec", "b_dec", "b_enc", "threshold", *_GATED, "W_skip", "density")
+_NAMES = ("W_enc", "W_dec", "b_dec", "b_enc", "threshold", *_GATED, "W_skip", "density",
+          LATER)  # fmt: skip
 
 
 def weighted_rows(index: Tensor, value: Tensor, rows: Tensor) -> Tensor:

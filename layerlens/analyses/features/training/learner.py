@@ -132,7 +132,7 @@ class Learner:
         """[m] bool: features that were off for ``dead_after`` activations."""
         return self.asleep >= self.recipe.dead_after
 
-    def _batch(self, x: Tensor, given: Mapping[str, Tensor]) -> Batch:
+    def batch(self, x: Tensor, given: Mapping[str, Tensor]) -> Batch:
         """Activations as they are learned from."""
         x = self._inside(x)
         return Batch(x, x, given["b_dec"])
@@ -145,23 +145,42 @@ class Learner:
         ActivationError
             The loss is not finite.
         """
-        recipe = self.recipe
-        done = self.seen / recipe.total
-        given = {name: one.requires_grad_() for name, one in self.given.items()}
-        batch = self._batch(x, given)
-        aux = batch.read.shape[1] // 2
+        given = self.leaves()
         loss = loss_of(
-            recipe.kind, given, batch, k=recipe.k, price=self.price.now, dead=self.dead, aux=aux
-        )
-        found = torch.autograd.grad(loss.total, list(given.values()))
-        slopes = dict(zip(given, found, strict=True))
-        del found  # each is let go when its step is taken
+            self.recipe.kind, given, self.batch(x, given), k=self.recipe.k, price=self.price.now,
+            dead=self.dead, aux=self.aux,
+        )  # fmt: skip
+        slopes = torch.autograd.grad(loss.total, list(given.values()))
+        self.price.steer(loss.l0, len(x) / self.recipe.total, self.seen / self.recipe.total)
+        named = dict(zip(given, slopes, strict=True))
+        del slopes  # each is let go when its step is taken
+        self.descend(named, loss, len(x))
+        return loss
+
+    @property
+    def aux(self) -> int:
+        """How many dead features are taught at once, at most."""
+        return int(self.given["encoder"].shape[1]) // 2
+
+    def leaves(self) -> dict[str, Tensor]:
+        """The parameters, of which gradients are recorded until the next step."""
+        return {name: one.requires_grad_() for name, one in self.given.items()}
+
+    def descend(self, slopes: dict[str, Tensor], loss: Loss, number: int) -> None:
+        """One step down the slopes, which are used up, of a batch of so many activations.
+
+        Raises
+        ------
+        ActivationError
+            The loss is not finite.
+        """
+        recipe, done = self.recipe, self.seen / self.recipe.total
         if not math.isfinite(loss.total.item()):
             raise ActivationError(
                 f"The loss was not finite after {self.seen:,} activations: give a smaller lr."
             )
         quick = QUICK * max(recipe.lr, recipe.batch / recipe.total)
-        for name in given:
+        for name in self.given:
             self.given[name].requires_grad_(False)
             rate = quick if name == SWITCHES.get(recipe.kind) else recipe.lr
             self._adam(name, slopes.pop(name), rate * min(1.0, (1 - done) / DECAY))
@@ -169,16 +188,14 @@ class Learner:
             self.given["threshold"].clamp_min_(0)
         if recipe.kind in CHOOSING:
             self.given["decoder"] /= self.given["decoder"].norm(dim=-1, keepdim=True)
-        self._count(loss, len(x))
-        self.price.steer(loss.l0, len(x) / recipe.total, done)
-        return loss
+        self._count(loss, number)
 
     def look(self, x: Tensor) -> Loss:
         """The loss of activations ``[n, d]`` that are not learned from."""
         recipe = self.recipe
         with torch.no_grad():
             return loss_of(
-                recipe.kind, self.given, self._batch(x, self.given), k=recipe.k, price=0.0,
+                recipe.kind, self.given, self.batch(x, self.given), k=recipe.k, price=0.0,
                 dead=torch.zeros_like(self.dead), aux=0,
             )  # fmt: skip
 

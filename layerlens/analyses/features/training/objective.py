@@ -20,7 +20,7 @@ gated      price ``sum_j relu(gate_j) |W_j|``, and the error of what the gate al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -78,52 +78,167 @@ class Batch(NamedTuple):
     centre: Tensor
 
 
+class Encoded(NamedTuple):
+    """The features of a batch.
+
+    Attributes
+    ----------
+    value
+        ``[n, m]``; ``[n, k]`` where only those of `index` are on.
+    index
+        ``[n, k]``: which features; None for all.
+    pre
+        ``[n, m]`` without gradients: what dead features are woken by.
+    paid
+        What their being on costs, before its price.
+    gates
+        ``[n, m]``: what a gate alone would decode, of gated ones.
+    cut
+        As of `Loss`.
+    """
+
+    value: Tensor
+    index: Tensor | None
+    pre: Tensor
+    paid: Tensor
+    gates: Tensor | None = None
+    cut: float = 0.0
+
+    def decoded(self, rows: Tensor) -> Tensor:
+        """``[n, o]``: what they write along rows ``[m, o]``."""
+        return _sum(self.value, self.index, rows)
+
+    def use(self) -> tuple[Tensor, float]:
+        """Which were on for any of the batch, and how many for one of it."""
+        positive = self.value.detach() > 0
+        if self.index is None:
+            return positive.any(0), float(positive.sum()) / len(positive)
+        on = torch.zeros(self.pre.shape[1], dtype=torch.bool)
+        on[self.index[positive]] = True
+        return on, float(positive.sum()) / len(positive)
+
+
 def loss_of(
     kind: str, given: Parameters, batch: Batch, *, k: int, price: float, dead: Tensor, aux: int
 ) -> Loss:
-    """The loss of a batch, recorded for autograd.
+    """The loss of a batch, recorded for autograd; see :func:`losses_of`.
+
+    Parameters
+    ----------
+    given
+        ``encoder [m, d]``, ``decoder [m, o]``, ``b_dec``, what else the kind has, and ``skip
+        [o, d]`` where there is an affine path beside the features.
+    """
+    return losses_of(kind, [given], [batch], k=k, price=price, dead=[dead], aux=aux)[0]
+
+
+def losses_of(
+    kind: str,
+    given: Sequence[Parameters],
+    batches: Sequence[Batch],
+    *,
+    k: int,
+    price: float,
+    dead: Sequence[Tensor],
+    aux: int,
+) -> list[Loss]:
+    """The loss of each layer of a batch; the sum of their totals is minimised.
 
     Parameters
     ----------
     kind
         One of ``KINDS``.
     given
-        ``encoder [m, d]``, ``decoder [m, o]``, ``b_dec``, what else the kind has, and ``skip
-        [o, d]`` where there is an affine path beside the features.
-    batch
-        What is learned from.
+        Of each layer, as of :func:`loss_of`; but a ``decoder [m, r o]`` may write into the ``r``
+        layers from its own on, side by side, and what a layer is given is the sum over those that
+        write into it.
+    batches
+        What each layer reads and has to write.
     k
         Features for each activation, of the kinds that choose.
     price
         Weight of being on, of the others.
     dead
-        ``[m]`` bool: which features count as dead.
+        ``[m]`` bool of each layer: which features count as dead.
     aux
-        How many dead ones try to explain the error, at most.
+        How many dead ones of a layer try to explain the error, at most.
     """
-    if kind == "topk":
-        return _topk(given, batch, k, dead, aux)
-    centred = batch.read - batch.centre
+    pairs = list(zip(given, batches, strict=True))
+    found = [_encoded(kind, *pair, k) for pair in pairs]
+    writes = _whole(
+        given, batches, [f.decoded(one["decoder"]) for f, one in zip(found, given, strict=True)]
+    )
+    shares = [_unexplained(batch.written, y) for batch, y in zip(batches, writes, strict=True)]
+    if kind in CHOOSING:
+        errors = [(batch.written - y).detach() for batch, y in zip(batches, writes, strict=True)]
+        each = zip(pairs, found, dead, strict=True)
+        woken = [_revived(*pair, f.pre, torch.cat(errors[i:], 1), asleep, aux)
+                 for i, (pair, f, asleep) in enumerate(each)]  # fmt: skip
+        totals = [share + more for share, more in zip(shares, woken, strict=True)]
+    else:
+        totals = [_squared(batch, y) + price * f.paid
+                  for batch, y, f in zip(batches, writes, found, strict=True)]  # fmt: skip
     if kind == "gated":
-        return _gated(given, batch, centred, price)
+        alone = _alone(given, batches, found)
+        totals = [total + _squared(batch, y)
+                  for total, batch, y in zip(totals, batches, alone, strict=True)]  # fmt: skip
+    return [
+        Loss(total, share.item(), *f.use(), f.cut)
+        for total, share, f in zip(totals, shares, found, strict=True)
+    ]
+
+
+def _encoded(kind: str, given: Parameters, batch: Batch, k: int) -> Encoded:
+    """The features of one layer."""
+    centred = batch.read - batch.centre
+    free = centred.new_zeros(())
+    if kind == "topk":
+        with torch.no_grad():
+            pre = centred @ given["encoder"].T + given["b_enc"]
+            best = pre.topk(k, dim=-1)
+        value = _chosen(given, batch, best.indices, best.values)
+        return Encoded(value, best.indices, pre, free)
+    norms = given["decoder"].norm(dim=-1)
+    if kind == "gated":
+        along = centred @ given["encoder"].T
+        gate = along + given["b_gate"]
+        f = (along * given["r_mag"].exp() + given["b_mag"]).relu() * (gate > 0)
+        return Encoded(f, None, gate.detach(), (gate.relu() @ norms).mean(), gate.relu())
     pre = centred @ given["encoder"].T + given["b_enc"]
     if kind == "batchtopk":
-        return _batchtopk(given, batch, pre, k, dead, aux)
-    norms = given["decoder"].norm(dim=-1)
+        f = pre.relu()
+        cut = f.detach().flatten().topk(k * len(f)).values[-1]
+        return Encoded(f * (f >= cut), None, pre.detach(), free, cut=float(cut))
     if kind == "jumprelu":
         threshold = given["threshold"]
         f = Jump.apply(pre, threshold)  # type: ignore[no-untyped-call]
         paid = Step.apply(pre, threshold).sum(-1).mean()  # type: ignore[no-untyped-call]
-    else:
-        f = pre.relu()
-        paid = (f @ norms).mean()
-    return _priced(batch, _whole(given, batch, f @ given["decoder"]), f, price * paid)
+        return Encoded(f, None, pre.detach(), paid)
+    f = pre.relu()
+    return Encoded(f, None, pre.detach(), (f @ norms).mean())
 
 
-def _whole(given: Parameters, batch: Batch, found: Tensor) -> Tensor:
-    """What is written: what features write, the bias, and the path beside them."""
-    found = found + given["b_dec"]
-    return found + batch.read @ given["skip"].T if "skip" in given else found
+def _whole(
+    given: Sequence[Parameters], batches: Sequence[Batch], written: Sequence[Tensor]
+) -> list[Tensor]:
+    """What is written into each layer: what features write, the bias, and the path beside them."""
+    width = batches[0].written.shape[1]
+    whole = []
+    for j, (one, batch) in enumerate(zip(given, batches, strict=True)):
+        into = [w[:, (j - i) * width : (j - i + 1) * width] for i, w in enumerate(written[: j + 1])]
+        found = sum(part for part in into if part.shape[1]) + one["b_dec"]
+        whole.append(found + batch.read @ one["skip"].T if "skip" in one else found)
+    return whole
+
+
+def _alone(
+    given: Sequence[Parameters], batches: Sequence[Batch], found: Sequence[Encoded]
+) -> list[Tensor]:
+    """What gates alone would write into each layer, with decoders that learn nothing of it."""
+    held = [{name: array.detach() for name, array in one.items()} for one in given]
+    written = [_sum(f.gates, None, one["decoder"])
+               for f, one in zip(found, held, strict=True) if f.gates is not None]  # fmt: skip
+    return _whole(held, batches, written)
 
 
 def _chosen(given: Parameters, batch: Batch, index: Tensor, value: Tensor) -> Tensor:
@@ -133,51 +248,12 @@ def _chosen(given: Parameters, batch: Batch, index: Tensor, value: Tensor) -> Te
     return found
 
 
-def _topk(given: Parameters, batch: Batch, k: int, dead: Tensor, aux: int) -> Loss:
-    with torch.no_grad():
-        pre = (batch.read - batch.centre) @ given["encoder"].T + given["b_enc"]
-        best = pre.topk(k, dim=-1)
-    value = _chosen(given, batch, best.indices, best.values)
-    y = _whole(given, batch, weighted_rows(best.indices, value, given["decoder"]))
-    on = torch.zeros(len(dead), dtype=torch.bool)
-    on[best.indices[best.values > 0]] = True
-    share = _unexplained(batch.written, y)
-    total = share + _revived(given, batch, pre, (batch.written - y).detach(), dead, aux)
-    return Loss(total, share.item(), on, float((best.values > 0).sum()) / len(y))
+def _sum(value: Tensor, index: Tensor | None, rows: Tensor) -> Tensor:
+    return value @ rows if index is None else weighted_rows(index, value, rows)
 
 
-def _batchtopk(
-    given: Parameters, batch: Batch, pre: Tensor, k: int, dead: Tensor, aux: int
-) -> Loss:
-    f = pre.relu()
-    cut = f.detach().flatten().topk(k * len(f)).values[-1]
-    f = f * (f >= cut)
-    y = _whole(given, batch, f @ given["decoder"])
-    share = _unexplained(batch.written, y)
-    total = share + _revived(given, batch, pre.detach(), (batch.written - y).detach(), dead, aux)
-    return Loss(total, share.item(), *_use(f), float(cut))
-
-
-def _gated(given: Parameters, batch: Batch, centred: Tensor, price: float) -> Loss:
-    along = centred @ given["encoder"].T
-    gate = along + given["b_gate"]
-    f = (along * given["r_mag"].exp() + given["b_mag"]).relu() * (gate > 0)
-    open_ = gate.relu()
-    paid = (open_ @ given["decoder"].norm(dim=-1)).mean()
-    held = {name: one.detach() for name, one in given.items()}
-    alone = _whole(held, batch, open_ @ held["decoder"])
-    extra = (batch.written - alone).square().sum(-1).mean()
-    return _priced(batch, _whole(given, batch, f @ given["decoder"]), f, price * paid + extra)
-
-
-def _priced(batch: Batch, y: Tensor, f: Tensor, more: Tensor) -> Loss:
-    total = (batch.written - y).square().sum(-1).mean() + more
-    return Loss(total, _unexplained(batch.written, y).item(), *_use(f))
-
-
-def _use(f: Tensor) -> tuple[Tensor, float]:
-    on = f.detach() > 0
-    return on.any(0), float(on.sum()) / len(f)
+def _squared(batch: Batch, y: Tensor) -> Tensor:
+    return (batch.written - y).square().sum(-1).mean()
 
 
 def _unexplained(x: Tensor, y: Tensor) -> Tensor:

@@ -62,9 +62,23 @@ class PairLearner(Learner):
     skip
         Whether an affine path leads from what is read to what is written beside the features; it
         begins as that map.
+    later
+        ``[n, layer, o]``: what is written in later layers, in the units of their own learners,
+        where features write there, too.
+    writers
+        How many layers write into each that this one writes into: they share it at the start.
     """
 
-    def __init__(self, recipe: Recipe, x: Tensor, y: Tensor, *, skip: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        x: Tensor,
+        y: Tensor,
+        *,
+        skip: bool,
+        later: Tensor | None = None,
+        writers: Sequence[int] = (1,),
+    ) -> None:
         self.recipe = recipe
         x, y = x[:COMPONENT_ROWS], y[:COMPONENT_ROWS]
         self.scale = scale_of(y - y.mean(0))
@@ -73,16 +87,20 @@ class PairLearner(Learner):
         deviation = x.std(0)
         self.spread = torch.where(deviation > 0, 2.0 ** deviation.log2().round(), 1.0)
         inside = (x - self.shift) / self.spread
-        best = linear_map(inside, y * self.scale)[0].float()
+        wanted = y * self.scale
+        if later is not None:
+            wanted = torch.cat([wanted, later[: len(y)].flatten(1)], 1)
+        best = linear_map(inside, wanted)[0].float()
         rows = drawn_rows(recipe, x.shape[1])
-        written = torch.nn.functional.normalize(rows @ best, dim=-1)
+        shared = torch.tensor(writers).repeat_interleave(y.shape[1])
+        written = torch.nn.functional.normalize(rows @ (best / shared), dim=-1)
         if recipe.kind not in CHOOSING:
             rows, written = rows * SMALL, written * SMALL
         given = {"encoder": rows, "decoder": written}
-        given |= {"skip": best.T.contiguous()} if skip else {}
+        given |= {"skip": best[:, : y.shape[1]].T.contiguous()} if skip else {}
         self._begin(given, (y * self.scale).mean(0))
 
-    def _batch(self, x: Tensor, given: Mapping[str, Tensor]) -> Batch:
+    def batch(self, x: Tensor, given: Mapping[str, Tensor]) -> Batch:
         """Rows ``[n, 2, d]``: what is read, and what is written."""
         del given
         read = normalised(x[:, 0], self.recipe.normalise)[0]
@@ -149,12 +167,12 @@ class Pairs:
     def step(self, x: Tensor) -> Loss:
         """Learn from a batch ``[n, 2 layers, d]``; the mean of the layers is told."""
         parts = zip(self.each, x.split(2, 1), strict=True)
-        return _mean([one.step(part) for one, part in parts])
+        return mean_of([one.step(part) for one, part in parts])
 
     def look(self, x: Tensor) -> Loss:
         """The loss of activations that are not learned from."""
         parts = zip(self.each, x.split(2, 1), strict=True)
-        return _mean([one.look(part) for one, part in parts])
+        return mean_of([one.look(part) for one, part in parts])
 
     def form(self) -> Form:
         """What each of them computes."""
@@ -166,11 +184,11 @@ class Pairs:
 
     def arrays(self) -> dict[str, Tensor]:
         """Those of each layer, with the layer as their first axis where there are several."""
-        return _stacked([one.arrays() for one in self.each])
+        return stacked([one.arrays() for one in self.each])
 
     def state(self) -> dict[str, Tensor]:
         """What else is needed to go on from here exactly."""
-        return _stacked([one.state() for one in self.each])
+        return stacked([one.state() for one in self.each])
 
     def take(self, begun: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`arrays` and :meth:`state` gave."""
@@ -182,13 +200,14 @@ class Pairs:
             one.take({name: begun[name][layer] for name in mine})
 
 
-def _stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Arrays of several layers, with the layer as their first axis; of one as they are."""
     if len(found) == 1:
         return dict(found[0])
     return {name: torch.stack([one[name] for one in found]) for name in found[0]}
 
 
-def _mean(losses: Sequence[Loss]) -> Loss:
+def mean_of(losses: Sequence[Loss]) -> Loss:
     """The mean of what is told of each layer; what was minimised is in the past."""
     error, l0 = (float(np.mean([getattr(one, name) for one in losses])) for name in ("error", "l0"))
     return Loss(torch.stack([one.total for one in losses]).sum(), error, losses[0].on, l0)

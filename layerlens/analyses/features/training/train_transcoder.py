@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
+from layerlens.analyses.contract.parts import Variable
 from layerlens.analyses.contributions.value_paths import Node
 from layerlens.analyses.features.activations import Places
 from layerlens.analyses.features.training.asked import DEFAULT_LIMIT, Asked
+from layerlens.analyses.features.training.crossing import Crossing, CrossJudge
 from layerlens.analyses.features.training.judge import COMPONENT_ROWS, Judge
 from layerlens.analyses.features.training.learner import Learns
 from layerlens.analyses.features.training.pairs import NORMALISE, PairJudge, Pairs
-from layerlens.analyses.features.training.train_sae import VARIABLES, work_of
-from layerlens.analyses.features.training.training import Training
+from layerlens.analyses.features.training.train_sae import SHARE, VARIABLES, work_of
+from layerlens.analyses.features.training.training import LAYERS, Training
 from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.result.fitted import Fitted
@@ -35,9 +37,10 @@ class AskedTranscoder(Asked):
 
     LEARNS = "transcoder"
     CONTROL = "linear maps of that rank"
-    SAME = ("skip", *Asked.SAME)
+    SAME = ("skip", "cross_layer", *Asked.SAME)
 
     skip: bool
+    cross_layer: bool
 
     @cached_property
     def places(self) -> Places:
@@ -60,6 +63,11 @@ class AskedTranscoder(Asked):
         sites = []
         for layer in sorted(set(chosen)):
             sites += [Node(layer, mlp=True).reads(model), Site("mlp_out", layer)]
+        if self.cross_layer and len(sites) == 2:
+            raise InputError(
+                f"cross_layer=True needs several layers and got layer {sites[0].layer} alone: give "
+                "layers='all', or several."
+            )
         for site in sites:
             model.anatomy.tap(site)
         return Places(model, tuple(sites), self.positions_skipped)
@@ -76,14 +84,18 @@ class AskedTranscoder(Asked):
 
     @property
     def parameters(self) -> int:
-        """With the affine path, which is as wide as a feature for each entry."""
-        return super().parameters + self.skip * self.width**2
+        """With the affine path, and the decoders into later layers, mean over layers."""
+        later = self.cross_layer * (self.dictionaries - 1) / 2
+        own = super().parameters + self.skip * self.width**2
+        return own + round(later * self.width * self.features)
 
     @property
     def beginning(self) -> int:
         """Of the linear maps, with what the first read and write, a few times over."""
         rows = min(COMPONENT_ROWS, self.activations or COMPONENT_ROWS)
-        return 24 * (rows + 4 * self.width) * self.width + 32 * self.test_tokens * self.width
+        layers = self.dictionaries if self.cross_layer else 1
+        found = 24 * (rows + 4 * self.width) * self.width * (1 + layers) // 2
+        return found + 32 * self.test_tokens * self.width
 
     @property
     def normalise(self) -> str:
@@ -92,11 +104,12 @@ class AskedTranscoder(Asked):
 
     def learner(self, total: int, first: Tensor) -> Learns:
         """Transcoders, one a layer."""
-        return Pairs(self.recipe(total), first, skip=self.skip)
+        made = Crossing if self.cross_layer else Pairs
+        return made(self.recipe(total), first, skip=self.skip)
 
     def judge(self, x: Tensor) -> Judge:
         """Beside linear maps."""
-        return PairJudge(x)
+        return CrossJudge(x) if self.cross_layer else PairJudge(x)
 
     def facts(self) -> dict[str, Any]:
         """Layers, and what is read and written there."""
@@ -115,13 +128,23 @@ def count_work(model: LensModel, tokens: Tokens | Texts, **options: object) -> W
     "writes?",
     source="Dunefsky, Chlenski and Nanda (2024), Transcoders Find Interpretable LLM Feature "
     "Circuits, arXiv 2406.11944; Paulo, Shabalin and Belrose (2025), Transcoders Beat Sparse "
-    "Autoencoders for Interpretability, arXiv 2501.18823",
+    "Autoencoders for Interpretability, arXiv 2501.18823; Ameisen et al. (2025), Circuit Tracing: "
+    "Revealing Computational Graphs in Language Models",
     cost="1 pass over the texts up to the last layer that is read, and for each layer a product of "
     "each token's activation with the transcoder for each of a few directions",
     view="curves",
     lead="The transcoder explains more of what the MLP writes the longer it learns; linear maps "
     "that hand on as many numbers a token are the control that it has to beat.",
-    variables=VARIABLES,
+    variables={
+        **VARIABLES,
+        LAYERS: Variable(
+            ("activations", "layer"),
+            "float32",
+            "1",
+            "explained variance of each layer",
+            formula=SHARE,
+        ),
+    },
     work=count_work,
     pooled=True,
     corpus=True,
@@ -139,6 +162,7 @@ def train_transcoder(
     size: float = 8,
     k: int = 32,
     skip: bool = False,
+    cross_layer: bool = False,
     activations: int | None = None,
     batch: int = 1024,
     lr: float = 1e-3,
@@ -155,7 +179,9 @@ def train_transcoder(
     It reads what the norm before the MLP is given: the stream between the sublayers
     (``resid_mid``; ``resid_pre`` where they run in parallel), brought to one norm token by token as
     an RMS norm does it. It writes what the MLP adds to the stream (``mlp_out``). Layers learn at
-    the same time, from the same passes, each its own transcoder.
+    the same time, from the same passes, each its own transcoder. With ``cross_layer=True`` a
+    feature also writes into every later layer that is learned, so that what several MLPs do one
+    after the other may be one feature, where transcoders of single layers have a copy in each.
 
     Parameters
     ----------
@@ -171,6 +197,9 @@ def train_transcoder(
     skip
         Whether an affine path leads past the features, so that these need not spell out what is
         linear in the MLP.
+    cross_layer
+        Whether features write into all learned layers from their own on, which are explained
+        together; a transcoder of ``n`` layers has ``n (n + 1) / 2`` decoders then.
     activations
         Tokens to learn from; None: every one of the texts once. Texts are read again where they
         have fewer.
@@ -199,7 +228,11 @@ def train_transcoder(
     ``layerlens.analyses.features.dictionaries.dictionary``, with an axis of layers in front where
     there are several. ``explained_variance`` of the control is that of the best linear map of as
     high a rank as features are on (reduced-rank regression), mean over layers; ``scores`` has each
-    layer's.
+    layer's, and so has ``layer_explained_variance`` while it learns.
+
+    Cross-layer ones are of Ameisen et al. (2025): the errors of all layers are summed, and of the
+    kinds without a choice a feature pays by the norm of its decoders side by side. That ``k`` of a
+    layer are on in the mean of all layers (of the kinds with a choice: in each) is ours.
 
     Raises
     ------
@@ -223,7 +256,7 @@ def train_transcoder(
     """
     asked = AskedTranscoder(
         model=model, layers=layers, kind=kind, size=size, k=k, skip=skip,
-        activations=activations, batch=batch, lr=lr, dead_after=dead_after,
+        cross_layer=cross_layer, activations=activations, batch=batch, lr=lr, dead_after=dead_after,
         positions_skipped=positions_skipped, test=test, test_tokens=test_tokens, seed=seed,
         resume=resume, memory_limit=memory_limit,
     )  # fmt: skip

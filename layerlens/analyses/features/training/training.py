@@ -33,6 +33,8 @@ OFF = 0.15
 """How far, as a share of ``k``, the L0 may be off without a word."""
 CURVES = ("explained", "control", "loss", "l0", "dead")
 LEARNED = "learned"
+LAYERS = "layer_explained_variance"
+"""What each layer's own is called, where there are several and each has a dictionary."""
 
 
 class Training:
@@ -57,6 +59,8 @@ class Training:
         # A step takes a batch at most, so that each point is met by one of its own.
         self.points = min(POINTS, max(1, self.sizes.total // (2 * asked.batch)))
         self.history = np.full((len(CURVES), self.points), np.nan, dtype=np.float32)
+        layers = len(asked.places.layers)
+        self.by_layer = np.full((layers, self.points), np.nan, dtype=np.float32)
         self.losses: list[tuple[float, float]] = []
 
     def _held_out(self, texts: frozenset[int]) -> Tensor:
@@ -151,6 +155,7 @@ class Training:
         dead = float(learner.dead.float().mean())
         control = self.judge.components(found.l0)
         self.history[:, point] = (found.explained.mean(), control, loss, found.l0, dead)
+        self.by_layer[:, point] = found.explained
         self._emit(point)
 
     def _emit(self, point: int) -> None:
@@ -158,6 +163,8 @@ class Training:
         arrays = {"loss": loss, "l0": l0, "dead": dead}
         told = {name: np.asarray(value) for name, value in arrays.items()}
         told["explained_variance"] = np.array([explained, control])
+        if self.asked.dictionaries > 1:
+            told[LAYERS] = self.by_layer[:, point]
         self.job.emit({"activations": point}, told)
 
     def _hand_over(self, learner: Learns) -> None:
@@ -165,6 +172,7 @@ class Training:
         arrays = learner.arrays() | learner.state()
         arrays[STATE + "place"] = torch.tensor([*self.place, self.inside])
         arrays[STATE + "history"] = torch.from_numpy(self.history)
+        arrays[STATE + "by_layer"] = torch.from_numpy(self.by_layer)
         arrays[STATE + "shares"] = torch.from_numpy(self.judge.shares)
         arrays[STATE + "losses"] = torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 2)
         places = self.asked.places
@@ -223,7 +231,12 @@ class Training:
                 np.array([_short(number) for number in seen.tolist()]),
             ),
         }
-        self.job.declare({"dictionary": 2, "activations": self.points}, coords)
+        lengths = {"dictionary": 2, "activations": self.points}
+        if self.asked.dictionaries > 1:
+            layers = self.asked.places.layers
+            lengths["layer"] = len(layers)
+            coords["layer"] = (("layer",), np.array(layers))
+        self.job.declare(lengths, coords)
 
     def _begun(self) -> Fitted | None:
         """Take over where an earlier call stood.
@@ -259,6 +272,7 @@ class Training:
         self.place = (place[0], place[1])
         self.judge.shares = begun[STATE + "shares"].numpy().copy()
         self.history = begun[STATE + "history"].numpy().copy()
+        self.by_layer = begun[STATE + "by_layer"].numpy().copy()
         self.losses = [tuple(pair) for pair in begun[STATE + "losses"].tolist()]
         for point in np.flatnonzero(~np.isnan(self.history[0])):
             self._emit(int(point))

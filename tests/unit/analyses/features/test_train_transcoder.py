@@ -9,8 +9,10 @@ from torch import Tensor
 import layerlens as ll
 from layerlens.analyses.contract.split import split_texts
 from layerlens.analyses.features.dictionaries.dictionary import Dictionary, mean_max_cosine
+from layerlens.analyses.features.dictionaries.together import reconstruct_all
+from layerlens.analyses.features.training.crossing import Crossing
 from layerlens.analyses.features.training.learner import Recipe
-from layerlens.analyses.features.training.pairs import NORMALISE, PairJudge, PairLearner
+from layerlens.analyses.features.training.pairs import NORMALISE, PairJudge, PairLearner, Pairs
 from layerlens.errors import Cancelled, InputError, MemoryLimitError
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.toys import get_toy
@@ -174,3 +176,62 @@ def test_options_that_do_not_fit_are_refused(
 def test_transcoders_that_do_not_fit_are_refused(model: LensModel, texts: list[list[int]]) -> None:
     with pytest.raises(MemoryLimitError, match="fewer layers"):
         ll.train_transcoder(model, texts, layers="all", memory_limit=1000)
+
+
+def test_one_feature_crosses_layers_where_others_find_copies() -> None:
+    """Features of the first layer whose strength the MLPs of three layers write each in its way."""
+    random = torch.Generator().manual_seed(1)
+    width, planted = 16, 8
+    rows = torch.randn(4, planted, width, generator=random)
+    read, *wrote = torch.nn.functional.normalize(rows, dim=-1)
+
+    def draw(count: int) -> Tensor:
+        x = torch.randn(count, width, generator=random)
+        x = x * width**0.5 / x.norm(dim=1, keepdim=True)
+        f = (x @ read.T - 0.6).relu()
+        return torch.stack([side for row in wrote for side in (x, f @ row)], 1)
+
+    steps, batch = 200, 128
+    recipe = Recipe("relu", 16, 1, 3e-2, batch, steps * batch, steps * batch, 0, "none")
+    on, left = {}, {}
+    for made in (Pairs, Crossing):
+        learner = made(recipe, draw(2048), skip=False)
+        for _ in range(steps):
+            learner.step(draw(batch))
+        each, x = learner.dictionaries(), draw(1000)
+        y, features = reconstruct_all(each, x[:, 0::2])
+        wanted = x[:, 1::2]
+        left[made] = float((wanted - y).square().sum() / (wanted - wanted.mean(0)).square().sum())
+        on[made] = [float((one > 0).sum()) / len(x) for one in features]
+    assert min(on[Pairs]) > 0.9 and left[Pairs] > 0.3  # as many on in each layer do not suffice
+    assert on[Crossing][0] > 2 and sum(on[Crossing][1:]) < 0.2 and left[Crossing] < 0.05
+    wide = torch.cat([each[0]["W_dec"], *each[0].later], 1)
+    assert mean_max_cosine(torch.cat(wrote, 1), wide) > 0.98
+
+
+@pytest.mark.parametrize("kind", ["topk", "jumprelu", "gated"])
+def test_cross_layer_ones_are_those_of_plain_torch(
+    kind: str, model: LensModel, texts: list[list[int]]
+) -> None:
+    """A stopped run goes on as if it had not been; each layer is the sum over those up to it."""
+    options = {**SHORT, "kind": kind, "cross_layer": True, "skip": kind == "topk"}
+    found = ll.train_transcoder(model, texts, **options)
+    assert found.checks.ok and list(found["W_dec_later"].shape) == [1, 128, 64]
+    with pytest.raises(Cancelled) as caught:
+        ll.train_transcoder.run(model, texts, options, StopsAt(1500))
+    again = ll.train_transcoder(model, texts, **options, resume=caught.value.partial.fitted)  # type: ignore[attr-defined]
+    for name in found:
+        assert torch.equal(again[name], found[name]), name
+    read, written = zip(*(_pairs(model, texts, layer) for layer in (0, 1)), strict=True)
+    first, second = (Dictionary.by_layer(found)[layer] for layer in (0, 1))
+    for layer, more in ((0, 0), (1, first.encode(read[0]) @ found["W_dec_later"][0])):
+        y = (first, second)[layer].reconstruct(read[layer])[0] + more
+        spread = (written[layer] - written[layer].mean(0)).square().sum()
+        explained = float(1 - (written[layer] - y).square().sum() / spread)
+        told = found.scores["test"][f"explained_variance/{layer}"]
+        assert told == pytest.approx(explained, abs=1e-4)
+
+
+def test_one_layer_crosses_nothing(model: LensModel, texts: list[list[int]]) -> None:
+    with pytest.raises(InputError, match="needs several layers"):
+        ll.train_transcoder(model, texts, layers=1, cross_layer=True)
