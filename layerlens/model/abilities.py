@@ -68,3 +68,9 @@ ABILITIES: dict[str, Callable[[LensModel], str]] = {
     "experts": _experts,
 }
 """By name, why a model lacks it, in words that go on after the model's name; "" if it does not."""
+
+
+def reads_first(model: LensModel) -> bool:
+    """Whether the model answers once, from its first position, as a classifier does."""
+    head = model.anatomy.head
+    return head is not None and head.pool is not None and head.pool.position == 0

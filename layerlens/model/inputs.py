@@ -210,7 +210,9 @@ def _picture(item: Any) -> Any:
             raise InputError(
                 f"{os.fspath(item)} is no picture that can be read: {error}."
             ) from error
-    if hasattr(item, "getbands") or _is_fed(item):
+    if hasattr(item, "getbands"):
+        return item.convert("RGB")
+    if _is_fed(item):
         return item
     array = np.asarray(item)
     if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
@@ -219,7 +221,7 @@ def _picture(item: Any) -> Any:
         raise InputError(
             f"A picture is an array [height, width] or [height, width, 3], not {array.shape}."
         )
-    return Image.fromarray(array.astype(np.uint8).squeeze())
+    return Image.fromarray(array.astype(np.uint8).squeeze()).convert("RGB")
 
 
 def samples(item: Any, rate: int | None, wanted: int) -> np.ndarray:

@@ -220,7 +220,10 @@ class LensModel(WithHead, WithText):
             ids = numbered(1, count)
         real = torch.ones_like(ids, dtype=torch.bool)
         grid = None if self.feed.ids else grid_of(self, given[self.feed.main], ids.shape[1])
-        return Tokens(ids, real, (None,), ((),), ((),), True, given=given, grid=grid)
+        return Tokens(
+            ids, real, (None,), ((),), ((),), True,
+            given=given, grid=grid, numbered=not self.feed.ids,
+        )  # fmt: skip
 
     def layers(self, which: Any = None) -> list[int]:
         """Numbers of the blocks that are meant, in order, each once.

@@ -55,7 +55,8 @@ def load(
     ----------
     source
         Nothing for the default model; a hub id; a local folder; a ``.gguf`` file;
-        ``"toy:induction"``, ``"toy:modular"`` or ``"toy:addition"``; or a Hugging Face model in
+        ``"toy:induction"``, ``"toy:modular"``, ``"toy:addition"`` or ``"toy:digits"``; or a
+        Hugging Face model in
         memory, which is used as it is, wherever it is: never moved, never copied. It may be
         offloaded or sharded by accelerate, quantised, or have adapters in its layers (LoRA and
         its kin). Compiled code is not used: while layerlens runs it, the model is the plain

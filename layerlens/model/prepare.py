@@ -54,6 +54,7 @@ def fed(model: LensModel, given: Any) -> Tokens:
         notes=(_said(model, values),),
         given={model.feed.main: values},
         grid=grid,
+        numbered=True,
     )
 
 

@@ -51,6 +51,8 @@ class Tokens:
         decoder writes an answer to.
     grid
         Where the positions lie in each picture or sound; None for text.
+    numbered
+        The ids only number the positions: they say nothing of what is there.
     """
 
     ids: Tensor
@@ -65,6 +67,7 @@ class Tokens:
     vocabulary: str = ""
     given: Mapping[str, Tensor] = field(default_factory=dict)
     grid: Grid | Frames | None = None
+    numbered: bool = False
 
     def __post_init__(self) -> None:
         rows = {name: len(value) for name, value in self.given.items()}
@@ -75,13 +78,8 @@ class Tokens:
         if not isinstance(other, Tokens):
             return NotImplemented
         same = torch.equal(self.ids, other.ids) and torch.equal(self.mask, other.mask)
-        alike = self.given.keys() == other.given.keys()
-        return (
-            same
-            and alike
-            and all(torch.equal(value, other.given[name]) for name, value in self.given.items())
-            and (self.single, self.vocabulary) == (other.single, other.vocabulary)
-        )
+        alike = (self.single, self.vocabulary) == (other.single, other.vocabulary)
+        return same and alike and self.given_alike(other)
 
     def __hash__(self) -> int:
         return hash((self.ids.shape, self.ids.numpy().tobytes(), self.single, self.vocabulary))
@@ -119,6 +117,11 @@ class Tokens:
             },
             single=False,
         )
+
+    def given_alike(self, other: Tokens) -> bool:
+        """Whether both are given the same besides their ids."""
+        same = self.given.keys() == other.given.keys()
+        return same and all(torch.equal(value, other.given[n]) for n, value in self.given.items())
 
     @property
     def plain(self) -> Tokens:

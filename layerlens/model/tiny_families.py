@@ -218,6 +218,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
     "reformer": {"is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16]},
+    "t5": {"decoder_start_token_id": 0},
     "roc_bert": {
         "pronunciation_embed_dim": 8,
         "pronunciation_vocab_size": 9,

@@ -18,6 +18,9 @@ from torch import Tensor
 from layerlens.errors import InputError
 from layerlens.model.trained_range import TrainedRange
 
+PICTURES = "digits"
+"""The toy that reads pictures; `layerlens.model.train_digits` makes it."""
+
 PREFIX = "toy:"
 UNKNOWN, PADDING, BEGIN = "<unk>", "<pad>", "<bos>"
 
@@ -182,13 +185,15 @@ def get_toy(name: str) -> Toy:
     """
     toy = TOYS.get(name.removeprefix(PREFIX))
     if toy is None:
-        known = ", ".join(f"'{PREFIX}{each}'" for each in TOYS)
+        known = ", ".join(f"'{PREFIX}{each}'" for each in (*TOYS, PICTURES))
         raise InputError(f"There is no toy model {name!r}; choose one of {known}.")
     return toy
 
 
 def toy_folder(name: str) -> Path:
-    """Folder of a shipped toy: safetensors, config, tokenizer and training log."""
+    """Folder of a shipped toy: safetensors, config, tokenizer or processor, and training log."""
+    if name.removeprefix(PREFIX) == PICTURES:
+        return Path(__file__).with_name("toys") / PICTURES
     return Path(__file__).with_name("toys") / get_toy(name).name
 
 

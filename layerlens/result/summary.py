@@ -55,14 +55,20 @@ def _short(text: str) -> str:
 
 
 def _answer(data: xr.Dataset) -> list[str]:
-    """Return the best tokens at the last point and position of a lens of one text."""
+    """Return the best tokens at the last point of a lens of one text, where the model answers.
+
+    That is the last position that is measured against an answer: the last one of a text that goes
+    on, the class token of a classifier.
+    """
     if not {"point", "position", "k"} <= set(data.dims) or "batch" in data.dims:
         return []
     if not {"token_id", "probability"} <= set(data.data_vars):
         return []
     vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
     # Through whatever lens: at the last point all are the model's own answer.
-    last = data.isel(point=-1, position=-1).isel(lens=0, missing_dims="ignore")
+    measured = np.flatnonzero(data["target_id"].values >= 0) if "target_id" in data else []
+    place = int(measured[-1]) if len(measured) else -1
+    last = data.isel(point=-1, position=place).isel(lens=0, missing_dims="ignore")
     ids = last["token_id"].values[:_TOP].tolist()
     chances = last["probability"].values[:_TOP].tolist()
     best = [
@@ -70,7 +76,8 @@ def _answer(data: xr.Dataset) -> list[str]:
         for token, chance in zip(ids, chances, strict=True)
         if np.isfinite(chance)
     ]
-    return [f"next: {', '.join(best)}"] if best else []
+    word = "next" if place in (-1, data.sizes["position"] - 1) else "answer"
+    return [f"{word}: {', '.join(best)}"] if best else []
 
 
 def _verdict(result: Result) -> str:

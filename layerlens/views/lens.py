@@ -9,6 +9,7 @@ import traitlets as t
 
 from layerlens.errors import InputError
 from layerlens.export.meta import meta_from, meta_of
+from layerlens.model.abilities import reads_first
 from layerlens.views.adopt import asleep, other_of
 from layerlens.views.base import READ_ONLY, Reply
 from layerlens.views.given_lenses import lens_words
@@ -218,6 +219,8 @@ class LensView(PointRows):
             # The word of the analysis; the trait of the same name is an index into it.
             options = keywords.setdefault("options", {})
             keywords["options"] = {**options, "tracked": keywords.pop("tracked")}
+        if "position" not in keywords and model is not None and reads_first(model):
+            keywords["position"] = 0
         self._tracks = Tracks()
         super()._open(model, inputs, keywords)
         if self._lane is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from layerlens.analyses.patching.grid import PatchGrid
 from layerlens.analyses.sweeps.cell_sweep import Sweep
@@ -99,9 +98,7 @@ def _read_alike(one: Base, other: Base) -> bool:
     """Whether two runs of an encoder with a decoder read the same; of other models, any two."""
     if not one.trace.model.feed.of_pairs:
         return True
-    mine, theirs = one.tokens.given, other.tokens.given
-    same = mine.keys() == theirs.keys()
-    return same and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+    return one.tokens.given_alike(other.tokens)
 
 
 def _last_row(sweep: Sweep, pair: Pair, grid: PatchGrid, source: Base, other: float) -> None:

@@ -70,8 +70,11 @@ class Pair:
     def shared(self) -> int:
         """How many positions at the start have the same token at the same place in both texts.
 
-        No activation differs there in a causal model, so patching one changes nothing.
+        No activation differs there in a causal model, so patching one changes nothing. None where
+        a decoder writes to two different sources, which reach every state.
         """
+        if not self.base.given_alike(self.source):
+            return 0
         for position, partner in enumerate(self.partner):
             if partner != position or position in self.differing:
                 return position
@@ -123,8 +126,11 @@ def make_pair(
     partners = {there: here for here, there in to_base}
     partner = tuple(partners.get(position) for position in range(base.ids.shape[1]))
     ids, others = base.ids[0].tolist(), source.ids[0].tolist()
+    other = base.numbered and not base.given_alike(source)  # of another picture all may differ
     differing = tuple(
-        here for here, there in enumerate(partner) if there is None or ids[here] != others[there]
+        here
+        for here, there in enumerate(partner)
+        if there is None or other or ids[here] != others[there]
     )
     return Pair(clean, corrupt, partner, differing, direction)
 

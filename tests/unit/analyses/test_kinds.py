@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import layerlens as ll
 from layerlens.analyses.contract import registry
@@ -87,3 +88,20 @@ def test_patching_the_written_side_says_that_the_sources_differ() -> None:
     assert "patching everything gives the other run" not in names
     same = ll.patch_sweep(model, ll.sides([5, 6], [9, 10]), ll.sides([5, 6], [9, 11]))
     assert "patching everything gives the other run" in [check.name for check in same.checks]
+
+
+def test_patches_of_a_picture_differ_before_the_first_block() -> None:
+    model = built("vit")
+    clean, corrupt = inputs(model, 2)
+    patched = ll.patch_sweep(model, clean, corrupt, site="resid_pre", layers=[0]).data
+    assert patched.recovered.sel(layer=0, position=0) == 0  # the class token is the same
+    others = patched.metric.sel(layer=0).values[1:]
+    tokens, source = (model.tokens(one) for one in (corrupt, clean))
+    pixels = tokens.given["pixel_values"].clone()
+    pixels[..., 4:8, 8:12] = source.given["pixel_values"][..., 4:8, 8:12]  # row 1, column 2
+    with torch.inference_mode():
+        logits = model.hf(pixel_values=pixels).logits[0]
+    attrs = patched.attrs
+    answer, wrong = int(attrs["answer"]), int(attrs["wrong"])
+    direct = float(logits[answer] - logits[wrong])
+    assert others[1 * 4 + 2] == pytest.approx(direct, abs=1e-4)

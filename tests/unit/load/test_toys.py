@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from layerlens.errors import InputError
-from layerlens.model import train_toys
+from layerlens.model import train_digits, train_toys
+from layerlens.model.inputs import images
 from layerlens.model.load import load
 from layerlens.model.toys import (
     MODULUS,
@@ -148,3 +149,16 @@ def test_the_range_is_saved_with_a_toy(tmp_path: Path) -> None:
     toy = TOYS["modular"]
     train_toys.save(toy, train_toys.build(toy), {}, tmp_path)
     assert load(tmp_path, prove=False).trained_range == toy.trained
+
+
+def test_the_digits_are_named_as_well_as_the_log_says() -> None:
+    model = load("toy:digits")
+    log = json.loads((toy_folder("digits") / "training.json").read_text())
+    shown, classes = train_digits.pictures()
+    tokens = model.tokens(images(list(shown[: train_digits.TEST])))
+    fed = train_digits.fed(shown[: train_digits.TEST])
+    assert torch.allclose(tokens.given["pixel_values"], fed, atol=1e-6)
+    reached = train_digits.accuracy(model.hf, fed, torch.from_numpy(classes[: train_digits.TEST]))
+    assert reached == pytest.approx(log["held_out_accuracy"], abs=0.003)
+    assert reached > 0.9
+    assert model.token_id("7") == 7

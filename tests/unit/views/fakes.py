@@ -75,7 +75,7 @@ class FakeModel:
     load_code = "ll.load('fake')"
 
     def __init__(self) -> None:
-        self.anatomy = SimpleNamespace(family="fake")
+        self.anatomy = SimpleNamespace(family="fake", head=None)
         self.feed = Feed("text", "input_ids", "input_ids")
         self.lock = threading.RLock()
         self.steps = threading.Semaphore(10**6)
