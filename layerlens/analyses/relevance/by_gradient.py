@@ -84,12 +84,16 @@ def by_gradient(
         read = list(dict.fromkeys([*asked, last]))
         values, leaves = recorded_pass(model, text, asked, read, shares)
         found = []
-        for number in explained:
+        for index, number in enumerate(explained):
             value = number(values[last][:, place])[0]
             adding = {**plain, **offsets.of}
             wanted = [*leaves.values(), *adding.values()]
             slopes = torch.autograd.grad(
-                value, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
+                value,
+                wanted,
+                retain_graph=index + 1 < len(explained),  # the last way back frees it as it goes
+                allow_unused=True,
+                materialize_grads=True,
             )
             by_site = dict(zip(leaves, slopes, strict=False))
             by_bias = dict(zip(adding, slopes[len(leaves) :], strict=True))
