@@ -4,9 +4,9 @@
     python benchmarks/learning.py --quick    # 200 texts
     python benchmarks/learning.py --smoke    # a tiny model, to see that it runs
 
-Prints, as multiples of the bare forward over the same texts (wall and CPU), a probe of every layer
-with its control: alone, and beside an untrained model, which takes a pass of its own. Then the peak
-memory of the recording for as many texts and for ten times as many, with the same limit.
+Prints the peak memory of the recording for as many texts and for ten times as many, with the same
+limit. Then, as multiples of the bare forward over the same texts (wall and CPU), a probe of every
+layer with its control: alone, and beside an untrained model, which takes a pass of its own.
 """
 
 from __future__ import annotations
@@ -46,6 +46,13 @@ def main() -> None:
     model = tiny() if asked.smoke else ll.load()
     count = 40 if asked.smoke else 200 if asked.quick else 2000
     texts, labels = made(model, count)
+    print(f"{model.name}: {count} texts of {LENGTH} tokens, {model.n_layers + 1} points")
+    # First, for what was freed before would be taken again and not be seen.
+    points = points_of(model, "resid_post", None)
+    for number in (count, 10 * count):
+        more = made(model, number)[0]
+        peak = peak_above(lambda more=more: recorded(model, more, points, -1, LIMIT))
+        print(f"recording {number} texts: {peak:.0f} MB above what was there before")
     rows = rows_of(model, texts)
 
     def bare() -> None:
@@ -54,7 +61,6 @@ def main() -> None:
                 model.hf(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
 
     timer = Timer(bare, 1 if asked.smoke else 3)
-    print(f"{model.name}: {count} texts of {LENGTH} tokens, {model.n_layers + 1} points")
     print(f"{'':60}{'wall':>7}{'CPU':>7}")
     for words, untrained in (("a probe of every layer and its control", False),
                              ("the same, beside an untrained model", True)):  # fmt: skip
@@ -63,11 +69,6 @@ def main() -> None:
             lambda options=options: ll.probe.run(model, texts, options, Silent())
         )
         print(f"{words:60}{wall:7.2f}{cpu:7.2f}")
-    points = points_of(model, "resid_post", None)
-    for number in (count, 10 * count):
-        more = made(model, number)[0]
-        peak = peak_above(lambda more=more: recorded(model, more, points, -1, LIMIT))
-        print(f"recording {number} texts: {peak:.0f} MB above what was there before")
 
 
 if __name__ == "__main__":
