@@ -98,7 +98,7 @@ async function shrink({ outfile, format }) {
   const module = format === "esm";
   const { code } = await minify(await readFile(outfile, "utf8"), {
     module,
-    compress: { ecma: 2022, passes: 2 },
+    compress: { ecma: 2022, passes: 3 },
     mangle: { toplevel: module },
   });
   await writeFile(outfile, code);

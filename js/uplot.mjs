@@ -33,6 +33,8 @@ const SETTLED = [
   [/\bmode == 2\b/g, "false"],
   [/\b(?:scaleX|sx)\.ori == 0\b/g, "true"], // places lie from left to right
   [/\bscaleX\.ori == 1\b/g, "false"],
+  [/\bsrc == null\b/g, "true"], // no other chart moves the pointer of this one
+  [/\b(?:src|syncKey) != null\b/g, "false"],
   [/\bselect\.show && dragging\b/g, "false"], // nothing is selected by dragging
   [/\b(?:sc\.)?distr == (?:4|100)\b/g, "false"], // scales by asinh, or by a function of one's own
 ];

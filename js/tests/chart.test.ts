@@ -176,3 +176,33 @@ describe("the chart", () => {
     made.dispose();
   });
 });
+
+describe("things with names", () => {
+  const band = { low: [0, 0, 0, 0], high: [1, 1, 1, 1] };
+  const line = { style: lineStyle(0), values: [0.1, 0.2, 0.3, 0.4], band };
+
+  it("are joined by no line and no band, but each has its bar", async () => {
+    const { bandsOf, seriesOf } = await chart();
+    const [named, low] = seriesOf({ ...line, dots: true }, 4);
+    expect([named?.width, low?.width, low?.paths]).toEqual([0, 1.5, expect.any(Function)]);
+    expect(bandsOf([{ ...line, dots: true }], paletteOf(false))).toEqual([]);
+    expect(seriesOf(line, 4)[1]?.paths).toBeUndefined();
+    expect(bandsOf([line], paletteOf(false))).toHaveLength(1);
+  });
+
+  it("have the room that their names need when these are turned", async () => {
+    const { Chart } = await chart();
+    const heights: number[] = [];
+    for (const name of ["a", "a name that is rather long"]) {
+      const host = document.body.appendChild(document.createElement("div"));
+      const made = new Chart(host, { choose: vi.fn() });
+      made.draw(input({ label: () => name, lines: [{ ...line, dots: true }] }));
+      await Promise.resolve(); // it is laid out a moment later
+      const { height = "" } = host.querySelector<HTMLElement>(".u-wrap")?.style ?? {};
+      heights.push(Number.parseFloat(height));
+      made.dispose();
+    }
+    expect(heights[0]).toBe(190);
+    expect(heights[1]).toBeGreaterThan(240);
+  });
+});

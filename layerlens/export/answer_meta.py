@@ -16,7 +16,7 @@ from layerlens.export.metrics_meta import MetaAxis, MetricsMeta, other_of
 from layerlens.export.patch_meta import tokens_of
 from layerlens.export.setup import setup_code
 from layerlens.glossary import terms_in
-from layerlens.result.axes import role_of
+from layerlens.result.axes import is_named, role_of
 from layerlens.result.checks import Check, Checks
 from layerlens.result.layers import MOST_LINES, OTHER, RUN, Array, along_of, ends_of
 from layerlens.result.select import answer_names
@@ -216,6 +216,7 @@ def _axis(data: xr.Dataset, dim: str, tokens: Mapping[str, list[MetaToken]]) -> 
         labels=_labels(data, dim),
         numbers=_numbers(data, dim, role),
         long_name=dim.removeprefix(OTHER).removesuffix("_other").replace("_", " "),
+        named=is_named(data, dim),
         role=role,
         tokens=_input_along(data, dim, tokens),
     )

@@ -11,6 +11,7 @@ from layerlens.export.setup import setup_code
 from layerlens.glossary import terms_in
 from layerlens.metrics import registry
 from layerlens.metrics.catalogue import Entry, entry
+from layerlens.result.axes import is_named
 from layerlens.result.checks import Check, Checks
 from layerlens.result.layers import (
     OTHER,
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 
 
 class MetaAxis(TypedDict):
-    """One axis: its labels, and the layer or head of each entry where it has one."""
+    """One axis: its labels, and the layer or head of each entry where it has one.
+
+    Between entries that are `named` nothing lies.
+    """
 
     size: int
     labels: list[str]
     numbers: list[int] | None
     long_name: str
+    named: bool
 
 
 class MetricsMeta(TypedDict):
@@ -135,6 +140,7 @@ def _axis(data: xr.Dataset, dim: str) -> MetaAxis:
         labels=[str(value) for value in values],
         numbers=numbers_of(dim, size, values),
         long_name=own.removesuffix("_other").replace("_", " "),
+        named=is_named(data, dim),
     )
 
 

@@ -22,10 +22,12 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.intervals import MARKERS, draw_interval
 from layerlens.figures.names import axis_words, capital
 from layerlens.figures.palette import Palette, palette
 from layerlens.figures.places import places_of
 from layerlens.figures.slices import cut, labels_of, main_variable, words_of
+from layerlens.result.axes import is_named
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,7 +119,8 @@ def curves_figure(
     axes = figure.add_axes(place, facecolor=colors.page)
     spread = _spread(data[names[0]], axis, at)
     at_x = places_of(data, axis)
-    _draw(axes, lines, at_x, colors, scale, axis_words(data, spread) if spread else None)
+    _draw(axes, lines, at_x, colors, scale, axis_words(data, spread) if spread else None,
+          joined=not is_named(data, axis))  # fmt: skip
     words = words_of(data[names[0]]) if len(names) == 1 else ", ".join(units - {"1"})
     _dress(axes, points, at_x, axis_words(data, axis), words, colors)
     write_title(figure, above, colors, below)
@@ -187,19 +190,22 @@ def _draw(
     colors: Palette,
     scale: str,
     spread: str | None,
+    *,
+    joined: bool,
 ) -> None:
     for i, line in enumerate(lines):
         color = colors.lines[i % len(colors.lines)]
         if line.low is not None and line.high is not None:
-            axes.fill_between(x, line.low, line.high, color=color, alpha=0.18, linewidth=0)
+            draw_interval(axes, x, line.low, line.high, color, joined=joined)
+        dash = _DASHES[(i + i // len(colors.lines)) % len(_DASHES)]
         axes.plot(
             x,
             line.values,
             color=color,
-            linestyle=_DASHES[(i + i // len(colors.lines)) % len(_DASHES)],
+            linestyle=dash if joined else "",
             linewidth=1.6,
-            marker="o",
-            markersize=2.5,
+            marker="o" if joined else MARKERS[i % len(MARKERS)],
+            markersize=2.5 if joined else 4.5,
             label=_name(line),
         )
     axes.set_yscale(scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Corner = Literal["upper right", "upper left", "lower right", "lower left"]
 _CORNERS: tuple[Corner, ...] = ("upper right", "upper left", "lower right", "lower left")
 _MOST_COLUMNS = 3
+_LETTERS = 30  # of a line of a name: about the width of a panel
 _MOST = 0.6  # of the height, for names
 _APART = 3.0  # pixels between names and curves
 
@@ -42,10 +44,11 @@ def name_curves(axes: Axes, curves: list[Line2D], colors: Palette) -> Legend:
 
 
 def _legend(axes: Axes, curves: list[Line2D], colors: Palette, loc: Corner, columns: int) -> Legend:
+    names = [fill(str(curve.get_label()), _LETTERS) for curve in curves]
     legend: Legend = axes.legend(
-        handles=curves, loc=loc, ncols=columns, columnspacing=1.0, borderpad=0.2, labelspacing=0.25,
-        handlelength=2.2, labelcolor=colors.ink, facecolor=colors.page, edgecolor="none",
-        framealpha=0.8, prop={"family": list(families()), "size": FONT - 1.5},
+        handles=curves, labels=names, loc=loc, ncols=columns, columnspacing=1.0, borderpad=0.2,
+        labelspacing=0.25, handlelength=2.2, labelcolor=colors.ink, facecolor=colors.page,
+        edgecolor="none", framealpha=0.8, prop={"family": list(families()), "size": FONT - 1.5},
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

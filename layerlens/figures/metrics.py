@@ -18,7 +18,14 @@ from layerlens.figures.canvas import (
     write_title,
 )
 from layerlens.figures.palette import palette
-from layerlens.figures.panels import Panel, draw_panel, is_list, title_of, write_panel_title
+from layerlens.figures.panels import (
+    Panel,
+    draw_panel,
+    is_list,
+    names_height,
+    title_of,
+    write_panel_title,
+)
 from layerlens.result.layers import CHANCE, OTHER, Array, arrays_of, metrics_in
 
 if TYPE_CHECKING:
@@ -112,10 +119,11 @@ def metrics_figure(
     under = wrapped([_subtitle(data)], width) if title is None else []
     bottom = notes_height(notes, width)
     top = 0.42 + 0.14 * len(under)
-    height = bottom + sum(tall) + len(rows) * (_ABOVE + _UNDER) + top
+    below = [_UNDER + max(names_height(data, panel) for panel in row) for row in rows]
+    height = bottom + sum(tall) + len(rows) * _ABOVE + sum(below) + top
     figure = new_figure((width, height), colors)
     y = height - top
-    for row, room in zip(rows, tall, strict=True):
+    for row, room, names in zip(rows, tall, below, strict=True):
         y -= _ABOVE + room
         for i, panel in enumerate(row):
             x = _LEFT + i * (_CURVES[0] + _BETWEEN)
@@ -123,7 +131,7 @@ def metrics_figure(
             axes = draw_panel(figure, box, panel, data, colors, scale, layer)
             if len(panels) > 1 or title:
                 write_panel_title(axes, panel, data, colors)
-        y -= _UNDER
+        y -= names
     write_title(figure, title or _heading(data, panels, width, whole=whole), colors, under)
     write_notes(figure, notes, colors)
     return figure

@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from layerlens.figures.canvas import FONT
 from layerlens.figures.fonts import drawable, families
+from layerlens.figures.intervals import MARKERS, draw_interval
+from layerlens.figures.layout import fitted
 from layerlens.figures.legends import name_curves
 from layerlens.figures.names import apart, axis_words, capital
 from layerlens.figures.palette import Palette, color_map
@@ -20,6 +22,7 @@ from layerlens.figures.past import extends, mark_past
 from layerlens.figures.places import places_of
 from layerlens.figures.scale import range_scale
 from layerlens.figures.slices import labels_of
+from layerlens.result.axes import is_named
 from layerlens.result.layers import (
     CHANCE,
     OTHER,
@@ -44,6 +47,8 @@ _AROUND = [withStroke(linewidth=2.2, foreground="black")]
 _WIDTH = 40  # characters of a panel's title
 _APART = 0.07  # of the axis, between the names of two moments
 _TICK = 14  # characters of a line of a name along an axis
+_LETTER = 0.055  # inches that a letter takes of an upright name
+_SHORT = 3  # of a name that needs not stand upright
 _NAMED = 5  # entries of an axis that are all named
 _HEAD = 3  # letters before the colon of a name, which then stand for it: "12: cat dog"
 _TICKS = 10  # of these are written along an axis
@@ -148,10 +153,13 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
                 label = f"{label}, {data.attrs.get('other_label', 'other')}"
             dash = _DOTTED if own.endswith(CHANCE) else _DASHED if array["other"] else "-"
             band = _band(data, array, along, i)
-            drawn.append(_line(axes, x, values[:, i], band, hue, label, dash))
-            # Nothing lies between two names.
-            if _is_named(data, array) or _heads(data, array):
-                drawn[-1].set(linestyle="", marker="o", markersize=4)
+            named = is_named(data, along)
+            drawn.append(_line(axes, x, values[:, i], band, hue, label, dash, joined=not named))
+            if named:
+                mark = MARKERS[(len(drawn) - 1) % len(MARKERS)]
+                drawn[-1].set(linestyle="", marker=mark, markersize=4)
+                if dash == _DOTTED:
+                    drawn[-1].set_markerfacecolor(colors.page)
     axes.set_yscale(scale)
     along, _ = _axes_of(data, panel.arrays[0])
     axes.set_xlabel(_along(data, along), **_font(colors), labelpad=2)
@@ -160,6 +168,8 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
     elif _is_named(data, panel.arrays[0]):
         words = [textwrap.fill(word, _TICK) for word in labels_of(data, along)]
         axes.set_xticks(_places(data, along), words)
+    elif names := _upright(data, panel.arrays[0]):
+        axes.set_xticks(_places(data, along), names, rotation=90 if _long(names) else 0)
     elif heads := _heads(data, panel.arrays[0]):
         step = -(-len(heads) // _TICKS)
         axes.set_xticks(_places(data, along)[::step], heads[::step])
@@ -177,6 +187,23 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
         name_curves(axes, drawn, colors)
 
 
+def names_height(data: xr.Dataset, panel: Panel) -> float:
+    """Return the inches that names under a panel take beyond the room of numbers."""
+    names = _upright(data, panel.arrays[0])
+    return _LETTER * max(map(len, names)) if _long(names) else 0.0
+
+
+def _upright(data: xr.Dataset, array: Array) -> list[str]:
+    """The names along an axis of so many that they do not stand beside each other."""
+    if not _has_names(data, array) or _is_named(data, array) or _heads(data, array):
+        return []
+    return [fitted(word, _TICK) for word in labels_of(data, array["dims"][0])]
+
+
+def _long(names: list[str]) -> bool:
+    return any(len(name) > _SHORT for name in names)
+
+
 def is_list(data: xr.Dataset, panel: Panel) -> bool:
     """Whether a panel is of things with names, more of them than an axis has room for."""
     first = panel.arrays[0]
@@ -185,7 +212,7 @@ def is_list(data: xr.Dataset, panel: Panel) -> bool:
 
 
 def _is_named(data: xr.Dataset, array: Array) -> bool:
-    """Whether the entries of the one axis are few, in no order, and have names of their own."""
+    """Whether the entries of the one axis are few, and have names that stand beside each other."""
     return _has_names(data, array) and data.sizes[array["dims"][0]] <= _NAMED
 
 
@@ -199,9 +226,8 @@ def _heads(data: xr.Dataset, array: Array) -> list[str]:
 
 
 def _has_names(data: xr.Dataset, array: Array) -> bool:
-    if array["kind"] != "profile" or (dim := array["dims"][0].removeprefix(OTHER)) == RUN:
-        return False
-    return dim in data.coords and data[dim].dtype.kind in "UO"
+    """Whether its only axis is of things with names, in no order."""
+    return array["kind"] == "profile" and is_named(data, array["dims"][0].removeprefix(OTHER))
 
 
 def _entry(data: xr.Dataset, dim: str, i: int) -> str:
@@ -217,10 +243,12 @@ def _line(
     hue: str,
     label: str,
     dash: Any,
+    *,
+    joined: bool,
 ) -> Line2D:
     solid = dash == "-"
     if band is not None:
-        axes.fill_between(x, *band, color=hue, alpha=0.18 if solid else 0.1, linewidth=0)
+        draw_interval(axes, x, *band, hue, joined=joined, alpha=0.18 if solid else 0.1)
     (drawn,) = axes.plot(
         x,
         values,

@@ -42,6 +42,10 @@ const AXIS_WIDTH = 54;
 const AXIS_HEIGHT = 26;
 /** About half the width of a letter. */
 const LETTER = 3.2;
+/** Names turned by half a right angle take so much of their length across and down. */
+const TURNED = 0.71;
+/** From one turned name to the next. */
+const TURNED_APART = 16;
 /** How far the ends of an axis lie from its first and last value, in its range. */
 const BESIDE = 0.04;
 
@@ -84,7 +88,7 @@ export class Chart {
   resize(width: number): void {
     this.#width = width;
     if (this.#plot && this.#input && width > 0) {
-      this.#plot.setSize({ width, height: this.#input.height });
+      this.#plot.setSize({ width, height: this.#height(this.#input) });
     }
   }
 
@@ -104,6 +108,21 @@ export class Chart {
       const place = this.#placeOf(plot.cursor.idx);
       if (place !== null) this.listener.choose(place);
     });
+  }
+
+  /** How long turned names are, across and down; 0 where names have room beside each other. */
+  #turned({ places, label, lines }: ChartInput): number {
+    const longest = widest(places, label);
+    const room = this.#wide() - AXIS_WIDTH;
+    return lines.some(({ dots }) => dots) && places.length * longest > room ? TURNED * longest : 0;
+  }
+
+  #wide(): number {
+    return this.#width || Math.max(200, this.host.clientWidth);
+  }
+
+  #height(input: ChartInput): number {
+    return input.height + this.#turned(input);
   }
 
   #placeOf(index: number | null | undefined): number | null {
@@ -127,10 +146,15 @@ export class Chart {
     const [first, last] = [this.#spot(places[0] ?? 0), this.#spot(places.at(-1) ?? 0)];
     const beside = spots ? BESIDE * (last - first) : 0.5;
     return {
-      width: this.#width || Math.max(200, this.host.clientWidth),
-      height: input.height,
-      // The last label stands half beside the chart.
-      padding: [10, Math.max(14, LETTER * input.label(places.at(-1) ?? 0).length), 0, 0],
+      width: this.#wide(),
+      height: this.#height(input),
+      // The last label stands half beside the chart, the first that is turned nearly whole.
+      padding: [
+        10,
+        () => (this.#turned(input) ? 14 : Math.max(14, widest(places.slice(-1), input.label) / 2)),
+        0,
+        () => Math.max(0, this.#turned(input) - AXIS_WIDTH),
+      ],
       legend: { show: false },
       cursor: {
         y: false,
@@ -159,10 +183,14 @@ export class Chart {
     return place === undefined ? left : plot.valToPos(this.#spot(place), "x");
   }
 
-  #axes({ palette, font, places, spots, label, axis, ticks }: ChartInput): uPlot.Axis[] {
-    const most = 2 * LETTER * Math.max(...places.map((place) => label(place).length)) + 8;
+  #axes(input: ChartInput): uPlot.Axis[] {
+    const { palette, font, places, spots, label, axis, ticks } = input;
+    const most = widest(places, label);
     const named = (width: number): number[] => {
       if (ticks) return ticks(width);
+      if (this.#turned(input)) {
+        return namedSpots(places, width, TURNED_APART).map((i) => places[i] ?? 0);
+      }
       const found = spots ? namedSpots(spots, width, most) : placeTicks(places.length, width);
       return found.map((i) => places[i] ?? 0);
     };
@@ -176,7 +204,8 @@ export class Chart {
       {
         ...common,
         grid: { show: false },
-        size: AXIS_HEIGHT,
+        size: () => AXIS_HEIGHT + this.#turned(input),
+        rotate: () => (this.#turned(input) ? -45 : 0),
         splits: (plot) =>
           named(plot.bbox.width / devicePixelRatio).map((place) => this.#spot(place)),
         values: (_, splits) =>
@@ -240,8 +269,16 @@ export class Chart {
   }
 }
 
+/** The room that the longest name takes. */
+function widest(places: readonly number[], label: (place: number) => string): number {
+  return 2 * LETTER * Math.max(...places.map((place) => label(place).length)) + 8;
+}
+
 /** A line, and after it the ends of its interval, which are not drawn themselves. */
-function seriesOf({ style, band, dots, width = 2 }: ChartLine, count: number): uPlot.Series[] {
+export function seriesOf(
+  { style, band, dots, width = 2 }: ChartLine,
+  count: number,
+): uPlot.Series[] {
   const { color, dash } = style;
   const line: uPlot.Series = {
     stroke: color,
@@ -252,14 +289,29 @@ function seriesOf({ style, band, dots, width = 2 }: ChartLine, count: number): u
       show: (plot) => dots || plot.bbox.width / devicePixelRatio >= POINTS_FROM * count,
       // No line ends at a value whose neighbours are missing, so it is always drawn.
       filter: (plot, series, all) => (all ? null : alone(plot.data[series])),
-      size: 5,
+      size: dots ? 7 : 5,
       fill: color,
       stroke: color,
     },
   };
   const edge: uPlot.Series = { points: { show: false } };
-  return band ? [line, edge, edge] : [line];
+  // Of things of their own each interval is a bar, and no band runs from one to the next.
+  const low = dots ? { ...edge, stroke: color, width: 1.5, paths: bars } : edge;
+  return band ? [line, low, edge] : [line];
 }
+
+/** An upright bar from each value to that of the next series. */
+const bars: uPlot.Series.PathBuilder = (plot, series, first, last) => {
+  const stroke = new Path2D();
+  const [xs, lows, highs] = [0, series, series + 1].map((i) => plot.data[i] ?? []);
+  for (let i = first; i <= last; i++) {
+    const [x, low, high] = [xs?.[i], lows?.[i], highs?.[i]];
+    if (x == null || low == null || high == null) continue;
+    stroke.moveTo(plot.valToPos(x, "x", true), plot.valToPos(low, "y", true));
+    stroke.lineTo(plot.valToPos(x, "x", true), plot.valToPos(high, "y", true));
+  }
+  return { stroke };
+};
 
 /** Where a value stands between two that are missing. */
 export function alone(values: ArrayLike<number | null | undefined> = []): number[] {
@@ -304,12 +356,14 @@ export function beyondOf({ places, lines, axis }: Omit<ChartInput, "font">): Bey
 
 const BAND_OPACITY = { light: 0.13, dark: 0.2 };
 
-function bandsOf(lines: readonly ChartLine[], { name }: Palette): uPlot.Band[] {
+export function bandsOf(lines: readonly ChartLine[], { name }: Palette): uPlot.Band[] {
   const places = numbers(lines);
   const opacity = Math.round(255 * BAND_OPACITY[name]).toString(16);
-  return lines.flatMap(({ band, style }, i) => {
+  return lines.flatMap(({ band, dots, style }, i) => {
     const series = places[i] ?? 0;
-    return band ? [{ series: [series + 2, series + 1], fill: `${style.color}${opacity}` }] : [];
+    return band && !dots
+      ? [{ series: [series + 2, series + 1], fill: `${style.color}${opacity}` }]
+      : [];
   });
 }
 

@@ -15,6 +15,8 @@ export interface AxisInfo {
   /** The layer (-1: the embedding), head or position of each entry, or its own whole number. */
   numbers: number[] | null;
   long_name: string;
+  /** Whether entries are things in no order, between which a line would say nothing. */
+  named?: boolean;
   /** What entries are, so that linked views can follow; absent: the axis's name says it. */
   role?: "layer" | "head" | "position" | "";
   /** The input whose tokens the entries are; empty or absent where they are none. */

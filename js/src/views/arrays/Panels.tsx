@@ -8,7 +8,7 @@ import { Terms } from "../common/Term";
 import { type ArraysData, eachOf, layerName, placeName, unitName } from "./data";
 import { fullLabel, lineName, type Panel, type PanelLine } from "./grouping";
 import { Interval } from "./Interval";
-import { axisOf, chartLine, isNamed, placesOf, standingOf, styleOf, visibleLines } from "./lines";
+import { axisOf, chartLine, placesOf, standingOf, styleOf, visibleLines } from "./lines";
 import type { ArraysState } from "./state";
 
 const HEIGHT = 150;
@@ -18,8 +18,8 @@ const STRONG = 3.5;
 const WEAK = 1;
 const BY_LAYER =
   "Curves by layer. Left and right arrow keys select a layer, Home and End the first and last.";
-/** A tick has room for no more. */
-const LETTERS = 9;
+/** Longer names under an axis are cut. */
+const LETTERS = 22;
 
 interface Props {
   state: ArraysState;
@@ -128,7 +128,7 @@ function One({ state, data, panel }: Props & { panel: Panel }) {
   const chosen = chosenLine(state, panel);
   const large = focus.value === first;
   const input = useMemo(() => {
-    const dots = isNamed(data, panel.dim);
+    const dots = data.meta.axes[panel.dim]?.named;
     const draw = (line: PanelLine) => ({
       ...chartLine(data, places, line, styleOf(line, panel, both), dots),
       width: chosen < 0 ? undefined : line.k === chosen ? STRONG : WEAK,

@@ -34,22 +34,13 @@ export function standingOf(data: ArraysData, dim: string): number[] | undefined 
   return (!role && !tokens && spotsOf(labels.map(Number))) || undefined;
 }
 
-/** Whether entries are kinds of things, between which a line would say nothing. */
-export function isNamed(data: ArraysData, dim: string): boolean {
-  const { labels = [], tokens } = data.meta.axes[dim] ?? {};
-  return !tokens && labels.some((label) => Number.isNaN(Number(label)) && !STATE.test(label));
-}
-
-/** States of the residual stream follow each other. */
-const STATE = /^(embed|final|\d+_(pre|mid|post))$/;
-
 /** The numbers of a curve at the places of its axis. */
 export function chartLine(
   data: ArraysData,
   places: readonly number[],
   line: PanelLine,
   style: LineStyle,
-  dots = false,
+  dots?: boolean,
 ): ChartLine {
   const { array, k } = line;
   const asked = places.map((place) => data.find(array, place, k) !== null);
