@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from layerlens.analyses.contract.parts import Parts, Variable
+from layerlens.analyses.contract.parts import Coords, Parts, Variable
 from layerlens.errors import InputError
 from layerlens.views.listen import RunListener
 
@@ -53,6 +53,21 @@ class AnswerListener(RunListener):
         shown = {name: variable for name, variable in both.items() if not variable.hidden}
         self._blank = Parts(shown, sizes, coords, batched=False)
         super().on_declare(sizes, coords, shown)
+
+    def on_shorten(self, axis: str, length: int) -> None:
+        """Keep no room for what did not come."""
+        super().on_shorten(axis, length)
+        if self._blank is not None:
+            self._blank.shorten(axis, length)
+
+    def on_label(self, coords: Coords) -> None:
+        """Rename what is shown already."""
+        if self._blank is None:
+            return
+        self._blank.coords.update(coords)
+        shown, self._meta = self._meta is not None, None
+        if shown and self.stream is not None and self._run is self._view._run:
+            self._view._show_meta(self.stream, self._run.signed(self.meta))
 
     def blank(self, attrs: Mapping[str, Any]) -> xr.Dataset:
         """Return the answer as it will be, without numbers.

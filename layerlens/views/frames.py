@@ -77,9 +77,10 @@ class Stream:
         self._parts = Parts(self._variables, sizes, coords, batched=False)
 
     def shorten(self, axis: str, length: int) -> None:
-        """Leave off the end of an axis; nothing was put there."""
+        """Leave off the end of an axis, for whoever comes late in what was sent, too."""
         if self._parts is not None:
             self._parts.shorten(axis, length)
+        self.sent = [_cut(frame, axis, length) for frame in self.sent]
 
     def put(self, where: Mapping[str, int | slice], arrays: Mapping[str, np.ndarray]) -> None:
         """Take a finished part; it leaves at once, or with the next frame."""
@@ -164,6 +165,23 @@ class Stream:
         self.sent.append((frame, buffers))
         self._send((frame, buffers))
         self._last_time = time.monotonic()
+
+
+def _cut(frame: Frame, axis: str, length: int) -> Frame:
+    """A frame without what lies beyond the end of an axis."""
+    header, buffers = frame
+    arrays, left = [], []
+    for array, buffer in zip(header["arrays"], buffers, strict=True):
+        if axis in array["dims"]:
+            at = array["dims"].index(axis)
+            shape = list(array["shape"])
+            values = np.frombuffer(buffer, np.uint8).reshape(*shape, -1 if buffer else 0)
+            shape[at] = min(shape[at], max(0, length - array["start"][at]))
+            buffer = np.take(values, range(shape[at]), at).tobytes()
+            array = ArrayHeader(**{**array, "shape": shape})
+        arrays.append(array)
+        left.append(buffer)
+    return FrameHeader(**{**header, "arrays": arrays}), left
 
 
 def _span(where: int | slice, length: int) -> slice:

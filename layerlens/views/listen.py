@@ -11,7 +11,7 @@ import numpy as np
 from layerlens.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
-    from layerlens.analyses.contract.parts import Variable
+    from layerlens.analyses.contract.parts import Coords, Variable
     from layerlens.model.text import Tokens
     from layerlens.result import Check
     from layerlens.views.frames import Stream
@@ -101,6 +101,9 @@ class RunListener:
         """Keep no room for what did not come."""
         if self.stream is not None:
             self.stream.shorten(axis, length)
+
+    def on_label(self, coords: Coords) -> None:
+        """Wait: the picture of a finished run has its coordinates."""
 
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the status line, at most ten times a second."""

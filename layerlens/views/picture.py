@@ -83,6 +83,12 @@ class PictureView(View):
             self._post(meta=dict(meta))
             self._say(self._follow_meta)
 
+    def _show_meta(self, stream: Stream, meta: Mapping[str, Any]) -> None:
+        """Say something else around a run's picture that is shown."""
+        if self._stream is stream:
+            self._shown_meta = meta
+            self._post(meta=dict(meta))
+
     def _show_result(self, result: Result, data: xr.Dataset, meta: Mapping[str, Any]) -> None:
         """Show a result that exists; `data` are those of one text."""
         run = int(meta["run"])

@@ -11,17 +11,12 @@ import torch
 
 from layerlens.analyses.circuits.circuit_cell import open_node
 from layerlens.analyses.circuits.graph import (
-    FEATURE,
-    OUTPUT,
-    TOKEN,
     VARIABLES,
     WORDS,
     Nodes,
     error_share,
     error_words,
     flow_check,
-    influence_arrays,
-    link_arrays,
 )
 from layerlens.analyses.circuits.growing import Growing, Outputs
 from layerlens.analyses.circuits.held_model import HeldModel, States
@@ -30,10 +25,10 @@ from layerlens.analyses.circuits.influence import (
     NODE_THRESHOLD,
     Links,
     node_influence,
-    pruned,
 )
 from layerlens.analyses.circuits.recorded import Recorded, record_text
 from layerlens.analyses.circuits.stand_ins import Given, stand_ins
+from layerlens.analyses.circuits.streamed import Streamed
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.contract.provenance import named_texts
 from layerlens.analyses.contract.tolerances import logit_tolerance
@@ -188,16 +183,21 @@ def feature_circuit(
     _require_room(growing, most_nodes, memory_limit)
     thresholds = {"node_threshold": node_threshold, "link_threshold": link_threshold}
     total = min(most_nodes, growing.features)
+    job.note(**named_texts({"text": run.tokens}))  # no axis of the graph is of its tokens
+    streamed = Streamed(job, growing, most_nodes, thresholds)
+
+    def followed(done: int) -> None:
+        streamed.show()
+        job.progress(done, total, "features followed")
+
     try:
-        growing.follow(
-            most_nodes, job.tick, lambda done: job.progress(done, total, "features followed")
-        )
+        growing.follow(most_nodes, job.tick, followed)
     except Cancelled:
         if growing.rows:
-            _hand_over(job, growing, thresholds)
+            _hand_over(job, growing, streamed)
         raise
     _check_sums(job, growing, held.constants())
-    _hand_over(job, growing, thresholds)
+    _hand_over(job, growing, streamed)
 
 
 def _outputs(
@@ -299,33 +299,17 @@ def _check_sums(job: Job, growing: Growing, constants: States) -> None:
     )  # fmt: skip
 
 
-def _hand_over(job: Job, growing: Growing, thresholds: dict[str, float]) -> None:
-    """Prune the graph, and hand its nodes over, then its links from the answers down."""
+def _hand_over(job: Job, growing: Growing, streamed: Streamed) -> None:
+    """Prune the graph, and hand over what is left of it."""
     nodes, links = growing.graph()
-    answers = nodes.answers
-    left = pruned(
-        links,
-        answers,
-        always=(nodes.kind == TOKEN) | (nodes.kind == OUTPUT),
-        inner=nodes.kind == FEATURE,
-        **thresholds,
-    )
+    left = streamed.pruned(nodes, links)
     _remark(job, growing, nodes, links)
     nodes, links = _kept(nodes, links, left.nodes, left.links)
     influence = node_influence(links, nodes.answers)
     flow = flow_check(influence, links, nodes)
     job.check(flow.name, flow.error, flow.limit, flow.what)
     job.note(passes=3 + growing.held.rows, features_followed=len(growing.followed))
-    job.note(**named_texts({"text": growing.run.tokens}))  # no axis of the graph is of its tokens
-    job.declare({"node": len(nodes.ids), "link": len(links.weight)}, nodes.coords())
-    job.emit({}, {**nodes.arrays(), **influence_arrays(influence)})
-    arrays = link_arrays(links, nodes.answers)
-    layers = nodes.layer[links.target]
-    ends = np.flatnonzero(np.diff(layers, append=-2))
-    start = 0
-    for end in (ends + 1).tolist():
-        job.emit({"link": slice(start, end)}, {n: a[start:end] for n, a in arrays.items()})
-        start = end
+    streamed.close(nodes, links)
 
 
 def _remark(job: Job, growing: Growing, nodes: Nodes, links: Links) -> None:

@@ -86,6 +86,7 @@ class Growing:
             tick()
             directions = self.outputs.directions[some : some + self.held.rows]
             self._find([(self.run.last, place, one) for one in directions])
+        told(0)
         while len(self.followed) < most:
             chosen = self._next(min(self.held.rows, most - len(self.followed)))
             if not chosen:

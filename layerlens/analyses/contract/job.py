@@ -253,6 +253,7 @@ class Job:
         if self.parts is None:
             raise RuntimeError("declare() comes before label()")
         self.parts.coords.update(coords)
+        self._listener.on_label(coords)
 
     def describe(self, name: str, **about: str) -> None:
         """Give a variable other ``units`` or another ``long_name``, as the options ask for."""

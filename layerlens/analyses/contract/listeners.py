@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 if TYPE_CHECKING:
     import numpy as np
 
-    from layerlens.analyses.contract.parts import Variable, Where
+    from layerlens.analyses.contract.parts import Coords, Variable, Where
     from layerlens.model.text import Tokens
     from layerlens.result import Check
 
@@ -38,6 +38,9 @@ class Listener(Protocol):
 
     def on_shorten(self, axis: str, length: int) -> None:
         """Hear that an axis ended sooner than was declared."""
+
+    def on_label(self, coords: Coords) -> None:
+        """Hear of coordinates that were not known, or other ones, before."""
 
     def on_progress(self, done: int, total: int, what: str) -> None:
         """``done`` of ``total`` steps, or tokens of a corpus; 0 where the total is not known."""
@@ -70,6 +73,9 @@ class Silent:
         """Ignore."""
 
     def on_shorten(self, axis: str, length: int) -> None:
+        """Ignore."""
+
+    def on_label(self, coords: Coords) -> None:
         """Ignore."""
 
     def on_progress(self, done: int, total: int, what: str) -> None:

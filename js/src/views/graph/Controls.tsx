@@ -34,7 +34,7 @@ export function Controls({ state, data }: { state: GraphState; data: GraphData }
         </button>
       )}
       <span class="ll-dim ll-num" role="status">
-        {nodes.length} of {data.size} nodes, {links.length} of {data.links.length} links
+        {nodes.length} of {data.nodes.length} nodes, {links.length} of {data.links.length} links
         {more > 0 && ` (the ${MOST_LINKS} strongest among these nodes)`}
       </span>
       <span class="ll-grow" />

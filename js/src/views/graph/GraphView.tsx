@@ -2,6 +2,9 @@ import { Cell } from "../answer/Cell";
 import { HELP_NOTE } from "../answer/gestures";
 import { Texts } from "../answer/Texts";
 import { Toolbar } from "../answer/Toolbar";
+import { Panels } from "../arrays/Panels";
+import { Reader } from "../arrays/Reader";
+import { Singles } from "../arrays/Singles";
 import { Checks } from "../common/Footer";
 import { Header } from "../common/Header";
 import { Help } from "../common/Help";
@@ -29,12 +32,33 @@ export function GraphView({ state }: { state: GraphState }) {
           <Drawing state={state} data={data} />
           <Neighbours state={state} data={data} />
           <Cell state={state} />
+          <Beside state={state} />
         </Picture>
       ) : (
         <Waiting state={state} />
       )}
       <Checks state={state} last="part" />
     </Shell>
+  );
+}
+
+/** What is known of the graph as a whole: how much graphs keep, how good its estimates are. */
+function Beside({ state }: { state: GraphState }) {
+  const data = state.data.value;
+  if (!data) return null;
+  return (
+    <>
+      <Panels state={state} data={data} />
+      <Singles state={state} data={data} />
+      {state.panels.value.length > 0 && (
+        <details class="ll-figures">
+          <summary>All curves as tables</summary>
+          <div class="ll-scrolled">
+            <Reader state={state} data={data} />
+          </div>
+        </details>
+      )}
+    </>
   );
 }
 

@@ -18,7 +18,8 @@ export interface Link {
 /** One run's graph: what its nodes are, and what enters and leaves each. */
 export class GraphData {
   readonly meta: GraphMeta;
-  readonly size: number;
+  /** Those that have come; the others are room for what may. */
+  readonly nodes: readonly number[];
   readonly links: readonly Link[];
   readonly inputs: readonly (readonly Link[])[];
   readonly outputs: readonly (readonly Link[])[];
@@ -27,8 +28,9 @@ export class GraphData {
   constructor(readonly store: RunStore<GraphMeta>) {
     this.meta = store.meta;
     const { ids } = store.meta.graph;
-    this.size = ids.length;
-    this.#index = new Map(ids.map((id, i) => [id, i]));
+    const kinds = this.store.arrays.get("kind")?.data ?? [];
+    this.nodes = ids.map((_, i) => i).filter((i) => (kinds[i] ?? -1) >= 0);
+    this.#index = new Map(this.nodes.map((i) => [ids[i] ?? "", i]));
     this.links = this.#links();
     this.inputs = this.#around("target");
     this.outputs = this.#around("source");
@@ -52,15 +54,16 @@ export class GraphData {
         influence: influence?.[index] ?? 0,
         effect: effect?.[index] ?? Number.NaN,
       };
-      // A link that has not come yet has no weight.
-      if (link.source >= 0 && link.target >= 0 && Number.isFinite(link.weight)) found.push(link);
+      // Links come from the first on; one that has not come yet has no source.
+      if (link.source < 0) break;
+      if (link.target >= 0 && Number.isFinite(link.weight)) found.push(link);
     }
     return found;
   }
 
   /** The links of each node at one of its ends, the strongest first. */
   #around(end: "source" | "target"): Link[][] {
-    const found: Link[][] = Array.from({ length: this.size }, () => []);
+    const found: Link[][] = this.meta.graph.ids.map(() => []);
     for (const link of this.links) found[link[end]]?.push(link);
     for (const links of found) links.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
     return found;

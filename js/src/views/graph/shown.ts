@@ -23,7 +23,7 @@ export function shownOf(data: GraphData, { share, errors, pins }: Choice): Shown
   const pinned = new Set(pins.map((id) => data.node(id)));
   const whole = wholeOf(data);
   const nodes: number[] = [];
-  for (let node = 0; node < data.size; node++) {
+  for (const node of data.nodes) {
     const kind = data.kind(node);
     const end = kind === "token" || kind === "output";
     // The node that crosses the share still belongs to it.
@@ -40,6 +40,6 @@ export function shownOf(data: GraphData, { share, errors, pins }: Choice): Shown
 
 function wholeOf(data: GraphData): number {
   let sum = 0;
-  for (let node = 0; node < data.size; node++) sum += data.influence(node);
+  for (const node of data.nodes) sum += data.influence(node);
   return sum || 1;
 }

@@ -1,7 +1,9 @@
 import { computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import type { AnswerMeta, AnswerTraits } from "../../wire/answer";
+import type { ArrayInfo } from "../../wire/arrays";
 import type { GraphMeta, GraphTraits } from "../../wire/graph";
 import type { Session } from "../../wire/session";
+import { divisionOf } from "../answer/division";
 import { AnswerState } from "../answer/state";
 import type { Division } from "../arrays/state";
 import { GraphData } from "./data";
@@ -73,11 +75,16 @@ export class GraphState extends AnswerState {
   }
 }
 
-/** The arrays of a graph are drawn as its nodes and links. */
+/** The arrays of a graph are drawn as its nodes and links, the others as curves and tables. */
 const DRAWN_OTHERWISE: Division<AnswerMeta> = {
   grid: () => false,
-  curve: () => false,
-  table: () => "",
+  curve: (array, meta) => !isOfGraph(array) && BESIDE.curve(array, meta),
+  table: (array, meta) => (isOfGraph(array) ? "" : BESIDE.table(array, meta)),
 };
+const BESIDE = divisionOf("curves");
+
+function isOfGraph({ dims }: ArrayInfo): boolean {
+  return dims.includes("node") || dims.includes("link");
+}
 
 const NOTHING: Shown = { nodes: [], links: [], more: 0 };

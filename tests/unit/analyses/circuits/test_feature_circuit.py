@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import layerlens as ll
+from layerlens.analyses.circuits import streamed
 from layerlens.analyses.contract import registry
 from layerlens.analyses.contract.cells import Opened
 from layerlens.analyses.contract.listeners import Silent
@@ -211,6 +213,32 @@ def test_a_stop_hands_over_what_was_followed(model: LensModel, transcoders: Fitt
     partial = caught.value.partial  # type: ignore[attr-defined]
     assert 0 < partial.data.attrs["features_followed"] < 60
     assert int((partial.data.kind == OUTPUT).sum()) > 0
+
+
+def test_it_grows_and_nodes_keep_their_places(
+    model: LensModel, transcoders: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hears(Silent):
+        links: list[int] = []  # noqa: RUF012
+        names: list[list[str]] = []  # noqa: RUF012
+
+        def on_label(self, coords: Any) -> None:
+            self.names.append(coords["node"][1].tolist())
+
+        def on_emit(self, where: Any, arrays: Any) -> None:
+            if "weight" in arrays and where["link"].start == 0:
+                self.links.append(where["link"].stop)
+
+    monkeypatch.setattr(streamed, "SECONDS_BETWEEN", 0.0)
+    heard, options = Hears(), {"transcoders": transcoders, "memory_limit": 900_000}
+    result = ll.feature_circuit.run(model, TOKENS, options, heard)
+    assert len(heard.links) > 2 and heard.links[0] < heard.links[-1]
+    *growing, last = heard.names
+    for before, after in itertools.pairwise(growing):
+        assert all(name in ("", later) for name, later in zip(before, after, strict=True))
+    assert [name for name in last if name] == result.data.node.values.tolist()
+    assert result.checks.ok
+    assert (result.data.kind.values >= 0).all() and result.data.sizes["link"] == heard.links[-1]
 
 
 def test_it_is_written_for_other_packages(whole: Result, tmp_path: Path) -> None:
