@@ -28,6 +28,7 @@ from layerlens.analyses.circuits.graph import (
     nodes_of,
 )
 from layerlens.analyses.circuits.influence import Links
+from layerlens.analyses.circuits.part_files import is_of_parts, parts_result, told_of_parts
 from layerlens.errors import InputError, ResultError
 from layerlens.result.files import as_path, checked_path, read_bytes, write_bytes
 from layerlens.result.result import Result
@@ -44,7 +45,7 @@ _OUTPUT_LABEL = re.compile(r'Output "(.*)" \(p=[\d.]+\)', re.DOTALL)
 
 
 def import_graph(path: str | os.PathLike[str]) -> Result:
-    """Open an attribution graph that circuit-tracer wrote, or that Neuronpedia serves.
+    """Open a graph that circuit-tracer or `export_graph` wrote, or that Neuronpedia serves.
 
     Parameters
     ----------
@@ -55,9 +56,9 @@ def import_graph(path: str | os.PathLike[str]) -> Result:
     Returns
     -------
     Result
-        Of ``feature_circuit``, shown by the graph view; `Result.data` is described in
-        `layerlens.analyses.circuits.graph`. Its ``influence`` is that within the graph of the
-        file, its ``cumulative_influence`` what the file says.
+        Of ``feature_circuit``, or of ``edge_attribution`` where it is of parts, shown by the graph
+        view; `Result.data` is described in `layerlens.analyses.circuits.graph`. Its ``influence``
+        is that within the graph of the file, its ``cumulative_influence`` what the file says.
 
     Raises
     ------
@@ -83,7 +84,10 @@ def import_graph(path: str | os.PathLike[str]) -> Result:
     array([0.8, 0. ], dtype=float32)
     """
     place = as_path(path)
+    code = f"ll.import_graph({str(path)!r})"
     told = _told(place)
+    if is_of_parts(told):
+        return parts_result(place, told, code)
     rows: Sequence[Mapping[str, Any]] = told["nodes"]
     tokens = [str(token) for token in told["metadata"].get("prompt_tokens", [])]
     nodes = _nodes(place, rows, tokens)
@@ -106,29 +110,33 @@ def import_graph(path: str | os.PathLike[str]) -> Result:
         given = [math.nan if value is None else float(value) for value in said]
         known = np.where(np.isnan(given), own.values, given).astype(own.dtype)
         data["cumulative_influence"] = own.copy(data=known)
-    return Result("feature_circuit", data, checks, f"ll.import_graph({str(path)!r})")
+    return Result("feature_circuit", data, checks, code)
 
 
 def export_graph(
     graph: Result, path: str | os.PathLike[str], *, scan: str = "", slug: str = ""
 ) -> Path:
-    """Write an attribution graph as circuit-tracer's own page and Neuronpedia open it.
+    """Write a graph as JSON: of features as circuit-tracer's own page and Neuronpedia open it.
+
+    A graph of a model's parts (``ll.edge_attribution``) is written as node-link data, which
+    ``networkx.node_link_graph`` opens too; `layerlens.analyses.circuits.part_files` says what it
+    holds. Only the graph itself is written: curves beside it are kept by `Result.save`.
 
     Parameters
     ----------
     graph
-        Of ``ll.feature_circuit`` or `import_graph`.
+        Of ``ll.feature_circuit``, ``ll.edge_attribution`` or `import_graph`.
     path
         Of the file; ends in ``.json``.
     scan
-        The set of transcoders as that page knows it; by default the model's name.
+        The set of transcoders as that page knows it; by default the model's name. Of features.
     slug
-        The name of the graph; by default that of the file.
+        The name of the graph; by default that of the file. Of features.
 
     Raises
     ------
     ResultError
-        It is no graph of features, or the file could not be written.
+        It is no graph, or the file could not be written.
 
     Examples
     --------
@@ -141,21 +149,28 @@ def export_graph(
     if not {"node", "link"} <= set(data.dims):
         raise ResultError(
             f"A result of {graph.analysis} is no graph of nodes and links; give one of "
-            "feature_circuit."
-        )
-    if "activation" not in data:
-        raise ResultError(
-            f"A graph of {graph.analysis} has parts of a model, which this format has no nodes "
-            "for; give one of feature_circuit, or keep it with result.save()."
+            "feature_circuit or edge_attribution."
         )
     target = checked_path(path, ".json")
+    of_features = "activation" in data
+    if not of_features and (scan or slug):
+        raise ResultError("scan and slug name graphs of features; leave them out of one of parts.")
+    told = (
+        _told_of_features(graph, scan, slug or target.stem) if of_features else told_of_parts(data)
+    )
+    return write_bytes(target, json.dumps(told, ensure_ascii=False, indent=1).encode())
+
+
+def _told_of_features(graph: Result, scan: str, slug: str) -> dict[str, Any]:
+    """Return a graph of features as circuit-tracer's file says it."""
+    data = graph.data
     nodes = nodes_of(data)
     ids = _ids(nodes, int(data.attrs["n_layers"]))
     attrs = data.attrs
     options = json.loads(attrs.get("options", "{}"))
-    content = {
+    return {
         "metadata": {
-            "slug": slug or target.stem,
+            "slug": slug,
             "scan": scan or str(attrs.get("model", "")),
             "transcoder_list": [],
             "prompt_tokens": json.loads(attrs.get("text_tokens", "[]")),
@@ -179,7 +194,6 @@ def export_graph(
             )
         ],
     }
-    return write_bytes(target, json.dumps(content, ensure_ascii=False, indent=1).encode())
 
 
 def _told(place: Path) -> dict[str, Any]:
@@ -189,25 +203,26 @@ def _told(place: Path) -> dict[str, Any]:
             "write the graph's JSON (create_graph_files) and give that."
         )
     try:
-        told = json.loads(read_bytes(place))
+        found = json.loads(read_bytes(place))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"'{place}' is no JSON: give a graph that circuit-tracer wrote."
         ) from error
+    if is_of_parts(found):
+        return dict(found)
     parts = {"metadata": dict, "nodes": list, "links": list}
     lacking = [
         name
         for name, kind in parts.items()
-        if not isinstance(told, dict) or not isinstance(told.get(name), kind)
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind)
     ]
-    if lacking or not told["nodes"]:
+    if lacking or not found["nodes"]:
         words = " and ".join(lacking) or "a node"
         raise InputError(
             f"'{place}' is no attribution graph, for it lacks {words}: give a JSON file that "
             "circuit-tracer wrote."
         )
-    found: dict[str, Any] = told
-    return found
+    return dict(found)
 
 
 def _nodes(place: Path, rows: Sequence[Mapping[str, Any]], tokens: Sequence[str]) -> Nodes:

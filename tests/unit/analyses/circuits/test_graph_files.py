@@ -13,6 +13,8 @@ import layerlens as ll
 from layerlens.analyses.circuits.graph import KINDS
 from layerlens.errors import InputError
 
+from ..by_hooks import IDS, OTHER, wrapped
+
 
 def node(name: str, kind: str, at: int, **more: Any) -> dict[str, Any]:
     layer = name.split("_")[0]
@@ -107,3 +109,45 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, change: Any, words: str) ->
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a pickle"):
         ll.import_graph(tmp_path / "graph.pt")
+
+
+@pytest.fixture(scope="module")
+def parts() -> ll.Result:
+    asked = {"steps": 1, "verify": 1, "most_edges": 12, "sizes": [], "answer": 7, "wrong": 11}
+    return ll.edge_attribution(wrapped("gpt2"), IDS, OTHER, **asked)
+
+
+def test_a_graph_of_parts_is_written_and_read_again(tmp_path: Path, parts: ll.Result) -> None:
+    path = ll.export_graph(parts, tmp_path / "parts.json")
+    again = ll.import_graph(path)
+    assert set(again.data.data_vars) == set(parts.data.data_vars) - {"estimate_spearman"}
+    for name in (*again.data.data_vars, "node", "words"):
+        assert again.data[name].equals(parts.data[name]), name
+        assert again.data[name].attrs == parts.data[name].attrs
+    same = ("analysis", "question", "metric_words", "clean_ids", "notes", "n_layers", "checks")
+    assert all(again.data.attrs[name] == parts.data.attrs[name] for name in same)
+    assert ll.GraphView.from_result(again, node="answer").node == "answer"
+
+
+def test_networkx_opens_a_graph_of_parts(tmp_path: Path, parts: ll.Result) -> None:
+    import networkx as nx
+
+    told = json.loads(ll.export_graph(parts, tmp_path / "parts.json").read_text())
+    found = nx.node_link_graph(told, edges="edges")
+    names = parts.data.node.values
+    first = names[parts.data.source.values[0]], names[parts.data.target.values[0]]
+    assert found.is_directed()
+    assert found.edges[first]["weight"] == pytest.approx(float(parts.data.weight[0]))
+    assert nx.has_path(found, first[0], "answer")
+    assert found.graph["format"] == "layerlens.parts"
+
+
+def test_a_broken_graph_of_parts_is_refused(tmp_path: Path, parts: ll.Result) -> None:
+    told = json.loads(ll.export_graph(parts, tmp_path / "parts.json").read_text())
+    for change in (
+        {"edges": [{**told["edges"][0], "target": "head 99.0"}]},
+        {"nodes": [{"id": "tokens"}]},
+        {"nodes": [*told["nodes"], told["nodes"][0]]},
+    ):
+        with pytest.raises(InputError, match=r"graph of parts|two of one name"):
+            ll.import_graph(written(tmp_path, {**told, **change}))
