@@ -88,6 +88,28 @@ def test_stop_in_the_middle_and_go_on(kernel: FrontEnd, heads: str) -> None:
     kernel.until_state(heads, "done", run=3)
 
 
+def test_a_graph_grows_and_stop_keeps_what_was_found(kernel: FrontEnd) -> None:
+    kernel.run(
+        "pace['seconds'] = 0.02; graph = ll.GraphView(model, 'edge_attribution', "
+        "clean='w1 w2 w3', corrupt='w1 w5 w3', answer='w7', wrong='w8', steps=1, start=True)"
+    )
+    comm = kernel.last_opened()
+    # Edges are patched by now, and after that graphs are run.
+    until(lambda: kernel.frames(comm, run=1) and "graphs" not in str(kernel.status(comm)), 30)
+    until(lambda: len(kernel.frames(comm, run=1)) > 2, 30)
+    kernel.custom(comm, kind="cancel", run=1)
+    kernel.until_state(comm, "cancelled", run=1)
+    assert np.isfinite(cells(kernel, comm, 1, "weight")).any()
+    sizes = kernel.run("print(dict(graph.partial.data.sizes))")
+    assert eval(sizes)["link"] > 0
+    kernel.run("pace['seconds'] = 0.0")
+    kernel.custom(comm, kind="run")
+    kernel.until_state(comm, "done", run=2)
+    ids = kernel.states(comm, "meta")[-1]["graph"]["ids"]
+    assert kernel.run("print(graph.result.data.node.values.tolist() == " + f"{ids})") == "True"
+    kernel.run("graph.close()")
+
+
 def test_a_cell_opens_and_its_code_runs(kernel: FrontEnd, heads: str) -> None:
     params = {"array": "effect", "index": [2, 1], "dims": ["layer", "head"]}
     kernel.custom(heads, kind="request", rid="a", method="cell", params=params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from layerlens.model.sites import Site
 if TYPE_CHECKING:
     from layerlens.model.anatomy import BlockAnatomy
     from layerlens.model.lensmodel import LensModel
+
+Edge = tuple[str, str]
+"""Names of a sender and of a receiver."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Part:
             return False
         within = other.is_mlp and not self.is_mlp
         return self.layer < other.layer or (self.layer == other.layer and within)
+
+
+def edge_count(parts: Sequence[Part]) -> int:
+    """How many edges there are between parts."""
+    return sum(one.reaches(other) for one in parts for other in parts)
 
 
 def parts_of(model: LensModel) -> list[Part]:

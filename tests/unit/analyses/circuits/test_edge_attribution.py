@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import layerlens as ll
 from layerlens.analyses.answers.answer_metric import Metric, make_metric
+from layerlens.analyses.circuits.edge_attribution import Task
+from layerlens.analyses.circuits.edge_faithfulness import Faithfulness
 from layerlens.analyses.circuits.edge_nodes import parts_of
 from layerlens.analyses.circuits.edge_scores import EdgeScores, cut
+from layerlens.analyses.circuits.kept_edges import KeptEdges
 from layerlens.analyses.contract import registry
+from layerlens.analyses.contract.job import Job
 from layerlens.analyses.contract.listeners import Silent
 from layerlens.analyses.texts.text_pair import make_pair
 from layerlens.analyses.tracing.head_edges import Edges
-from layerlens.errors import Cancelled, InputError, ResultError
+from layerlens.errors import Cancelled, InputError
 from layerlens.model.lensmodel import LensModel
 from layerlens.views.answer_cell import place_of
 
@@ -142,6 +148,111 @@ def test_the_graph_is_of_links_that_lead_to_the_answer() -> None:
     assert np.all(np.diff(np.abs(data.weight.values)) <= 1e-7)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_edges_but_one_are_that_edge_patched(family: str) -> None:
+    """No edge is the other text, all are the model itself: by two ways of running them."""
+    model = wrapped(family)
+    edges, metric = pair_of(model, IDS, OTHER)
+    parts = parts_of(model)
+    every = np.ones((len(parts), len(parts)), dtype=bool)
+    graphs, values = [~every, every], [edges.source, edges.base]
+    with torch.inference_mode():
+        truths = [float(metric(run.final[None])[0]) for run in values]
+        reached = [(i, j) for i, one in enumerate(parts) for j, other in enumerate(parts)
+                   if one.reaches(other)]  # fmt: skip
+        for i, j in reached[::7]:
+            graphs.append(every.copy())
+            graphs[-1][i, j] = False
+            truths.append(cut(edges, metric, parts[i], parts[j]))
+        kept = KeptEdges(edges, parts, metric, lambda: None)
+        assert kept.values(np.stack(graphs)) == pytest.approx(truths, abs=1e-5)
+
+
+def test_a_graph_that_is_run_is_that_of_plain_torch() -> None:
+    """All but MLP 0 to the attention of layer 2, which alone reads what it is in the other text."""
+    model = wrapped("llama")
+    edges, metric = pair_of(model, IDS, OTHER)
+    parts = parts_of(model)
+    graph = np.ones((1, len(parts), len(parts)), dtype=bool)
+    mlp = next(i for i, part in enumerate(parts) if part.name == "MLP 0")
+    heads = [i for i, part in enumerate(parts) if part.layer == 2 and not part.is_mlp]
+    graph[0, mlp, heads] = False
+    with torch.inference_mode():
+        value = KeptEdges(edges, parts, metric, lambda: None).values(graph)[0]
+
+    kept: dict[str, torch.Tensor] = {}
+    blocks = model.hf.model.layers
+    hook = blocks[0].mlp.register_forward_hook(lambda m, a, out: kept.__setitem__("mlp", out))
+    with torch.inference_mode():
+        model.hf(torch.tensor([OTHER]))
+        foreign = kept["mlp"]
+        model.hf(torch.tensor([IDS]))
+        moved = foreign - kept["mlp"]
+        hook.remove()
+        # Only the attention reads through this norm; the stream beside it stays as it is.
+        hook = blocks[2].input_layernorm.register_forward_pre_hook(lambda m, a: (a[0] + moved,))
+        logits = model.hf(torch.tensor([IDS])).logits[0, -1]
+        hook.remove()
+    assert value == pytest.approx(float(logits[7] - logits[11]), abs=1e-5)
+
+
+def test_the_written_circuit_is_all_that_is_needed() -> None:
+    """The written edges and what the tokens send keep the answer; without one of them, nothing."""
+    model = induction_model()
+    clean, corrupt = [0, 3, 5, 7, 9, 3], [0, 7, 5, 3, 9, 3]
+    pair = make_pair(model.tokens(clean), model.tokens(corrupt), None, "noise")
+    parts = parts_of(model)
+    previous, induction = (f"head {layer}.{head}" for layer, head in (PREVIOUS, INDUCTION))
+    with torch.inference_mode():
+        task = Task.make(model, parts, pair, "logit_diff", None, None)
+        runs = [KeptEdges(task.edges, parts, task.metric, lambda: None)]
+        found = Faithfulness(Job({}, Silent(), batched=False, model=model, fed={}), runs, [], [],
+                             1, np.random.default_rng(0))  # fmt: skip
+        tokens = [("tokens", part.name) for part in parts if parts[0].reaches(part)]
+        written = [*tokens, (previous, induction), (induction, "answer")]
+        masks = np.stack([found._mask(written), found._mask(written[:-1]),
+                          found._mask([*tokens, written[-1]])])  # fmt: skip
+        shares = found._shares(runs[0], masks, found.ends[0])
+    assert shares == pytest.approx([1, 0, 0], abs=1e-4)
+
+
+def test_graphs_keep_more_than_random_ones_here_and_in_other_texts() -> None:
+    toy = ll.load("toy:induction")
+    asked = {"answer": "dog", "wrong": "owl", "sizes": [3, 10], "verify": 3, "draws": 2}
+    texts = "cat dog bee owl cat", "bee dog cat owl cat"
+    others = [("cat dog owl bee cat", "owl dog cat bee cat")]
+    found = ll.edge_attribution(toy, *texts, **asked, others=others, others_wrong="bee").data
+    strongest, patched, random = found.faithfulness.values.T
+    assert strongest[1] > 0.9 > 0.5 > random[1]
+    assert np.isnan(patched[1]) and np.isfinite(patched[0])  # of three edges nothing more is known
+    assert found.others_faithfulness.values[1, 0] > 0.8
+    low, high = (found[f"faithfulness_{end}"].values[:, 2] for end in ("low", "high"))
+    assert (low <= random).all() and (random <= high).all()
+    assert found.estimate_spearman.dims == ("edges_patched",)
+    alone = ll.edge_attribution(toy, *texts, **asked, rest="zero").data
+    assert "others_faithfulness" not in alone
+    assert not np.allclose(alone.faithfulness[:, 0], strongest)
+
+
+def test_the_graph_grows_while_it_is_followed() -> None:
+    class Hears(Silent):
+        links: list[int] = []  # noqa: RUF012
+
+        def on_emit(self, where: Any, arrays: Any) -> None:
+            if "weight" in arrays:
+                self.links.append(int(np.isfinite(arrays["weight"]).sum()))
+
+    heard = Hears()
+    asked = {"steps": 1, "most_edges": 20, "verify": 0, **ASKED}
+    result = ll.edge_attribution.run(
+        wrapped("gpt2"), {"clean": IDS, "corrupt": OTHER}, asked, heard
+    )
+    assert len(heard.links) > 10
+    assert 0 < heard.links[0] <= heard.links[3] <= 20
+    assert result.data.sizes["link"] == heard.links[-1]
+    assert (result.data.kind.values >= 0).all()
+
+
 def test_a_part_opens_its_links_patched_alone() -> None:
     model = wrapped("gpt2")
     result = ll.edge_attribution(model, IDS, OTHER, most_edges=12, verify=4, **ASKED)
@@ -175,11 +286,13 @@ def test_what_is_asked_wrongly() -> None:
     model = wrapped("gpt2")
     with pytest.raises(InputError, match="A graph is of one pair and got 2"):
         ll.edge_attribution(model, [IDS, IDS], [OTHER, OTHER])
-    with pytest.raises(InputError, match="steps is 0"):
-        ll.edge_attribution(model, IDS, OTHER, steps=0)
-
-
-def test_a_graph_of_parts_is_not_written_as_one_of_features() -> None:
-    found = ll.edge_attribution(wrapped("gpt2"), IDS, OTHER, steps=1, verify=0, **ASKED)
-    with pytest.raises(ResultError, match="has parts of a model"):
-        ll.export_graph(found, "graph.json")
+    for asked, words in [
+        ({"steps": 0}, "steps is 0"),
+        ({"sizes": [3, 0]}, "sizes holds 0"),
+        ({"rest": "noise"}, "rest of edge_attribution"),
+        ({"others": "cat"}, "list of pairs"),
+        ({"others_answer": 3}, "others_answer of edge_attribution has an effect only where others"),
+        ({"rest": "zero", "sizes": []}, "rest of edge_attribution has an effect only where sizes"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            ll.edge_attribution(model, IDS, OTHER, **asked)
