@@ -179,8 +179,8 @@ def edge_attribution(
     >>> import layerlens as ll
     >>> model = ll.load("toy:induction")
     >>> found = ll.edge_attribution(model, "cat dog bee cat", "dog cat bee cat", verify=2)
-    >>> found.data.node.values[0], sorted(found.data.sizes)
-    ('tokens', ['link', 'node'])
+    >>> found.data.node.values[0], found.data.faithfulness.dims
+    ('tokens', ('edges_kept', 'edges'))
     """
     for name, value, least in (("steps", steps, 1), ("most_edges", most_edges, 1),
                                ("verify", verify, 0), ("draws", draws, 1)):  # fmt: skip
