@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.circuits.edge_attribution import edge_attribution
     from layerlens.analyses.circuits.feature_circuit import feature_circuit
     from layerlens.analyses.circuits.graph_files import export_graph, import_graph
+    from layerlens.analyses.circuits.transcoder_files import export_transcoders, load_transcoders
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
     from layerlens.analyses.contributions.mlp_decomposition import mlp_decomposition
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.features.facets.facets import facets
     from layerlens.analyses.features.feature import feature
     from layerlens.analyses.features.features import features
+    from layerlens.analyses.features.page.page_files import export_feature, import_feature
     from layerlens.analyses.features.sae_files import export_sae, load_sae
     from layerlens.analyses.features.sae_metrics import sae_metrics
     from layerlens.analyses.features.training.train_sae import train_sae
@@ -260,6 +262,10 @@ _PLACES = {
     "token_attribution": "layerlens.analyses.attention.token_attribution",
     "export_graph": "layerlens.analyses.circuits.graph_files",
     "import_graph": "layerlens.analyses.circuits.graph_files",
+    "load_transcoders": "layerlens.analyses.circuits.transcoder_files",
+    "export_transcoders": "layerlens.analyses.circuits.transcoder_files",
+    "import_feature": "layerlens.analyses.features.page.page_files",
+    "export_feature": "layerlens.analyses.features.page.page_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "faithfulness": "layerlens.analyses.relevance.faithfulness",
     "relevance": "layerlens.analyses.relevance.relevance",
@@ -401,9 +407,11 @@ __all__ = [
     "estimate",
     "expert_use",
     "explore",
+    "export_feature",
     "export_graph",
     "export_jacobian_lens",
     "export_sae",
+    "export_transcoders",
     "export_tuned_lens",
     "facets",
     "faithfulness",
@@ -424,6 +432,7 @@ __all__ = [
     "head_view",
     "hessian",
     "images",
+    "import_feature",
     "import_graph",
     "import_jacobian_lens",
     "import_tuned_lens",
@@ -441,6 +450,7 @@ __all__ = [
     "lens_quality",
     "load",
     "load_sae",
+    "load_transcoders",
     "logit_lens",
     "macro_influence",
     "massive_ablation",
