@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "head_roles": ((), {"length": 8}),
     "inflection_layers": ((LIST,), {}),
     "information_plane": ((), {"inputs": LIST, "labels": [0, 1, 0], "shuffles": 2}),
+    "interaction_basis": ((LIST * 2,), {"kept": [1], "draws": 1, "untrained": False}),
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),
     "neural_collapse": ((labelled([*LIST, ONE], label=[0, 1, 1, 0]),), {}),
