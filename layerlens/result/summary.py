@@ -66,7 +66,8 @@ def _answer(data: xr.Dataset) -> list[str]:
         return []
     vocab: dict[str, str] = json.loads(data.attrs.get("vocab", "{}"))
     # Through whatever lens: at the last point all are the model's own answer.
-    measured = np.flatnonzero(data["target_id"].values >= 0) if "target_id" in data else []
+    targets = data["target_id"].values if "target_id" in data else np.array([])
+    measured = np.flatnonzero(targets >= 0)
     place = int(measured[-1]) if len(measured) else -1
     last = data.isel(point=-1, position=place).isel(lens=0, missing_dims="ignore")
     ids = last["token_id"].values[:_TOP].tolist()

@@ -122,4 +122,5 @@ def _elsewhere(own: Tensor, theirs: Tensor, random: torch.Generator) -> Tensor:
     """As far from ``own`` as ``theirs`` is, in a random direction."""
     drawn = torch.randn(own.shape, generator=random).to(own.device)
     far = (theirs.float() - own.float()).norm() / drawn.norm()
-    return (own.float() + far * drawn).to(own.dtype)
+    found: Tensor = (own.float() + far * drawn).to(own.dtype)
+    return found

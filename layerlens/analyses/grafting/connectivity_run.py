@@ -190,7 +190,8 @@ class ConnectivityRun:
 
     def over(self, ends: np.ndarray) -> np.ndarray:
         """The straight line between losses at both ends ``[..., 2]``: ``[..., share]``."""
-        return (1 - self.shares) * ends[..., :1] + self.shares * ends[..., 1:]
+        found: np.ndarray = (1 - self.shares) * ends[..., :1] + self.shares * ends[..., 1:]
+        return found
 
     def _finish(self, before: tuple[Any, Any], verify: int) -> None:
         self.job.note(

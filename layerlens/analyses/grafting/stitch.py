@@ -76,7 +76,7 @@ def count_work(
     size = 8 * times * len(mine) * moments * 2
     count = sum(tokens.lengths)
     operations = 2.0 * times * count * len(mine) * moments
-    return Work(3 + times + tried * later, test * count * tried * len(theirs), size,
+    return Work(3 + times + tried * later, round(test * count * tried * len(theirs)), size,
                 operations=operations)  # fmt: skip
 
 

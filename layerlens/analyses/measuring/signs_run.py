@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class SignsRun:
         names = [list(of_block(self.model, layer)) for layer in range(self.model.n_layers)]
         self.names = list(dict.fromkeys(name for some in names for name in some))
         self._declare()
-        cuts = [cut(lambda one=one: self._changes(one), self.keep) for one in self.others]
+        cuts = [cut(partial(self._changes, one), self.keep) for one in self.others]
         for other, (least, _) in zip(self.others, cuts, strict=True):
             if least == 0:
                 raise InputError(
@@ -182,7 +183,7 @@ def signs(
     rest = [float((1 - shares[torch.arange(len(shares)) != i]).prod()) for i in range(len(shares))]
     one = sum(float(share) * other for share, other in zip(shares, rest, strict=True))
     count = own.shape[1]
-    values = (
+    values: tuple[Any, ...] = (
         several.sum(),
         (equal & several).sum(),
         (several * 2.0 ** (1 - number.double())).sum(),

@@ -130,7 +130,11 @@ class Dictionary:
             raise InputError(f"A {form.architecture} dictionary needs {', '.join(lack)}.")
         self.arrays = {name: array.float() for name, array in arrays.items()}
         d, m, written = self.width, self.features, len(self["b_dec"])
-        shapes = {"W_enc": (d, m), "W_dec": (m, written), "W_skip": (written, d)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "W_enc": (d, m),
+            "W_dec": (m, written),
+            "W_skip": (written, d),
+        }
         shapes[LATER] = (len(self.later), m, written)
         for name, array in self.arrays.items():
             shape = shapes.get(name, (written,) if name == "b_dec" else (m,))

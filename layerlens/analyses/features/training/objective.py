@@ -85,7 +85,7 @@ class Encoded(NamedTuple):
     ----------
     value
         ``[n, m]``; ``[n, k]`` where only those of `index` are on.
-    index
+    places
         ``[n, k]``: which features; None for all.
     pre
         ``[n, m]`` without gradients: what dead features are woken by.
@@ -98,7 +98,7 @@ class Encoded(NamedTuple):
     """
 
     value: Tensor
-    index: Tensor | None
+    places: Tensor | None
     pre: Tensor
     paid: Tensor
     gates: Tensor | None = None
@@ -106,15 +106,15 @@ class Encoded(NamedTuple):
 
     def decoded(self, rows: Tensor) -> Tensor:
         """``[n, o]``: what they write along rows ``[m, o]``."""
-        return _sum(self.value, self.index, rows)
+        return _sum(self.value, self.places, rows)
 
     def use(self) -> tuple[Tensor, float]:
         """Which were on for any of the batch, and how many for one of it."""
         positive = self.value.detach() > 0
-        if self.index is None:
+        if self.places is None:
             return positive.any(0), float(positive.sum()) / len(positive)
         on = torch.zeros(self.pre.shape[1], dtype=torch.bool)
-        on[self.index[positive]] = True
+        on[self.places[positive]] = True
         return on, float(positive.sum()) / len(positive)
 
 
