@@ -65,7 +65,8 @@ def assembled(view: LiveView, run: int) -> dict[str, np.ndarray]:
             if content["run"] != run:
                 continue
             dtype = np.dtype(header["dtype"]).newbyteorder("<")
-            shape = [first[dim]["size"] for dim in header["dims"]]
+            # An axis is shortened to what was found, or grows where two lists are joined.
+            shape = [max(first[dim]["size"], last[dim]["size"]) for dim in header["dims"]]
             whole = arrays.setdefault(
                 header["name"], np.full(shape, np.nan if dtype.kind == "f" else -1, dtype)
             )
