@@ -23,6 +23,9 @@ from layerlens.run.spy import spy_on
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
 
+BETWEEN = {"resid_mid": "attn_out", "resid_mid_cross": "cross_attn_out"}
+"""States between sublayers, and what is added last to each."""
+
 Rows = Callable[[Change, int, int], Tensor | None]
 """Called with a change, and batch and length of the present call; gives the numbers of the
 rows that the change means in the flattened ``[batch * length]``, or None for none."""
@@ -111,17 +114,17 @@ def install(
     if batch is None:
         seen = lambda _, args, kwargs: installed.see_call(args, kwargs) if gate.open else None  # noqa: E731
         stack.callback(model.hf.register_forward_pre_hook(seen, with_kwargs=True).remove)
-    mids: dict[int, list[Change]] = {}
+    mids: dict[Site, list[Change]] = {}
     inside: dict[int, list[Change]] = {}
-    for tap_or_layer, group in _places(model, changes):
-        if isinstance(tap_or_layer, Tap):
-            _change_tap(model, tap_or_layer, group, writer, gate, stack)
-        elif is_inside(model, group[0].site):
-            inside[tap_or_layer] = group
+    for place, group in _places(model, changes):
+        if isinstance(place, Tap):
+            _change_tap(model, place, group, writer, gate, stack)
+        elif isinstance(place, Site):
+            mids[place] = group
         else:
-            mids[tap_or_layer] = group
-    for layer, group in mids.items():
-        _change_mid(model, layer, group, writer, gate, stack)
+            inside[place] = group
+    for site, group in mids.items():
+        _change_mid(model, site, group, writer, gate, stack)
     reading = reading or {}
     for layer in {**inside, **reading}:
         found = inside.get(layer, [])
@@ -130,9 +133,11 @@ def install(
     return installed
 
 
-def _places(model: LensModel, changes: Iterable[Change]) -> list[tuple[Tap | int, list[Change]]]:
+def _places(
+    model: LensModel, changes: Iterable[Change]
+) -> list[tuple[Tap | int | Site, list[Change]]]:
     """The changes by where they are made: at a tap, between the sublayers, in the attention."""
-    groups: dict[tuple[str, Tap | int], list[Change]] = {}
+    groups: dict[tuple[str, Tap | int | Site], list[Change]] = {}
     for change in changes:
         site = change.site
         if site.kind == "result":
@@ -142,11 +147,19 @@ def _places(model: LensModel, changes: Iterable[Change]) -> list[tuple[Tap | int
         if inside:
             require_attention(model, site)
             groups.setdefault(("inside", site.block), []).append(change)
-        elif site.kind == "resid_mid" and model.anatomy.blocks[site.block].mid_norm is None:
-            groups.setdefault(("mid", site.block), []).append(change)
+        elif _is_local(model, site):
+            groups.setdefault(("mid", site), []).append(change)
         elif tap is not None:
             groups.setdefault(("tap", tap), []).append(change)
     return [(place, group) for (_, place), group in groups.items()]
+
+
+def _is_local(model: LensModel, site: Site) -> bool:
+    """Whether a state between sublayers is held by no module: the model goes on with the sum."""
+    if site.kind not in BETWEEN:
+        return False
+    block = model.anatomy.blocks[site.block]
+    return (block.mid_norm if site.kind == "resid_mid" else block.cross_norm) is None
 
 
 def is_inside(model: LensModel, site: Site) -> bool:
@@ -288,18 +301,17 @@ def _change_sum(
 
 def _change_mid(
     model: LensModel,
-    layer: int,
+    site: Site,
     changes: Sequence[Change],
     writer: _Writer,
     gate: Gate,
     stack: ExitStack,
 ) -> None:
-    """Change the state between the sublayers by changing what the first one adds.
+    """Change a state between sublayers by changing what the one before it adds.
 
     The model keeps that state in a local variable, so there is no other place to reach it.
     """
-    block = model.anatomy.blocks[layer]
-    tap = model.anatomy.tap(Site("attn_out", layer))
+    tap = model.anatomy.tap(Site(BETWEEN[site.kind], site.layer))
     before: list[Tensor] = []
 
     def keep(state: Tensor) -> Tensor:
@@ -312,7 +324,12 @@ def _change_mid(
         new = writer.copy(middle, changes, batch, length)
         return output + ((new - middle) / tap.scale).reshape(output.shape)
 
-    stack.callback(_on_start(model, block, gate, keep).remove)
+    if site.kind == "resid_mid":
+        stack.callback(_on_start(model, model.anatomy.blocks[site.block], gate, keep).remove)
+    else:
+        start = model.anatomy.tap(Site("resid_mid", site.layer))
+        at_start = on_input if start.side == "input" else on_output
+        stack.callback(at_start(model.hf.get_submodule(start.module), gate, keep).remove)
     if tap.plus:
         _change_sum(model, tap, changed, gate, stack)
         return

@@ -74,7 +74,7 @@ def neurons_of(model: LensModel, layer: int) -> int:
 def row_shapes(model: LensModel, sites: Iterable[Site]) -> dict[Site, tuple[int, ...]]:
     """Shape of one position of each site, ``(width,)`` or ``(head, width)``.
 
-    What is not known yet is seen in one pass over two tokens.
+    What is not known yet is seen in one pass over a small input.
     """
     known = _SHAPES.setdefault(model, {})
     wanted = list(sites)
@@ -84,5 +84,5 @@ def row_shapes(model: LensModel, sites: Iterable[Site]) -> dict[Site, tuple[int,
         known[site] = tuple(value.shape[2:])
 
     if missing:
-        forward(model, model.tokens([0, 1]), missing, see, logits=None)
+        forward(model, model.probe(length=2), missing, see, logits=None)
     return {site: known[site] for site in wanted}

@@ -197,3 +197,21 @@ def test_what_is_of_another_kind_is_refused_in_a_sentence() -> None:
     picture = given(built("vit"))
     with pytest.raises(ll.InputError, match="vit reads images, but invariance is for text"):
         ll.invariance(built("vit"), picture)
+
+
+@pytest.mark.parametrize("kind", ["t5", "whisper", "bart"])
+def test_an_edit_behind_the_second_attention_changes_the_stream(kind: str) -> None:
+    model = built(kind)
+    tokens = model.probe() if kind == "whisper" else model.tokens(given(model))
+    sites = ["resid_mid_cross.1", "mlp_out.1", "resid_post.1"]
+    moved = torch.linspace(-1, 1, model.d_model)
+    trace = ll.record(model, tokens, sites, edits=ll.edit("resid_mid_cross.1", "add", moved))
+    plain = ll.record(model, tokens, sites)
+    at = trace["resid_mid_cross.1"]
+    assert torch.allclose(at, plain["resid_mid_cross.1"] + moved, atol=1e-5)
+    total = at + trace["mlp_out.1"]
+    block = model.anatomy.blocks[1]
+    with model.running():
+        if block.post_norm:
+            total = model.hf.get_submodule(block.post_norm)(total)
+    assert torch.allclose(total, trace["resid_post.1"], atol=1e-5)
