@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -48,6 +48,20 @@ def sites_of(model: LensModel, part: str, layer: int) -> tuple[Site, ...]:
         if block.watched(site.kind) is None or block.attention is None:
             model.anatomy.tap(site)  # raises where there is none, and says why
     return sites
+
+
+def neuron_sites(model: LensModel, layers: Any = None) -> list[Site]:
+    """Neurons of the layers asked for; of all layers, those that have some."""
+    found: list[Site] = []
+    for layer in model.layers(layers):
+        try:
+            found += sites_of(model, "mlp_post", layer)
+        except SiteError:
+            if layers is not None:
+                raise
+    if not found:
+        sites_of(model, "mlp_post", 0)  # raises, and says why
+    return found
 
 
 def _kinds(part: str, block: BlockAnatomy) -> tuple[str, ...]:

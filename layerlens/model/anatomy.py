@@ -110,8 +110,6 @@ class BlockAnatomy:
         (at their taps), ``rot_q`` and ``rot_k`` what the scores are made of.
     cross_norm
         As ``mid_norm``, for the sum behind a second attention that looks at an encoder's states.
-    crosser
-        Path of the child that holds that attention, or None.
     """
 
     path: str
@@ -128,7 +126,6 @@ class BlockAnatomy:
     n_kv_heads: int = 0
     rotary: bool = False
     cross_norm: str | None = None
-    crosser: str | None = None
 
     def watched(self, kind: str) -> str | None:
         """What the attention function calls a kind of site that it is given or makes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -186,7 +186,7 @@ def _with_shape(hf: PreTrainedModel, feed: Feed) -> Feed:
     """Try the sizes that a configuration may mean, and keep the first that the model takes."""
     said = "no size is in its configuration"
     for shape in _shapes(hf.config, feed.main):
-        tried = Feed(feed.kind, feed.main, feed.ids, shape, feed.constants, feed.keywords)
+        tried = replace(feed, shape=shape)
         given = {feed.main: torch.zeros(1, *shape)}
         if feed.ids:
             given[feed.ids] = probe_ids(fed_rows(hf))

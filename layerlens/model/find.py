@@ -231,7 +231,6 @@ def _block(path: str, calls: Sequence[Call], config: Any, crossing: bool) -> Blo
         out_proj=None if out_proj is None else out_proj.path,
         mixer=mixer,
         cross_norm=found.cross_norm,
-        crosser=None if cross is None else _child(cross.origin(inner).path, path, inner),
     )
 
 

@@ -21,10 +21,6 @@ class Labels(Vocabulary):
         """UTF-8 bytes of a label."""
         return (self.labels[index] if self.has(index) else f"[{index}]").encode()
 
-    def find_label(self, label: str) -> int | None:
-        """Number of the class with this label; None where there is none."""
-        return self.labels.index(label) if label in self.labels else None
-
     def has(self, index: int) -> bool:
         """Whether there is such a class."""
         return 0 <= index < self.size

@@ -74,7 +74,7 @@ def _values(model: LensModel, given: Given) -> Tensor:
                 f"[channel, height, width] {model.feed.shape} of the numbers that it takes."
             )
         return _tensor(processor(images=items, return_tensors="np")[main])
-    rate = int(getattr(processor, "sampling_rate", RATE) or RATE)
+    rate = _rate(processor)
     sounds = [samples(item, given.rate, rate) for item in given.items]
     if len({len(sound) for sound in sounds}) > 1 and model.feed.shape[1:] == ():
         raise InputError("Sounds of different lengths cannot be run together: give them singly.")
@@ -83,6 +83,11 @@ def _values(model: LensModel, given: Given) -> Tensor:
     if len(model.feed.shape) > 1:
         raise InputError(f"{model.name} has no feature extractor: give one to ll.load.")
     return _tensor(np.stack(sounds))
+
+
+def _rate(processor: Any) -> int:
+    """Samples a second that a processor asks for."""
+    return int(getattr(processor, "sampling_rate", RATE) or RATE)
 
 
 def _tensor(array: Any) -> Tensor:
@@ -128,7 +133,7 @@ def grid_of(model: LensModel, values: Tensor, count: int) -> Grid | Frames | Non
 
 def _frames(model: LensModel, values: Tensor, count: int) -> Frames | None:
     """How long a frame is: the samples of one sound, or its spectra, shared among the positions."""
-    rate = int(getattr(model.processor, "sampling_rate", RATE) or RATE)
+    rate = _rate(model.processor)
     if values.dim() == 2:
         return Frames(_stride(model.hf.config, values.shape[-1], count) / rate, count)
     hop = getattr(model.processor, "hop_length", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -165,49 +165,38 @@ class _Search:
             return found
         return self.sequential() or self.single() or self.parallel()
 
-    def three(self) -> Sublayers | None:
-        """``mid = start + first; cross = mid + second; end = cross + third``, normed or not."""
+    def firsts(self) -> Iterator[tuple[Part, Call]]:
+        """What may be the first sublayer, each with the call that takes the sum behind it."""
         for call in self.inner:
             middle = call.took
             if middle.shape != self.start.shape or torch.equal(middle, self.start):
                 continue
             before = [out for out in self.outs if out.left < call.entered]
-            first = self.match(middle, self.start, before)
-            if first is None:
-                continue
-            ways: list[tuple[Tap, Tensor, str | None]]
-            ways = [(Tap(call.path, "input", volatile=call.took_written), middle, None)]
-            if is_norm(call.module):
-                norm = Tap(call.path, "output", volatile=call.written)
-                ways.append((norm, call.gave, call.path))
+            if (first := self.match(middle, self.start, before)) is not None:
+                yield first, call
+
+    def three(self) -> Sublayers | None:
+        """``mid = start + first; cross = mid + second; end = cross + third``, normed or not."""
+        for first, call in self.firsts():
             later = [other for other in self.inner if other.left > call.entered]
             outs = [out for out in self.outs if out.left > call.entered]
-            for tap, state, path in ways:
+            for tap, state, norm in _behind(call):
                 rest = replace(self, start=state, inner=later, outs=outs).sequential()
                 if rest is not None:
                     return Sublayers(
-                        "sequential", (first, *rest.parts), tap, path,
+                        "sequential", (first, *rest.parts), tap, norm,
                         cross_mid=rest.mid, cross_norm=rest.mid_norm,
                     )  # fmt: skip
         return None
 
     def sequential(self) -> Sublayers | None:
         """``mid = start + first; end = mid + second``, with or without a norm at mid."""
-        for call in self.inner:
-            middle = call.took
-            if middle.shape != self.start.shape or torch.equal(middle, self.start):
-                continue
-            before = [out for out in self.outs if out.left < call.entered]
-            first = self.match(middle, self.start, before)
-            if first is None:
-                continue
+        for first, call in self.firsts():
             after = [out for out in self.outs if out.left > call.entered]
-            if (second := self.match(self.end, middle, after, self.several)) is not None:
-                tap = Tap(call.path, "input", volatile=call.took_written)
-                return Sublayers("sequential", (first, second), tap)
-            if is_norm(call.module) and (second := self.match(self.end, call.gave, after)):
-                tap = Tap(call.path, "output", volatile=call.written)
-                return Sublayers("sequential", (first, second), tap, call.path)
+            for tap, state, norm in _behind(call):
+                several = self.several and norm is None
+                if (second := self.match(self.end, state, after, several)) is not None:
+                    return Sublayers("sequential", (first, second), tap, norm)
         return None
 
     def parallel(self) -> Sublayers | None:
@@ -255,6 +244,13 @@ class _Search:
             if wrong <= ROUNDINGS and all(_needed(total, wrong, base, *rest) for rest in others):
                 fits.append(replace(part, misfit=wrong))
         return min(fits, key=lambda part: (part.misfit, _depth(part.call)), default=None)
+
+
+def _behind(call: Call) -> Iterator[tuple[Tap, Tensor, str | None]]:
+    """The state that a call takes; of a norm also what it gives, with its path."""
+    yield Tap(call.path, "input", volatile=call.took_written), call.took, None
+    if is_norm(call.module):
+        yield Tap(call.path, "output", volatile=call.written), call.gave, call.path
 
 
 def _needed(total: Tensor, wrong: float, *rest: Tensor) -> bool:

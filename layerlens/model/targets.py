@@ -42,9 +42,9 @@ def choose(vocabulary: Vocabulary, target: Any, before: str | None = None) -> Ch
     if not isinstance(target, str):
         return Choice(_numbered(vocabulary, target))
     if isinstance(vocabulary, Labels):
-        if (index := vocabulary.find_label(target)) is not None:
+        if (index := vocabulary.ids.get(target)) is not None:
             return Choice(index)
-        raise InputError(f"There is no class {target!r}: {few(vocabulary.labels)}.")
+        raise InputError(f"There is no class {target!r}: {_classes(vocabulary.labels)}.")
     if vocabulary.tokenizer is None:
         raise InputError(
             f"{target!r} cannot be looked up: this model has no tokenizer; give a token id."
@@ -118,7 +118,7 @@ def _note(vocabulary: Vocabulary, target: str, found: int, alone: list[int]) -> 
     return None
 
 
-def few(labels: list[str], most: int = 8) -> str:
+def _classes(labels: list[str], most: int = 8) -> str:
     """Name some labels: ``the classes are cat, dog``."""
     shown = ", ".join(labels[:most])
     return f"the classes are {shown}" + (", ..." if len(labels) > most else "")

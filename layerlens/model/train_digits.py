@@ -8,7 +8,6 @@ minutes. What comes out is written below ``toys/`` beside this file, with its lo
 from __future__ import annotations
 
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from layerlens.model.toys import toy_folder
+from layerlens.model.train_toys import circumstances
 
 SEED, STEPS, BATCH, RATE = 0, 1500, 128, 2e-3
 TEST = 360
@@ -61,8 +61,6 @@ def accuracy(model: Any, values: Tensor, labels: Tensor) -> float:
 
 def train() -> tuple[Any, dict[str, Any]]:
     """Train it on pictures moved by up to a pixel; return the model and its log."""
-    import transformers
-
     torch.manual_seed(SEED)
     model = build()
     shown, classes = pictures()
@@ -95,12 +93,9 @@ def train() -> tuple[Any, dict[str, Any]]:
         "teaches": "name the digit in a picture of 8 x 8 pixels",
         "recipe": {"steps": STEPS, "batch": BATCH, "rate": RATE},
         "seed": SEED,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
         "held_out_accuracy": accuracy(model, apart, labels[:TEST]),
         "held_out_rows": TEST,
-        "seconds": round(time.perf_counter() - started, 1),
-        "hardware": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **circumstances(model, time.perf_counter() - started),
         "curve": curve,
     }
     return model, log

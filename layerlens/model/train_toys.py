@@ -115,21 +115,28 @@ def train(toy: Toy, recipe: Recipe) -> tuple[Any, dict[str, Any]]:
 def _log(
     toy: Toy, recipe: Recipe, model: Any, curve: list[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
-    import transformers
-
     test = torch.Generator().manual_seed(SEED + 2)
     return {
         "toy": toy.name,
         "teaches": toy.teaches,
         "recipe": asdict(recipe),
         "seed": SEED,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
         "held_out_accuracy": answer_accuracy(model, toy.draw(FRESH, True, test)),
         "held_out_rows": FRESH,
+        **circumstances(model, seconds),
+        "curve": curve,
+    }
+
+
+def circumstances(model: Any, seconds: float) -> dict[str, Any]:
+    """What a log says of the model, the time and the machine."""
+    import transformers
+
+    return {
+        "parameters": sum(weight.numel() for weight in model.parameters()),
         "seconds": round(seconds, 1),
         "hardware": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "curve": curve,
     }
 
 

@@ -82,8 +82,7 @@ class WithHead:
         """
         head = self._head()
         if head.pool is not None:
-            rows = resid.reshape(-1, 1, resid.shape[-1]).expand(-1, 1 + head.pool.skipped, -1)
-            given = self._to_head(rows)[:, 0]
+            given = self._to_head(_everywhere(resid, 1 + head.pool.skipped))[:, 0]
             return given.reshape(*resid.shape[:-1], -1)
         return self._to_head(resid)
 
@@ -140,8 +139,7 @@ class WithHead:
         anatomy = self._head()
         module = self.hf.get_submodule(anatomy.head)
         if _pools(anatomy.pool, len(anatomy.chain)):
-            rows = x.reshape(-1, 1, x.shape[-1]).expand(-1, 2, -1)
-            z = answering(module, rows).reshape(*x.shape[:-1], -1)
+            z = answering(module, _everywhere(x, 2)).reshape(*x.shape[:-1], -1)
         else:
             z = module(x)
         return self._finished(z)
@@ -172,6 +170,11 @@ class WithHead:
             more = self.hf.get_buffer(anatomy.offset).reshape(-1)
             bias = more if bias is None else bias + more
         return HeadMatrix(weight, bias, scale, softcap, anatomy.widens)
+
+
+def _everywhere(rows: Tensor, positions: int) -> Tensor:
+    """``[n, position, width]``: inputs in which every position holds one of the rows."""
+    return rows.reshape(-1, 1, rows.shape[-1]).expand(-1, positions, -1)
 
 
 def _pools(pool: Pool | None, step: int) -> bool:

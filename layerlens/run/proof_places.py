@@ -11,7 +11,7 @@ from layerlens.model.evidence import Proof, ProofLine
 from layerlens.model.grid import Grid
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
-from layerlens.run.forward import forward
+from layerlens.run.until import read_until
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -52,7 +52,5 @@ def _repainted(tokens: Tokens, grid: Grid, position: int) -> Tokens:
 
 def _first_states(model: LensModel, tokens: Tokens) -> Tensor:
     """``[position, d_model]`` before the first block."""
-    seen: list[Tensor] = []
     first = Site("resid_pre", 0)
-    forward(model, tokens, [first], lambda _, value: seen.append(value[0].clone()), logits=None)
-    return seen[0]
+    return read_until(model, tokens, [first], lambda _, value: value[0].clone())[first]

@@ -13,14 +13,13 @@ from layerlens.analyses.neurons.frequency_cell import open_rhythm
 from layerlens.analyses.neurons.frequency_run import KINDS, MEANS, RATES, TEXTS, FrequencyRun
 from layerlens.analyses.neurons.periodic import periods
 from layerlens.analyses.neurons.rhythm_texts import WAYS, halves, sentences_of
-from layerlens.errors import InputError, SiteError
-from layerlens.metrics.layer import sites_of
+from layerlens.errors import InputError
+from layerlens.metrics.layer import neuron_sites
 from layerlens.model.integers import whole
 from layerlens.run.where import neurons_of
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
-    from layerlens.model.sites import Site
     from layerlens.model.text import Tokens
 
 _TEXTS = ("layer", "words")
@@ -103,20 +102,6 @@ VARIABLES = {
         for way, words in WAYS.items()
     },
 }
-
-
-def neuron_sites(model: LensModel, layers: Any) -> list[Site]:
-    """Neurons of the layers asked for; of all layers, those that have some."""
-    found: list[Site] = []
-    for layer in model.layers(layers):
-        try:
-            found += sites_of(model, "mlp_post", layer)
-        except SiteError:
-            if layers is not None:
-                raise
-    if not found:
-        sites_of(model, "mlp_post", 0)  # raises, and says why
-    return found
 
 
 def count_work(

@@ -29,21 +29,6 @@ class Neuron(NamedTuple):
     number: int
 
 
-def neuron_sites(model: LensModel) -> list[Site]:
-    """What neurons give in each layer that has them.
-
-    Raises
-    ------
-    SiteError
-        No layer has; says why.
-    """
-    blocks = model.anatomy.blocks
-    found = [Site("mlp_post", x) for x, block in enumerate(blocks) if "mlp_post" in block.taps]
-    if not found:
-        model.anatomy.tap(Site("mlp_post", 0))  # raises, and says why
-    return found
-
-
 def strongest(relevance: np.ndarray, count: int) -> np.ndarray:
     """Numbers of the ``count`` neurons of one layer with the most relevance, signs left out.
 

@@ -11,7 +11,6 @@ import torch
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among, given
 from layerlens.analyses.contract.options import nearest
-from layerlens.analyses.relevance.neurons import neuron_sites
 from layerlens.analyses.relevance.relevance_cell import open_relevance
 from layerlens.analyses.relevance.relevance_text import RelevanceText
 from layerlens.analyses.relevance.rules import CONSERVING, FLOWS, RULES, SPLITTING
@@ -21,6 +20,7 @@ from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.metrics.layer import neuron_sites
 from layerlens.model.integers import whole
 from layerlens.run.flow import require_flow
 from layerlens.run.many_edits import DEFAULT_LIMIT

@@ -15,12 +15,12 @@ from layerlens.analyses.relevance.integrated import Integrated
 from layerlens.analyses.relevance.neurons import (
     chosen_to_zero,
     kept_neurons,
-    neuron_sites,
     neurons_off,
     without_each,
 )
 from layerlens.analyses.relevance.rules import FLOWS
 from layerlens.errors import InputError
+from layerlens.metrics.layer import neuron_sites
 from layerlens.model.sites import Site
 from layerlens.run.answer_place import answer_place
 from layerlens.run.base import wanted_logits
