@@ -29,6 +29,8 @@ display := $(if $(HEADLESS),,$(DISPLAY)$(WAYLAND_DISPLAY)$(if $(filter Darwin,$(
 export OMP_NUM_THREADS ?= 1
 # Workers, kernels and servers are many processes: none compiles again what another has compiled.
 unexport PYTHONDONTWRITEBYTECODE
+# matplotlib's list of fonts, too, is this environment's: another's may name fonts that are gone.
+export MPLCONFIGDIR := $(abspath $(VENV))/.matplotlib
 pytest := $(py) -m pytest -q --durations=10
 spread := -n 2 --dist worksteal
 # What takes one process runs beside the browser's tests; each prints when it is over.
