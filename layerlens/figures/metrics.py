@@ -26,7 +26,8 @@ from layerlens.figures.panels import (
     title_of,
     write_panel_title,
 )
-from layerlens.result.layers import CHANCE, OTHER, Array, arrays_of, metrics_in
+from layerlens.result.axes import is_named
+from layerlens.result.layers import CHANCE, MOST_LINES, OTHER, Array, arrays_of, metrics_in
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,7 +100,7 @@ def metrics_figure(
     if scale not in ("linear", "log"):
         raise ResultError(f"There is no scale '{scale}'; choose linear or log.")
     colors = palette(theme)
-    arrays = [a for a in _chosen(data, variable) if a["name"] not in hidden]
+    arrays = [_beside(data, a) for a in _chosen(data, variable) if a["name"] not in hidden]
     whole = variable is None and not hidden
     found = panels_of(arrays)
     every = [panel for panel in found if not is_list(data, panel)] or found
@@ -163,6 +164,15 @@ def _chosen(data: xr.Dataset, variable: str | Sequence[str] | None) -> list[Arra
     ]
 
 
+def _beside(data: xr.Dataset, array: Array) -> Array:
+    """Return an array over two axes of things: the entries of the second, for each of the first."""
+    dims = array["dims"]
+    things = len(dims) == 2 and all(is_named(data, dim) for dim in dims)
+    if array["kind"] != "table" or not things or data.sizes[dims[0]] > MOST_LINES:
+        return array
+    return {**array, "kind": "lines"}
+
+
 def panels_of(arrays: Iterable[Array]) -> list[Panel]:
     """Put arrays into panels: curves of the same kind together, cells alone."""
     curves: dict[tuple[Any, ...], list[Array]] = {}
@@ -177,7 +187,7 @@ def panels_of(arrays: Iterable[Array]) -> list[Panel]:
             # What ends in the same word is the same quantity of other parts: norms, ratios.
             stem = own.removesuffix(CHANCE) if _stem(own) not in known else _stem(own)
             last = stem.removesuffix("_mean").rpartition("_")[2]
-            alone = own if array["kind"] == "lines" else last
+            alone = own if len(dims) > 1 else last
             curves.setdefault((dims, array["units"], alone), []).append(array)
     order = list(curves)  # a second model's cells stand beside the first one's
     for key in [key for key in order if len(key) == 1 and key[0].startswith(OTHER)]:

@@ -197,7 +197,7 @@ def _upright(data: xr.Dataset, array: Array) -> list[str]:
     """The names along an axis of so many that they do not stand beside each other."""
     if not _has_names(data, array) or _is_named(data, array) or _heads(data, array):
         return []
-    return [fitted(word, _TICK) for word in labels_of(data, array["dims"][0])]
+    return [fitted(word, _TICK) for word in labels_of(data, _axes_of(data, array)[0])]
 
 
 def _long(names: list[str]) -> bool:
@@ -207,27 +207,29 @@ def _long(names: list[str]) -> bool:
 def is_list(data: xr.Dataset, panel: Panel) -> bool:
     """Whether a panel is of things with names, more of them than an axis has room for."""
     first = panel.arrays[0]
-    many = _has_names(data, first) and data.sizes[first["dims"][0]] > _MOST_NAMED
+    many = _has_names(data, first) and data.sizes[_axes_of(data, first)[0]] > _MOST_NAMED
     return many and not _heads(data, first)
 
 
 def _is_named(data: xr.Dataset, array: Array) -> bool:
     """Whether the entries of the one axis are few, and have names that stand beside each other."""
-    return _has_names(data, array) and data.sizes[array["dims"][0]] <= _NAMED
+    return _has_names(data, array) and data.sizes[_axes_of(data, array)[0]] <= _NAMED
 
 
 def _heads(data: xr.Dataset, array: Array) -> list[str]:
     """What stands before a colon in the names along an axis, where that is short in all of them."""
     if not _has_names(data, array):
         return []
-    heads = [name.partition(":") for name in labels_of(data, array["dims"][0])]
+    heads = [name.partition(":") for name in labels_of(data, _axes_of(data, array)[0])]
     short = all(colon and len(head) <= _HEAD for head, colon, _ in heads)
     return [head for head, _, _ in heads] if short else []
 
 
 def _has_names(data: xr.Dataset, array: Array) -> bool:
-    """Whether its only axis is of things with names, in no order."""
-    return array["kind"] == "profile" and is_named(data, array["dims"][0].removeprefix(OTHER))
+    """Whether the axis that it is drawn along is of things with names, in no order."""
+    if array["kind"] not in ("profile", "lines"):
+        return False
+    return is_named(data, _axes_of(data, array)[0].removeprefix(OTHER))
 
 
 def _entry(data: xr.Dataset, dim: str, i: int) -> str:
@@ -268,7 +270,7 @@ def _axes_of(data: xr.Dataset, array: Array) -> tuple[str, str]:
     dims = array["dims"]
     bare = [dim.removeprefix(OTHER) for dim in dims]
     found = along_of(bare, [data.sizes[dim] for dim in dims])
-    along = dims[bare.index(found)] if found else dims[0]
+    along = dims[bare.index(found)] if found else dims[-1]  # of things: named along the second
     return along, next((dim for dim in dims if dim != along), "")
 
 

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 from layerlens.analyses.answers.answer_metric import MetricFunction
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.parts import with_interval
+from layerlens.analyses.contract.split import Split
 from layerlens.analyses.features.activations import Places
+from layerlens.analyses.features.concepts.by_label import VARIABLES as BY_LABEL
+from layerlens.analyses.features.concepts.by_label import ByLabel
 from layerlens.analyses.features.concepts.concept_cell import open_concept
 from layerlens.analyses.features.concepts.factors import ROUNDS, SIGNS
 from layerlens.analyses.features.concepts.told import Asked, Told
 from layerlens.analyses.features.concepts.units import UNITS
 from layerlens.analyses.lenses.fitting.documents import rows_of
+from layerlens.analyses.probing.untrained import untrained as make_untrained
+from layerlens.corpus.texts import Texts
 from layerlens.errors import InputError
 from layerlens.model.integers import whole
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -67,12 +71,22 @@ VARIABLES = {
     "explained_shuffled": Variable(
         _LAYER, "float64", "1", f"{_HELD} shuffled concepts", signed=True
     ),
+    "explained_untrained": Variable(
+        _LAYER, "float64", "1", f"{_HELD} concepts of an untrained model", signed=True
+    ),
     "top_deletion": Variable(_LAYER, "float64", "logit", f"{_MOVED} the top concept"),
     "top_deletion_baseline": Variable(
         _LAYER, "float64", "logit", f"{_MOVED} another concept"
     ),
     "top_deletion_random": Variable(
         _LAYER, "float64", "logit", _RANDOM
+    ),
+    "top_ratio": Variable(
+        _LAYER, "float64", "1", "move of the top concept, by that of a random direction"
+    ),
+    "top_ratio_untrained": Variable(
+        _LAYER, "float64", "1",
+        "move of the top concept, by that of a random direction: untrained"
     ),
     "rank_correlation": Variable(
         _LAYER, "float64", "1", "rank correlation of importance and deletion",
@@ -84,6 +98,7 @@ VARIABLES = {
     "stability_shuffled": Variable(
         _LAYER, "float64", "1", "cosine with partners of shuffled entries"
     ),
+    **BY_LABEL,
     "dictionary": Variable(
         ("layer?", "concept", "entry"), "float32", "1",
         "concepts: with doubled signs entries above zero, then those below",
@@ -112,6 +127,7 @@ def count_work(
     designs: int,
     longest: int,
     starts: int,
+    untrained: bool,
     memory_limit: int,
     **_: Any,
 ) -> Work:
@@ -121,10 +137,12 @@ def count_work(
     fed = max(1, sum(len(row.ids) for row in rows))
     units, width = min(most, fed), 2 * model.d_model
     left = sum((model.n_layers - layer) / model.n_layers for layer in places.layers)
-    runs = explain * ((r + 2) * designs + 2 * r + 1)
+    labels = {item.label for item in tokens.items()} if isinstance(tokens, Texts) else ()
+    models = 1 + bool(untrained)
+    runs = models * explain * max(1, len(labels)) * ((r + 2) * designs + 2 * r + 1)
     alone = min(longest, max((len(row.ids) for row in rows), default=1))
-    passes = (max(places.layers) + 1) / model.n_layers + runs * left * alone / fed
-    fits = (1 + starts) * ROUNDS * 6.0 * units * width * r * len(places.sites)
+    passes = models * (max(places.layers) + 1) / model.n_layers + runs * left * alone / fed
+    fits = (models + starts) * ROUNDS * 6.0 * units * width * r * len(places.sites)
     size = 4 * 2 * units * width * len(places.sites) + memory_limit
     return Work(passes, runs * len(places.sites), size, tokens=fed, operations=fits)
 
@@ -140,11 +158,12 @@ def _layers(model: LensModel, layers: Any) -> Any:
     source="Fel et al. (2023), CRAFT: Concept Recursive Activation FacTorization for "
     "Explainability, arXiv 2211.10154; the build for texts and signed activations is ours",
     cost="1 pass as far as the layer, and for each text that is explained (r + 2) designs and 2 r "
-    "runs from the layer on",
+    "runs from the layer on; as much again for each further label, and for an untrained model",
     view="panels",
     lead="A concept matters where taking it out of texts set apart moves the answer further than "
     "taking out others, and than as much along a random direction; its importance was found on "
-    "other texts. Pin a concept for its page; of several layers, a layer for its top one.",
+    "other texts. Pin a concept for its page; of several layers, a layer for its top one. "
+    "Concepts tell labels apart where an AUC lies above that of chance.",
     variables=VARIABLES,
     work=count_work,
     pooled=True,
@@ -175,6 +194,7 @@ def concepts(
     k: int = 5,
     seed: int = 0,
     positions_skipped: int = 1,
+    untrained: bool = False,
     memory_limit: int = DEFAULT_LIMIT,
 ) -> None:
     """Factorise a layer's activations into concepts, and run the model with less of each.
@@ -182,7 +202,9 @@ def concepts(
     Activations of texts become non-negative, and a non-negative factorisation finds `r` rows
     (concepts) whose sums they are. Each text's coefficients are then multiplied by numbers between
     0 and 1, the activations put back, and the rest of the model run: how much of the answer's
-    variance goes when one concept is held is its importance (total Sobol index).
+    variance goes when one concept is held is its importance (total Sobol index). Texts with labels
+    (``ll.texts(..., label=)``) have the importance for each label, and the concepts that tell
+    labels apart in texts that were set apart.
 
     Parameters
     ----------
@@ -209,7 +231,8 @@ def concepts(
     designs
         Points of each design of the Sobol indices.
     explain
-        How many texts the importance is measured on, and as many that were set apart for deletion.
+        How many texts (with labels: of each) the importance is measured on, and as many that were
+        set apart for deletion.
     longest
         Of longer texts, so many tokens from the beginning are run for that.
     most
@@ -241,13 +264,23 @@ def concepts(
     runs the model: absolute change of `metric`, mean over texts; ``random_deletion`` takes as much
     out of each token along a random direction. ``agreement`` matches the concepts with those of
     fits that began elsewhere, one to one (Hungarian method); a mean below 0.8 is noted as
-    unstable. ``dictionary`` holds the concepts themselves, of length 1.
+    unstable. ``dictionary`` holds the concepts themselves, of length 1. ``top_ratio`` is the top
+    concept's deletion by that of a random direction, which an untrained model has too, whatever the
+    size of its logits; its answer is its own where none is given.
+
+    With labels, ``label_importance`` is the mean over a label's texts, as CRAFT has it for each
+    class. ``label_auc`` is how often a text of the label has more of a concept (mean over its
+    units) than one without; ``told_auc`` that of the concept that did best in the texts learned
+    from, so that choosing it cost nothing. Beside both stands what 1 draw of shuffled labels in 20
+    exceeds; groups whose texts share a label are dealt out whole.
 
     Raises
     ------
     InputError
         Activations are signed and ``signs="plain"``; an option does not fit; too few texts or
-        tokens are left on either side.
+        tokens are left on either side, or of a label none.
+    ModelError
+        The model cannot be built untrained.
 
     Examples
     --------
@@ -260,17 +293,32 @@ def concepts(
     """
     asked = Asked(
         site, unit, signs == "double", r, designs, explain, longest, most, starts, k, seed,
-        keep_error, memory_limit,
+        untrained, keep_error, memory_limit,
     )  # fmt: skip
     _require(asked, signs)
-    places = Places.of(model, site, _layers(model, layers), whole(positions_skipped, "skipped"))
-    told = Told(job, places, asked, (metric, answer, wrong))
-    told.read(rows_of(model, tokens), job.split(seed, test))
-    for layer in range(len(places.sites)):
-        told.fit(layer, VARIABLES)
-        told.explain(layer)
-        told.delete(layer)
+    skipped = whole(positions_skipped, "skipped")
+    places = Places.of(model, site, _layers(model, layers), skipped)
+    split, rows = job.split(seed, test), rows_of(model, tokens)
+    measured, by_label = (metric, answer, wrong), _by_label(job, split, seed)
+    told = Told(job, places, asked, measured, by_label)
+    told.read(rows, split)
+    told.all_layers(VARIABLES)
     told.check()
+    if untrained:
+        other = make_untrained(model, seed)
+        there = Places.of(other, site, places.layers, skipped)
+        beside = Told(job, there, asked, measured, by_label, beside=True)
+        with other.running():
+            beside.read(rows, split)
+            beside.all_layers(VARIABLES)
+
+
+def _by_label(job: Job, split: Split, seed: int) -> ByLabel | None:
+    """The labels of the texts, where they have several."""
+    labels = job.labels(needed=False)
+    if len(set(labels)) == 1:
+        job.remark(f"All texts have the label {labels[0]!r}, so that nothing is said by label.")
+    return ByLabel(labels, job.groups(), split, seed) if len(set(labels)) > 1 else None
 
 
 def _require(asked: Asked, signs: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from layerlens.analyses.contract.split import Split
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.features.activations import Places
 from layerlens.analyses.features.concepts.answered import Answered
+from layerlens.analyses.features.concepts.by_label import VARIABLES as BY_LABEL
+from layerlens.analyses.features.concepts.by_label import ByLabel
 from layerlens.analyses.features.concepts.factors import (
     Signs,
     components_explain,
@@ -38,6 +40,7 @@ from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.corpus.rows import Row
 from layerlens.errors import InputError, MemoryLimitError
+from layerlens.model.text import Tokens
 from layerlens.run.base import Base
 
 STABLE = 0.8
@@ -45,6 +48,8 @@ STABLE = 0.8
 SIDES = ("train", "test")
 NAMED = 3
 """Tokens in the name of a concept."""
+UNTRAINED = ("explained", "top_ratio")
+"""What is said of an untrained model, by names that end so."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Asked:
     starts: int
     k: int
     seed: int
+    untrained: bool
     keep_error: bool
     memory_limit: int
 
@@ -75,6 +81,11 @@ class Told:
         Which activations.
     measured
         The metric, the answer and the wrong answer, as they were asked for.
+    labels
+        Those of the texts, where they have any.
+    beside
+        Whether the model is an untrained one beside that which is asked about: of its concepts only
+        `UNTRAINED` is handed over.
     """
 
     def __init__(
@@ -83,10 +94,14 @@ class Told:
         places: Places,
         asked: Asked,
         measured: tuple[str | MetricFunction, Any, Any],
+        labels: ByLabel | None = None,
+        *,
+        beside: bool = False,
     ) -> None:
-        self.job, self.places, self.asked = job, places, asked
+        self.job, self.places, self.labels, self.beside = job, places, labels, beside
+        self.asked = replace(asked, starts=0) if beside else asked
         self.model, self.signs = places.model, Signs(asked.doubled)
-        self._measured = measured
+        self._measured, self._whose = measured, " of the untrained model" * beside
         self._off = self._allowed = self._fold = self._whole = 0.0
         self._done = 0
         self._several = len(places.sites) > 1
@@ -104,9 +119,9 @@ class Told:
             room = asked.most if side == "train" else max(asked.r, asked.most // 4)
             self.units[side] = drawn(every, room, generator)
             usable = [i for i in numbers if self._counts(self.rows[i])]
-            self.answered[side] = generator.permutation(usable)[: asked.explain].tolist()
             if not usable:
                 raise InputError(f"No token of the {side} texts counts: give longer texts.")
+            self.answered[side] = self._of_each_label(generator.permutation(usable).tolist(), side)
         if len(self.units["train"]) < asked.r:
             raise InputError(
                 f"There are {len(self.units['train'])} units to learn from, fewer than r "
@@ -120,15 +135,37 @@ class Told:
         )  # fmt: skip
         count = len(self.units["train"])
         self.opened = [{"train": one[:count], "test": one[count:]} for one in values]
-        self.job.note(
-            texts=len({text_of(row) for row in self.rows}),
-            train_units=count,
-            test_units=len(self.units["test"]),
-        )
+        if not self.beside:
+            self.job.note(
+                texts=len({*self._texts_of(range(len(self.rows)))}),
+                train_units=count,
+                test_units=len(self.units["test"]),
+            )
+
+    def _of_each_label(self, numbers: list[int], side: str) -> list[int]:
+        """The first few of some rows; of rows with labels so many of each."""
+        if self.labels is None:
+            return numbers[: self.asked.explain]
+        texts = self._texts_of(numbers)
+        self.labels.require(texts, side)
+        self.labels.require(self._texts_of(one.row for one in self.units[side]), side)
+        seen: Counter[int] = Counter()
+        kept = []
+        for number, label in zip(numbers, self.labels.place[texts].tolist(), strict=True):
+            seen[label] += 1
+            kept += [number] if seen[label] <= self.asked.explain else []
+        return kept
+
+    def _texts_of(self, numbers: Iterable[int]) -> list[int]:
+        """The texts that rows are of."""
+        return [text_of(self.rows[number]) for number in numbers]
 
     def _counts(self, row: Row) -> bool:
-        tokens = self.job.tokens(row.ids[: self.asked.longest])
-        return bool(self.places.kept(tokens).any())
+        return bool(self.places.kept(self._tokens_of(row)).any())
+
+    def _tokens_of(self, row: Row) -> Tokens:
+        """What is run of a row."""
+        return self.job.tokens(row.ids[: self.asked.longest], self.model)
 
     def _require_room(self) -> None:
         count = sum(len(some) for some in self.units.values())
@@ -140,6 +177,13 @@ class Told:
                 f"MB: ask for fewer layers, lower most, or set memory_limit={needed}."
             )
 
+    def all_layers(self, variables: dict[str, Variable]) -> None:
+        """Find the concepts of one layer after the other, and what they do."""
+        for layer in range(len(self.places.sites)):
+            self.fit(layer, variables)
+            self.explain(layer)
+            self.delete(layer)
+
     def fit(self, layer: int, variables: dict[str, Variable]) -> None:
         """Find the concepts of a layer, and how well they hold it beside what chance holds."""
         asked, tick = self.asked, self.job.tick
@@ -147,27 +191,42 @@ class Told:
         self.factors, ended = factorised(train, asked.r, self.signs, asked.seed)
         if not ended:
             self.job.remark(
-                f"The factorisation at {self.places.sites[layer]} did not settle; its concepts "
-                "may still move."
+                f"The factorisation at {self.places.sites[layer]}{self._whose} did not settle; its "
+                "concepts may still move."
             )
         tick()
         x, y = self.signs.fold(train).astype(np.float64), self.signs.fold(test).astype(np.float64)
         self._fold = max(self._fold, float(np.abs(self.signs.fold(self.signs.open(y)) - y).max()))
         used = self.factors.coefficients(train, tick)
-        if layer == 0:
-            self._declare(variables, used)
-        self._emit_concepts(layer, used)
+        if not self.beside:
+            if layer == 0:
+                self._declare(variables, used)
+            self._emit_concepts(layer, used)
+        held = self.factors.coefficients(test, tick)
         beside = {
-            "": self.factors,
             "_random": of_activations(train, asked.r, self.signs, asked.seed),
             "_shuffled": self.factors.shuffled(asked.seed),
         }
         mean = x.mean(0)
+        self._emit(layer, explained=explained(y, self.factors.written(held), mean))
+        if self.beside:
+            return
         for name, one in beside.items():
             written = one.written(one.coefficients(test, tick))
             self._emit(layer, **{f"explained{name}": explained(y, written, mean)})
         self._emit(layer, explained_baseline=components_explain(x, y, asked.r))
         self._compare_starts(layer, train)
+        if self.labels:
+            texts, amounts = self._amounts(np.concatenate([used, held]))
+            self._emit(layer, **self.labels.told(texts, amounts))
+
+    def _amounts(self, used: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """Texts, and how much of each concept a unit of them has in the mean."""
+        every = [*self.units["train"], *self.units["test"]]
+        texts, own = np.unique(self._texts_of(one.row for one in every), return_inverse=True)
+        sums = np.zeros((len(texts), used.shape[1]))
+        np.add.at(sums, own, used)
+        return texts.tolist(), sums / np.bincount(own)[:, None]
 
     def _compare_starts(self, layer: int, train: np.ndarray) -> None:
         """How far fits that began elsewhere found the same concepts."""
@@ -200,10 +259,15 @@ class Told:
         sizes = {"concept": asked.r, "rank": asked.k, "example": asked.k,
                  "entry": self.factors.rows.shape[1]}  # fmt: skip
         coords = {"concept": names, "rank": ranks, "example": ranks}
+        if self.labels:
+            sizes["label"] = len(self.labels.names)
+            coords["label"] = np.array([str(name) for name in self.labels.names])
         if self._several:
             sizes["layer"] = len(self.places.sites)
             coords["layer"] = np.array(self.places.layers, dtype=np.int32)
         left = set() if asked.starts else {"agreement", "stability", "stability_shuffled"}
+        left |= set() if self.labels else set(BY_LABEL)
+        left |= set() if asked.untrained else {f"{name}_untrained" for name in UNTRAINED}
         self._writes = why_no_effects(self.model, asked.site) is None
         left |= set() if self._writes else {"written_token"}
         known = [name for name in variables if name not in left]
@@ -273,13 +337,13 @@ class Told:
             row = self.rows[number]
             self._answer = row
             yield Answered(
-                self.places, site, self.factors, self.job.tokens(row.ids[: self.asked.longest]),
-                self._metric, keep_error=self.asked.keep_error,
-                memory_limit=self.asked.memory_limit, tick=self.job.tick,
+                self.places, site, self.factors, self._tokens_of(row), self._metric,
+                keep_error=self.asked.keep_error, memory_limit=self.asked.memory_limit,
+                tick=self.job.tick,
             )  # fmt: skip
             self._done += 1
             total = len(self.places.sites) * sum(len(some) for some in self.answered.values())
-            self.job.progress(self._done, total, f"{site}")
+            self.job.progress(self._done, total, f"{site}{self._whose}")
 
     def _metric(self, base: Base) -> Metric:
         metric, *given = self._measured
@@ -300,6 +364,9 @@ class Told:
             found.append(text.importance(self.asked.designs, self.asked.seed))
             mean, low, high = mean_interval(np.stack(found))
             self._emit(layer, importance=mean, importance_low=low, importance_high=high)
+        if self.labels and not self.beside:
+            texts = self._texts_of(self.answered["train"])
+            self._emit(layer, **self.labels.importance(texts, np.stack(found)))
         self._importance = mean
 
     def _verify(self, text: Answered) -> None:
@@ -328,10 +395,13 @@ class Told:
             top_deletion=own[top],
             top_deletion_baseline=np.delete(own, top).mean(),
             top_deletion_random=beside[top],
+            top_ratio=own[top] / beside[top] if beside[top] else np.nan,
             rank_correlation=spearmanr(known, own).statistic if varied else np.nan,
         )
 
     def _emit(self, layer: int, **found: Any) -> None:
+        if self.beside:
+            found = {f"{name}_untrained": found[name] for name in UNTRAINED if name in found}
         where = {"layer": layer} if self._several else {}
         self.job.emit(where, {name: np.asarray(one) for name, one in found.items()})
 
