@@ -45,7 +45,18 @@ export interface FileBrowser {
   readonly model: { readonly path: string };
 }
 
+export interface NotebookModel {
+  getMetadata(key: string): unknown;
+  setMetadata(key: string, value: unknown): void;
+}
+
+export interface NotebookPanel {
+  readonly node: EventTarget;
+  readonly model: NotebookModel | null;
+}
+
 export interface NotebookTracker {
+  find(is: (panel: NotebookPanel) => boolean): NotebookPanel | undefined;
   readonly currentWidget: {
     readonly content: {
       readonly activeCell: {

@@ -1,7 +1,8 @@
-// What the extension adds: a launcher card for the tour, a palette command for each tutorial and
-// one that inserts a starter cell. Every service is optional, so one file serves JupyterLab 4 and
-// Notebook 7.
+// What the extension adds: a launcher card for the tour, a palette command for each tutorial, one that
+// inserts a starter cell, and the answers of a course in the metadata of their notebook. Every service
+// is optional, so one file serves JupyterLab 4 and Notebook 7.
 
+import { keepAnswers } from "./answers";
 import icon from "./icon.svg";
 import type {
   Application,
@@ -44,7 +45,7 @@ export function createPlugin(tokens: Record<keyof Services, Token | null>, route
   const present = (Object.keys(tokens) as (keyof Services)[]).filter((key) => tokens[key] !== null);
   const plugin: Plugin = {
     id: "layerlens:plugin",
-    description: "Opens the tutorials of layerlens and inserts a first cell.",
+    description: "Opens the tutorials of layerlens, inserts a first cell, keeps answers.",
     autoStart: true,
     optional: present.map((key) => tokens[key] as Token),
     async activate(app, ...given) {
@@ -53,6 +54,7 @@ export function createPlugin(tokens: Record<keyof Services, Token | null>, route
         Object.assign(services, { [key]: given[i] ?? null });
       });
       addStarter(app, services);
+      if (services.notebooks !== null) keepAnswers(document, services.notebooks);
       await addTutorials(app, services, routes(app));
     },
   };

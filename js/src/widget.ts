@@ -6,6 +6,7 @@ import type { AfmModel } from "./wire/types";
 interface Hook {
   model: AfmModel;
   signal?: AbortSignal;
+  host?: unknown;
 }
 
 /**
@@ -40,8 +41,10 @@ export function widgetOf(open: (model: AfmModel) => OpenView) {
           views.delete(model);
         };
       },
-      render({ model, el }: Hook & { el: HTMLElement }) {
-        return mount(viewOf(model), el);
+      render({ model, el, host }: Hook & { el: HTMLElement }) {
+        const view = viewOf(model);
+        view.hosted?.(host);
+        return mount(view, el);
       },
     };
   };

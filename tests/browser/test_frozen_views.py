@@ -11,6 +11,7 @@ from driver import visit
 from playwright.sync_api import Browser, Page
 
 import layerlens as ll
+from layerlens import course
 from tests.unit.analyses.small_calls import small_sae
 
 AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
@@ -62,7 +63,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         view.html(folder / f"{name}.html")
     graph = ll.import_graph(write_graph(folder / "graph.json"))
     ll.GraphView.from_result(graph, node="1_9_1", pins=["0_7_1"]).html(folder / "graph.html")
-    return {name: folder / f"{name}.html" for name in [*found, "graph"]}
+    question = course.predict(
+        "axe", "Which word?", kind="curve", along="abc", between=(0, 1), truth=[0, 1, 0],
+        reveal=lens, hint="Draw.",
+    )  # fmt: skip
+    question.commit([1, 1, 0]).html(folder / "course.html")
+    return {name: folder / f"{name}.html" for name in [*found, "graph", "course"]}
 
 
 def write_graph(path: Path) -> Path:
@@ -119,4 +125,11 @@ def test_nothing_serious_stands_in_anyones_way(
     assert page.evaluate(RUN_AXE) == []
     page.get_by_label("Keys and gestures").click()
     page.locator(".ll-checks > summary").click()
+    assert page.evaluate(RUN_AXE) == []
+
+
+def test_nothing_serious_stands_in_the_way_of_an_answer(page: Page, pages: dict[str, Path]) -> None:
+    page.goto(pages["course"].as_uri())
+    page.locator(".ll-course-figure canvas").first.wait_for()
+    page.evaluate(AXE.read_text(encoding="utf-8"))
     assert page.evaluate(RUN_AXE) == []

@@ -29,6 +29,7 @@ ROOMS = [
     "export",
     "analyses",
     "views",
+    "course",
     "jupyter",
 ]
 #: Inside ``analyses/`` a room imports only from rooms of a line before its own.

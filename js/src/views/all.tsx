@@ -1,6 +1,9 @@
+import { mount } from "../mount";
+import { type Embedded, frozenModel } from "../wire/frozen";
 import type { AfmModel } from "../wire/types";
 import { openAnswer } from "./answer/open";
 import { openAttention } from "./attention/open";
+import { openCourse } from "./course/open";
 import { openFeature } from "./feature/open";
 import { openGeneration } from "./generation/open";
 import { openGraph } from "./graph/open";
@@ -13,6 +16,10 @@ import { openStrip } from "./strip/open";
 
 const VIEWS: Readonly<Record<string, (model: AfmModel) => OpenView>> = {
   attention: openAttention,
+  course: (model) =>
+    openCourse(model, async (figure, el) => {
+      return mount(openView(await frozenModel(figure as Embedded)), el);
+    }),
   curves: openAnswer,
   feature: openFeature,
   generation: openGeneration,

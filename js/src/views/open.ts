@@ -7,6 +7,8 @@ export interface OpenView {
   element(dark: ReadonlySignal<boolean>): VNode;
   /** Ctrl and Meta keys that the view needs itself; the others are the notebook's. */
   keeps?: (event: KeyboardEvent) => boolean;
+  /** Told what shows other widgets inside this one, where the page has such a thing. */
+  hosted?: (host: unknown) => void;
   /** The class of the picture in the notebook's file, which the view takes the place of. */
   kept?: string;
   dispose(): void;

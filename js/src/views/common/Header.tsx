@@ -85,28 +85,31 @@ function Exports({ state, title }: { state: BaseState; title: string }) {
   };
   return (
     <fieldset class="ll-switch" aria-label="Export">
-      {FORMATS.map((format) => (
-        <button
-          type="button"
-          key={format}
-          disabled={
-            !(live || (held && format === "html")) || !state.meta.value || busy.value !== null
-          }
-          aria-busy={busy.value === format}
-          title={
-            live || (held && format === "html")
-              ? format === "csv"
-                ? "Save all numbers of the picture as CSV"
-                : `Save the picture as it is set here as ${format.toUpperCase()}`
-              : session.traits.live.value
-                ? "Making a file needs a running kernel; run the cell of this view again."
-                : "Making a file needs a running kernel; this page is itself an export."
-          }
-          onClick={() => void take(format)}
-        >
-          {busy.value === format ? "…" : format.toUpperCase()}
-        </button>
-      ))}
+      {FORMATS.map((format) => {
+        const can = live || (held && format === "html");
+        return (
+          <button
+            type="button"
+            key={format}
+            disabled={!can || !state.meta.value || busy.value !== null}
+            aria-busy={busy.value === format}
+            title={
+              can
+                ? format === "csv"
+                  ? "Save all numbers of the picture as CSV"
+                  : `Save the picture as it is set here as ${format.toUpperCase()}`
+                : `Making a file needs a running kernel; ${
+                    session.traits.live.value
+                      ? "run the cell of this view again."
+                      : "this page is itself an export."
+                  }`
+            }
+            onClick={() => void take(format)}
+          >
+            {busy.value === format ? "…" : format.toUpperCase()}
+          </button>
+        );
+      })}
     </fieldset>
   );
 }

@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
-import { applyPalette } from "../../theme/palette";
+import { applyPalette, type Palette } from "../../theme/palette";
 import { takeName } from "./names";
 import { Root } from "./root";
 import type { BaseState } from "./state";
@@ -17,17 +17,8 @@ interface Props {
 
 /** The frame of a view: its colours, and the element that floating parts are placed in. */
 export function Shell({ state, label, onPress, onKeyDown, children }: Props) {
-  const root = useRef<HTMLElement | null>(null);
-  const palette = state.palette.value;
   const named = state.session.traits.title.value || label;
-  useLayoutEffect(() => {
-    const { own, giveBack } = takeName(named);
-    root.current?.setAttribute("aria-label", own);
-    return giveBack;
-  }, [named]);
-  useLayoutEffect(() => {
-    if (root.current) applyPalette(root.current, palette);
-  }, [palette]);
+  const root = useFrame(state.palette.value, named);
   return (
     <section
       class="ll-view"
@@ -47,6 +38,20 @@ export function Shell({ state, label, onPress, onKeyDown, children }: Props) {
   );
 }
 
+/** The element of a view, which gets its colours, and a name that no other view of the page has. */
+export function useFrame(palette: Palette, name: string) {
+  const root = useRef<HTMLElement | null>(null);
+  useLayoutEffect(() => {
+    const { own, giveBack } = takeName(name);
+    root.current?.setAttribute("aria-label", own);
+    return giveBack;
+  }, [name]);
+  useLayoutEffect(() => {
+    if (root.current) applyPalette(root.current, palette);
+  }, [palette]);
+  return root;
+}
+
 /** What has become of the kernel, while it does not answer, and what can be done. */
 function Lost({ state }: { state: BaseState }) {
   switch (state.session.pulse.lost.value) {
@@ -63,7 +68,7 @@ function Lost({ state }: { state: BaseState }) {
       return (
         <p class="ll-lost" role="alert">
           The kernel was restarted or shut down. What is here can still be looked at; run the cell
-          of this view again to ask something new.
+          of this view again to ask anew.
         </p>
       );
   }

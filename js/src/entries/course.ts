@@ -1,0 +1,4 @@
+import { openCourse } from "../views/course/open";
+import { widgetOf } from "../widget";
+
+export default widgetOf(openCourse);

@@ -1,0 +1,35 @@
+"""A question as one file that asks it with no kernel and no network."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerlens.export.html import write_html
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
+
+    from layerlens.course.prediction import Prediction
+
+
+def write(prediction: Prediction, path: str | os.PathLike[str]) -> Path:
+    """Write the page of a prediction whose truth is known."""
+    traits = {
+        **{name: getattr(prediction, name) for name in ("view", "title", "theme", "question")},
+        "answer": prediction.answer,
+        "truth": prediction.known(),
+        "figure": _embedded(prediction.figure),
+    }
+    return write_html(path, traits, b"", prediction.asked.ask)
+
+
+def _embedded(figure: Widget | None) -> dict[str, Any] | None:
+    """Return what `js/src/wire/frozen.ts` makes a view from."""
+    if figure is None:
+        return None
+    traits, packed = figure._frozen()
+    frozen = {name: value for name, value in traits.items() if name != "snapshot"}
+    return {"traits": {**frozen, "live": False}, "packed": base64.b64encode(packed).decode("ascii")}
