@@ -19,10 +19,10 @@ from layerlens.figures.legends import name_curves
 from layerlens.figures.names import apart, axis_words, capital
 from layerlens.figures.palette import Palette, color_map
 from layerlens.figures.past import extends, mark_past
-from layerlens.figures.places import places_of
+from layerlens.figures.places import places_of, spots
 from layerlens.figures.scale import range_scale
 from layerlens.figures.slices import labels_of
-from layerlens.result.axes import is_named
+from layerlens.result.axes import is_named, role_of
 from layerlens.result.layers import (
     CHANCE,
     OTHER,
@@ -112,7 +112,7 @@ def title_of(panel: Panel, data: xr.Dataset) -> str:
     if first["other"]:
         words = f"{words}: {data.attrs.get('other_label', 'other')}"
     units = "" if first["units"] in ("1", "") else f" ({first['units']})"
-    return capital(drawable(words).replace("␣", " ")) + units
+    return capital(drawable(words).replace("␣", " ").rstrip(" :,")) + units
 
 
 def _words(panel: Panel) -> tuple[str, dict[str, str]]:
@@ -163,7 +163,7 @@ def _curves(axes: Axes, panel: Panel, data: xr.Dataset, colors: Palette, scale: 
     axes.set_yscale(scale)
     along, _ = _axes_of(data, panel.arrays[0])
     axes.set_xlabel(_along(data, along), **_font(colors), labelpad=2)
-    if along == RUN:
+    if along == RUN or _is_spread(data, along):
         _name_runs(axes, data, along)
     elif _is_named(data, panel.arrays[0]):
         words = [textwrap.fill(word, _TICK) for word in labels_of(data, along)]
@@ -274,8 +274,16 @@ def _axes_of(data: xr.Dataset, array: Array) -> tuple[str, str]:
     return along, next((dim for dim in dims if dim != along), "")
 
 
+def _is_spread(data: xr.Dataset, dim: str) -> bool:
+    """Whether the entries of an axis are numbers that span decades, and so stand elsewhere."""
+    if role_of(data, dim) or dim not in data.coords or data[dim].dtype.kind not in "iuf":
+        return False
+    found = spots(data[dim].values)
+    return found is not None and not np.array_equal(found, data[dim].values)
+
+
 def _name_runs(axes: Axes, data: xr.Dataset, dim: str) -> None:
-    """Write the moments of a training under a panel, as many as have room."""
+    """Write moments of a training, or numbers, under a panel, as many as have room."""
     places, words = _places(data, dim), labels_of(data, dim)
     least = _APART * float(np.ptp(places))
     kept: list[int] = []
@@ -304,7 +312,7 @@ def _band(
 def _places(data: xr.Dataset, dim: str) -> np.ndarray:
     """Where entries of an axis lie: at their layer, a state at the block that it comes after."""
     size = data.sizes[dim]
-    if dim == RUN:
+    if dim == RUN or _is_spread(data, dim):
         return places_of(data, dim)
     for name in ("layer", f"{dim}_layer"):  # some layers only, where not all were asked for
         if name in data.coords and data[name].dims == (dim,) and data[name].dtype.kind in "iu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,3 +147,16 @@ def moved(gram: Floats, sensitivity: Floats, generator: np.random.Generator) -> 
     if not count:
         return 0.0
     return float(np.abs(own[:count] - other[:count]).max() / own[0])
+
+
+def counts(kept: Sequence[int] | None, width: int) -> list[int]:
+    """How many coordinates are kept in turn, ascending; where it was not said, powers of 4.
+
+    Examples
+    --------
+    >>> counts(None, 64)
+    [1, 4, 16]
+    """
+    if kept is not None:
+        return sorted(set(kept))
+    return [4**power for power in range(width.bit_length()) if 4**power < width]

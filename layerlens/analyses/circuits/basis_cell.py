@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layerlens.analyses.circuits.basis import Basis, random_directions
+from layerlens.analyses.circuits.basis import Basis, counts, random_directions
+from layerlens.analyses.circuits.basis_run import WAYS
 from layerlens.analyses.circuits.basis_states import BasisStates, without
 from layerlens.analyses.contract.cells import Opened, Place, Table
 from layerlens.analyses.contract.contract import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -32,6 +35,7 @@ def open_coordinates(
     *,
     layers: Any,
     predict: str,
+    kept: Sequence[int] | None,
     skip_first: bool | int,
     seed: int,
     **_: Any,
@@ -65,8 +69,17 @@ def open_coordinates(
     return Opened(
         title=f"Coordinates of {name}, each at its mean; coordinate {chosen} in the texts",
         code=place.call,
-        tables=[Table(head, rows, title)],
+        tables=[Table(head, rows, title), _kept(answer, point, counts(kept, model.d_model))],
         texts=_marked(states, tokens, basis, chosen - 1),
+    )
+
+
+def _kept(answer: Mapping[str, Any], point: int, kept: Sequence[int]) -> Table:
+    """The loss with the first few directions of this state kept, as it was measured."""
+    columns = [np.asarray(answer[f"loss_change{way}"][point]).tolist() for way in WAYS]
+    rows = [[few, *losses] for few, *losses in zip(kept, *columns, strict=True)]
+    return Table(
+        ["kept", *WAYS.values()], rows, "nats added with the first few kept, in the other texts"
     )
 
 

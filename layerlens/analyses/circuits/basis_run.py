@@ -25,8 +25,15 @@ from layerlens.analyses.sweeps.clean_pass import tolerance
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job
 
-WAYS = {"": "interaction basis", "_pca": "principal components", "_chance": "random directions"}
+WAYS = {
+    "": "coordinates",
+    "_baseline": "principal components",
+    "_random": "random directions",
+}
 """Which directions are kept: how names of their numbers end, and their words."""
+
+LITTLE = 0.1
+"""Nats of loss: directions that add no more are enough."""
 
 RANKS = (
     "interaction basis",
@@ -117,6 +124,8 @@ class BasisRun:
         self.job, self.own, self.apart = job, own, apart
         self.kept, self.shown, self.draws, self.seed = kept, shown, draws, seed
         self.misfit = self.moved = self.split = 0.0
+        shape = (len(WAYS), own.points, len(self.kept))
+        self._added = np.full(shape, np.nan)
 
     def fit(self, untrained: Callable[[], BasisStates] | None) -> None:
         """Find the bases from the last point to the first, and try each in the other texts."""
@@ -172,21 +181,28 @@ class BasisRun:
     def _try(self, point: int, basis: Basis, mean: Floats, gram: Floats) -> None:
         """Keep the first coordinates alone, in texts that were not used."""
         generator = np.random.default_rng((self.seed, point, 1))
-        bases = {
-            "": basis,
-            "_pca": principal(mean, gram),
-            "_chance": random_directions(mean, generator),
-        }
+        bases = dict(
+            zip(WAYS, (basis, principal(mean, gram), random_directions(mean, generator)),
+                strict=True)
+        )  # fmt: skip
         for place, kept in enumerate(self.kept):
-            losses = {
-                f"loss_change{way}": self.apart.loss_with(point, keep_first(one, kept))
-                for way, one in bases.items()
-            }
-            changes = {name: np.array(loss - self.apart.loss) for name, loss in losses.items()}
-            self.job.emit({"point": point, "kept": place}, changes)
+            for row, (way, one) in enumerate(bases.items()):
+                loss = self.apart.loss_with(point, keep_first(one, kept)) - self.apart.loss
+                self._added[row, point, place] = loss
+                self.job.emit(
+                    {"point": point, "kept": place}, {f"loss_change{way}": np.array(loss)}
+                )
+        self._say_added(point, len(mean))
         # All directions there are, each kept: the states themselves, and so the loss of the pass.
-        whole = keep_first(bases["_chance"], len(mean))
+        whole = keep_first(bases["_random"], len(mean))
         self.split = max(self.split, abs(self.apart.loss_with(point, whole) - self.apart.loss))
+
+    def _say_added(self, point: int, width: int) -> None:
+        """What is added over all states by now, and how many directions are enough at this one."""
+        for added, way in zip(self._added, WAYS, strict=True):
+            self.job.emit({}, {f"added_loss{way}": np.nanmean(added, 0)})
+            enough = first_enough(added[point], self.kept, width)
+            self.job.emit({"point": point}, {f"enough{way}": np.array(enough, dtype=np.float64)})
 
     def _check(self) -> None:
         limit = tolerance(self.own.model)
@@ -212,3 +228,16 @@ class BasisRun:
                 f"The bases are of {counted} tokens with {self.draws} draws each, few for states "
                 f"of {width} numbers: give more texts, and trust the losses more than the ranks."
             )
+
+
+def first_enough(added: Floats, kept: Sequence[int], width: int) -> int:
+    """The first of some numbers kept from which on little loss is added; all where none is.
+
+    Examples
+    --------
+    >>> first_enough(np.array([2.0, 0.05, 0.3, 0.01]), [1, 4, 16, 64], 100)
+    64
+    """
+    above = np.flatnonzero(added > LITTLE)
+    first = int(above[-1]) + 1 if len(above) else 0
+    return kept[first] if first < len(kept) else width

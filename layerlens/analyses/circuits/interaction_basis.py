@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from layerlens.analyses.circuits.basis import counts
 from layerlens.analyses.circuits.basis_cell import open_coordinates
-from layerlens.analyses.circuits.basis_run import RANKS, WAYS, BasisRun
+from layerlens.analyses.circuits.basis_run import LITTLE, RANKS, WAYS, BasisRun
 from layerlens.analyses.circuits.basis_states import BasisStates
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.options import nearest
@@ -30,9 +31,21 @@ _SHARES = {
 }
 VARIABLES = {
     **{
+        f"added_loss{way}": Variable(
+            ("kept",), "float64", "nats", f"loss added with the first {words} kept", signed=True
+        )
+        for way, words in WAYS.items()
+    },
+    **{
+        f"enough{way}": Variable(
+            _POINT, "float64", "directions", f"enough to add at most {LITTLE:g} nats: {words}"
+        )
+        for way, words in WAYS.items()
+    },
+    **{
         f"loss_change{way}": Variable(
-            ("point", "kept"), "float64", "nats", f"loss added with the first few kept: {words}",
-            signed=True,
+            ("point", "kept"), "float64", "nats", f"loss added with the first {words} kept",
+            signed=True, hidden=True,
         )
         for way, words in WAYS.items()
     },
@@ -78,7 +91,7 @@ def count_work(
     models, above = 1 + bool(untrained), 1 - starts[0] / model.n_layers
     fitted = models * (1 + above * (1 + 2 * draws)) / 2
     rest = sum(1 - start / model.n_layers for start in starts)
-    each = 1 + len(WAYS) * len(_counts(kept, model.d_model))
+    each = 1 + len(WAYS) * len(counts(kept, model.d_model))
     tries = (1 + rest * each) / 2
     used, points = round(share * sum(tokens.lengths)), len(starts) + 1
     rows = round(used * (models * (1 + draws) + 1 + points * each) / 2)
@@ -99,7 +112,7 @@ def count_work(
     view="panels",
     lead="The earlier a curve of added loss falls to 0, the fewer coordinates the model needs; "
     "those of the interaction basis are worth having where they need fewer than principal "
-    "components.",
+    "components. Losses are a mean over states; choose a state for its own, and its coordinates.",
     variables=VARIABLES,
     work=count_work,
     needs=("head", "causal"),
@@ -166,7 +179,9 @@ def interaction_basis(
 
     Coordinates are not orthogonal: a state is read by ``read`` and made again by ``write``. The
     derivative is that of small changes: what saturates (attention, norms) may need more directions
-    than ``rank`` says, which is why the kept ones are tried.
+    than ``rank`` says, which is why the kept ones are tried. ``loss_change`` holds what that adds
+    at each state, of which ``added_loss`` is the mean; ``enough`` is the first of the numbers kept
+    from which on no more than 0.1 nats are added, and all directions where none of them is.
 
     Raises
     ------
@@ -181,8 +196,8 @@ def interaction_basis(
     >>> model = ll.load("toy:modular")
     >>> texts = [f"{a} + {b} = {(a + b) % 113}" for a, b in ((3, 5), (70, 60), (9, 8), (50, 1))]
     >>> found = ll.interaction_basis(model, texts, predict="last", kept=[4], untrained=False)
-    >>> found.data.point.values.tolist(), found.data.loss_change.dims
-    (['embed', '0_post'], ('point', 'kept'))
+    >>> found.data.point.values.tolist(), found.data.added_loss.dims
+    (['embed', '0_post'], ('kept',))
     """
     few = _require(predict, kept, coordinates, draws, sample, model.d_model)
     starts, shown = model.layers(layers), min(coordinates, model.d_model)
@@ -240,17 +255,10 @@ def _require(
     for name, value in (("coordinates", coordinates), ("draws", draws), ("sample", sample)):
         if whole(value, name) < 1:
             raise InputError(f"{name} is {value}; expected 1 or more.")
-    few = sorted({whole(one, "kept") for one in _counts(kept, width)})
+    few = counts(None if kept is None else [whole(one, "kept") for one in kept], width)
     if not few or few[0] < 0 or few[-1] > width:
         raise InputError(f"kept is {few}; expected numbers from 0 to {width}, the width.")
     return few
-
-
-def _counts(kept: Sequence[int] | None, width: int) -> list[int]:
-    """How many coordinates are kept, where it was not said powers of 4."""
-    if kept is not None:
-        return list(kept)
-    return [4**power for power in range(width.bit_length()) if 4**power < width]
 
 
 def _halves(tokens: Tokens, sample: int, seed: int) -> tuple[list[int], list[int]]:

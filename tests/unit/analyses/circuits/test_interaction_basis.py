@@ -20,7 +20,7 @@ from layerlens.analyses.circuits.basis import (
     moved,
     principal,
 )
-from layerlens.analyses.circuits.basis_run import sensitivity
+from layerlens.analyses.circuits.basis_run import WAYS, sensitivity
 from layerlens.analyses.circuits.basis_states import BasisStates
 from layerlens.analyses.contract.cells import Place
 from layerlens.errors import InputError
@@ -200,12 +200,18 @@ def test_the_toy_needs_few_coordinates_and_they_are_opened() -> None:
     model, how = ll.load("toy:modular"), {"predict": "last", "kept": [16], "untrained": False}
     found = ll.interaction_basis(model, texts, draws=2, skip_first=False, **how)
     top = found.data.sel(point="0_post", kept=16)
-    assert float(top.loss_change) < 0.1 < float(top.loss_change_chance)
-    answer = {name: found.data[name].values for name in ("read", "write", "mean", "share")}
+    assert float(top.loss_change) < 0.1 < float(top.loss_change_random)
+    answer = {str(name): array.values for name, array in found.data.data_vars.items()}
     place = Place("rank", {"point": "0_post"}, 0.0, {}, {"text": texts}, answer=answer)
     opened = ll.interaction_basis.open(model, texts, {**how, "skip_first": False}, place)
     rows = opened.tables[0].rows
     assert rows[0][2] > 10 * abs(rows[0][3])
+    losses = [float(top[f"loss_change{way}"]) for way in WAYS]
+    assert opened.tables[1].rows == [[16, *losses]]
+    # Over both states, and how many directions each needs: 16 of the last, of random ones all.
+    mean = found.data.loss_change_random.mean("point")
+    np.testing.assert_allclose(found.data.added_loss_random, mean)
+    assert float(top.enough) == 16 and float(top.enough_random) == model.d_model
 
 
 def test_what_is_asked_wrongly() -> None:
