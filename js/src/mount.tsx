@@ -3,14 +3,14 @@ import { watchDark } from "./theme/dark";
 import { guardShortcuts } from "./views/common/shortcuts";
 import type { OpenView } from "./views/open";
 
-/** Put a view into an element; returns what takes it away again. */
-export function mount(view: OpenView, el: HTMLElement): () => void {
+/** Put a view into an element of a page that is `around`; returns what takes it away again. */
+export function mount(view: OpenView, el: HTMLElement, around = el.ownerDocument): () => void {
   const root = el.ownerDocument.createElement("div");
   root.className = "layerlens";
   const hiding = el.ownerDocument.createElement("style");
   hiding.textContent = view.kept ? hide(view.kept) : "";
   el.append(hiding, root);
-  const watch = watchDark(el.ownerDocument);
+  const watch = watchDark(around);
   const release = guardShortcuts(root, view.keeps);
   render(view.element(watch.dark), root);
   return () => {

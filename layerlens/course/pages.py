@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerlens.export.html import write_html
+from layerlens.export.html import html_bytes
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -15,15 +13,15 @@ if TYPE_CHECKING:
     from layerlens.course.prediction import Prediction
 
 
-def write(prediction: Prediction, path: str | os.PathLike[str]) -> Path:
-    """Write the page of a prediction whose truth is known."""
+def content(prediction: Prediction) -> bytes:
+    """Return the page of a prediction whose truth is known."""
     traits = {
         **{name: getattr(prediction, name) for name in ("view", "title", "theme", "question")},
         "answer": prediction.answer,
         "truth": prediction.known(),
         "figure": _embedded(prediction.figure),
     }
-    return write_html(path, traits, b"", prediction.asked.ask)
+    return html_bytes(traits, b"", prediction.asked.ask)
 
 
 def _embedded(figure: Widget | None) -> dict[str, Any] | None:

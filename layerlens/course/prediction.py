@@ -13,6 +13,8 @@ from ipywidgets import Widget
 from layerlens.course import asked, pages
 from layerlens.course.question import Question, Verdict, judge
 from layerlens.errors import InputError
+from layerlens.export.inline import Inline, wanted
+from layerlens.result.files import checked_path, write_bytes
 from layerlens.views.base import READ_ONLY, View, sentence
 from layerlens.views.worker import Task, desk
 
@@ -121,7 +123,16 @@ class Prediction(View):
 
     def html(self, path: str | os.PathLike[str]) -> Path:
         """Write a page that asks the question and reveals its truth with no kernel."""
-        return pages.write(self.ahead(), path)
+        return write_bytes(checked_path(path, ".html", ".htm"), pages.content(self.ahead()))
+
+    def embed(self, *, height: int = 300) -> Inline:
+        """Return the page that `html` writes as a piece of any other page, see `Inline`."""
+        return Inline(pages.content(self.ahead()), self.asked.ask, height)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        if wanted():
+            return {"text/html": self.embed().html, "text/plain": self._plain()}, {}
+        return super()._repr_mimebundle_(**kwargs)
 
     # What the front end says
 

@@ -185,6 +185,13 @@ class Result:
 
         return view_of(self, text=text)
 
+    def embed(self, *, text: int = 0, height: int = 560) -> Any:
+        """Return the page that `html` writes as a piece of any other page.
+
+        See `layerlens.export.inline.Inline`; options are those of `widget` and of a view's `embed`.
+        """
+        return self.widget(text=text).embed(height=height)
+
     def identical(self, other: Result) -> bool:
         """Whether `other` has the same data, attributes, checks and code, to the last bit."""
         return (

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from layerlens.export.inline import wanted
 from layerlens.views.worker import Task, easel
 
 if TYPE_CHECKING:
@@ -58,8 +59,14 @@ class Kept:
         """Publish a widget, and the picture that belongs to it.
 
         Where nobody can be asked anything (nbconvert, papermill) nobody watches either, and the
-        cell ends with the run, so that its picture is in the file.
+        cell ends with the run, so that its picture is in the file. Where views are to be embedded,
+        their pages stand in the place of both.
         """
+        if wanted():
+            for view in self._alive():
+                view._settle()
+                _embed(view)
+            return
         publish(*bundle)
         shell = _notebook()
         if shell is None:
@@ -101,6 +108,14 @@ class Kept:
         if pictures := [shot.picture for shot in shots if shot.picture]:
             data["image/png"] = _base64(pictures[0])
         publish(data, {}, {"display_id": self.display_id}, update=update)
+
+
+def _embed(view: PictureView) -> None:
+    """Show a view's page in the cell; nothing of one that was never asked."""
+    if view._stream is not None:
+        publish({"text/html": view.embed().html, "text/plain": view._plain()}, {})
+    elif view.status["state"] != "idle":
+        publish({"text/plain": view._unfinished()}, {})
 
 
 def unattended(shell: Any) -> bool:

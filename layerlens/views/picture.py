@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import traitlets as t
 
 from layerlens.errors import InputError, LayerLensError
+from layerlens.export.inline import Inline
 from layerlens.export.pack import Frame, frames_of, pack
 from layerlens.views.base import READ_ONLY, Reply, View
 from layerlens.views.exports import export
@@ -156,6 +157,23 @@ class PictureView(View):
         from layerlens.result.files import checked_path, write_bytes
 
         return write_bytes(checked_path(path, ".html", ".htm"), export(self, "html")[2])
+
+    def embed(self, *, height: int = 560) -> Inline:
+        """Return the page that `html` writes as a piece of any other page.
+
+        A cell that ends with it shows it; its attribute `html` is the line for a page of one's own.
+
+        Parameters
+        ----------
+        height : int
+            Pixels, until the frame knows how high its content is.
+
+        Raises
+        ------
+        InputError
+            There is no picture yet.
+        """
+        return Inline(export(self, "html")[2], self.title or self._caption() or repr(self), height)
 
     def _frozen(self) -> tuple[dict[str, Any], bytes]:
         """Return the traits and the packed data of a frozen twin."""
