@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from layerlens.corpus.identity import parts_of
 from layerlens.corpus.rows import Shard
-from layerlens.corpus.shard import Measured
+from layerlens.corpus.spread import Answer
 from layerlens.corpus.worker import Worker
 from layerlens.errors import InputError, LayerLensError
-from layerlens.metrics.collection import MetricSet
 from layerlens.model.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    from layerlens.corpus.spread import Task
     from layerlens.model.lensmodel import LensModel
 
 AHEAD = 2
@@ -32,7 +32,7 @@ TRIES = 3
 POLL_SECONDS = 0.2
 
 
-class Cluster:
+class Cluster(Generic[Answer]):
     """Ray workers that have loaded a model; a context manager that lets go of them.
 
     A worker loads the model from where ``ll.load`` found it. A model that was given in memory is
@@ -41,8 +41,10 @@ class Cluster:
 
     Parameters
     ----------
-    model, metrics, batch_tokens
-        As in :class:`layerlens.corpus.sweep.Sweep`.
+    model
+        Which is run.
+    task
+        What is done to the rows of each shard; see `layerlens.corpus.spread`.
     workers
         How many on this machine; ``"ray"``: as many as the cluster has processors (graphics
         cards, for a model on one), or this machine where no cluster is known.
@@ -58,12 +60,9 @@ class Cluster:
         When Ray is not installed, or the model cannot be sent.
     """
 
-    def __init__(
-        self, model: LensModel, metrics: MetricSet, batch_tokens: int, workers: int | str
-    ) -> None:
+    def __init__(self, model: LensModel, task: Task[Answer], workers: int | str) -> None:
         self._ray = _ray()
-        self._batch_tokens = batch_tokens
-        self._empty = metrics.empty().state()
+        self._task = task
         self._recipe = model.recipe
         self._dtype = str(model.dtype).removeprefix("torch.")
         self._weights = fingerprint(model)
@@ -84,7 +83,7 @@ class Cluster:
             self._started = True
         try:
             self._args = ray.put((self._recipe, self._parts, self._dtype, self._weights))
-            self._metrics = ray.put(self._empty)
+            self._sent = ray.put(self._task)
             count = self._count()
             self._most = WINDOW * count
             for _ in range(count):
@@ -106,16 +105,18 @@ class Cluster:
     def _hire(self) -> None:
         """Start a worker and have it load the model."""
         resources = {"num_cpus": 1, "num_gpus": 1 if self._gpu else 0}
-        worker = self._ray.remote(Worker).options(**resources).remote(self._batch_tokens)
+        worker = self._ray.remote(Worker).options(**resources).remote()
         self.workers.append(worker)
-        self._pending[worker.load.remote(self._args, self._metrics)] = (worker, None)
+        self._pending[worker.load.remote(self._args, self._sent)] = (worker, None)
 
-    def run(self, shards: Iterator[Shard], tick: Callable[[], None]) -> Iterator[Any]:
-        """Measure shards on all workers.
+    def run(
+        self, shards: Iterator[Shard], tick: Callable[[], None]
+    ) -> Generator[tuple[Shard, Answer], None, None]:
+        """Hand shards out to all workers.
 
         Yields
         ------
-        shard, Measured
+        shard, Answer
             In the order of the shards, each once.
 
         Raises
@@ -124,7 +125,7 @@ class Cluster:
             When workers die over a shard again and again, or cannot load the model.
         """
         again: deque[Shard] = deque()
-        ready: dict[int, tuple[Shard, Measured]] = {}
+        ready: dict[int, tuple[Shard, Answer]] = {}
         tries: Counter[int] = Counter()  # of the shards handed out and not yielded
         turn: int | None = None
         ended = False
@@ -139,8 +140,8 @@ class Cluster:
                 self._hand_out(shard)
             tick()
             for shard, found in self._collect():
-                if found is not None:
-                    ready[shard.number] = (shard, found)
+                if found:
+                    ready[shard.number] = (shard, *found)
                 elif tries[shard.number] < TRIES:
                     again.append(shard)
                 else:
@@ -152,27 +153,27 @@ class Cluster:
 
     def _hand_out(self, shard: Shard) -> None:
         worker = self._idle.popleft()
-        self._pending[worker.measure.remote(shard.rows)] = (worker, shard)
+        self._pending[worker.run.remote(shard.rows)] = (worker, shard)
 
-    def _collect(self) -> list[tuple[Shard, Measured | None]]:
-        """What has come back by now; None for a shard whose worker died."""
+    def _collect(self) -> list[tuple[Shard, tuple[()] | tuple[Answer]]]:
+        """What has come back by now; nothing for a shard whose worker died."""
         ray = self._ray
         done, _ = ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
-        found: list[tuple[Shard, Measured | None]] = []
+        found: list[tuple[Shard, tuple[()] | tuple[Answer]]] = []
         for ref in done:
             worker, shard = self._pending.pop(ref)
+            answer: tuple[()] | tuple[Answer] = ()
             try:
-                answer = ray.get(ref)
+                answer = (ray.get(ref),)
             except ray.exceptions.RayActorError:
                 self._replace(worker)
-                answer = None
             except ray.exceptions.RayTaskError as error:
                 raise _said(error) from error
             else:
                 self._deaths = 0
                 self._idle.extend([worker] * (AHEAD if shard is None else 1))
             if shard is not None:
-                found.append((shard, None if answer is None else _measured(*answer)))
+                found.append((shard, answer))
         return found
 
     def _replace(self, worker: Any) -> None:
@@ -231,15 +232,11 @@ def start(workers: int | None) -> None:
                 ) from error
 
 
-def _measured(state: Any, rest: tuple[Any, ...]) -> Measured:
-    return Measured(MetricSet.from_state(*state), *rest)
-
-
 def _deadly(shard: Shard) -> str:
     first, last = shard.rows[0].number, shard.rows[-1].number
     return (
-        f"{TRIES} workers died over rows {first} to {last}, perhaps for want of memory: lower "
-        "batch_tokens or the number of workers."
+        f"{TRIES} workers died over rows {first} to {last}, perhaps for want of memory: give "
+        "fewer workers, or of layer_metrics a smaller batch_tokens."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -261,20 +261,27 @@ class Shard:
         return np.array(numbers, dtype="<i8").tobytes()
 
 
-def shards(rows: Rows, tokens: int) -> Iterator[Shard]:
+def shards(rows: Iterable[Row], tokens: int) -> Iterator[Shard]:
     """Cut a corpus into shards, always the same ones: each ends with the row that reaches a size.
 
     Parameters
     ----------
+    rows
+        Of a corpus, or any others; of these the share that is read by then is not known.
     tokens
         That size.
     """
-    number, held, size = 0, [], 0
+    number, size = 0, 0
+    held: list[Row] = []
     for row in rows:
         held.append(row)
         size += len(row.ids)
         if size >= tokens:
-            yield Shard(number, tuple(held), rows.share)
+            yield Shard(number, tuple(held), _share(rows))
             number, held, size = number + 1, [], 0
     if held:
-        yield Shard(number, tuple(held), rows.share)
+        yield Shard(number, tuple(held), _share(rows))
+
+
+def _share(rows: Iterable[Row]) -> float | None:
+    return rows.share if isinstance(rows, Rows) else None

@@ -49,6 +49,24 @@ class Measured:
         self.reason = self.reason or other.reason
 
 
+@dataclass(frozen=True)
+class MeasureRows:
+    """Metrics over the rows of a shard, see :func:`measure_rows`: a task of workers."""
+
+    metrics: MetricSet
+    batch_tokens: int
+
+    def __call__(
+        self,
+        model: LensModel,
+        rows: Sequence[Row],
+        tick: Callable[[], None],
+        on_pass: Callable[[int], None],
+    ) -> Measured:
+        """Measure the rows."""
+        return measure_rows(model, rows, self.metrics, self.batch_tokens, tick, on_pass)
+
+
 def measure_rows(
     model: LensModel,
     rows: Sequence[Row],

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from layerlens.corpus import checkpoint as files
 from layerlens.corpus.identity import settings_of
 from layerlens.corpus.rows import SHARD_BATCHES, Rows, Shard, shards
-from layerlens.corpus.shard import Measured, measure_rows
+from layerlens.corpus.shard import Measured, MeasureRows
+from layerlens.corpus.spread import Spread, Workers
 from layerlens.errors import ActivationError, InputError, ResultError
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 2048
 SAVE_SECONDS = 30.0
 """How often a checkpoint is written."""
-
-Pairs = Generator[tuple[Shard, Measured], None, None]
-"""Shards in their order, each with what came of it."""
 
 
 class Sweep:
@@ -58,8 +56,6 @@ class Sweep:
         What was measured so far: always whole shards, the first ones.
     resumed
         Tokens that came from the checkpoint.
-    restarts
-        Workers that were lost and replaced.
     remarks
         What a reader of the result should know.
     """
@@ -71,15 +67,15 @@ class Sweep:
         metrics: MetricSet,
         *,
         batch_tokens: int | None = None,
-        workers: int | str | None = None,
+        workers: Workers = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.model, self.texts = model, texts
         self.batch_tokens = _batch_tokens(batch_tokens)
-        self.workers = _workers(workers)
+        self._spread = Spread(model, MeasureRows(metrics.empty(), self.batch_tokens), workers)
         self.rows = Rows(texts, model, self.batch_tokens)
         self.found = Measured(metrics.empty())
-        self.resumed = self.restarts = self.shards = 0
+        self.resumed = self.shards = 0
         self._total = self._under_way = 0
         self._progress: Callable[[int, int], None] = lambda done, total: None
         self._digest = hashlib.blake2b(digest_size=16)
@@ -129,7 +125,7 @@ class Sweep:
         remaining = self._read()
         self._resume(remaining, tick)
         try:
-            with closing(self._measured(remaining, tick)) as measured:
+            with closing(self._spread.run(remaining, tick, self._on_pass)) as measured:
                 for shard, part in measured:
                     self._take(shard, part)
                     self._tell()
@@ -147,23 +143,6 @@ class Sweep:
             read += shard.tokens
             self._total = round(read / shard.share) if shard.share else 0
             yield shard
-
-    def _measured(self, remaining: Iterator[Shard], tick: Callable[[], None]) -> Pairs:
-        empty = self.found.metrics.empty()
-        if self.workers is not None:
-            from layerlens.corpus.cluster import Cluster
-
-            with Cluster(self.model, empty, self.batch_tokens, self.workers) as ray:
-                for pair in ray.run(remaining, tick):
-                    self.restarts = ray.restarts
-                    yield pair
-            return
-        for shard in remaining:
-            self._under_way = 0
-            part = measure_rows(
-                self.model, shard.rows, empty, self.batch_tokens, tick, self._on_pass
-            )
-            yield shard, part
 
     def _on_pass(self, tokens: int) -> None:
         self._under_way += tokens
@@ -218,6 +197,11 @@ class Sweep:
         self._saved = time.monotonic()
 
     @property
+    def restarts(self) -> int:
+        """Workers that were lost and replaced."""
+        return self._spread.restarts
+
+    @property
     def tokens(self) -> int:
         """Tokens done, those of broken rows included."""
         return self.found.metrics.tokens + self.found.tokens
@@ -235,8 +219,7 @@ class Sweep:
             )
         if self.resumed:
             said.append(f"{self.resumed} tokens came from the checkpoint '{self._path}'")
-        if self.restarts:
-            said.append(f"{self.restarts} workers were lost; their shards were measured again")
+        said += self._spread.remarks
         if self._unsaved:
             said.append(f"the checkpoint is not up to date: {self._unsaved}")
         return said
@@ -267,11 +250,4 @@ def _batch_tokens(asked: int | None) -> int:
         return BATCH_TOKENS
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 2:
         raise InputError(f"batch_tokens is {asked!r}; expected a number from 2, or None.")
-    return asked
-
-
-def _workers(asked: int | str | None) -> int | str | None:
-    number = isinstance(asked, int) and not isinstance(asked, bool) and asked >= 1
-    if asked is not None and asked != "ray" and not number:
-        raise InputError(f"workers is {asked!r}; expected None, a number of workers or 'ray'.")
     return asked

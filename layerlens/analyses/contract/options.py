@@ -46,6 +46,12 @@ TEXTS = {
     "verify": """
         How many of the edited runs are made again by whole passes and compared; 0 for none.
         """,
+    "workers": """
+        Who runs the model over the texts: None for this process, a number for so many Ray workers
+        on this machine (extra ``[ray]``), ``"ray"`` for as many as the Ray cluster has processors,
+        or graphics cards for a model on one. A worker loads the model from where ``ll.load`` found
+        it; one that was given in memory is sent. What a worker that dies had is done again, once.
+        """,
     "wrong": """
         For ``metric="logit_diff"``: the token that the answer is compared with, likewise. None:
         the answer of the run that this one is compared with, if there is one and it is another,

@@ -32,6 +32,7 @@ from layerlens.errors import InputError
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job
     from layerlens.analyses.lenses.points import Point
+    from layerlens.corpus.spread import Workers
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -183,11 +184,11 @@ class Mapping:
             self.job.describe(name, long_name=words, units=units)
         self.job.note(equal_axes=1)
 
-    def run(self, limit: int) -> None:
+    def run(self, limit: int, workers: Workers) -> None:
         """Record, then draw one point after the other, and check."""
         found = [
             recorded(self.model, texts, self.points, self.where, limit // len(self.texts),
-                     self.job.tick, self._recorded)
+                     self.job.tick, self._recorded, workers)
             for texts in self.texts
         ]  # fmt: skip
         before: list[np.ndarray | None] = [None, None]

@@ -20,6 +20,7 @@ from layerlens.errors import InputError
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
+    from layerlens.corpus.spread import Workers
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -110,6 +111,7 @@ def state_map(
     most: int = 10_000,
     seed: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
+    workers: Workers = None,
 ) -> None:
     """Draw the states of texts in the plane that shows most of them, at each layer.
 
@@ -153,6 +155,7 @@ def state_map(
         Of what is set apart, of shuffles, and of which states are drawn.
     memory_limit
         Bytes of states; more go to a file while the call lasts.
+    workers
 
     Notes
     -----
@@ -203,7 +206,7 @@ def state_map(
     if other_texts is not None:
         work.add(job.tokens(other_texts), labels_of_others(other_texts, other_labels))
     work.declare(most)
-    work.run(memory_limit)
+    work.run(memory_limit, workers)
 
 
 def _require(method: str, align: str) -> None:

@@ -155,11 +155,6 @@ def layer_metrics(
     batch_tokens
         Of a corpus: most tokens in one pass, padding included; None for 2,048.
     workers
-        Of a corpus: None measures in this process, a number in so many Ray workers on this
-        machine (extra ``[ray]``), ``"ray"`` in as many as the Ray cluster has processors, or
-        graphics cards for a model on one. A worker loads the model from where ``ll.load`` found
-        it; one that was given in memory is sent, and then takes its size once more in Ray's
-        object store. The shard of a worker that dies is measured again, and counted once.
     checkpoint
         Of a corpus: a file that is written every 30 s and when the call ends or is stopped. A
         later call with the same model, texts and options goes on from there. Not more than the

@@ -25,6 +25,7 @@ from layerlens.errors import InputError
 if TYPE_CHECKING:
     from layerlens.analyses.lenses.points import Point
     from layerlens.corpus.rows import Row
+    from layerlens.corpus.spread import Workers
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -105,6 +106,7 @@ def aligned_pairs(
     untrained: bool = True,
     seed: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
+    workers: Workers = None,
 ) -> None:
     """Let each text find its translation among all others by the cosine of their states.
 
@@ -131,6 +133,7 @@ def aligned_pairs(
         Of the shuffled pairs and the untrained model.
     memory_limit
         Bytes of the states of each language; more go to a file while the call lasts.
+    workers
 
     Notes
     -----
@@ -180,7 +183,8 @@ def aligned_pairs(
     }
     job.emit({OF: rows.index(CHANCE)}, chance)
     fed = sum(len(row.ids) for side in sides for row in side) * (2 if untrained else 1)
-    work = _Aligning(job, model, points, rows, unit, seed, memory_limit, pool, centre, fed)
+    work = _Aligning(job, model, points, rows, unit, seed, memory_limit, pool, centre, fed,
+                     workers)  # fmt: skip
     work.run(PAIRS, model, (texts, translations), sides)
     if untrained:
         work.run(UNTRAINED, untrained_of(model, seed), (texts, translations), sides)
@@ -201,6 +205,7 @@ class _Aligning:
     pool: str
     centre: bool
     total: int
+    workers: Workers
     done: int = 0
 
     def run(
@@ -233,7 +238,7 @@ class _Aligning:
 
         found = recorded(
             read, given, self.points, spans_of(self.model, side, self.pool), self.limit,
-            self.job.tick, progress,
+            self.job.tick, progress, self.workers,
         )  # fmt: skip
         self.done += sum(len(row.ids) for row in side)
         return found

@@ -23,6 +23,7 @@ from layerlens.analyses.probing.readers import KINDS
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
+    from layerlens.corpus.spread import Workers
     from layerlens.model.lensmodel import LensModel
 
 SITES = {
@@ -87,6 +88,7 @@ class Asked:
     send: bool
     seed: int
     limit: int
+    workers: Workers = None
 
 
 def points_of(model: LensModel, site: str, layers: Any) -> list[Point]:

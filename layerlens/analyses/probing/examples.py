@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from torch import Tensor
 from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, read_rows, text_of
 from layerlens.analyses.lenses.points import Point
 from layerlens.analyses.probing.states import States
+from layerlens.corpus.rows import SHARD_BATCHES, shards
 from layerlens.corpus.shard import batches
+from layerlens.corpus.spread import Spread, Workers
 from layerlens.errors import ActivationError, InputError
 from layerlens.run.forward import forward
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 MEAN, EACH = "mean", "each"
-PART_TOKENS = 32 * BATCH_TOKENS
-"""Tokens whose rows are held at once, however many texts there are."""
 Span = tuple[int, int]
 """First position, and the one behind the last."""
 Pair = tuple[Span, Span]
@@ -65,6 +65,7 @@ def recorded(
     memory_limit: int,
     tick: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: Workers = None,
 ) -> Examples:
     """Run the model over texts once and keep what is asked of each.
 
@@ -78,6 +79,8 @@ def recorded(
         Bytes; what is larger goes to a file that is deleted with the examples.
     tick, progress
         Called at each point, and with tokens done and in all.
+    workers
+        Who runs the model: this process, or Ray workers, which send the states here.
 
     Raises
     ------
@@ -88,20 +91,21 @@ def recorded(
     """
     text, kind, count, fed = _counted(model, texts, where)
     states = States(len(points), len(text), spans_each(where) * model.d_model, memory_limit)
+    spread = Spread(model, ReadExamples(tuple(points), where), workers)
     start = done = 0
-    for rows in _parts(read_rows(model, texts)):
-        wanted = [examples_of(row, where) for row in rows]
-        counts = np.array([len(own) for own in wanted])
-        starts = start + np.cumsum(counts) - counts
-        start += int(counts.sum())
-        places = {row.number: place for place, row in enumerate(rows)}
-        for tokens, numbers in batches(model, rows, BATCH_TOKENS):
-            chosen = [places[number] for number in numbers]
-            own = [np.arange(counts[place]) + starts[place] for place in chosen]
-            _record(model, tokens, [wanted[place] for place in chosen], np.concatenate(own),
-                    points, states, tick)  # fmt: skip
-            done += int(tokens.mask.sum())
-            progress(done, fed)
+
+    def on_pass(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        progress(done, fed)
+
+    cut = shards(read_rows(model, texts), BATCH_TOKENS * (1 if where == EACH else SHARD_BATCHES))
+    for shard, (own, found) in spread.run(cut, tick, on_pass):
+        for place, examples, values in found:
+            states.write(place, start + examples, values)
+        start += own
+        if workers is not None:
+            on_pass(shard.tokens)
     return Examples(states, text, kind, count)
 
 
@@ -127,20 +131,6 @@ def _counted(
     if spans not in (None, count):
         raise InputError(f"There are {spans} spans and {count} texts: give one for each.")
     return np.array(text, dtype=np.int64), np.array(kind, dtype=np.int64), count, fed
-
-
-def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows a part at a time: large enough to find some of like length, small enough to be held."""
-    part: list[Row] = []
-    held = 0
-    for row in rows:
-        part.append(row)
-        held += len(row.ids)
-        if held >= PART_TOKENS:
-            yield part
-            part, held = [], 0
-    if part:
-        yield part
 
 
 def spans_each(where: Where) -> int:
@@ -192,32 +182,76 @@ def _type(row: Row, example: tuple[Span, ...]) -> int:
     return row.ids[start] if len(example) == 1 and stop == start + 1 else -1
 
 
-def _record(
-    model: LensModel,
-    tokens: Tokens,
-    wanted: Sequence[Sequence[tuple[Span, ...]]],
-    numbers: np.ndarray,
-    points: Sequence[Point],
-    states: States,
-    tick: Callable[[], None],
-) -> None:
-    """Keep the states of one pass: those that are wanted of each row, under their numbers."""
-    first = [int(np.flatnonzero(mask)[0]) for mask in tokens.mask.numpy()]
-    spans = [(row, first[row] + start, first[row] + stop)
-             for row, own in enumerate(wanted) for one in own for start, stop in one]  # fmt: skip
-    at_site = {point.site: place for place, point in enumerate(points)}
+Part = tuple[int, np.ndarray, np.ndarray]
+"""A point, the numbers ``[k]`` of some examples, and their states ``[k, width]`` there."""
 
-    def see(site: Any, value: Tensor) -> None:
-        tick()
-        if not bool(torch.isfinite(value[tokens.mask.to(value.device)]).all()):
-            raise ActivationError(
-                f"The model's activations hold NaN or infinity at {site}: check its weights and "
-                "dtype (float16 overflows where bfloat16 or float32 do not)."
-            )
-        states.write(at_site[site], numbers, means(value, spans).reshape(len(numbers), -1))
 
-    if spans:
-        forward(model, tokens, list(at_site), see, logits=None)
+@dataclass(frozen=True)
+class ReadExamples:
+    """Reads the states of the examples of some rows; see `layerlens.corpus.spread`.
+
+    Attributes
+    ----------
+    points, where
+        As :func:`recorded` is given them.
+    """
+
+    points: tuple[Point, ...]
+    where: Where
+
+    def __call__(
+        self,
+        model: LensModel,
+        rows: Sequence[Row],
+        tick: Callable[[], None],
+        on_pass: Callable[[int], None],
+    ) -> tuple[int, list[Part]]:
+        """How many examples these rows have, counted from 0, and their states pass by pass."""
+        wanted = [examples_of(row, self.where) for row in rows]
+        counts = np.array([len(own) for own in wanted])
+        starts = np.cumsum(counts) - counts
+        places = {row.number: place for place, row in enumerate(rows)}
+        found: list[Part] = []
+        for tokens, numbers in batches(model, rows, BATCH_TOKENS):
+            chosen = [places[number] for number in numbers]
+            own = [np.arange(counts[place]) + starts[place] for place in chosen]
+            asked = [wanted[place] for place in chosen]
+            found += self._pass(model, tokens, asked, np.concatenate(own), tick)
+            on_pass(int(tokens.mask.sum()))
+        return int(counts.sum()), found
+
+    def _pass(
+        self,
+        model: LensModel,
+        tokens: Tokens,
+        wanted: Sequence[Sequence[tuple[Span, ...]]],
+        numbers: np.ndarray,
+        tick: Callable[[], None],
+    ) -> list[Part]:
+        """States of one pass: those that are wanted of each row, under their numbers."""
+        first = [int(np.flatnonzero(mask)[0]) for mask in tokens.mask.numpy()]
+        spans = [
+            (row, first[row] + start, first[row] + stop)
+            for row, own in enumerate(wanted)
+            for one in own
+            for start, stop in one
+        ]
+        at_site = {point.site: place for place, point in enumerate(self.points)}
+        found: list[Part] = []
+
+        def see(site: Any, value: Tensor) -> None:
+            tick()
+            if not bool(torch.isfinite(value[tokens.mask.to(value.device)]).all()):
+                raise ActivationError(
+                    f"The model's activations hold NaN or infinity at {site}: check its weights "
+                    "and dtype (float16 overflows where bfloat16 or float32 do not)."
+                )
+            own = means(value, spans).reshape(len(numbers), -1)
+            found.append((at_site[site], numbers, own))
+
+        if spans:
+            forward(model, tokens, list(at_site), see, logits=None)
+        return found
 
 
 def means(value: Tensor, spans: Sequence[tuple[int, int, int]]) -> np.ndarray:

@@ -16,6 +16,7 @@ from layerlens.analyses.probing.mixing import LABELS, OF, Mixing
 from layerlens.errors import InputError
 
 if TYPE_CHECKING:
+    from layerlens.corpus.spread import Workers
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -125,6 +126,7 @@ def layer_mix(
     strength: float = 1.0,
     seed: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
+    workers: Workers = None,
 ) -> None:
     """Learn one linear classifier of a weighted mean of all layers, weights and all.
 
@@ -156,6 +158,7 @@ def layer_mix(
     memory_limit
         Bytes of states, and once more of what a fold learns from; more goes to files while the
         call lasts.
+    workers
 
     Notes
     -----
@@ -192,5 +195,5 @@ def layer_mix(
     points = points_of(model, site, layers)
     if len(points) < 2:
         raise InputError(f"There is one layer to mix ({points[0].label}): give two or more.")
-    work = Mixing(job, model, points, where, strength, folds, seed, memory_limit)
+    work = Mixing(job, model, points, where, strength, folds, seed, memory_limit, workers)
     work.run(tokens, *marks_of(job, labels, groups))

@@ -26,6 +26,7 @@ from layerlens.metrics.bootstrap import ends, resamples
 if TYPE_CHECKING:
     from layerlens.analyses.contract.job import Job
     from layerlens.analyses.lenses.points import Point
+    from layerlens.corpus.spread import Workers
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
@@ -49,7 +50,7 @@ class Mixing:
     ----------
     job, model
         As the analysis is given them.
-    points, where, strength, folds, seed, memory_limit
+    points, where, strength, folds, seed, memory_limit, workers
         See `layerlens.layer_mix`.
     """
 
@@ -63,9 +64,11 @@ class Mixing:
         folds: int,
         seed: int,
         memory_limit: int,
+        workers: Workers,
     ) -> None:
         self.job, self.model, self.points, self.where = job, model, list(points), where
         self.strength, self.n_folds, self.seed, self.limit = strength, folds, seed, memory_limit
+        self.workers = workers
         self.layers = np.array([point.layer for point in points], dtype=np.int32)
         self.steeper = 0.0
 
@@ -76,7 +79,7 @@ class Mixing:
         job, points = self.job, len(self.points)
         found = recorded(
             self.model, texts, self.points, self.where, self.limit, job.tick,
-            lambda done, total: job.progress(done, 2 * total, "recording"),
+            lambda done, total: job.progress(done, 2 * total, "recording"), self.workers,
         )  # fmt: skip
         self.task, kept = task_of(labels, groups, found, self.where)
         if self.task.numbers:

@@ -22,6 +22,7 @@ from layerlens.analyses.probing.transfer import VARIABLES as TRANSFERRED
 from layerlens.corpus.texts import Texts
 
 if TYPE_CHECKING:
+    from layerlens.corpus.spread import Workers
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
@@ -140,6 +141,7 @@ def probe(
     untrained: bool = True,
     seed: int = 0,
     memory_limit: int = DEFAULT_LIMIT,
+    workers: Workers = None,
 ) -> None:
     """Fit a probe to the states of each layer, and judge it on texts that it has not seen.
 
@@ -195,6 +197,7 @@ def probe(
         Of folds, controls and the untrained model.
     memory_limit
         Bytes of states; more go to a file while the call lasts.
+    workers
 
     Returns
     -------
@@ -258,5 +261,5 @@ def probe(
         other = Other.of(job, other_texts, other_labels, there, other_apart, shots)
         other.require_known(known, where)
     asked = Asked(kind, strength, folds, control, types, untrained, measure == "mdl", seed,
-                  memory_limit)  # fmt: skip
+                  memory_limit, workers)  # fmt: skip
     Probing(job, model, points, where, asked, list(VARIABLES)).run(tokens, known, units, other)

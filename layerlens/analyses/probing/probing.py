@@ -145,8 +145,9 @@ class Probing:
             self.job.progress(self._done, self._total, "recording")
 
         return recorded(
-            model, texts, self.points, self.where, self.asked.limit, self.job.tick, progress
-        )
+            model, texts, self.points, self.where, self.asked.limit, self.job.tick, progress,
+            self.asked.workers,
+        )  # fmt: skip
 
     def _step(self, fed: int) -> None:
         self._done += fed // len(self.points)

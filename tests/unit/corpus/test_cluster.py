@@ -1,12 +1,17 @@
-"""A corpus on Ray workers: the same numbers, also when a worker is killed."""
+"""A corpus on Ray workers: the same numbers, also when a worker is killed.
+
+Ray and its workers take seconds to start, so one test starts them. In the others a worker stands in
+this process, and all that it is given and says goes through Ray's own pickling.
+"""
 
 from __future__ import annotations
 
 import builtins
 import copy
 import os
+import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,9 +19,12 @@ import pytest
 import torch
 
 import layerlens as ll
+from layerlens.analyses.lenses.fitting import lens_quality
+from layerlens.analyses.probing import examples
 from layerlens.corpus import cluster as clusters
 from layerlens.corpus.identity import build, parts_of
 from layerlens.corpus.rows import Rows, shards
+from layerlens.corpus.shard import MeasureRows
 from layerlens.corpus.sweep import Sweep
 from layerlens.corpus.worker import Worker
 from layerlens.errors import InputError, LayerLensError
@@ -26,6 +34,7 @@ from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import tiny_model
 
 ray = pytest.importorskip("ray")
+pickled = pytest.importorskip("ray.cloudpickle")
 
 NAMES = ["residual_norm", "block_influence"]
 
@@ -35,6 +44,42 @@ def local_cluster() -> Iterator[None]:
     clusters.start(2)
     yield
     ray.shutdown()
+
+
+class Inline(clusters.Cluster[Any]):
+    """A pool of one worker, in this process."""
+
+    def __enter__(self) -> Inline:
+        worker = Worker()
+        source = (self._recipe, self._parts, self._dtype, self._weights)
+        worker.load(*sent((source, self._task)))
+        self._idle.append(worker)
+        self._most = clusters.WINDOW
+        return self
+
+    def _hand_out(self, shard: Any) -> None:
+        worker = self._idle.popleft()
+        self._pending[shard.number] = (worker, shard)
+
+    def _collect(self) -> list[Any]:
+        if not self._pending:
+            return []
+        worker, shard = self._pending.popitem()[1]
+        self._idle.append(worker)
+        return [(shard, (sent(worker.run(sent(shard.rows))),))]
+
+    def _close(self) -> None:
+        pass
+
+
+def sent(what: Any) -> Any:
+    """What comes out of another process."""
+    return pickle.loads(pickled.dumps(what))
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "Cluster", Inline)
 
 
 def swept(model: LensModel, texts: Any, **how: Any) -> Sweep:
@@ -89,7 +134,7 @@ def test_two_workers_agree_with_one_process_although_one_is_killed(
     require_same(sweep, alone)
 
 
-@pytest.mark.usefixtures("local_cluster")
+@pytest.mark.usefixtures("inline")
 def test_a_model_in_memory_is_sent_and_the_result_is_the_same() -> None:
     model = LensModel.wrap(tiny_model("gpt2", seed=3).to(torch.bfloat16), prove=False)
     texts = np.random.default_rng(0).integers(0, model.d_vocab, (12, 9)).tolist()
@@ -99,6 +144,60 @@ def test_a_model_in_memory_is_sent_and_the_result_is_the_same() -> None:
         np.testing.assert_allclose(result.data[name], here.data[name], rtol=1e-6)
     assert result.checks.ok
     assert "workers=1" in result.code
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "layer_metrics": lambda m, t, **how: ll.layer_metrics(
+        m, ll.texts(t), ["cka"], batch_tokens=64, **how
+    ),
+    "probe": lambda m, t, **how: ll.probe(m, t, firsts(t), folds=3, untrained=False, **how),
+    "probe of each token": lambda m, t, **how: ll.probe(
+        m, t, [[None, *(word[0] < "f" for word in text.split())] for text in t],
+        position="each", folds=3, kind="mean_difference", **how,
+    ),
+    "layer_mix": lambda m, t, **how: ll.layer_mix(m, t, firsts(t), folds=3, **how),
+    "state_map": lambda m, t, **how: ll.state_map(m, t, firsts(t), **how),
+    "aligned_pairs": lambda m, t, **how: ll.aligned_pairs(
+        m, t, [text.split()[0] + " owl" for text in t], untrained=False, **how
+    ),
+    "lens_quality": lambda m, t, **how: ll.lens_quality(
+        m, t, lens=ll.fit_lens(m, t[:8], kind="bias"), transfer=True, **how
+    ),
+}  # fmt: skip
+
+
+def firsts(texts: list[str]) -> list[str]:
+    return ["early" if text < "f" else "late" for text in texts]
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.usefixtures("inline")
+def test_workers_give_what_one_process_gives_to_the_bit(
+    name: str, toy: LensModel, corpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[int] = []
+    hand_out = Inline._hand_out
+
+    def counted(pool: Inline, shard: Any) -> None:
+        handed.append(shard.number)
+        hand_out(pool, shard)
+
+    monkeypatch.setattr(Inline, "_hand_out", counted)
+    monkeypatch.setattr(examples, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(lens_quality, "BATCH_TOKENS", 64)
+    there, here = CALLS[name](toy, corpus[:60], workers=1), CALLS[name](toy, corpus[:60])
+    assert handed[:2] == [0, 1], "more than one shard, or nothing is merged"
+    assert there.checks.ok
+    assert "workers=1" in there.code
+    for variable, values in here.data.data_vars.items():
+        np.testing.assert_array_equal(there.data[variable], values, err_msg=str(variable))
+
+
+def test_analyses_without_workers_refuse_them(toy: LensModel, corpus: list[str]) -> None:
+    with pytest.raises(InputError, match="'workers' is not known"):
+        ll.fit_lens(toy, corpus, workers=2)
+    with pytest.raises(InputError, match="expected None, a number of workers or 'ray'"):
+        ll.probe(toy, corpus, firsts(corpus), workers=0)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "mamba"])
@@ -116,18 +215,18 @@ def test_a_model_is_built_again_from_its_parts(family: str) -> None:
 def test_a_model_that_was_changed_after_loading_is_noticed(toy: LensModel) -> None:
     assert toy.recipe is not None
     assert toy.recipe["source"] == "toy:induction"
-    empty = MetricSet.make(toy, NAMES).state()
-    Worker(64).load((toy.recipe, None, "float32", fingerprint(toy)), empty)
+    task = MeasureRows(MetricSet.make(toy, NAMES), 64)
+    Worker().load((toy.recipe, None, "float32", fingerprint(toy)), task)
     changed = copy.copy(toy)
     changed.hf = copy.deepcopy(toy.hf)
     with torch.no_grad():
         next(changed.hf.parameters())[0] += 1
     with pytest.raises(LayerLensError, match="changed after loading"):
-        Worker(64).load((toy.recipe, None, "float32", fingerprint(changed)), empty)
+        Worker().load((toy.recipe, None, "float32", fingerprint(changed)), task)
 
 
 def test_a_shard_that_kills_every_worker_is_given_up(toy: LensModel, corpus: list[str]) -> None:
-    class Deadly(clusters.Cluster):
+    class Deadly(clusters.Cluster[Any]):
         """A pool whose workers die at each shard."""
 
         def _hire(self) -> None:
@@ -140,9 +239,9 @@ def test_a_shard_that_kills_every_worker_is_given_up(toy: LensModel, corpus: lis
         def _collect(self) -> list[Any]:
             (worker, shard) = self._pending.popitem()[1]
             self._replace(worker)
-            return [(shard, None)]
+            return [(shard, ())]
 
-    pool = Deadly(toy, MetricSet.make(toy, NAMES), 64, 1)
+    pool = Deadly(toy, MeasureRows(MetricSet.make(toy, NAMES), 64), 1)
     pool._most = 1
     pool._hire()
     with pytest.raises(LayerLensError, match="3 workers died over rows 0 to"):

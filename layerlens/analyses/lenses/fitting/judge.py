@@ -114,6 +114,12 @@ class Tally:
             for kept, weights in ((self._sums, array[known]), (self._counts, None)):
                 kept[name][cell] += np.bincount(group[known], weights, GROUPS)
 
+    def merge(self, other: Tally) -> None:
+        """Take in what another one of the same cells saw of other tokens."""
+        for mine, theirs in ((self._sums, other._sums), (self._counts, other._counts)):
+            for name in MEASURES:
+                mine[name] += theirs[name]
+
     def means(self) -> dict[str, np.ndarray]:
         """Means over tokens and the ends of their intervals over texts, by name; NaN: not known."""
         found = {}

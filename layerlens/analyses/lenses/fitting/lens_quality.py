@@ -9,32 +9,28 @@ import numpy as np
 
 from layerlens.analyses.contract.contract import Job, Work, analysis
 from layerlens.analyses.contract.parts import Variable
-from layerlens.analyses.lenses.fitting.documents import (
-    BATCH_TOKENS,
-    Seen,
-    count_kept,
-    rows_of,
-    seen,
+from layerlens.analyses.lenses.fitting.documents import BATCH_TOKENS, count_kept, rows_of
+from layerlens.analyses.lenses.fitting.judge import UNIFORM, VARIABLES, Tally
+from layerlens.analyses.lenses.fitting.judge_rows import (
+    Judged,
+    JudgeRows,
+    Lenses,
+    points_of,
+    readers_of,
 )
-from layerlens.analyses.lenses.fitting.judge import UNIFORM, VARIABLES, Judge, Tally, judge_all
-from layerlens.analyses.lenses.points import Point, lens_points
-from layerlens.analyses.lenses.readers import (
-    LOGIT,
-    Lens,
-    Reader,
-    reader_of,
-    tell_steadiness,
-)
+from layerlens.analyses.lenses.points import Point
+from layerlens.analyses.lenses.readers import Reader, tell_steadiness
+from layerlens.corpus.rows import shards
+from layerlens.corpus.spread import Spread
 from layerlens.errors import InputError
-from layerlens.run.head_rows import Head
 
 if TYPE_CHECKING:
+    from layerlens.corpus.spread import Workers
     from layerlens.corpus.texts import Texts
     from layerlens.model.lensmodel import LensModel
     from layerlens.model.text import Tokens
 
 DEFAULT_LIMIT = 400_000_000
-Lenses = Lens | Sequence[Lens]
 
 TRANSFER = Variable(
     ("fitted_at", "point"),
@@ -43,50 +39,6 @@ TRANSFER = Variable(
     "KL divergence, final from the lens that was fitted at another point",
     formula="KL(final || head(norm(map fitted at i, applied to the state at j)))",
 )
-
-
-def readers_of(model: LensModel, lens: Lenses) -> dict[str, Reader]:
-    """The lenses that were given, each by a name of its own; the logit lens is the first.
-
-    Raises
-    ------
-    InputError
-        One is no lens, or was fitted on another model.
-    """
-    given: list[Any] = list(lens) if isinstance(lens, list | tuple) else [lens]
-    found = {LOGIT: reader_of(model)}
-    for one in given:
-        reader = reader_of(model, one)
-        number = sum(name.split(" ")[0] == reader.name for name in found)
-        if reader.fitted is not None:
-            found[reader.name if not number else f"{reader.name} {number + 1}"] = reader
-    return found
-
-
-def points_of(
-    model: LensModel, readers: dict[str, Reader], points: str | Sequence[str] | None
-) -> list[Point]:
-    """The points that are asked for; where none are, those that every fitted lens has a map for.
-
-    Raises
-    ------
-    InputError
-        A lens has no map for one, or there is none that all have.
-    """
-    if points is not None:
-        chosen = lens_points(model, points)
-        for reader in readers.values():
-            reader.require(chosen)
-        return chosen
-    chosen = lens_points(model, ("embed", "mid", "post", "attn_out", "mlp_out"))
-    for reader in readers.values():
-        if reader.labels is not None:
-            chosen = [point for point in chosen if point.label in reader.labels]
-    if len(readers) == 1:
-        chosen = lens_points(model, ("embed", "post"))
-    if not chosen:
-        raise InputError("There is no point that all of these lenses read: give them one by one.")
-    return chosen
 
 
 def count_work(
@@ -98,6 +50,7 @@ def count_work(
     positions_skipped: int,
     transfer: bool,
     memory_limit: int,
+    workers: Workers,
 ) -> Work:
     """Count passes, rows through the head and bytes of one call; reads the texts, runs nothing."""
     readers = readers_of(model, lens)
@@ -136,6 +89,7 @@ def lens_quality(
     positions_skipped: int = 4,
     transfer: bool = False,
     memory_limit: int = DEFAULT_LIMIT,
+    workers: Workers = None,
 ) -> None:
     """Judge lenses on texts: divergence from the final answer, loss, and the same token on top.
 
@@ -153,6 +107,7 @@ def lens_quality(
     transfer
         Of the one fitted lens that is given: also how each of its maps does at every other point.
     memory_limit
+    workers
 
     Notes
     -----
@@ -189,20 +144,19 @@ def lens_quality(
             "texts, or a smaller positions_skipped."
         )
     _declare(job, readers, chosen, transfer=transfer)
-    head = Head.of(model, memory_limit // 2)
-    tally = Tally(len(readers) + 1, len(chosen))
-    moved = Tally(len(chosen), len(chosen)) if transfer else None
-    lowest, done = 0.0, 0
-    for found in seen(model, rows, chosen, positions_skipped, job.tick):
-        judge = Judge(model, head, found.final, found.target, job.tick)
-        lowest = min(lowest, judge_all(tally, judge, readers, chosen, found))
-        if moved is not None:
-            _transfer(moved, judge, list(readers.values())[-1], chosen, found)
-        done += len(found.final)
-        _emit(job, tally, moved)
-        job.progress(done, total, "judging")
+    lenses = tuple(one.fitted for one in readers.values() if one.fitted is not None)
+    labels = tuple(point.label for point in chosen)
+    task = JudgeRows(lenses, labels, positions_skipped, transfer, memory_limit)
+    spread = Spread(model, task, workers)
+    found = Judged.empty(len(readers) + 1, len(chosen), transfer=transfer)
+    for _, more in spread.run(shards(rows, BATCH_TOKENS), job.tick):
+        found.merge(more)
+        _emit(job, found.tally, found.moved)
+        job.progress(found.tokens, total, "judging")
+    for remark in spread.remarks:
+        job.remark(remark)
     job.note(passes=1)
-    job.check("divergence not negative", -lowest, 1e-3, "nats below zero of any token")
+    job.check("divergence not negative", -found.lowest, 1e-3, "nats below zero of any token")
 
 
 def _declare(
@@ -220,16 +174,6 @@ def _declare(
         sizes["fitted_at"] = len(points)
         coords["fitted_at"] = (("fitted_at",), labels)
     job.declare(sizes, coords)
-
-
-def _transfer(
-    tally: Tally, judge: Judge, reader: Reader, points: Sequence[Point], found: Seen
-) -> None:
-    """Let the map of each point read the states at every other."""
-    for row, fitted_at in enumerate(points):
-        for place in range(len(points)):
-            measured = judge.measure(reader.decode(fitted_at, found.states[place]))
-            tally.add((row, place), measured, found.text)
 
 
 def _emit(job: Job, tally: Tally, moved: Tally | None) -> None:

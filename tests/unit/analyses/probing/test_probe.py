@@ -239,7 +239,7 @@ def test_states_are_those_of_each_text_alone(
         np.testing.assert_allclose(kept, own.numpy(), atol=1e-5)
         assert (found.text[place : place + len(own)] == number).all()
         place += len(own)
-    monkeypatch.setattr(examples, "PART_TOKENS", 7)  # two parts, of which the memory holds one
+    monkeypatch.setattr(examples, "BATCH_TOKENS", 2)  # shards, of which the memory holds one
     small = recorded(model, model.tokens(given), points, where, 1)
     np.testing.assert_array_equal(small.text, found.text)
     assert small.states.in_file and not found.states.in_file
