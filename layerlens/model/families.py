@@ -33,7 +33,6 @@ _VECTORS = "it multiplies what its sublayers add with learned vectors outside of
 
 #: Why families do not fit, put in place of the search's own words when it fails.
 REFUSED = {
-    "albert": "it runs one block again and again, so no module belongs to one layer",
     "beam": "it scales the residual stream down before each sum",
     "beit": _VECTORS,
     "bit": _CONVOLUTIONS,

@@ -216,6 +216,7 @@ def _shapes(config: Any, main: str) -> Iterator[tuple[int, ...]]:
     lengths += [found for name in ("max_length",) if isinstance(found := stated(config, name), int)]
     if main == "input_values" and not bins:
         yield (4000,)  # a quarter of a second at 16 kHz
+        yield (1, 4000)
     for count in bins or {80}:
         for length in (*lengths, 64):
             yield count, length

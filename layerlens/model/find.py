@@ -77,6 +77,11 @@ def _along(
     paths = [_core(path, calls) for path in paths]
     blocks = [_block(path, calls, config, feed.of_pairs) for path in paths]
     last = next(call for call in calls if call.path == paths[-1])
+    if feed.ids and last.took_live.dim() == 3 and len(last.took_live) != 1:  # one text was fed
+        raise ModelError(
+            f"{type(hf).__name__} cannot be read: its states are laid out by position and then by "
+            "text, not the other way round."
+        )
     logits = getattr(output, "logits", None)
     head = find_head(hf, config, calls, last, logits)
     return Anatomy(
@@ -179,13 +184,15 @@ def _handed_on(given: Tensor, taken: Tensor) -> bool:
 def _scales(config: Any, block: nn.Module) -> list[float]:
     """Numbers that a sublayer's output may be multiplied with: 1 and those the model states.
 
+    It may also be divided by them.
+
     Only the configuration's own multipliers and the numbers that the block keeps as plain
     attributes are tried; which one applies is for the sums to show.
     """
     stated = [getattr(config, name, None) for name in SUBLAYER_SCALES]
     stated += [value for value in vars(block).values() if isinstance(value, float)]
     scales = [float(value) for value in stated if isinstance(value, (int, float)) and value]
-    return list(dict.fromkeys([1.0, *scales]))
+    return list(dict.fromkeys([1.0, *scales, *(1 / scale for scale in scales)]))
 
 
 def _block(path: str, calls: Sequence[Call], config: Any, crossing: bool) -> BlockAnatomy:

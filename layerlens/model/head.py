@@ -121,7 +121,10 @@ class _Lead:
 
 def _lead(after: Sequence[Call], head: Call, current: Tensor) -> _Lead | None:
     """Return the modules from the last block to the head, and a scale on what they give."""
+    rows = len(current)
     chain, current, pool = _chain(after, head, current)
+    if pool is None and len(current) != rows:  # more or fewer answers than positions
+        return None
     if torch.equal(current, head.took):
         return _Lead(chain, 1.0, pool)
     if current.shape != head.took.shape:

@@ -21,6 +21,7 @@ from layerlens.model.offloaded import brought_for_gradients, present
 from layerlens.model.prepare import fed, grid_of, written
 from layerlens.model.settled import settled
 from layerlens.model.text import Tokens
+from layerlens.model.unrolled import unrolled
 from layerlens.model.weights import input_device
 from layerlens.model.with_head import WithHead
 from layerlens.model.with_text import WithText
@@ -45,7 +46,9 @@ class LensModel(WithHead, WithText):
     ----------
     hf, tokenizer
         The Hugging Face objects themselves; the tokenizer may be None. Of a model that peft or
-        ``torch.compile`` wrapped it is the model inside, with the same modules.
+        ``torch.compile`` wrapped it is the model inside, with the same modules. Of one that runs
+        a block several times over it is another model with the same parameters, in which each
+        layer is a module.
     processor
         What prepares pictures or sounds for the model; None where it reads text, or where these
         are given as it takes them.
@@ -121,7 +124,13 @@ class LensModel(WithHead, WithText):
         name = name or getattr(hf.config, "name_or_path", "") or type(hf).__name__
         with during("its parts were looked for", hf), settled(hf), torch.inference_mode():
             feed = feed_of(hf)
-            anatomy = find_attention(hf, find_anatomy(hf, feed), feed)
+            try:
+                found = find_anatomy(hf, feed)
+            except ModelError:  # no module belongs to one layer where a block runs several times
+                if (apart := unrolled(hf, feed)) is None:
+                    raise
+                hf, found = apart, find_anatomy(apart, feed)
+            anatomy = find_attention(hf, found, feed)
         model = cls(hf, tokenizer, anatomy, name, feed, processor)
         model.bidirectional = reads_ahead(model)
         if prove:

@@ -164,6 +164,7 @@ LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": 4}
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _PER_LAYER = {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8}
+_WINDOWS = {"image_size": 64, "window_size": 2}
 _HYBRID = ["linear_attention", "full_attention", "linear_attention"]
 
 #: What single families need besides, or what makes them show their peculiarity.
@@ -173,6 +174,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "donut-swin": _WINDOWS,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "dots3_note_text": {
         "sliding_window": 3,
@@ -188,6 +190,11 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32},
         "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32},
     },
+    "encoder-decoder": {"decoder": {"is_decoder": True, "add_cross_attention": True}},
+    "esm": {"vocab_size": 99, "pad_token_id": 0, "mask_token_id": 3},
+    "esmc": {"num_key_value_heads": 4},
+    "fsmt": {"src_vocab_size": 99, "tgt_vocab_size": 99},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
     "gemma3n_text": {"num_kv_shared_layers": 0, **_PER_LAYER},
     "gemma4_assistant": {
         "text_config": {
@@ -198,15 +205,19 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "gemma4_text": _PER_LAYER,
     "granite": {"residual_multiplier": 0.22, "logits_scaling": 3.0, "embedding_multiplier": 2.0},
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba"]},
+    "hiera": {"image_size": (64, 64), "depths": (1, 1, 2, 1)},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
     "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1},
     "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4},
     "laguna": {"num_attention_heads_per_layer": [4, 4, 4]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "ministral": {"head_dim": 8},
+    "moonshine_streaming": {"num_key_value_heads": 4},
     "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
+    "neomme": {"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5, **_ROPE}}},
     "qwen4_exp_text": {
         "hc_lowrank": 8,
         "ngram_vocab_size_base": 50,
@@ -218,7 +229,9 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
     "reformer": {"is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16]},
+    "swin": _WINDOWS,
     "t5": {"decoder_start_token_id": 0},
+    "ultrabert": {"prediction_head_size": 32},
     "roc_bert": {
         "pronunciation_embed_dim": 8,
         "pronunciation_vocab_size": 9,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layerlens.model.conventions import STREAM
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call of one module during the watched pass.
 

@@ -98,7 +98,7 @@ def lost_weight(hf: nn.Module) -> str | None:
 
 def input_embedding(hf: Any) -> Any:
     """The module that embeds tokens; None where the model says that it has none."""
-    with suppress(NotImplementedError):
+    with suppress(NotImplementedError, AttributeError):  # plain modules have no such method
         return hf.get_input_embeddings()
     return None
 

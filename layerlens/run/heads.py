@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
 from layerlens.model.feed import Feed, text_config
-from layerlens.model.watch import Watcher, first_tensor
+from layerlens.model.watch import Watcher, first_tensor, stream_argument
 from layerlens.run.attention import INSIDE, Watch, watching
 from layerlens.run.gate import Gate
 from layerlens.run.hooks import on_input
@@ -61,7 +62,13 @@ def _complete(seen: Seen) -> bool:
 
 def _with_heads(block: BlockAnatomy, how: str, seen: Seen) -> BlockAnatomy:
     n_heads, n_kv_heads = (seen[kind].shape[2] for kind in "qk")
-    return replace(block, attention=how, n_heads=n_heads, n_kv_heads=n_kv_heads)
+    taps, out_proj = block.taps, block.out_proj
+    if "z" in taps and seen["z"].shape[-1] != n_heads * seen["v"].shape[-1]:
+        # what the projection is given holds more than heads (in ConvBERT also a convolution)
+        taps, out_proj = {kind: tap for kind, tap in taps.items() if kind != "z"}, None
+    return replace(
+        block, attention=how, n_heads=n_heads, n_kv_heads=n_kv_heads, taps=taps, out_proj=out_proj
+    )
 
 
 def _gives(hf: PreTrainedModel, given: Given) -> Tensor:
@@ -144,6 +151,8 @@ def _watch(
             if block.mixer is None or way is None:
                 continue
             module = hf.get_submodule(block.mixer)
+            if block.out_proj is not None:
+                stack.callback(_keep_input(hf.get_submodule(block.out_proj), seen[layer]).remove)
             if plain is None:
                 stack.callback(on_input(module, Gate(), _leveled).remove)
             watch = Watch(INSIDE, partial(see, layer))
@@ -157,6 +166,15 @@ def _watch(
     return [
         found if calls[layer] == 1 and _is_square(found) else {} for layer, found in enumerate(seen)
     ]
+
+
+def _keep_input(projection: nn.Module, seen: Seen) -> RemovableHandle:
+    """Keep what the output projection is given, as ``z``."""
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen["z"] = stream_argument(args, kwargs).clone()
+
+    return projection.register_forward_pre_hook(enter, with_kwargs=True)
 
 
 def _is_square(seen: Seen) -> bool:
