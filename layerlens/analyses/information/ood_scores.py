@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from layerlens.run.head_rows import Head
 
 if TYPE_CHECKING:
+    from layerlens.analyses.sweeps.clean_pass import Pass
     from layerlens.model.lensmodel import LensModel
 
 ROUNDING = 1e-9
@@ -123,3 +124,19 @@ def energies(
     x = head.accept(model.head_input(rows))
     nothing = torch.empty((len(x), 0), dtype=torch.int64, device=x.device)
     return -head.reduce(x, nothing, 1, tick).log_norm.double().cpu().numpy()
+
+
+def answered_energies(model: LensModel, one: Pass, tick: Callable[[], None]) -> np.ndarray:
+    """Energy ``[point, text]`` in nats of whole texts, where a head answers once for a text.
+
+    It reads the states of all positions, as it does behind the last block.
+    """
+    kept = one.batch.tokens.mask.to(one.states[0].device)
+    found = np.empty((len(one.states), len(kept)))
+    for point, state in enumerate(one.states):
+        tick()
+        for row, real in enumerate(kept):  # each by itself: padding is no part of a mean
+            with model.running():
+                logits = model.answer(state[row, real][None])
+            found[point, row] = -float(logits.double().logsumexp(-1))
+    return found

@@ -13,7 +13,12 @@ from layerlens.analyses.contract.options import nearest
 from layerlens.analyses.contract.parts import with_interval
 from layerlens.analyses.contract.tolerances import logit_tolerance
 from layerlens.analyses.information.blood import Stretch, scores_by_depth
-from layerlens.analyses.information.ood_scores import Gaussian, energies, neighbour_distance
+from layerlens.analyses.information.ood_scores import (
+    Gaussian,
+    answered_energies,
+    energies,
+    neighbour_distance,
+)
 from layerlens.analyses.information.separation import between_halves, separation
 from layerlens.analyses.information.text_states import pooled, require_pool
 from layerlens.analyses.sweeps.clean_pass import passes, tolerance
@@ -21,6 +26,7 @@ from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
 from layerlens.model.abilities import ABILITIES
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 from layerlens.run.forward import forward
 from layerlens.run.head_rows import Head
@@ -107,6 +113,7 @@ def count_work(
     "nothing; the band of chance is what one half of the inside texts against the other gives.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     inputs=("inside", "outside"),
     pooled=True,
     effects={
@@ -148,7 +155,8 @@ def out_of_distribution(
     scores
         ``mahalanobis``: squared distance from the mean, in units of the covariance; ``knn``:
         distance from a near known state, both cut to length 1; ``energy``: minus the log-sum-exp
-        of the logits that the head gives to the state; ``blood``: squared Frobenius norm of the
+        of the logits that the head gives to the state, or to all states of the text where it
+        answers once for a text (a classifier); ``blood``: squared Frobenius norm of the
         Jacobian of the block before, by the last token's state at that token; ``blood_mean``: the
         mean of these over the blocks from the second one to this, so that the last depth has
         BLOOD_M of all blocks, and ``blood`` BLOOD_L there. These and ``energy`` are fitted to
@@ -225,9 +233,12 @@ def out_of_distribution(
             "layer": (("point",), np.arange(-1, model.n_layers, dtype=np.int32)),
         },
     )
-    states = [
-        _states(job, model, tokens, (pool, skip_first), batch_size) for tokens in (inside, outside)
+    once = "energy" in asked and run.once
+    read = [
+        _states(job, model, tokens, (pool, skip_first), batch_size, once)
+        for tokens in (inside, outside)
     ]
+    states, run.energies = [each for each, _ in read], [each for _, each in read]
     job.note(inside_texts=len(inside.ids), outside_texts=len(outside.ids))
     for point in range(len(points)):
         run.point(point, states[0][point], states[1][point], neighbours, ridge)
@@ -262,12 +273,16 @@ def _states(
     tokens: Tokens,
     how: tuple[str, bool | int],
     batch_size: int | None,
-) -> np.ndarray:
-    """One state a text, ``[point, text, d_model]`` float64."""
+    once: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One state a text, ``[point, text, d_model]`` float64, and with ``once`` its energies."""
     states = np.empty((model.n_layers + 1, len(tokens.ids), model.d_model))
+    answered = np.full(states.shape[:2], np.nan)
     for one in passes(model, tokens, how[1], batch_size, job.tick):
         states[:, one.batch.numbers] = pooled(one, how[0])
-    return states
+        if once:
+            answered[:, one.batch.numbers] = answered_energies(model, one, job.tick)
+    return states, answered
 
 
 class _Run:
@@ -304,6 +319,8 @@ class _Run:
         labels = job.labels("inside", needed=False) or [""] * len(inside.ids)
         self.place = np.unique([str(labels[i]) for i in self.train], return_inverse=True)[1]
         self.head = Head.of(model) if "energy" in scores else None
+        self.once = model.anatomy.head is not None and model.anatomy.head.pool is not None
+        self.energies: list[np.ndarray] = []
         self.tokens = len(inside.ids), len(outside.ids)
         self.ours: list[list[np.ndarray]] = [[] for _ in range(model.n_layers + 1)]
         self.off = 0.0
@@ -340,6 +357,9 @@ class _Run:
                 self._moments(gaussian, known)
             elif score == "knn":
                 values = neighbour_distance(measured, known, neighbours)
+            elif self.once:
+                ours, others = (each[point] for each in self.energies)
+                values = np.concatenate([ours[self.test], others]).round(DECIMALS)
             else:
                 assert self.head is not None
                 values = energies(self.model, self.head, measured, self.job.tick).round(DECIMALS)
@@ -394,18 +414,21 @@ class _Run:
 
     def check(self, first: Tokens, states: np.ndarray, how: tuple[str, bool | int]) -> None:
         """Compare with the first text by itself, and with the model's own logits."""
-        alone = _states(self.job, self.model, first, how, None)[:, 0]
+        once = self.head is not None and self.once
+        read = _states(self.job, self.model, first, how, None, once)
+        alone, energy = (array[:, 0] for array in read)
         error = float(np.abs(alone - states).max()) / max(1.0, float(np.abs(states).max()))
         what = "states of the first text by itself against those of its batch, of the largest entry"
         self.job.check("alone as in a batch", error, logit_tolerance(self.model.dtype), what)
         if "mahalanobis" in self.scores:
             what = "mean squared distance of the fitted texts against the trace that it must be"
             self.job.check("distances add up", self.off, 1e-6, what)
-        if self.head is not None and how[0] == "last":
+        if self.head is not None and (how[0] == "last" or once):
             logits = forward(self.model, first, [], lambda site, value: None, logits="last")
             assert logits is not None
             own = -float(logits[0, -1].double().logsumexp(-1))
-            found = float(energies(self.model, self.head, states[-1:], self.job.tick)[0])
-            error = abs(found - own) / max(1.0, float(logits.abs().max()))
-            what = "energy of the last state against that of the model's logits, of the largest one"
+            if not once:
+                energy = energies(self.model, self.head, states[-1:], self.job.tick)
+            error = abs(float(energy[-1]) - own) / max(1.0, float(logits.abs().max()))
+            what = "energy after the last block against that of the logits, of the largest one"
             self.job.check("energy of the logits", error, logit_tolerance(self.model.dtype), what)

@@ -11,6 +11,7 @@ import torch
 import layerlens as ll
 from layerlens.analyses.contract import registry
 from layerlens.errors import InputError
+from layerlens.model.inputs import Given, Sides
 from layerlens.model.lensmodel import LensModel
 from tests.unit.model.test_kinds import built
 
@@ -19,16 +20,24 @@ READS = {name: registry.get(name).reads for name in registry.names()}
 FOR_ALL = [name for name, reads in READS.items() if "images" in reads]
 FOR_PAIRS = [name for name, reads in READS.items() if "pairs" in reads and name not in FOR_ALL]
 ANSWERED_ONCE = {
-    "ablate_sweep", "integrated_gradients", "patch_sweep", "path_patch", "residual_erasure",
-    "skip_layers",
+    "ablate_sweep", "back_patch", "clamp", "integrated_gradients", "neuron_path", "patch_sweep",
+    "path_patch", "residual_erasure", "skip_layers",
 }  # fmt: skip
 """They measure what one position answers."""
 MORE: dict[str, dict[str, Any]] = {
     "causal_trace": {"subject": [1]},
+    "clamp": {"values": 3, "draws": 2},
+    "neuron_path": {"steps": 8},
+    "out_of_distribution": {"neighbours": 1},
+    "skip_search": {"trials": 3},
     "cross_layer_sensitivity": {"layers": [0, 1]},
     "hessian": {"draws": 2},
     "knockout": {"sources": {"first": [0]}},
 }
+
+
+OF_SEVERAL = {"out_of_distribution"}
+"""They compare several with several."""
 
 
 def inputs(model: LensModel, count: int) -> list[Any]:
@@ -44,7 +53,19 @@ def inputs(model: LensModel, count: int) -> list[Any]:
 
 def run(name: str, kind: str) -> Any:
     model, analysis = built(kind), getattr(ll, name)
-    return analysis(model, *inputs(model, len(analysis.inputs)), **MORE.get(name, {}))
+    texts = inputs(model, len(analysis.inputs))
+    if name in OF_SEVERAL:
+        texts = [together(inputs(model, 4)), together(inputs(model, 6)[4:])]
+    return analysis(model, *texts, **MORE.get(name, {}))
+
+
+def together(each: list[Any]) -> Any:
+    """Several inputs as one call takes them."""
+    if isinstance(each[0], Sides):
+        return ll.sides([one.source for one in each], [one.target for one in each])
+    if isinstance(each[0], Given):
+        return Given(each[0].kind, tuple(item for one in each for item in one.items), False)
+    return each
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,7 +77,7 @@ def test_its_checks_hold_for_every_kind(name: str, kind: str) -> None:
         return
     result = run(name, kind)
     assert [check for check in result.checks if not check.ok] == []
-    if "position" in result.data.dims and "token" in result.data.coords and kind == "vit":
+    if kind == "vit" and "token" in result.data.coords and result.data.token.dims == ("position",):
         assert "r0c0" in result.data.token.values
 
 
@@ -105,3 +126,22 @@ def test_patches_of_a_picture_differ_before_the_first_block() -> None:
     answer, wrong = int(attrs["answer"]), int(attrs["wrong"])
     direct = float(logits[answer] - logits[wrong])
     assert others[1 * 4 + 2] == pytest.approx(direct, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sentence", "gpt2", "vit"])
+def test_the_energy_of_a_classifier_is_that_of_its_own_logits(kind: str) -> None:
+    """In a batch with padding, whatever the pool of the other scores is."""
+    model = built(kind)
+    each = inputs(model, 6)
+    if model.feed.ids:
+        each = [[5, 6, 7, 8, 9], [11, 12, 13], [5, 17], [21, 22, 23, 24, 25, 26], [3, 4], [30, 2]]
+    known, other = together(each[:4]), together(each[4:])
+    found = ll.out_of_distribution(model, known, other, scores=["energy"], pool="mean")
+    assert [check.name for check in found.checks] == ["alone as in a batch", "energy of the logits"]
+    assert found.checks.ok
+    own = [model.hf(**model.feed.arguments(model.hf, model.tokens(one))).logits for one in each]
+    energy = -torch.stack(own).detach().flatten(1).logsumexp(-1).double().round(decimals=4)
+    apart = np.random.default_rng(0).permutation(4)[:2]
+    gaps = energy[4:, None] - energy[apart]
+    area = float(((gaps > 0).double() + (gaps == 0) / 2).mean())
+    assert float(found.data.auroc.sel(score="energy")[-1]) == area
