@@ -20,6 +20,7 @@ from layerlens.metrics.base import ModelShape
 from layerlens.metrics.batch import split
 from layerlens.metrics.collection import MetricSet
 from layerlens.metrics.runner import run_metrics
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def count_work(
     view="grid",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     pooled=True,
     needs=("attention",),
     lead="Heads with the same number look at these texts alike; a group is real as far as its "

@@ -13,6 +13,7 @@ from layerlens.analyses.depth.left_out_cells import open_cut
 from layerlens.analyses.sweeps.clean_pass import require_tokens, tolerance
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
+from layerlens.model.feed import ANY_KIND
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -69,6 +70,7 @@ def count_work(
     "them together have cost by then.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     needs=("head",),
     pooled=True,
     opens=open_cut,

@@ -25,6 +25,7 @@ from layerlens.analyses.sweeps.clean_pass import (
 )
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
+from layerlens.model.feed import ANY_KIND
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -89,6 +90,7 @@ def count_work(
     "near 0 could be spared.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     pooled=True,
     effects={
         "by": given("output"),

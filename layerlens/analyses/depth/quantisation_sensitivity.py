@@ -18,6 +18,7 @@ from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, requi
 from layerlens.analyses.sweeps.output_changes import output_changes
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import is_whole, whole, wholes
 from layerlens.model.matrices import Matrix, matrices
 from layerlens.run.pointed import places_and_sums
@@ -84,6 +85,7 @@ def count_work(
     "rounded to so many bits.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     needs=("head",),
     pooled=True,
     effects={"budget": When("bits", "with several bits", lambda bits: not is_whole(bits))},

@@ -14,6 +14,7 @@ from layerlens.analyses.depth.skip_sets import unit_name, unit_sets
 from layerlens.analyses.sweeps.clean_pass import require_tokens, tolerance
 from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def count_work(
     "it stands above as many random sets, and whether that holds on texts it has not seen.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     needs=("head",),
     pooled=True,
 )

@@ -14,6 +14,7 @@ from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, requi
 from layerlens.analyses.sweeps.output_changes import OUTPUT_CHANGES, output_changes
 from layerlens.errors import InputError
 from layerlens.metrics.batch import split as split_texts
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 from layerlens.model.matrices import matrices
 from layerlens.run.sparse import WAYS, Budget, Factors, layer_factors, share_of, sparse
@@ -72,6 +73,7 @@ def count_work(
     "rank; beside it what the same effort buys with channels alone, and with random channels.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     needs=("head",),
     pooled=True,
     opens=open_sparse,

@@ -16,6 +16,7 @@ from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, require_token
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
 from layerlens.metrics.batch import Batch
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 from layerlens.model.matrices import matrices
 from layerlens.run.sparse import Factors, layer_factors, sparse
@@ -73,6 +74,7 @@ def count_work(
     "search is worth how far its splits stand below one for all, on texts it has not seen.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     needs=("head",),
     pooled=True,
 )

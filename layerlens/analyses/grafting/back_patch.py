@@ -15,6 +15,7 @@ from layerlens.analyses.grafting.back_patch_cell import open_back_patched
 from layerlens.analyses.grafting.back_patch_text import BackPatch, layer_pairs
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
+from layerlens.model.feed import ANY_KIND
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def count_work(
     "blue makes the answer likelier than it was.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     needs=("head",),
     effects={"aliases": given("generate")},
     opens=open_back_patched,

@@ -15,6 +15,7 @@ from layerlens.analyses.neurons.places import neuron_places, usual_values
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
@@ -74,6 +75,7 @@ def count_work(
     "moved by as much, is owed to what this one writes.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     positional=("neuron", "values"),
     needs=("head",),
     doses=[Dose("values", (), "value of the neuron", dim="value")],

@@ -22,6 +22,7 @@ from layerlens.analyses.sweeps.intervals import mean_interval
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.model.feed import TEXT_OR_PAIRS
 from layerlens.model.sites import Site
 from layerlens.run.forward import forward
 from layerlens.run.head_rows import Head
@@ -100,6 +101,7 @@ def count_work(
     "part that does so raises the answer's probability when it is turned down.",
     variables=VARIABLES,
     work=count_work,
+    reads=TEXT_OR_PAIRS,
     pooled=True,
     needs=("head", "causal"),
 )

@@ -14,6 +14,7 @@ from layerlens.analyses.steering.steered_cell import open_steered
 from layerlens.analyses.steering.steering_text import VARIABLES, Steering
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.sites import Site
 from layerlens.run.many_edits import DEFAULT_LIMIT
 
@@ -63,6 +64,7 @@ def count_work(
     "slider says how much of the direction is added, and what that does.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     inputs=("positive", "negative"),
     doses=[Dose("coefficients", COEFFICIENTS, "how much is added", dim="coefficient")],
     effects={

@@ -19,6 +19,7 @@ from layerlens.analyses.texts.text_pair import row_of
 from layerlens.analyses.tracing.neuron_path_cell import open_neuron_path
 from layerlens.analyses.tracing.neuron_path_run import Choice, NeuronPaths, Path, PathText
 from layerlens.errors import InputError
+from layerlens.model.feed import ANY_KIND
 from layerlens.model.integers import whole
 from layerlens.model.sites import Site
 from layerlens.run.base import record_base
@@ -107,6 +108,7 @@ def _held(model: LensModel, layers: Sequence[int], tokens: Tokens) -> int:
     "it falls below the others: in the text, and in other texts too.",
     variables=VARIABLES,
     work=count_work,
+    reads=ANY_KIND,
     needs=("head", "gradients"),
     pooled=True,
     opens=open_neuron_path,
