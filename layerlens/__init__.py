@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.circuits.feature_circuit import feature_circuit
     from layerlens.analyses.circuits.graph_files import export_graph, import_graph
     from layerlens.analyses.circuits.interaction_basis import interaction_basis
+    from layerlens.analyses.circuits.interaction_graph import interaction_graph
     from layerlens.analyses.circuits.transcoder_files import export_transcoders, load_transcoders
     from layerlens.analyses.contract.registry import estimate
     from layerlens.analyses.contributions.direct_logit_attribution import direct_logit_attribution
@@ -231,6 +232,7 @@ _PLACES = {
     "hessian": "layerlens.analyses.sensitivity.hessian",
     "inflection_layers": "layerlens.analyses.sensitivity.inflection_layers",
     "interaction_basis": "layerlens.analyses.circuits.interaction_basis",
+    "interaction_graph": "layerlens.analyses.circuits.interaction_graph",
     "layer_gradients": "layerlens.analyses.sensitivity.layer_gradients",
     "matchness": "layerlens.analyses.depth.matchness",
     "skip_search": "layerlens.analyses.depth.skip_search",
@@ -444,6 +446,7 @@ __all__ = [
     "information_plane",
     "integrated_gradients",
     "interaction_basis",
+    "interaction_graph",
     "invariance",
     "knockout",
     "language_track",

@@ -13,9 +13,11 @@ from matplotlib.path import Path
 from layerlens.errors import ResultError
 from layerlens.figures.canvas import (
     FONT,
+    broken_title,
     checks_line,
     new_figure,
     notes_height,
+    title_height,
     wrapped,
     write_notes,
     write_title,
@@ -23,6 +25,17 @@ from layerlens.figures.canvas import (
 from layerlens.figures.fonts import drawable, families
 from layerlens.figures.layout import fitted
 from layerlens.figures.palette import Palette, color_map, palette
+from layerlens.figures.panel_rows import (
+    draw_rows,
+    drawn_as,
+    has_values,
+    panels_of,
+    rows_height,
+    rows_width,
+    said_of_numbers,
+)
+from layerlens.figures.panels import Panel
+from layerlens.result.layers import arrays_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,7 +65,7 @@ def graph_figure(
     theme: str = "light",
     title: str | None = None,
 ) -> Figure:
-    """Draw a graph: circles are features, diamonds errors, words tokens, answers and parts.
+    """Draw a graph: circles are features (or coordinates), diamonds errors; all else is words.
 
     Parameters
     ----------
@@ -84,25 +97,51 @@ def graph_figure(
     drawn = _drawn(data, share, errors)
     places, columns, rows, size = _places(data, drawn)
     links = _links(data, drawn)
-    notes = [f"{len(drawn)} of {data.sizes['node']} nodes, {len(links)} of {data.sizes['link']} "
-             "links. Solid links add to their target, dashed ones take away.",
-             *json.loads(data.attrs.get("notes", "[]")), checks_line(data)]  # fmt: skip
-    notes = [note for note in notes if note]
-    width = max(size[0] + 0.15, 6.2)
-    below = wrapped([f"{data.attrs.get('text', '')}  {data.attrs.get('model', '')}"], width)[:2]
-    bottom = notes_height(notes, width) + 0.1
-    height = bottom + size[1] + 0.5 + 0.14 * len(below)
+    panels = _beside(data)
+    across = max(1, min(2, len(panels)))
+    width = max(size[0] + 0.15, 6.2, rows_width(across))
+    notes = _said(data, len(drawn), links)
+    below = wrapped([f"{_texts(data)}  {data.attrs.get('model', '')}"], width)[:2]
+    words = title if title is not None else str(data.attrs.get("question", "Graph"))
+    words = broken_title(words, width)
+    bottom = notes_height(notes, width) + 0.1 + rows_height(data, panels, across)
+    height = bottom + size[1] + 0.5 + title_height(words, below)
     figure = new_figure((width, height), colors)
     box = (0, bottom / height, 1, size[1] / height)
     axes = figure.add_axes(box, frameon=False, xlim=(0, width), ylim=(0, size[1]), xticks=[],
                            yticks=[])  # fmt: skip
-    _draw_rows(axes, rows, int(data.attrs.get("n_layers", 0)), width, colors)
+    first = "embed" if "coordinate" in _kinds(data) else "tokens"
+    _draw_rows(axes, rows, (first, int(data.attrs.get("n_layers", 0))), width, colors)
     _draw_links(axes, data, links, places, _number(data, node), colors)
     _draw_nodes(axes, data, drawn, places, columns, node, colors)
-    words = title if title is not None else str(data.attrs.get("question", "Graph"))
+    draw_rows(figure, data, panels, bottom, across=across, colors=colors)
     write_title(figure, words, colors, below)
     write_notes(figure, notes, colors)
     return figure
+
+
+def _beside(data: xr.Dataset) -> list[Panel]:
+    """Return what is known of the graph as a whole: curves that are not over nodes or links."""
+    arrays = [drawn_as(data, array) for array in arrays_of(data)]
+    own = [array for array in arrays if not {"node", "link"} & set(array["dims"])]
+    return [panel for panel in panels_of(own) if has_values(panel, data)]
+
+
+def _said(data: xr.Dataset, nodes: int, links: Sequence[int]) -> list[str]:
+    """Return the notes under a graph."""
+    counted = f"{nodes} of {data.sizes['node']} nodes, {len(links)} of {data.sizes['link']} links."
+    if (data["weight"].values[list(links)] < 0).any():
+        counted += " Solid links add to their target, dashed ones take away."
+    notes = [counted, *json.loads(data.attrs.get("notes", "[]")),
+             said_of_numbers(data, arrays_of(data)), checks_line(data)]  # fmt: skip
+    return [note for note in notes if note]
+
+
+def _texts(data: xr.Dataset) -> str:
+    """Return the text, or how many there are."""
+    text = str(data.attrs.get("text", ""))
+    several = "text" in json.loads(data.attrs.get("several", "[]"))
+    return f"{len(json.loads(text)):,} texts" if several else text
 
 
 def _kinds(data: xr.Dataset) -> np.ndarray:
@@ -200,10 +239,15 @@ def _links(data: xr.Dataset, drawn: Sequence[int]) -> list[int]:
 
 
 def _draw_rows(
-    axes: Axes, rows: Sequence[tuple[int, float]], n_layers: int, width: float, colors: Palette
+    axes: Axes,
+    rows: Sequence[tuple[int, float]],
+    ends: tuple[str, int],
+    width: float,
+    colors: Palette,
 ) -> None:
+    first, n_layers = ends
     for layer, y in rows:
-        words = "tokens" if layer < 0 else "answers" if layer >= n_layers else f"layer {layer}"
+        words = first if layer < 0 else "answers" if layer >= n_layers else f"layer {layer}"
         axes.text(0.1, y, words, fontsize=FONT, family=list(families()), color=colors.faint,
                   va="center")  # fmt: skip
         axes.axhline(y, xmin=_LEFT / width, color=colors.faint, alpha=0.15, linewidth=0.5, zorder=0)
@@ -257,12 +301,12 @@ def _draw_nodes(
     kinds, names = _kinds(data), data["node"].values
     strength = np.minimum(1.0, np.sqrt(_STRONG * data["influence"].values))
     ramp = color_map("base", colors)
-    for marker, kind in (("o", "feature"), ("D", "error")):
+    for marker, kind in (("o", "feature"), ("o", "coordinate"), ("D", "error")):
         these = [i for i in drawn if kinds[i] == kind]
         if these:
             x, y = zip(*(places[i] for i in these), strict=True)
-            fill = [ramp(strength[i]) for i in these] if kind == "feature" else colors.missing
-            edge = [colors.ink if names[i] == node else colors.base if kind == "feature"
+            fill = [ramp(strength[i]) for i in these] if marker == "o" else colors.missing
+            edge = [colors.ink if names[i] == node else colors.base if marker == "o"
                     else colors.faint for i in these]  # fmt: skip
             axes.scatter(x, y, s=26 if marker == "o" else 18, marker=marker, c=fill,
                          edgecolors=edge, linewidths=0.8, zorder=2, gid=f"{kind}s")  # fmt: skip

@@ -270,7 +270,8 @@ def _axes_of(data: xr.Dataset, array: Array) -> tuple[str, str]:
     dims = array["dims"]
     bare = [dim.removeprefix(OTHER) for dim in dims]
     found = along_of(bare, [data.sizes[dim] for dim in dims])
-    along = dims[bare.index(found)] if found else dims[-1]  # of things: named along the second
+    named = is_named(data, bare[0])  # of things with names the second axis, else the first
+    along = dims[bare.index(found)] if found else dims[-1 if named else 0]
     return along, next((dim for dim in dims if dim != along), "")
 
 

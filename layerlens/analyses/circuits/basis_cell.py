@@ -69,18 +69,19 @@ def open_coordinates(
     return Opened(
         title=f"Coordinates of {name}, each at its mean; coordinate {chosen} in the texts",
         code=place.call,
-        tables=[Table(head, rows, title), _kept(answer, point, counts(kept, model.d_model))],
+        tables=[Table(head, rows, title), *_kept(answer, point, counts(kept, model.d_model))],
         texts=_marked(states, tokens, basis, chosen - 1),
     )
 
 
-def _kept(answer: Mapping[str, Any], point: int, kept: Sequence[int]) -> Table:
-    """The loss with the first few directions of this state kept, as it was measured."""
+def _kept(answer: Mapping[str, Any], point: int, kept: Sequence[int]) -> list[Table]:
+    """The loss with the first few directions of this state kept, where it was measured."""
+    if "loss_change" not in answer:
+        return []
     columns = [np.asarray(answer[f"loss_change{way}"][point]).tolist() for way in WAYS]
     rows = [[few, *losses] for few, *losses in zip(kept, *columns, strict=True)]
-    return Table(
-        ["kept", *WAYS.values()], rows, "nats added with the first few kept, in the other texts"
-    )
+    words = "nats added with the first few kept, in the other texts"
+    return [Table(["kept", *WAYS.values()], rows, words)]
 
 
 def _marked(

@@ -26,13 +26,13 @@ from layerlens.result.checks import Check
 if TYPE_CHECKING:
     import xarray as xr
 
-KINDS = ("token", "feature", "error", "output", "part")
+KINDS = ("token", "feature", "error", "output", "part", "coordinate")
 """What a node is; the array ``kind`` counts in this order."""
 
-TOKEN, FEATURE, ERROR, OUTPUT, PART = range(len(KINDS))
+TOKEN, FEATURE, ERROR, OUTPUT, PART, COORDINATE = range(len(KINDS))
 
 VARIABLES = {
-    "kind": Variable(("node",), "int8", "1", "kind of node: token, feature, error, output, part"),
+    "kind": Variable(("node",), "int8", "1", f"kind of node: {', '.join(KINDS)}"),
     "node_layer": Variable(
         ("node",), "int16", "1", "layer; -1 for tokens, the number of layers for outputs", -2
     ),

@@ -204,7 +204,7 @@ def interaction_basis(
     read = partial(
         BasisStates, starts=starts, last=predict == "last", skip=int(skip_first), tick=job.tick
     )
-    own, apart = _halves(tokens, sample, seed)
+    own, apart = halves(tokens, sample, seed)
     fitted, tried = tokens.chosen(own), tokens.chosen(apart)
     run = BasisRun(
         job, read(model, fitted, for_autograd=True), read(model, tried, for_autograd=False),
@@ -226,11 +226,10 @@ def _declare(
     job: Job, model: LensModel, starts: list[int], few: list[int], shown: int, untrained: bool
 ) -> None:
     """Say which axes there are; those of the untrained model only where it is asked for."""
-    names = ["embed", *(f"{layer}_post" for layer in range(model.n_layers))]
     ends = np.array([*starts, model.n_layers], dtype=np.int32)
     first = np.arange(1, shown + 1, dtype=np.int32)
     axes = {
-        "point": np.array([names[end] for end in ends]),
+        "point": np.array(names_of(model, starts)),
         "of": np.array(RANKS if untrained else RANKS[: len(RANKS) // 2]),
         "kept": np.array(few, dtype=np.int32),
         "coordinate": first,
@@ -244,6 +243,12 @@ def _declare(
             "point_layer": (("point",), ends - 1),
         },
     )
+
+
+def names_of(model: LensModel, starts: Sequence[int]) -> list[str]:
+    """Names of the states before some blocks, and of that after the last one."""
+    names = ["embed", *(f"{layer}_post" for layer in range(model.n_layers))]
+    return [names[end] for end in (*starts, model.n_layers)]
 
 
 def _require(
@@ -261,7 +266,7 @@ def _require(
     return few
 
 
-def _halves(tokens: Tokens, sample: int, seed: int) -> tuple[list[int], list[int]]:
+def halves(tokens: Tokens, sample: int, seed: int) -> tuple[list[int], list[int]]:
     """Texts that the bases are of and texts on which they are tried, as many as may be used."""
     order = np.random.default_rng(seed).permutation(len(tokens.ids))
     used = np.cumsum([tokens.lengths[row] for row in order])

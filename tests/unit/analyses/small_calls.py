@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "head_roles": ((), {"length": 8}),
     "inflection_layers": ((LIST,), {}),
     "information_plane": ((), {"inputs": LIST, "labels": [0, 1, 0], "shuffles": 2}),
+    "interaction_graph": ((LIST * 2,), {"top": 1, "draws": 1, "shuffles": 1}),
     "interaction_basis": ((LIST * 2,), {"kept": [1], "draws": 1, "untrained": False}),
     "invariance": ((LIST,), {"augment": "tokens"}),
     "knockout": ((ONE,), {"sources": {"first": [1]}}),

@@ -50,6 +50,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "feature": ((LIST,), {"sae": None, "k": 2, "prompt": ONE, "new_tokens": 1}),
     "lens_quality": ((LIST,), {"positions_skipped": 1}),
     "inflection_layers": ((LIST,), {}),
+    "interaction_graph": ((LIST,), {"top": 1, "draws": 1, "shuffles": 1}),
     "interaction_basis": ((LIST,), {"kept": [1], "draws": 1, "untrained": False}),
     "invariance": ((LIST,), {"views": 2}),
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),

@@ -41,7 +41,7 @@ def test_a_graph_opens_in_its_own_view(graph: ll.Result) -> None:
     view = view_of(graph)
     assert isinstance(view, GraphView) and not view.live
     assert view.meta["graph"] == {
-        "kinds": ["token", "feature", "error", "output", "part"],
+        "kinds": ["token", "feature", "error", "output", "part", "coordinate"],
         "ids": ["E_5_0", "0_7_0", "0_-1_0", "2_9_0"],
         "words": ["a", "", "", ""],
     }

@@ -43,18 +43,21 @@ export function Controls({ state, data }: { state: GraphState; data: GraphData }
   );
 }
 
+/** Kinds of nodes that are drawn as circles. */
+const CIRCLES = ["feature", "coordinate"] as const;
+
 /** What marks and colours mean. */
 function Key({ data }: { data: GraphData }) {
   return (
     <ul class="ll-graph-key" aria-label="Key">
-      {data.has("feature") && (
-        <li>
+      {CIRCLES.filter((kind) => data.has(kind)).map((kind) => (
+        <li key={kind}>
           <svg viewBox="-7 -7 14 14" aria-hidden="true">
             <circle r="5" />
           </svg>
-          feature
+          {kind}
         </li>
-      )}
+      ))}
       {data.has("error") && (
         <li>
           <svg viewBox="-7 -7 14 14" aria-hidden="true">
@@ -69,12 +72,14 @@ function Key({ data }: { data: GraphData }) {
         </svg>
         adds
       </li>
-      <li>
-        <svg viewBox="-7 -7 14 14" aria-hidden="true">
-          <path d="M-7 0H7" class="ll-link ll-takes" />
-        </svg>
-        takes away
-      </li>
+      {data.links.some(({ weight }) => weight < 0) && (
+        <li>
+          <svg viewBox="-7 -7 14 14" aria-hidden="true">
+            <path d="M-7 0H7" class="ll-link ll-takes" />
+          </svg>
+          takes away
+        </li>
+      )}
     </ul>
   );
 }

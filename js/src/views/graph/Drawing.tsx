@@ -65,12 +65,13 @@ function Nodes({ state, data, layout }: Props & { layout: Layout }) {
 /** The names of rows and columns. */
 function Axes({ data, layout }: { data: GraphData; layout: Layout }) {
   const outputs = data.meta.n_layers;
+  const first = data.has("coordinate") ? "embed" : "tokens";
   return (
     <g class="ll-graph-axes">
       {layout.rows.map(({ layer, y, height }) => (
         <g key={layer}>
           <text x={4} y={y + height / 2 + 4}>
-            {layer < 0 ? "tokens" : layer >= outputs ? "answers" : `layer ${layer}`}
+            {layer < 0 ? first : layer >= outputs ? "answers" : `layer ${layer}`}
           </text>
           <path d={`M58 ${y + height + 6}H${layout.width}`} />
         </g>

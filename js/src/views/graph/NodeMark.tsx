@@ -14,7 +14,7 @@ interface Props {
   reached: boolean;
 }
 
-/** One node: a circle for a feature, a diamond for an error, words for tokens, answers and parts. */
+/** One node: a circle for a feature or a coordinate, a diamond for an error, words for tokens, answers and parts. */
 export function NodeMark({ state, data, node, layout, reached }: Props) {
   const place = layout.places.get(node);
   if (!place) return null;
@@ -62,6 +62,7 @@ function Mark({ data, node, wide }: { data: GraphData; node: number; wide: numbe
       return <Word text={word} width={PART_WIDTH} />;
     case "error":
       return <path d={`M0-${RADIUS + 1} ${RADIUS + 1} 0 0 ${RADIUS + 1}-${RADIUS + 1} 0Z`} />;
+    case "coordinate":
     case "feature":
       return <circle r={RADIUS} style={{ "--ll-strength": strength(data, node) }} />;
   }

@@ -1,7 +1,7 @@
 import type { GraphMeta } from "../../wire/graph";
 import type { RunStore } from "../../wire/store";
 
-export type Kind = "token" | "feature" | "error" | "output" | "part";
+export type Kind = "token" | "feature" | "error" | "output" | "part" | "coordinate";
 
 /** A link that has come, by its number. */
 export interface Link {

@@ -13,6 +13,8 @@ export function shortName(data: GraphData, node: number): string {
       return "error";
     case "part":
       return data.words(node);
+    case "coordinate":
+      return `coordinate ${data.feature(node)}`;
     case "feature":
       return `feature ${data.feature(node)}`;
   }
@@ -26,11 +28,18 @@ export function placeName(data: GraphData, node: number): string {
       return "all positions";
     case "token":
       return `position ${data.position(node)}`;
+    case "coordinate":
+      return `${stateName(data.layer(node))}, module ${data.position(node) + 1}`;
     case "output":
       return "output";
     default:
       return `layer ${data.layer(node)}, ${at}`;
   }
+}
+
+/** "after layer 3"; before the first, the embedding. */
+function stateName(layer: number): string {
+  return layer < 0 ? "embedding" : `after layer ${layer}`;
 }
 
 /** What stands on an answer: its token and its probability. */
