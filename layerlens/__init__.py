@@ -520,6 +520,13 @@ except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0.0.0"
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Make ``%%lens`` and ``%layerlens`` known; ``%load_ext layerlens`` calls it."""
+    from layerlens.jupyter.magics import LayerLensMagics
+
+    shell.register_magics(LayerLensMagics)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'layerlens' has no attribute {name!r}")
