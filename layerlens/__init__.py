@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.probing.probe_tasks import probe_tasks
     from layerlens.analyses.probing.sentence_scores import sentence_scores
     from layerlens.analyses.relevance.faithfulness import faithfulness
+    from layerlens.analyses.relevance.linear_interpreter import linear_interpreter
     from layerlens.analyses.relevance.relevance import relevance
     from layerlens.analyses.removal.ablate_sweep import ablate_sweep
     from layerlens.analyses.removal.knockout import knockout
@@ -273,6 +274,7 @@ _PLACES = {
     "export_feature": "layerlens.analyses.features.page.page_files",
     "macro_influence": "layerlens.analyses.depth.macro_influence",
     "faithfulness": "layerlens.analyses.relevance.faithfulness",
+    "linear_interpreter": "layerlens.analyses.relevance.linear_interpreter",
     "relevance": "layerlens.analyses.relevance.relevance",
     "residual_erasure": "layerlens.analyses.depth.residual_erasure",
     "out_of_distribution": "layerlens.analyses.information.out_of_distribution",
@@ -456,6 +458,7 @@ __all__ = [
     "layer_swap",
     "lens_difference",
     "lens_quality",
+    "linear_interpreter",
     "load",
     "load_sae",
     "load_transcoders",

@@ -151,6 +151,25 @@ class Watch:
         return output, pattern
 
 
+def held_pattern(pattern: Tensor, *, whole: bool) -> Watch:
+    """A watch that lets an attention look where it did.
+
+    Parameters
+    ----------
+    pattern
+        ``[1, head, query, key]``.
+    whole
+        Whether each row needs a pattern of its own in memory, as a family's own code may.
+    """
+
+    def held(kind: str, tensor: Tensor) -> Tensor:
+        del kind
+        same = pattern.to(tensor).expand_as(tensor)
+        return same.contiguous() if whole else same
+
+    return Watch(frozenset(), lambda kind, tensor: None, frozenset({"pattern"}), held)
+
+
 @contextmanager
 def watching(block: nn.Module, handler: Handler) -> Iterator[None]:
     """Send the attention of this block, on this thread, past the handler.

@@ -34,6 +34,8 @@ class RowCalls:
         What the rows are variants of.
     on_state
         Is handed the states of the plain pass, see :func:`capture_calls`.
+    for_autograd
+        Blocks will be called with gradients recorded.
 
     Attributes
     ----------
@@ -45,10 +47,19 @@ class RowCalls:
         How many rows go through a block in one call; one copy of the texts where many cannot.
     """
 
-    def __init__(self, model: LensModel, tokens: Tokens, on_state: OnState | None = None) -> None:
-        self.calls, _ = capture_calls(model, tokens, on_state, logits="last")
+    def __init__(
+        self,
+        model: LensModel,
+        tokens: Tokens,
+        on_state: OnState | None = None,
+        *,
+        for_autograd: bool = False,
+    ) -> None:
+        self.calls, _ = capture_calls(
+            model, tokens, on_state, logits="last", for_autograd=for_autograd
+        )
         twice = tokens.repeated(2)
-        doubled, _ = capture_calls(model, twice, logits="last")
+        doubled, _ = capture_calls(model, twice, logits="last", for_autograd=for_autograd)
         self._wide = [_widen(*pair) for pair in zip(self.calls, doubled, strict=True)]
         wide = all(wide is not None for wide in self._wide)
         self.texts = len(tokens.ids)

@@ -170,14 +170,12 @@ def holding(model: LensModel, flow: Flow) -> Iterator[Offsets]:
             if is_norm(module):
                 hook = _Norm(model, path, gate, offsets)
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-        for module, share in _activations(model, flow):
-            slope = _Slope(gate, share)
-            stack.callback(module.register_forward_pre_hook(slope.before, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(slope.after).remove)
+        for module, share in activations(model, flow):
+            _Slope(gate, share).hook(module, stack)
         yield offsets
 
 
-def _activations(model: LensModel, flow: Flow) -> Iterator[tuple[nn.Module, float]]:
+def activations(model: LensModel, flow: Flow) -> Iterator[tuple[nn.Module, float]]:
     """The activations of the MLPs and before the head, with the share that passes each."""
     for layer, block in enumerate(model.anatomy.blocks):
         if "mlp_post" in block.taps:
@@ -231,20 +229,14 @@ class _Norm:
             return None
         gain, offset, centred = self._measured(module, x)
         with torch.no_grad():
-            linear = centre(x.float(), centred) * gain
-            square = linear.square().sum(-1, keepdim=True)
-            along = ((y.float() - offset) * linear).sum(-1, keepdim=True)
-            scale = torch.where(square > 0, along / square, 0.0)
+            scale = norm_scale(x, y, gain, offset, centred)
         held = _Held.apply(x, offset, y.detach(), gain, scale, centred)  # type: ignore[no-untyped-call]
         return with_tensor(output, y, held)
 
     def _measured(self, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Gain, offset and whether the mean goes; measured at the first input."""
         if self._found is None:
-            like = x.detach()[(0,) * min(2, x.dim() - 1)]  # norms of heads keep their axis
-            with torch.no_grad():
-                gain, offset, centred = measure_norm(self._model, module.forward, like)
-            gain, offset = (found.clone().to(x.device, torch.float32) for found in (gain, offset))
+            gain, offset, centred = measured_norm(self._model, module, x)
             if offset.any():
                 self._offsets.of[self._path] = offset.requires_grad_()
             self._found = (gain, offset, centred)
@@ -265,14 +257,29 @@ class _Sloped(torch.autograd.Function):
         return slopes[0] * slope, None, None
 
 
-class _Slope:
-    """An activation that passes derivatives by its slope from zero."""
+class Passing:
+    """Hooks of an activation that give something else, made of what it was given and what it gave.
 
-    def __init__(self, gate: Gate, share: float) -> None:
-        self._gate, self._share = gate, share
+    Parameters
+    ----------
+    gate
+        Which calls are looked at.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         self._given: Tensor | None = None
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def hook(self, module: nn.Module, stack: ExitStack) -> None:
+        """Watch a module until the stack closes."""
+        stack.callback(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(self._after).remove)
+
+    def passed(self, u: Tensor, a: Tensor) -> Tensor | None:
+        """What goes on in the place of ``a``, what the activation made of ``u``; None for ``a``."""
+        raise NotImplementedError
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._gate.open:
             return None
         self._given = given = stream_argument(args, kwargs)
@@ -281,14 +288,48 @@ class _Slope:
         # Some activations write into what they get.
         return (given.detach().clone(), *args[1:]), kwargs
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         u, self._given = self._given, None
         if u is None or not self._gate.open:
             return None
         a = first_tensor(output)
+        passed = self.passed(u, a)
+        return None if passed is None else with_tensor(output, a, passed)
+
+
+class _Slope(Passing):
+    """An activation that passes derivatives by its slope from zero."""
+
+    def __init__(self, gate: Gate, share: float) -> None:
+        super().__init__(gate)
+        self._share = share
+
+    def passed(self, u: Tensor, a: Tensor) -> Tensor:
         if not self._share:
-            return with_tensor(output, a, a.detach())
+            return a.detach()
         with torch.no_grad():
-            slope = (a / u).masked_fill_(u == 0, 0.0) * self._share
-        sloped = _Sloped.apply(u, a.detach(), slope)  # type: ignore[no-untyped-call]
-        return with_tensor(output, a, sloped)
+            slope = slope_from_zero(u, a) * self._share
+        sloped: Tensor = _Sloped.apply(u, a.detach(), slope)  # type: ignore[no-untyped-call]
+        return sloped
+
+
+def slope_from_zero(u: Tensor, a: Tensor) -> Tensor:
+    """``a / u``; 0 where nothing was given."""
+    return (a / u).masked_fill_(u == 0, 0.0)
+
+
+def measured_norm(model: LensModel, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Gain and offset of a norm (float32, beside its input), and whether the mean goes."""
+    like = x.detach()[(0,) * min(2, x.dim() - 1)]  # norms of heads keep their axis
+    with torch.no_grad():
+        gain, offset, centred = measure_norm(model, module.forward, like)
+    gain, offset = (found.clone().to(x.device, torch.float32) for found in (gain, offset))
+    return gain, offset, centred
+
+
+def norm_scale(x: Tensor, y: Tensor, gain: Tensor, offset: Tensor, centred: bool) -> Tensor:
+    """By what a norm multiplied each input to get ``y``, ``[..., 1]`` float32."""
+    linear = centre(x.float(), centred) * gain
+    square = linear.square().sum(-1, keepdim=True)
+    along = ((y.float() - offset) * linear).sum(-1, keepdim=True)
+    return torch.where(square > 0, along / square, 0.0)

@@ -4,9 +4,10 @@ What is left of the network adds, scales and mixes by fixed numbers, so each val
 what was written before it: `HeldModel.effects` finds the terms by backward passes through it,
 many targets at a time, and `HeldModel.constants` what is there when nothing is written.
 
-`layerlens.run.flow.holding` holds the same in a pass that keeps its own numbers. Here the linear
-model is also run at other states (nothing written, or all of it), by which its sums are checked,
-and thousands of backward passes go neither through MLPs nor through queries and keys.
+`layerlens.run.flow.holding` holds the same in a pass that keeps its own numbers, and
+`layerlens.run.frozen` the whole model, MLPs and all. Here the linear model is also run where
+nothing is written, or all of it, by which its sums are checked, and thousands of backward passes go
+neither through MLPs nor through queries and keys.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from layerlens.analyses.circuits.recorded import Recorded
 from layerlens.analyses.contributions.frozen_norm import FrozenNorms
 from layerlens.model.sites import Site
-from layerlens.run.attention import Watch
+from layerlens.run.attention import held_pattern
 from layerlens.run.forward import forward
 from layerlens.run.gate import Gate
 from layerlens.run.hooks import on_input, on_output, watch_attention
@@ -128,7 +129,7 @@ class HeldModel:
                 _put(run, model.anatomy.tap(site), wrote(site), gate, stack)
             for layer, pattern in run.patterns.items():
                 own = model.anatomy.blocks[layer].attention == "spy"
-                watch_attention(model, layer, _holding(pattern, whole=own), gate, stack)
+                watch_attention(model, layer, held_pattern(pattern, whole=own), gate, stack)
             sites = dict.fromkeys([*self.reads, run.last])
             forward(
                 model, run.tokens.repeated(len(first)), sites, found.__setitem__, logits=None,
@@ -162,20 +163,3 @@ def _hold_norm(module: nn.Module, norm: FrozenNorms, gate: Gate, stack: ExitStac
         return (times.push(x) + norm.offset.to(x)).view(output.shape)
 
     stack.callback(module.register_forward_hook(hook).remove)
-
-
-def _holding(pattern: Tensor, *, whole: bool) -> Watch:
-    """A watch that lets an attention look where it did.
-
-    Parameters
-    ----------
-    whole
-        Whether each row needs a pattern of its own in memory, as a family's own code may.
-    """
-
-    def held(kind: str, tensor: Tensor) -> Tensor:
-        del kind
-        same = pattern.to(tensor).expand_as(tensor)
-        return same.contiguous() if whole else same
-
-    return Watch(frozenset(), lambda kind, tensor: None, frozenset({"pattern"}), held)

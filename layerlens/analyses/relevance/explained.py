@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -64,3 +65,23 @@ class Explained:
             repr(self._model.token_string(t)) for t in (self.answer, self.wrong) if t is not None
         ]
         return " minus ".join(f"logit of {name}" for name in names)
+
+
+def random_answers(
+    model: LensModel, own: Explained, draws: int, seed: int, row: int
+) -> list[Explained]:
+    """Random answers, or pairs of them, none of them one that is asked for.
+
+    Parameters
+    ----------
+    own
+        What is asked for: of a difference of two tokens the random ones are differences, too.
+    row
+        Which text: each gets others.
+    """
+    rng = np.random.default_rng((seed, row))
+    taken = {own.answer, own.wrong}
+    pool = [t for t in rng.permutation(model.d_vocab)[: 2 * draws + 2] if t not in taken]
+    pairs = zip(pool[:draws], pool[draws:], strict=False)
+    alone = own.wrong is None
+    return [Explained(model, int(a), None if alone else int(b)) for a, b in pairs]

@@ -10,7 +10,7 @@ import torch
 
 from layerlens.analyses.contract.parts import Where
 from layerlens.analyses.relevance.by_gradient import Found, by_gradient
-from layerlens.analyses.relevance.explained import Explained
+from layerlens.analyses.relevance.explained import Explained, random_answers
 from layerlens.analyses.relevance.integrated import Integrated
 from layerlens.analyses.relevance.neurons import (
     chosen_to_zero,
@@ -114,7 +114,7 @@ class RelevanceText:
         self.plain = float(self.explained(final)[0])
         self.capped |= self.explained.capped
         self.words = self.words or self.explained.words
-        self.random = self._random(*control, row)
+        self.random = random_answers(self.model, self.explained, *control, row)
         self.rng = np.random.default_rng((control[1], row, 1))
         self.passes += 1
 
@@ -130,15 +130,6 @@ class RelevanceText:
         assert logits is not None  # the model has a head: the contract asked
         # Counted from the end, so that it does not matter whether earlier ones were computed.
         return found[0], int(logits[0, self.at - self.tokens.ids.shape[1]].argmax())
-
-    def _random(self, draws: int, seed: int, row: int) -> list[Explained]:
-        """Random answers, or pairs of them, none of them one that is asked for."""
-        own = {self.explained.answer, self.explained.wrong}
-        rng = np.random.default_rng((seed, row))
-        pool = [t for t in rng.permutation(self.model.d_vocab)[: 2 * draws + 2] if t not in own]
-        pairs = zip(pool[:draws], pool[draws:], strict=False)
-        alone = self.explained.wrong is None
-        return [Explained(self.model, int(a), None if alone else int(b)) for a, b in pairs]
 
     def by_gradient(self) -> None:
         """Hand over what one pass and its ways back give."""

@@ -1,0 +1,267 @@
+"""The held model of one text after the other, depth by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerlens.analyses.relevance.affine_map import MORE, bias, strongest
+from layerlens.analyses.relevance.by_gradient import by_gradient
+from layerlens.analyses.relevance.explained import Explained, random_answers
+from layerlens.analyses.relevance.rules import FLOWS
+from layerlens.errors import InputError
+from layerlens.run.flow import holding
+from layerlens.run.frozen import FrozenText
+
+if TYPE_CHECKING:
+    from layerlens.analyses.contract.job import Job
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.model.text import Tokens
+
+RULE = "cp"
+PUSHES = ("own direction, held", "own direction, model", "random, held", "random, model")
+SHARES = ("last state", "answer", "random answers")
+PARTS = ("states", "biases")
+
+
+class Depths:
+    """The embedding and the states after some blocks.
+
+    Attributes
+    ----------
+    begun
+        The block that each is the input of; the number of blocks for the last.
+    """
+
+    def __init__(self, model: LensModel, layers: Sequence[int]) -> None:
+        points = model.anatomy.points(("embed", "post"))
+        chosen = [point for point in points if point[2] < 0 or point[2] in layers]
+        self.labels = [label for label, _, _ in chosen]
+        self.sites = [site for _, site, _ in chosen]
+        self.begun = [layer + 1 for _, _, layer in chosen]
+
+
+class Read(NamedTuple):
+    """How a logit is read from the last state with the last norm held: ``row @ state + offset``."""
+
+    row: Tensor
+    offset: float
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """Without the offset, of ``[..., d_model]``: float64 on the CPU."""
+        return state.double().cpu() @ self.row
+
+
+@dataclass
+class Off:
+    """The largest differences so far."""
+
+    same: float = 0.0
+    affine: float = 0.0
+    votes: float = 0.0
+    transpose: float = 0.0
+    growth: float = 0.0
+
+
+class LinearText:
+    """The work of one call.
+
+    Parameters
+    ----------
+    beside
+        The untrained model, if one is asked for.
+    options
+        Draws, singular values, rounds and seed.
+
+    Attributes
+    ----------
+    biased
+        Whether some depth had a constant.
+    passes
+        Passes a text so far; a way back counts as two.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: LensModel,
+        beside: LensModel | None,
+        depths: Depths,
+        options: tuple[int, int, int, int],
+    ) -> None:
+        self.job, self.model, self.beside, self.depths = job, model, beside, depths
+        self.draws, self.singular, self.rounds, self.seed = options
+        self.off = Off()
+        self.passes = 0.0
+        self.biased = self.capped = False
+        self.words = ""
+
+    def text(self, text: Tokens, row: int, asked: tuple[Any, Any], pushed: Any) -> None:
+        """Hold the model at a text and hand over depth after depth.
+
+        Parameters
+        ----------
+        asked
+            The answer and the wrong answer, as they were given.
+        pushed
+            The token that is pushed, likewise.
+        """
+        where = {"batch": row} if self.job.batched else {}
+        frozen = FrozenText(self.model, text, FLOWS[RULE], self.job.tick)
+        chance = self.beside and FrozenText(self.beside, text, FLOWS[RULE], self.job.tick)
+        explained, random = self._asked(frozen, row, asked)
+        (own,) = by_gradient(self.model, text, frozen.place, self.depths.sites, [explained], RULE)
+        final = frozen.states[-1][frozen.place]
+        reads = [_read(self.model, one, final) for one in (explained, *random)]
+        place = frozen.place if pushed is None else _one_place(self.model, text, pushed)
+        directions = self._directions(row)
+        self.passes += 7 + 4 * (chance is not None)
+        for index, layer in enumerate(self.depths.begun):
+            here = {**where, "point": index}
+            votes = own.at[self.depths.sites[index]]
+            self.job.emit(here, self._parts(frozen, layer, reads, votes))
+            self.job.emit(here, self._pushed(frozen, layer, place, directions, reads[0], explained))
+            self._linear(frozen, layer)
+            for name, held in (("singular_value", frozen), ("singular_value_chance", chance)):
+                if self.singular and held:
+                    self.job.emit(here, {name: self._strongest(held, layer)})
+            self.job.progress(index + 1, len(self.depths.sites), self.depths.labels[index])
+
+    def _asked(
+        self, frozen: FrozenText, row: int, asked: tuple[Any, Any]
+    ) -> tuple[Explained, list[Explained]]:
+        """What is explained of a text, and random answers."""
+        answer, wrong = asked
+        right = self._own(frozen) if answer is None else self.model.token_id(answer)
+        other = None if wrong is None else self.model.token_id(wrong)
+        explained = Explained(self.model, right, other)
+        self.capped |= explained.capped
+        self.words = self.words or explained.words
+        return explained, random_answers(self.model, explained, self.draws, self.seed, row)
+
+    def _own(self, frozen: FrozenText) -> int:
+        """What the model answers by itself."""
+        with self.model.running():
+            return int(self.model.unembed(frozen.states[-1][frozen.place][None])[0].argmax())
+
+    def _directions(self, row: int) -> Tensor:
+        """Random directions of length 1, ``[draw, d_model]`` float64."""
+        random = np.random.default_rng((self.seed, row, 2))
+        drawn = torch.from_numpy(random.standard_normal((self.draws, self.model.d_model)))
+        directions: Tensor = drawn / drawn.norm(dim=-1, keepdim=True)
+        return directions
+
+    def _parts(
+        self, frozen: FrozenText, layer: int, reads: Sequence[Read], votes: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What the states carry and what biases add, of the last state and of answers."""
+        constant = bias(frozen, layer)
+        whole = frozen.final(layer, frozen.states[layer][None])[0]
+        true = frozen.states[-1][frozen.place]
+        self.off.same = max(self.off.same, _apart(whole, true, true))
+        self.biased |= bool(constant.any())
+        linear = whole - constant
+        states = [float(read(linear)) for read in reads]
+        biases = [float(read(constant)) + read.offset for read in reads]
+        size = max(float(np.abs(votes).sum()), abs(states[0] + biases[0]), 1e-9)
+        self.off.votes = max(self.off.votes, abs(states[0] - float(votes.sum())) / size)
+        shares = [_share(b, a) for a, b in zip(states, biases, strict=True)]
+        found = [_share(float(constant.norm()), float(linear.norm())), shares[0]]
+        self._passed(layer, 2)
+        return {
+            "answer_part": np.array([states[0], biases[0]]),
+            "bias_share": np.array([*found, *([np.mean(shares[1:])] if shares[1:] else [])]),
+            "bias": constant.float().cpu().numpy(),
+        }
+
+    def _pushed(
+        self,
+        frozen: FrozenText,
+        layer: int,
+        place: int,
+        directions: Tensor,
+        read: Read,
+        explained: Explained,
+    ) -> dict[str, np.ndarray]:
+        """What one unit at a token does, in the held model and in the model itself."""
+        state = frozen.states[layer]
+        own = state[place].double()
+        along = torch.cat([(own / own.norm().clamp(min=1e-12))[None], directions.to(own)])
+        pushes = torch.zeros(len(along), *state.shape, dtype=state.dtype, device=state.device)
+        pushes[:, place] = along.to(state)
+        # Held, the states themselves make no difference: columns of A, less what 0 gives.
+        held = frozen.final(layer, torch.cat([torch.zeros_like(state)[None], pushes]))
+        held = held[1:] - held[:1]
+        free = frozen.final(layer, torch.cat([state[None], state + pushes]), held=False)
+        answers = explained(free).double().cpu()
+        changes = {
+            "answer_change": ((read(held)).abs(), (answers[1:] - answers[0]).abs()),
+            "state_change": tuple(
+                one.double().norm(dim=-1).cpu() for one in (held, free[1:] - free[:1])
+            ),
+        }
+        self._passed(layer, 2 * (1 + len(pushes)))
+        return {name: _own_and_random(*both) for name, both in changes.items()}
+
+    def _linear(self, frozen: FrozenText, layer: int) -> None:
+        """Compare the held model at a sum with what it gives at each of two states."""
+        state = frozen.states[layer]
+        random = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn(state.shape, generator=random).to(state)
+        other = drawn * (state.norm() / drawn.norm())
+        at = torch.stack([state + other, state, other, torch.zeros_like(state)])
+        both, one, two, none = frozen.final(layer, at).double()
+        size = torch.stack([one, two])
+        self.off.affine = max(self.off.affine, _apart(both + none, one + two, size))
+        self._passed(layer, 4)
+
+    def _strongest(self, held: FrozenText, layer: int) -> np.ndarray:
+        found = strongest(held, layer, self.singular, self.rounds, self.seed)
+        self.off.transpose = max(self.off.transpose, found.transpose_off)
+        self.off.growth = max(self.off.growth, found.growth)
+        wide = min(self.singular + MORE, self.model.d_model)
+        self._passed(layer, 1 + 3 * wide * found.rounds)
+        values: np.ndarray = found.values.numpy()
+        return values
+
+    def _passed(self, layer: int, rows: int) -> None:
+        self.passes += rows * (1 - layer / self.model.n_layers)
+
+
+def _one_place(model: LensModel, text: Tokens, position: Any) -> int:
+    found = list(model.positions(text, position))
+    if len(found) != 1:
+        raise InputError(
+            f"position={position!r} means {len(found)} tokens; name the single one that is pushed."
+        )
+    return int(found[0])
+
+
+def _read(model: LensModel, explained: Explained, final: Tensor) -> Read:
+    """How an answer is read, with the norm before the head held at a state ``[d_model]``."""
+    with model.running(gradients=True), holding(model, FLOWS[RULE]):
+        leaf = final.clone().requires_grad_()
+        value = explained(leaf[None])[0]
+        (slope,) = torch.autograd.grad(value, leaf)
+    row = slope.double().cpu()
+    return Read(row, float(value.detach()) - float(row @ final.double().cpu()))
+
+
+def _own_and_random(held: Tensor, free: Tensor) -> np.ndarray:
+    """In the order of `PUSHES`; the mean of random ones, where there are any."""
+    found = [held[0], free[0], *([held[1:].mean(), free[1:].mean()] if len(held) > 1 else [])]
+    return np.array([float(one) for one in found])
+
+
+def _share(part: float, rest: float) -> float:
+    size = abs(part) + abs(rest)
+    return abs(part) / size if size > 0 else 0.0
+
+
+def _apart(one: Tensor, other: Tensor, of: Tensor) -> float:
+    return float((one.double() - other.double()).abs().max() / of.abs().max().clamp(min=1e-9))
