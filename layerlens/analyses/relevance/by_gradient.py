@@ -97,15 +97,15 @@ def by_gradient(
             )
             by_site = dict(zip(leaves, slopes, strict=False))
             by_bias = dict(zip(adding, slopes[len(leaves) :], strict=True))
-            added = _added(adding, by_bias)
+            parts = added(adding, by_bias)
             found.append(
                 Found(
                     float(value.detach()),
                     {site: _relevance(values[site][0], by_site[site], rule) for site in sites},
                     {s.block: _products(values[s][0], by_site[s]).sum(0).numpy() for s in neurons},
                     {s: float(_products(values[s][0], by_site[s]).sum()) for s in asked},
-                    _constant(model, added),
-                    {site.block: _behind(model, site.block, added) for site in neurons},
+                    _constant(model, parts),
+                    {site.block: _behind(model, site.block, parts) for site in neurons},
                 )
             )
     return found
@@ -126,7 +126,7 @@ def _products(value: Tensor, slope: Tensor) -> Tensor:
     return (value.detach().double() * slope.double()).cpu()
 
 
-def _added(adding: dict[str, Tensor], slopes: dict[str, Tensor]) -> dict[str, float]:
+def added(adding: dict[str, Tensor], slopes: dict[str, Tensor]) -> dict[str, float]:
     """What each bias and offset adds to the number, by path."""
     # A bias that suppresses a token (-inf) adds nothing where nothing asks for it.
     return {

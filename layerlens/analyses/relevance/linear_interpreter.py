@@ -15,6 +15,7 @@ from layerlens.analyses.relevance.affine_map import MORE, SETTLED
 from layerlens.analyses.relevance.linear_text import PARTS, PUSHES, SHARES, Depths, LinearText
 from layerlens.analyses.sweeps.clean_pass import tolerance
 from layerlens.analyses.sweeps.straight_way import INSIDE
+from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.analyses.texts.one_each import one_each
 from layerlens.analyses.texts.text_pair import row_of
 from layerlens.errors import InputError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 USUAL_ROUNDS = 8
 """Rounds that singular values take, about."""
 
-_PUSH, _RANK = ("point", "push"), ("point", "rank")
+_PUSH = ("point", "push")
 VARIABLES = {
     "answer_change": Variable(
         _PUSH, "float64", "logit", "size of the answer's change by one unit added to a state"
@@ -36,9 +37,8 @@ VARIABLES = {
     "state_change": Variable(
         _PUSH, "float64", "1", "size of the last state's change by one unit added to a state"
     ),
-    "singular_value": Variable(_RANK, "float64", "1", "largest singular values of the map"),
-    "singular_value_chance": Variable(
-        _RANK, "float64", "1", "largest singular values of the map, untrained model"
+    "singular_value": Variable(
+        ("point", "rank"), "float64", "1", "largest singular values of the map"
     ),
     "bias_share": Variable(
         ("point", "share"),
@@ -48,7 +48,10 @@ VARIABLES = {
         formula="|b| / (|A x| + |b|)",
     ),
     "answer_part": Variable(
-        ("point", "part"), "float64", "logit", "parts of the answer", signed=True
+        ("point", "part"), "float64", "logit", "parts of the answer", signed=True, hidden=True
+    ),
+    "vote": Variable(
+        ("point", "position"), "float64", "logit", "vote of the token", signed=True, hidden=True
     ),
     "bias": Variable(
         ("point", "entry"), "float32", "1", "last state where all states are 0", hidden=True
@@ -90,9 +93,9 @@ def count_work(
     "for singular values about 8 rounds of a pass and a way back each, twice with an untrained "
     "model beside",
     view="panels",
-    lead="From each depth on the held model is a matrix and a constant. A push that the held model "
-    "hands on and the model itself does not is undone by what reacts to it: norms, patterns and "
-    "activations.",
+    lead="What one unit added to a token's state at a depth does at the end: in the model held at "
+    "this text, and in the model itself, which is free to react to it. The further the two are "
+    "apart, the less the matrix says of the model.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
@@ -146,10 +149,10 @@ def linear_interpreter(
     -----
     ``answer_part`` is the answer's logit in its two parts: what the states carry, ``w A x``, and
     what biases from there on add, ``w b`` (``w`` reads the answer from the last state, with the
-    last norm held). The votes of the single tokens, the row ``w A`` times their states, are the
-    relevance of ``ll.relevance(rule="cp")`` and are taken from there. ``bias_share`` says how much
-    is due to biases, of the last state by lengths, of the answer, and of random answers as a
-    control. Where a model has no biases (Llama), it is 0.
+    last norm held). ``vote`` is what single tokens carry, the row ``w A`` times their states: the
+    relevance of ``ll.relevance(rule="cp")``, taken from there. ``bias_share`` says how much is due
+    to biases, of the last state by lengths, of the answer, and of random answers as a control.
+    Where a model has no biases (Llama), it is 0.
 
     ``answer_change`` and ``state_change`` are what one unit of a direction at the token does, by
     size: of the token's own state, and of random directions (the mean of their sizes), each in the
@@ -157,9 +160,11 @@ def linear_interpreter(
     direction is the clearest case: the next norm takes it back, the held one does not.
 
     ``singular_value``: how much the strongest directions (over all tokens at once) grow on their
-    way to the last state. Affine maps of a held network, their bias, columns and singular vectors
-    are the source's, for convolutional networks. What is held in a transformer is that of
-    conservative propagation; the true push beside the held one and the controls are ours.
+    way to the last state; the untrained model's are the control.
+
+    Affine maps of a held network, their bias, columns and singular vectors are the source's, for
+    convolutional networks. What is held in a transformer is that of conservative propagation; the
+    free model beside the held one and the controls are ours.
 
     Raises
     ------
@@ -181,27 +186,29 @@ def linear_interpreter(
     texts = len(tokens.ids)
     answers, others = (one_each(v, texts, n) for v, n in ((answer, "answer"), (wrong, "wrong")))
     chosen = model.layers(layers)
-    depths = Depths(model, chosen)
+    depths, cells = Depths(model, chosen), Cells(model, tokens)
+    beside = untrained_model(model, seed) if singular and untrained else None
+    words = {
+        "push": PUSHES if draws else PUSHES[:2],
+        "share": SHARES if draws else SHARES[:2],
+        "part": PARTS,
+        "rank": [f"{i}{kind}" for kind in _kinds(beside) for i in range(1, singular + 1)],
+    }
+    named = {axis: np.array(labels) for axis, labels in words.items() if labels}
     job.declare(
         {
             "point": len(depths.labels),
-            "push": len(PUSHES[: None if draws else 2]),
-            "share": len(SHARES[: None if draws else 2]),
-            "part": len(PARTS),
             "entry": model.d_model,
-            **({"rank": singular} if singular else {}),
+            **{axis: len(labels) for axis, labels in named.items()},
+            **cells.sizes(),
         },
         {
             "point": (("point",), np.array(depths.labels)),
             "point_layer": (("point",), np.array([n - 1 for n in depths.begun], np.int32)),
-            "push": (("push",), np.array(PUSHES[: None if draws else 2])),
-            "share": (("share",), np.array(SHARES[: None if draws else 2])),
-            "part": (("part",), np.array(PARTS)),
-            **({"rank": (("rank",), np.arange(1, singular + 1))} if singular else {}),
+            **{axis: ((axis,), labels) for axis, labels in named.items()},
+            **cells.coords(),
         },
-        only=_variables(singular, untrained),
     )
-    beside = untrained_model(model, seed) if singular and untrained else None
     run = LinearText(job, model, beside, depths, (draws, singular, rounds, seed))
     for row in range(texts):
         with torch.no_grad():
@@ -222,11 +229,9 @@ def _check_options(model: LensModel, draws: int, singular: int, rounds: int) -> 
         raise InputError(f"rounds is {rounds}; expected 2 or more, to see what still grows.")
 
 
-def _variables(singular: int, untrained: bool) -> list[str]:
-    found = [name for name in VARIABLES if not name.startswith("singular")]
-    if singular:
-        found += ["singular_value", *(["singular_value_chance"] if untrained else [])]
-    return [name for name in VARIABLES if name in found]
+def _kinds(beside: LensModel | None) -> list[str]:
+    """What is said behind the rank of a singular value: nothing of the model itself."""
+    return ["", *([", untrained"] if beside is not None else [])]
 
 
 def _check(job: Job, model: LensModel, run: LinearText, singular: int) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from layerlens.analyses.relevance.affine_map import MORE, bias, strongest
-from layerlens.analyses.relevance.by_gradient import by_gradient
+from layerlens.analyses.relevance.by_gradient import added, by_gradient
 from layerlens.analyses.relevance.explained import Explained, random_answers
-from layerlens.analyses.relevance.rules import FLOWS
+from layerlens.analyses.relevance.rules import FLOWS, biases
 from layerlens.errors import InputError
 from layerlens.run.flow import holding
 from layerlens.run.frozen import FrozenText
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from layerlens.model.text import Tokens
 
 RULE = "cp"
-PUSHES = ("own direction, held", "own direction, model", "random, held", "random, model")
-SHARES = ("last state", "answer", "random answers")
-PARTS = ("states", "biases")
+PUSHES = ("along itself, held", "along itself, free", "random, held", "random, free")
+SHARES = ("of the last state", "of the answer", "of random answers")
+PARTS = ("of states", "of biases")
 
 
 class Depths:
@@ -124,12 +124,13 @@ class LinearText:
         for index, layer in enumerate(self.depths.begun):
             here = {**where, "point": index}
             votes = own.at[self.depths.sites[index]]
+            self.job.emit({**here, "position": slice(0, len(votes))}, {"vote": votes})
             self.job.emit(here, self._parts(frozen, layer, reads, votes))
             self.job.emit(here, self._pushed(frozen, layer, place, directions, reads[0], explained))
             self._linear(frozen, layer)
-            for name, held in (("singular_value", frozen), ("singular_value_chance", chance)):
-                if self.singular and held:
-                    self.job.emit(here, {name: self._strongest(held, layer)})
+            if self.singular:
+                both = [self._strongest(held, layer) for held in (frozen, chance) if held]
+                self.job.emit(here, {"singular_value": np.concatenate(both)})
             self.job.progress(index + 1, len(self.depths.sites), self.depths.labels[index])
 
     def _asked(
@@ -164,7 +165,7 @@ class LinearText:
         whole = frozen.final(layer, frozen.states[layer][None])[0]
         true = frozen.states[-1][frozen.place]
         self.off.same = max(self.off.same, _apart(whole, true, true))
-        self.biased |= bool(constant.any())
+        self.biased |= bool(constant.any()) or any(read.offset for read in reads)
         linear = whole - constant
         states = [float(read(linear)) for read in reads]
         biases = [float(read(constant)) + read.offset for read in reads]
@@ -244,12 +245,19 @@ def _one_place(model: LensModel, text: Tokens, position: Any) -> int:
 
 def _read(model: LensModel, explained: Explained, final: Tensor) -> Read:
     """How an answer is read, with the norm before the head held at a state ``[d_model]``."""
-    with model.running(gradients=True), holding(model, FLOWS[RULE]):
+    with (
+        model.running(gradients=True),
+        holding(model, FLOWS[RULE]) as offsets,
+        biases(model) as plain,
+    ):
         leaf = final.clone().requires_grad_()
         value = explained(leaf[None])[0]
-        (slope,) = torch.autograd.grad(value, leaf)
-    row = slope.double().cpu()
-    return Read(row, float(value.detach()) - float(row @ final.double().cpu()))
+        adding = {**plain, **offsets.of}
+        row, *slopes = torch.autograd.grad(
+            value, [leaf, *adding.values()], allow_unused=True, materialize_grads=True
+        )
+    offset = sum(added(adding, dict(zip(adding, slopes, strict=True))).values())
+    return Read(row.double().cpu(), offset)
 
 
 def _own_and_random(held: Tensor, free: Tensor) -> np.ndarray:

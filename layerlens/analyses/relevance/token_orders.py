@@ -35,7 +35,7 @@ def scores_by_rule(
     """Relevance of each token's embedding, ``[position]``."""
     explained = Explained(model, answer)
     if rule == "integrated":
-        whole = float(explained(base.final[None])[0])
+        whole = float(explained(base.final[None])[0].detach())
         work = Integrated(model, base.tokens, None, base.at, explained, steps, memory_limit, tick)
         return work.at(0, whole).relevance
     site = Site("resid_pre", 0)

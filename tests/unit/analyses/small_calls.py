@@ -59,6 +59,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "neuron_path": ((ONE,), {"steps": 10, "draws": 1, "others": [OTHER]}),
     "observable": ((), {"weights": {17: 1, 20: -1}}),
     "language_track": ((LIST,), {"sets": {"few": [3, 4], "one": [9]}}),
+    "linear_interpreter": ((ONE,), {"singular": 0, "draws": 1}),
     "layer_mix": ((LIST * 4,), {"labels": ["a", "b", "a"] * 4, "folds": 3}),
     "layer_swap": ((LIST,), {"other": None}),
     "lens_difference": ((ONE,), {"other": None}),

@@ -55,6 +55,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "invariance": ((LIST,), {"views": 2}),
     "knockout": ((ONE,), {"sources": {"subject": "w11"}}),
     "language_track": ((LIST,), {"sets": {"few": ["w10", "w11"]}}),
+    "linear_interpreter": ((ONE,), {"singular": 0, "draws": 1}),
     "layer_mix": ((LIST * 3,), {"labels": [*"abab"] * 3, "folds": 3}),
     "layer_gradients": (([ONE, OTHER],), {"responses": " w15"}),
     "layer_metrics": ((ll.texts(LIST),), {}),

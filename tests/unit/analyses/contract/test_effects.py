@@ -15,7 +15,7 @@ from layerlens.model.lensmodel import LensModel
 from ..conftest import build
 from ..small_calls import ONE, OTHER, arguments
 
-OTHERS = ("logprob", "zero", 3, False, {"first": [1]})
+OTHERS = ("logprob", "zero", 3, 0, False, {"first": [1]})
 """Values of an option beside which another may have no effect, after its default."""
 
 
