@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from layerlens.run.frozen import FrozenText
 
-MORE = 2
+MORE = 4
 """Directions followed beyond those asked for: the last ones settle last."""
 
 SETTLED = 0.01
@@ -47,13 +47,17 @@ def bias(frozen: FrozenText, layer: int) -> Tensor:
     return frozen.final(layer, torch.zeros_like(frozen.states[layer])[None])[0]
 
 
-def strongest(frozen: FrozenText, layer: int, count: int, rounds: int, seed: int) -> Strongest:
+def strongest(
+    frozen: FrozenText, layer: int, constant: Tensor, count: int, rounds: int, seed: int
+) -> Strongest:
     """Largest singular values of ``A``, by power iteration with several directions at once.
 
     Parameters
     ----------
     layer
         Depth, as in `FrozenText.final`.
+    constant
+        ``b``, as :func:`bias` gives it.
     count
         How many; at most ``d_model``.
     rounds
@@ -65,7 +69,6 @@ def strongest(frozen: FrozenText, layer: int, count: int, rounds: int, seed: int
     -----
     The values are those of ``A`` on the directions that were found: never too large.
     """
-    constant = bias(frozen, layer).double()
     state = frozen.states[layer]
     wide = min(count + MORE, state.shape[-1], state.numel())
     random = torch.Generator().manual_seed(seed)
@@ -76,7 +79,7 @@ def strongest(frozen: FrozenText, layer: int, count: int, rounds: int, seed: int
         taken += 1
         leaf = v.to(state).view(wide, *state.shape).requires_grad_()
         given = frozen.final(layer, leaf)
-        pushed = given.detach().double() - constant
+        pushed = given.detach().double() - constant.double()
         u = _orthonormal(pushed)
         (slope,) = torch.autograd.grad(given, leaf, u.to(given))
         pulled = slope.double().flatten(1)

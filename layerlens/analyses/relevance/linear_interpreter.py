@@ -73,13 +73,14 @@ def count_work(
     """Count passes, rows and bytes of one call, as if singular values took the usual rounds."""
     begun = [0, *(layer + 1 for layer in model.layers(layers))]
     depth = sum(1 - layer / model.n_layers for layer in begun)
-    wide = singular + MORE if singular else 0
-    found = 1 + 3 * wide * min(rounds, USUAL_ROUNDS)
-    rows = 7 + 2 * draws + (found * (1 + untrained) if singular else 0)
-    own = 8 + 2 * draws + 4 * (untrained and singular > 0)
+    wide = min(singular + MORE, model.d_model) if singular else 0
+    beside = untrained and singular > 0
+    found = 3 * wide * min(rounds, USUAL_ROUNDS)
+    rows = 7 + 2 * draws + found * (1 + beside) + beside
+    own = 7 + 4 * beside
     state = max(tokens.lengths) * model.d_model * model.dtype.itemsize
     held = state * model.n_layers * INSIDE
-    return Work(own + rows * depth, 4 + 2 * draws, held * (1 + wide))
+    return Work(own + rows * depth, 4 + draws, held * (1 + wide))
 
 
 @analysis(
@@ -89,9 +90,9 @@ def count_work(
     source="linear interpreters as in LinearScope: A Tour of Convolutional Networks Guided by "
     "Linear Interpreters; Ali et al. (2022), XAI for Transformers: Better Explanations through "
     "Conservative Propagation, arXiv 2202.07304 (what is held)",
-    cost="8 passes a text, and at each depth 7 shorter ones, 2 more for each random direction, and "
-    "for singular values about 8 rounds of a pass and a way back each, twice with an untrained "
-    "model beside",
+    cost="7 passes a text, and at each depth 7 shorter ones and 2 more for each random direction; "
+    "with singular values about 8 rounds of a pass and a way back of 4 texts or more, twice with "
+    "an untrained model beside",
     view="panels",
     lead="What one unit added to a token's state at a depth does at the end: in the model held at "
     "this text, and in the model itself, which is free to react to it. The further the two are "

@@ -125,11 +125,13 @@ class LinearText:
             here = {**where, "point": index}
             votes = own.at[self.depths.sites[index]]
             self.job.emit({**here, "position": slice(0, len(votes))}, {"vote": votes})
-            self.job.emit(here, self._parts(frozen, layer, reads, votes))
-            self.job.emit(here, self._pushed(frozen, layer, place, directions, reads[0], explained))
-            self._linear(frozen, layer)
+            pushes = _pushes(frozen.states[layer], place, directions)
+            constant, whole, columns = self._held(frozen, layer, pushes)
+            self.job.emit(here, self._parts(constant, whole - constant, reads, votes))
+            self.job.emit(here, self._pushed(frozen, layer, pushes, columns, reads[0], explained))
             if self.singular:
-                both = [self._strongest(held, layer) for held in (frozen, chance) if held]
+                both = [self._strongest(frozen, layer, constant)]
+                both += [self._strongest(chance, layer, bias(chance, layer))] if chance else []
                 self.job.emit(here, {"singular_value": np.concatenate(both)})
             self.job.progress(index + 1, len(self.depths.sites), self.depths.labels[index])
 
@@ -157,23 +159,36 @@ class LinearText:
         directions: Tensor = drawn / drawn.norm(dim=-1, keepdim=True)
         return directions
 
-    def _parts(
-        self, frozen: FrozenText, layer: int, reads: Sequence[Read], votes: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """What the states carry and what biases add, of the last state and of answers."""
-        constant = bias(frozen, layer)
-        whole = frozen.final(layer, frozen.states[layer][None])[0]
+    def _held(
+        self, frozen: FrozenText, layer: int, pushes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The constant, the last state itself, and a column of the matrix for each push."""
+        state = frozen.states[layer]
+        random = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn(state.shape, generator=random).to(state)
+        other = drawn * (state.norm() / drawn.norm())
+        # The states themselves make no difference to columns: these are less what 0 gives.
+        at = torch.stack([torch.zeros_like(state), state, other, state + other, *pushes])
+        constant, whole, two, both, *columns = frozen.final(layer, at)
         true = frozen.states[-1][frozen.place]
         self.off.same = max(self.off.same, _apart(whole, true, true))
-        self.biased |= bool(constant.any()) or any(read.offset for read in reads)
-        linear = whole - constant
+        size = torch.stack([whole, two])
+        self.off.affine = max(self.off.affine, _apart(both + constant, whole + two, size))
+        self.biased |= bool(constant.any())
+        self._passed(layer, len(at))
+        return constant, whole, torch.stack(columns) - constant
+
+    def _parts(
+        self, constant: Tensor, linear: Tensor, reads: Sequence[Read], votes: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What the states carry and what biases add, of the last state and of answers."""
         states = [float(read(linear)) for read in reads]
         biases = [float(read(constant)) + read.offset for read in reads]
+        self.biased |= any(read.offset for read in reads)
         size = max(float(np.abs(votes).sum()), abs(states[0] + biases[0]), 1e-9)
         self.off.votes = max(self.off.votes, abs(states[0] - float(votes.sum())) / size)
         shares = [_share(b, a) for a, b in zip(states, biases, strict=True)]
         found = [_share(float(constant.norm()), float(linear.norm())), shares[0]]
-        self._passed(layer, 2)
         return {
             "answer_part": np.array([states[0], biases[0]]),
             "bias_share": np.array([*found, *([np.mean(shares[1:])] if shares[1:] else [])]),
@@ -184,49 +199,28 @@ class LinearText:
         self,
         frozen: FrozenText,
         layer: int,
-        place: int,
-        directions: Tensor,
+        pushes: Tensor,
+        columns: Tensor,
         read: Read,
         explained: Explained,
     ) -> dict[str, np.ndarray]:
-        """What one unit at a token does, in the held model and in the model itself."""
+        """What each push does, in the held model and in the model itself."""
         state = frozen.states[layer]
-        own = state[place].double()
-        along = torch.cat([(own / own.norm().clamp(min=1e-12))[None], directions.to(own)])
-        pushes = torch.zeros(len(along), *state.shape, dtype=state.dtype, device=state.device)
-        pushes[:, place] = along.to(state)
-        # Held, the states themselves make no difference: columns of A, less what 0 gives.
-        held = frozen.final(layer, torch.cat([torch.zeros_like(state)[None], pushes]))
-        held = held[1:] - held[:1]
         free = frozen.final(layer, torch.cat([state[None], state + pushes]), held=False)
         answers = explained(free).double().cpu()
-        changes = {
-            "answer_change": ((read(held)).abs(), (answers[1:] - answers[0]).abs()),
-            "state_change": tuple(
-                one.double().norm(dim=-1).cpu() for one in (held, free[1:] - free[:1])
-            ),
+        moved = [one.double().norm(dim=-1).cpu() for one in (columns, free[1:] - free[:1])]
+        self._passed(layer, 1 + len(pushes))
+        return {
+            "answer_change": _own_and_random(read(columns).abs(), (answers[1:] - answers[0]).abs()),
+            "state_change": _own_and_random(*moved),
         }
-        self._passed(layer, 2 * (1 + len(pushes)))
-        return {name: _own_and_random(*both) for name, both in changes.items()}
 
-    def _linear(self, frozen: FrozenText, layer: int) -> None:
-        """Compare the held model at a sum with what it gives at each of two states."""
-        state = frozen.states[layer]
-        random = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(state.shape, generator=random).to(state)
-        other = drawn * (state.norm() / drawn.norm())
-        at = torch.stack([state + other, state, other, torch.zeros_like(state)])
-        both, one, two, none = frozen.final(layer, at).double()
-        size = torch.stack([one, two])
-        self.off.affine = max(self.off.affine, _apart(both + none, one + two, size))
-        self._passed(layer, 4)
-
-    def _strongest(self, held: FrozenText, layer: int) -> np.ndarray:
-        found = strongest(held, layer, self.singular, self.rounds, self.seed)
+    def _strongest(self, held: FrozenText, layer: int, constant: Tensor) -> np.ndarray:
+        found = strongest(held, layer, constant, self.singular, self.rounds, self.seed)
         self.off.transpose = max(self.off.transpose, found.transpose_off)
         self.off.growth = max(self.off.growth, found.growth)
         wide = min(self.singular + MORE, self.model.d_model)
-        self._passed(layer, 1 + 3 * wide * found.rounds)
+        self._passed(layer, 3 * wide * found.rounds)
         values: np.ndarray = found.values.numpy()
         return values
 
@@ -258,6 +252,21 @@ def _read(model: LensModel, explained: Explained, final: Tensor) -> Read:
         )
     offset = sum(added(adding, dict(zip(adding, slopes, strict=True))).values())
     return Read(row.double().cpu(), offset)
+
+
+def _pushes(state: Tensor, place: int, directions: Tensor) -> Tensor:
+    """One unit at a token along its own state and along directions, ``[push, position, d_model]``.
+
+    Parameters
+    ----------
+    directions
+        ``[draw, d_model]``, of length 1.
+    """
+    own = state[place].double()
+    along = torch.cat([(own / own.norm().clamp(min=1e-12))[None], directions.to(own)])
+    pushes = torch.zeros(len(along), *state.shape, dtype=state.dtype, device=state.device)
+    pushes[:, place] = along.to(state)
+    return pushes
 
 
 def _own_and_random(held: Tensor, free: Tensor) -> np.ndarray:
