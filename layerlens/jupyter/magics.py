@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.views.base import View
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 VIEWS = {
     "lens": "LensView",
     "attention": "AttentionView",
@@ -26,8 +28,12 @@ VIEWS = {
 }
 
 
-_VIEW: Any = argument("view", nargs="?", default="lens", choices=VIEWS, help="What is shown.")
-_MODEL: Any = argument("--model", "-m", default="model", help="The variable with the model.")
+def _options(command: Command) -> Command:
+    """Say which options ``%%lens`` has, in the words that ``%%lens?`` shows."""
+    view = argument("view", nargs="?", default="lens", choices=VIEWS, help="What is shown.")
+    model = argument("--model", "-m", default="model", help="The variable with the model.")
+    made: Command = magic_arguments()(view(model(command)))
+    return made
 
 
 @magics_class
@@ -36,9 +42,7 @@ class LayerLensMagics(Magics):
 
     shell: InteractiveShell
 
-    @magic_arguments()  # type: ignore[untyped-decorator]
-    @_VIEW
-    @_MODEL
+    @_options
     @cell_magic
     def lens(self, line: str, cell: str) -> Any:
         """Show the text of the cell; where there is no model yet, the default one is loaded."""

@@ -36,7 +36,7 @@ class CellBar(tqdm):  # type: ignore[misc]
 
         if self._place is None:
             drawn = self._drawn()
-            self._place = display(drawn, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._place = display(drawn, raw=True, display_id=True)
         else:
             self._place.update(self._drawn(), raw=True)
 
