@@ -46,7 +46,7 @@ class LayerLensMagics(Magics):
     @cell_magic
     def lens(self, line: str, cell: str) -> Any:
         """Show the text of the cell; where there is no model yet, the default one is loaded."""
-        asked = parse_argstring(self.lens, line)
+        asked = parse_argstring(LayerLensMagics.lens, line)
         import layerlens as ll
 
         names = self.shell.user_ns
