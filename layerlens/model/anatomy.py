@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerlens.errors import SiteError
-from layerlens.model.sites import GLOBAL, NAMES, Site
+from layerlens.model.sites import CROSS, GLOBAL, NAMES, Site
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,9 @@ class BlockAnatomy:
         (at their taps), ``rot_q`` and ``rot_k`` what the scores are made of.
     cross_norm
         As ``mid_norm``, for the sum behind a second attention that looks at an encoder's states.
+    cross_mixer
+        Path of that second attention where it is reached by transformers' attention interface
+        and has as many heads as the first, or None.
     """
 
     path: str
@@ -126,6 +129,7 @@ class BlockAnatomy:
     n_kv_heads: int = 0
     rotary: bool = False
     cross_norm: str | None = None
+    cross_mixer: str | None = None
 
     def watched(self, kind: str) -> str | None:
         """What the attention function calls a kind of site that it is given or makes.
@@ -281,6 +285,8 @@ class Anatomy:
             return "attention and MLP run in parallel in this family, so there is no state between"
         if block.layout == "single":
             return f"{block.path} holds one sublayer only"
+        if kind in CROSS or kind == "cross_z":
+            return f"{block.path} has no second attention, to an encoder, that could be watched"
         if kind == "z" and block.attention:
             return (
                 f"the attention of {block.path} does not end in one linear projection (one that "
@@ -308,6 +314,8 @@ class Anatomy:
             kinds = [kind for kind in NAMES if kind in block.taps]
             if block.attention:
                 kinds += [*block.scored, "v", "attn_scores", "pattern"]
+            if block.cross_mixer:
+                kinds += CROSS
             sites += [Site(kind, layer) for kind in NAMES if kind in kinds]
         if self.head is not None:
             sites += [Site("normalized")] if self.head.norm else []

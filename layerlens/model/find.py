@@ -216,8 +216,12 @@ def _block(path: str, calls: Sequence[Call], config: Any, crossing: bool) -> Blo
         taps["resid_mid"] = found.mid
     if found.cross_mid is not None:
         taps["resid_mid_cross"] = found.cross_mid
+    cross_mixer = None
     if cross is not None:
         taps["cross_attn_out"] = cross.tap
+        cross_mixer = _child(cross.origin(inner).path, path, inner)
+        if (reading := _projection(cross, inner)) is not None:
+            taps["cross_z"] = Tap(reading.path, "input")
     if attn is not None:
         taps["attn_out"] = attn.tap
     if mlp is not None:
@@ -238,6 +242,7 @@ def _block(path: str, calls: Sequence[Call], config: Any, crossing: bool) -> Blo
         out_proj=None if out_proj is None else out_proj.path,
         mixer=mixer,
         cross_norm=found.cross_norm,
+        cross_mixer=cross_mixer,
     )
 
 

@@ -33,6 +33,12 @@ NAMES = {
     "pattern": "blocks.{l}.attn.hook_pattern",
     "z": "blocks.{l}.attn.hook_z",
     "result": "blocks.{l}.attn.hook_result",
+    "cross_q": "blocks.{l}.cross_attn.hook_q",
+    "cross_k": "blocks.{l}.cross_attn.hook_k",
+    "cross_v": "blocks.{l}.cross_attn.hook_v",
+    "cross_attn_scores": "blocks.{l}.cross_attn.hook_attn_scores",
+    "cross_pattern": "blocks.{l}.cross_attn.hook_pattern",
+    "cross_z": "blocks.{l}.cross_attn.hook_z",
     "mlp_pre": "blocks.{l}.mlp.hook_pre",
     "mlp_post": "blocks.{l}.mlp.hook_post",
     "normalized": "ln_final.hook_normalized",
@@ -42,11 +48,16 @@ NAMES = {
 #: Sites that exist once in a model, not once in a block.
 GLOBAL = ("embed", "normalized", "head_input")
 
+#: Sites inside the attention of a decoder to what its encoder gives: read there, not changed.
+CROSS = ("cross_q", "cross_k", "cross_v", "cross_attn_scores", "cross_pattern")
+
 #: Sites with an axis of heads.
-HEADS = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
+HEADS = (
+    "q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result", *CROSS, "cross_z",
+)  # fmt: skip
 
 #: Those whose heads are key-value heads.
-KEY_VALUE = ("k", "v", "rot_k")
+KEY_VALUE = ("k", "v", "rot_k", "cross_k", "cross_v")
 
 _ALIASES = {
     "layers_output": "resid_post",
@@ -63,7 +74,7 @@ _ALIASES = {
     "mid": "resid_mid",
 }
 
-_CANONICAL = re.compile(r"^blocks\.(\d+)\.(?:(attn|mlp)\.)?hook_(\w+)$")
+_CANONICAL = re.compile(r"^blocks\.(\d+)\.(?:(attn|mlp|cross_attn)\.)?hook_(\w+)$")
 
 
 @dataclass(frozen=True, order=True)
@@ -146,7 +157,8 @@ def parse_site(name: SiteName) -> Site:
             return Site(kind)
     if match := _CANONICAL.match(name):
         layer, part, short = match.groups()
-        return Site(_kind(f"mlp_{short}" if part == "mlp" else short, name), int(layer))
+        prefix = {"mlp": "mlp_", "cross_attn": "cross_"}.get(part, "")
+        return Site(_kind(prefix + short, name), int(layer))
     kind_name, *numbers = name.split(".")
     kind = _kind(kind_name, name)
     if not all(number.lstrip("-").isdigit() for number in numbers) or len(numbers) > 2:

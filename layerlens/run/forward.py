@@ -17,9 +17,10 @@ from layerlens.model.linear import offset
 from layerlens.model.sites import GLOBAL, HEADS, Site
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
+from layerlens.run.attention import Watch, watching
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
-from layerlens.run.hooks import Reading, install, is_inside, plain_rows
+from layerlens.run.hooks import Reading, install, is_crossing, is_inside, plain_rows
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -89,6 +90,7 @@ def forward(
             for layer, group in _by_attention(model, sites).items()
         }
         installed = install(model, changes, plain_rows, gate, stack, reading=reading)
+        _read_crossing(model, sites, hand_over, stack)
         read_taps(model, sites, tokens.ids.shape[0], hand_over, gate, stack)
         changes_last = any(change.site.kind in GLOBAL for change in changes)
         asked = "all" if logits and changes_last else logits
@@ -173,7 +175,7 @@ def _by_tap(model: LensModel, sites: Sequence[Site]) -> dict[Tap, list[Site]]:
 def _by_attention(model: LensModel, sites: list[Site]) -> dict[int, list[Site]]:
     groups: dict[int, list[Site]] = {}
     for site in sites:
-        if is_inside(model, site):
+        if is_inside(model, site) and not is_crossing(model, site):
             groups.setdefault(site.block, []).append(site)
     return groups
 
@@ -286,6 +288,27 @@ def _hook(
     if tap.side == "input":
         return module.register_forward_pre_hook(entering, with_kwargs=True)
     return module.register_forward_hook(leaving)
+
+
+def _read_crossing(
+    model: LensModel, sites: list[Site], hand_over: OnSite, stack: ExitStack
+) -> None:
+    """Hand over what is inside the attention to an encoder's states, until the stack closes."""
+    groups: dict[int, list[Site]] = {}
+    for site in sites:
+        if is_crossing(model, site):
+            groups.setdefault(site.block, []).append(site)
+    for layer, group in groups.items():
+
+        def see(kind: str, tensor: Tensor, group: list[Site] = group) -> None:
+            for site in group:
+                if site.kind == f"cross_{kind}":
+                    axis = 1 if kind in SQUARE else 2
+                    hand_over(site, tensor if site.head is None else tensor.select(axis, site.head))
+
+        kinds = frozenset(site.kind.removeprefix("cross_") for site in group)
+        mixer = model.hf.get_submodule(model.anatomy.blocks[layer].cross_mixer or "")
+        stack.enter_context(watching(mixer, Watch(kinds, see)))
 
 
 def _attention_reading(

@@ -53,7 +53,8 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy, feed: Feed) -> Anatomy
         else:
             taps = {kind: tap for kind, tap in block.taps.items() if kind != "z"}
             blocks.append(replace(block, taps=taps, out_proj=None))
-    return _with_rotation(hf, replace(anatomy, blocks=tuple(blocks)), given, plain)
+    crossing = _with_crossing(hf, replace(anatomy, blocks=tuple(blocks)), given, plain)
+    return _with_rotation(hf, crossing, given, plain)
 
 
 def _complete(seen: Seen) -> bool:
@@ -73,6 +74,27 @@ def _with_heads(block: BlockAnatomy, how: str, seen: Seen) -> BlockAnatomy:
 
 def _gives(hf: PreTrainedModel, given: Given) -> Tensor:
     return first_tensor(hf(**given))
+
+
+def _with_crossing(hf: PreTrainedModel, anatomy: Anatomy, given: Given, plain: Tensor) -> Anatomy:
+    """Keep the second attentions, to an encoder's states, that the interface shows."""
+    if not any(block.cross_mixer for block in anatomy.blocks):
+        return anatomy
+    seconds = [
+        replace(block, mixer=block.cross_mixer, out_proj=tap.module if tap else None)
+        for block in anatomy.blocks
+        for tap in [block.taps.get("cross_z")]
+    ]
+    standing = replace(anatomy, blocks=tuple(seconds))
+    found = _watch(hf, standing, given, ["interface"] * len(seconds), plain, square=False)
+    blocks = []
+    for block, seen in zip(anatomy.blocks, found, strict=True):
+        heads = (block.n_heads, block.n_kv_heads)
+        if not _complete(seen) or (seen["q"].shape[2], seen["k"].shape[2]) != heads:
+            taps = {kind: tap for kind, tap in block.taps.items() if kind != "cross_z"}
+            block = replace(block, taps=taps, cross_mixer=None)
+        blocks.append(block)
+    return replace(anatomy, blocks=tuple(blocks))
 
 
 def _with_rotation(hf: PreTrainedModel, anatomy: Anatomy, given: Given, plain: Tensor) -> Anatomy:
@@ -120,6 +142,8 @@ def _watch(
     given: Given,
     how: Sequence[str | None],
     plain: Tensor | None,
+    *,
+    square: bool = True,
 ) -> list[Seen]:
     """What each block's attention handed over in one small pass.
 
@@ -130,6 +154,8 @@ def _watch(
     plain
         What the model gives when nothing watches. None: every attention is given the state of the
         first position at all positions, and the model something else.
+    square
+        Only attention in which each position's query meets each position's key counts.
 
     Returns
     -------
@@ -164,7 +190,8 @@ def _watch(
     if plain is not None and not torch.equal(watched, plain):
         return [{} for _ in anatomy.blocks]
     return [
-        found if calls[layer] == 1 and _is_square(found) else {} for layer, found in enumerate(seen)
+        found if calls[layer] == 1 and (_is_square(found) or not square) else {}
+        for layer, found in enumerate(seen)
     ]
 
 

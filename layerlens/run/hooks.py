@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layerlens.errors import InputError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
-from layerlens.model.sites import GLOBAL, HEADS, Site
+from layerlens.model.sites import CROSS, GLOBAL, HEADS, Site
 from layerlens.model.watch import first_tensor, stream_argument, swapped, with_tensor
 from layerlens.run.attention import Watch, watching
 from layerlens.run.changes import SQUARE, Change
@@ -163,15 +163,27 @@ def _is_local(model: LensModel, site: Site) -> bool:
 
 
 def is_inside(model: LensModel, site: Site) -> bool:
-    """Whether a site is given to the attention function, or made in it."""
+    """Whether a site is given to an attention function, or made in it."""
+    if is_crossing(model, site):
+        return True
     return (
         site.kind not in GLOBAL and model.anatomy.blocks[site.block].watched(site.kind) is not None
     )
 
 
+def is_crossing(model: LensModel, site: Site) -> bool:
+    """Whether a site lies inside a decoder's attention to what its encoder gives."""
+    return site.kind in CROSS and model.anatomy.blocks[site.block].cross_mixer is not None
+
+
 def require_attention(model: LensModel, site: Site) -> None:
     """Raise a ``SiteError`` where a site inside the attention cannot be changed."""
     block = model.anatomy.blocks[site.block]
+    if site.kind in CROSS:
+        raise SiteError(
+            f"{site} can be read and not edited: of a decoder's attention to its encoder, cross_z "
+            "(what each head gives to the output projection) and cross_attn_out can."
+        )
     if block.attention is None:
         model.anatomy.tap(site)  # raises, and says why
     if block.attention == "spy" and site.kind in block.scored:

@@ -17,7 +17,7 @@ from torch import Tensor
 from layerlens.errors import ProofError, SiteError
 from layerlens.model.anatomy import BlockAnatomy, Tap
 from layerlens.model.evidence import Proof, ProofLine, error, limit, logit_error
-from layerlens.model.sites import Site
+from layerlens.model.sites import CROSS, Site
 from layerlens.model.sums import ROUNDINGS, misfit
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor
@@ -77,10 +77,11 @@ def _prove_sites(model: LensModel, tokens: Tokens, proof: Proof) -> tuple[Values
     batch, length = tokens.ids.shape
     wrong = sum(
         tensor.shape[:2] != (batch, length) and tensor.shape[-2:] != (length, length)
-        for tensor in values.values()
+        for site, tensor in values.items()
+        if site.kind not in CROSS
     )
     bad = [site for site, tensor in values.items() if not torch.isfinite(tensor).all()]
-    bad = [site for site in bad if site.kind != "attn_scores"]
+    bad = [site for site in bad if site.kind not in ("attn_scores", "cross_attn_scores")]
     proof.lines.append(
         ProofLine("sites", wrong, 0, f"{len(sites)} sites fired once each with their shape")
     )

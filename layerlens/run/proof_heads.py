@@ -51,6 +51,7 @@ def prove_heads(model: LensModel, tokens: Tokens, values: Values, proof: Proof) 
     _prove_z(model, tokens, layers, proof)
     _prove_rows(model, layers, proof)
     _prove_pattern(model, tokens, layers, proof)
+    _prove_crossing(model, values, proof)
 
 
 def _note_missing(blocks: tuple[BlockAnatomy, ...], proof: Proof) -> None:
@@ -156,6 +157,29 @@ def has_sinks(model: LensModel, layer: int) -> bool:
     return any("sink" in name for name, _ in mixer.named_parameters())
 
 
+def _prove_crossing(model: LensModel, values: Values, proof: Proof) -> None:
+    """Compare: what heads take from an encoder's states is cross_z, and writes cross_attn_out."""
+    taken = written = 0.0
+    layers = [i for i, block in enumerate(model.anatomy.blocks) if block.cross_mixer]
+    for layer in layers:
+        block = model.anatomy.blocks[layer]
+        got = {site.kind: value for site, value in values.items() if site.layer == layer}
+        if "cross_z" not in got:
+            continue
+        v = got["cross_v"].repeat_interleave(block.n_heads // block.n_kv_heads, dim=2)
+        pattern = got["cross_pattern"].to(v.dtype)
+        z, size = (torch.einsum("bhqk,bkhd->bqhd", pattern, x) for x in (v, v.abs()))
+        taken = max(taken, error(z, got["cross_z"], size))
+        path, tap = block.taps["cross_z"].module, block.taps["cross_attn_out"]
+        again = through(model, path, got["cross_z"].flatten(-2), tap)
+        written = max(written, error(again, got["cross_attn_out"]))
+    if layers:
+        what = "cross_pattern times cross_v is cross_z"
+        proof.lines.append(ProofLine("cross", taken, limit(model), what))
+        what = "cross_z through the output projection is cross_attn_out"
+        proof.lines.append(ProofLine("cross_attn_out", written, limit(model), what))
+
+
 def _prove_rows(model: LensModel, layers: Layers, proof: Proof) -> None:
     """Compare: the rows of the pattern sum to 1, to at most 1 where there are sinks."""
     worst, sinks = 0.0, False
@@ -224,7 +248,7 @@ def _eager_patterns(
         like = layers[layer]["resid_post"]
         outputs[layer] = first_tensor(output).reshape(like.shape).clone()
 
-    with model.running(), _eager(model.hf), ExitStack() as stack:
+    with model.running(), eager(model.hf), ExitStack() as stack:
         for layer in layers:
             block = model.hf.get_submodule(model.anatomy.blocks[layer].path)
             mixer = model.hf.get_submodule(model.anatomy.blocks[layer].mixer or "")
@@ -240,7 +264,7 @@ def _eager_patterns(
 
 
 @contextmanager
-def _eager(hf: nn.Module) -> Iterator[None]:
+def eager(hf: nn.Module) -> Iterator[None]:
     """Use the eager attention for a while; every configuration gets back what it had."""
     configs: dict[int, Any] = {
         id(module.config): module.config

@@ -13,6 +13,7 @@ from layerlens.model.integers import wholes
 from layerlens.model.required import require_model
 from layerlens.model.sites import GLOBAL, HEADS, Site, SiteName, expand, parse_site
 from layerlens.model.text import Tokens
+from layerlens.run.changes import SQUARE
 from layerlens.run.edit_lists import as_edits
 from layerlens.run.edits import Edit
 from layerlens.run.forward import forward
@@ -297,12 +298,15 @@ def _positions(model: LensModel, tokens: Tokens, where: Any) -> list[int] | None
 
 
 def _cut(site: Site, value: Tensor, positions: list[int] | None, heads: list[int] | None) -> Tensor:
-    """What is kept of a value; a copy where only part is, so that the rest is freed."""
-    square = site.kind in ("pattern", "attn_scores")
+    """What is kept of a value; a copy where only part is, so that the rest is freed.
+
+    Positions are those of the text, which what an encoder gave (``cross_k``) does not have.
+    """
+    square = site.kind.removeprefix("cross_") in SQUARE
     if heads is not None and site.kind in HEADS and site.head is None:
         index = torch.tensor(heads, device=value.device)
         value = value.index_select(1 if square else 2, index)
-    if positions is not None:
+    if positions is not None and site.kind not in ("cross_k", "cross_v"):
         axis = (2 if site.head is None else 1) if square else 1
         value = value.index_select(axis, torch.tensor(positions, device=value.device))
     return value

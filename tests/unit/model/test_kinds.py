@@ -14,6 +14,7 @@ import transformers as tf
 import layerlens as ll
 from layerlens.model.lensmodel import LensModel
 from layerlens.model.tiny import perturb
+from layerlens.run.proof_heads import eager
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 SMALL = {**SIZES, "intermediate_size": 64}
@@ -215,3 +216,51 @@ def test_an_edit_behind_the_second_attention_changes_the_stream(kind: str) -> No
         if block.post_norm:
             total = model.hf.get_submodule(block.post_norm)(total)
     assert torch.allclose(total, trace["resid_post.1"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart", "whisper"])
+def test_the_second_attention_is_read_head_by_head(kind: str) -> None:
+    """Against the weights that transformers hands out, and the heads' own arithmetic."""
+    model = built(kind)
+    tokens = model.probe() if kind == "whisper" else model.tokens(given(model))
+    names = [f"cross_{part}.1" for part in ("q", "k", "v", "attn_scores", "pattern", "z")]
+    trace = ll.record(model, tokens, names)
+    with torch.no_grad(), eager(model.hf):
+        arguments = model.feed.arguments(model.hf, tokens)
+        own = model.hf(**arguments, output_attentions=True).cross_attentions[1]
+    assert own.shape[-1] != own.shape[-2]
+    assert torch.allclose(trace["cross_pattern.1"], own, atol=1e-6)
+    assert torch.allclose(trace["cross_attn_scores.1"].softmax(-1), own, atol=1e-6)
+    q, k, v = (trace[f"cross_{part}.1"] for part in "qkv")
+    scale = q.shape[-1] ** -0.5 if kind == "bart" else 1  # the others' weights, or queries, have it
+    found = torch.einsum("bqhd,bkhd->bhqk", q, k) * scale
+    assert torch.allclose(found.softmax(-1), own, atol=1e-5)
+    z = torch.einsum("bhqk,bkhd->bqhd", own, v)
+    assert torch.allclose(z, trace["blocks.1.cross_attn.hook_z"], atol=1e-5)
+    kept = ll.record(model, tokens, ["cross_pattern.1.2", "cross_k.1"], positions=[1])
+    assert torch.equal(kept["cross_pattern.1.2"], trace["cross_pattern.1"][:, 2, [1]])
+    assert kept["cross_k.1"].shape == k.shape
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_head_of_the_second_attention_is_taken_out(kind: str) -> None:
+    model = built(kind)
+    tokens = model.tokens(given(model))
+    sites = ["cross_z.1", "cross_attn_out.1"]
+    plain = ll.record(model, tokens, sites)
+    cut = ll.record(model, tokens, sites, edits=ll.edit("cross_z.1.2", "zero"))
+    assert not cut["cross_z.1"][:, :, 2].any()
+    projection = model.hf.get_submodule(model.anatomy.blocks[1].taps["cross_z"].module)
+    lost = torch.zeros_like(plain["cross_z.1"])
+    lost[:, :, 2] = plain["cross_z.1"][:, :, 2]
+    with torch.no_grad():
+        wrote = lost.flatten(-2) @ projection.weight.T
+    gap = plain["cross_attn_out.1"] - cut["cross_attn_out.1"]
+    assert torch.allclose(gap, wrote, atol=1e-5)
+    with pytest.raises(ll.SiteError, match="can be read and not edited"):
+        ll.run(model, tokens, ll.edit("cross_pattern.1", "zero"))
+
+
+def test_what_has_no_second_attention_says_so() -> None:
+    with pytest.raises(ll.SiteError, match="no second attention"):
+        ll.record(built("vit"), given(built("vit")), "cross_pattern.0")
