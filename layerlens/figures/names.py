@@ -62,6 +62,23 @@ def apart(names: Sequence[str]) -> tuple[str, list[str]]:
     return " ".join(shared), rest
 
 
+def behind(name: str, title: str) -> str:
+    """Return a name without the words that it begins with like a title; all where none is left.
+
+    Examples
+    --------
+    >>> behind("mean silhouette of one cloud", "mean silhouette")
+    'one cloud'
+    """
+    words, said = name.split(), title.split()
+    same = 0
+    while same < min(len(words), len(said)) and words[same] == said[same]:
+        same += 1
+    while 0 < same < len(words) and words[same] in _LINKS:
+        same += 1
+    return " ".join(words[same:]) or name
+
+
 def capital(text: str) -> str:
     """Return `text` with a capital at its beginning."""
     return text[:1].upper() + text[1:]

@@ -16,7 +16,7 @@ from layerlens.figures.fonts import drawable, families
 from layerlens.figures.intervals import MARKERS, draw_interval
 from layerlens.figures.layout import fitted
 from layerlens.figures.legends import name_curves
-from layerlens.figures.names import apart, axis_words, capital
+from layerlens.figures.names import apart, axis_words, behind, capital
 from layerlens.figures.palette import Palette, color_map
 from layerlens.figures.past import extends, mark_past
 from layerlens.figures.places import places_of, spots
@@ -130,6 +130,11 @@ def _words(panel: Panel) -> tuple[str, dict[str, str]]:
     for name in long.keys() - main.keys():
         beside = labels.get(name.removesuffix(CHANCE), "")
         labels[name] = f"{beside}, chance" if len(main) > 1 else "chance"
+    for array in panel.arrays:
+        name = array["name"]
+        # A control that an analysis has said in words of its own; a metric's is its own output.
+        if name in long.keys() - main.keys() and array["metric"] == name:
+            labels[name] = behind(array["long_name"], words)
     return words, labels
 
 

@@ -295,3 +295,38 @@ def test_numbers_before_the_names_of_many_things_stand_for_them() -> None:
     (axes,) = metrics_figure(data).axes
     assert [label.get_text() for label in axes.get_xticklabels()][:3] == ["1", "3", "5"]
     assert axes.get_lines()[0].get_linestyle() == "None"  # nothing lies between two of them
+
+
+def answered(**arrays: tuple[tuple[str, ...], list[Any], str]) -> xr.Dataset:
+    """An answer of an analysis: axes, values and words of each array."""
+    data = xr.Dataset(
+        {name: (dims, np.array(values, dtype=float), {"long_name": words, "units": "1"})
+         for name, (dims, values, words) in arrays.items()},
+        coords={"kept": [1, 10, 1000], "thing": ["a", "b"], "label": ["x", "y"]},
+    )  # fmt: skip
+    return data.assign_attrs(question="?", variables=json.dumps(list(arrays)))
+
+
+def test_a_control_of_an_analysis_has_the_words_that_the_analysis_gave_it() -> None:
+    data = answered(
+        loss=(("kept",), [3, 2, 1], "loss added"),
+        loss_chance=(("kept",), [3, 3, 3], "loss added by other directions"),
+    )
+    (axes,) = draw("panels", data).axes
+    (control,) = axes.findobj(lambda artist: artist.get_gid() == "chance")
+    assert control.get_label() == "other directions"
+    # Numbers that span decades stand by their logarithm, under their own names.
+    assert np.ptp(np.diff(control.get_xdata())) < 3
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "10", "1000"]
+
+
+def test_what_two_axes_of_things_have_is_drawn_for_each_of_the_first() -> None:
+    data = answered(
+        both=(("label", "thing"), [[1, 2], [3, 4]], "amount of a thing"),
+        curves=(("kept", "thing"), [[1, 2], [3, 4], [5, 6]], "share that is kept"),
+    )
+    first, second = draw("panels", data).axes
+    labels = [[line.get_label() for line in axes.get_lines()[:2]] for axes in (first, second)]
+    assert labels == [["label x", "label y"], ["thing a", "thing b"]]
+    assert first.get_lines()[1].get_ydata().tolist() == [3, 4]
+    assert second.get_lines()[1].get_ydata().tolist() == [2, 4, 6]

@@ -140,3 +140,10 @@ def test_what_is_asked_wrongly() -> None:
         ll.interaction_graph(wrapped("llama"), TEXTS, top=40)
     with pytest.raises(InputError, match="top is 0"):
         ll.interaction_graph(wrapped("llama"), TEXTS, top=0)
+
+
+def test_the_figure_says_how_many_texts_and_what_is_known_of_the_whole(found: Result) -> None:
+    words = [text.get_text() for text in found.figure().texts]
+    assert any(text.startswith(f"{len(TEXTS)} texts") for text in words)
+    assert any("modularity of the links" in text for text in words)
+    assert not any("take away" in text for text in words)  # a variance adds
