@@ -59,7 +59,8 @@ def head_view(
     heads : sequence of int, optional
         Those that are on at the beginning; by default all.
     encoder_attention, decoder_attention, cross_attention : optional
-        Of an encoder-decoder, each a tab of its own, in the place of `attention`.
+        Of an encoder-decoder, each a tab of its own, in the place of `attention`. What
+        ``ll.record(model, ll.sides(...), "cross_pattern")["cross_pattern"]`` gives fits, too.
     encoder_tokens, decoder_tokens : sequence of str, optional
         Their tokens.
     include_layers : sequence of int, optional

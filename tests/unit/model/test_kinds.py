@@ -264,3 +264,17 @@ def test_a_head_of_the_second_attention_is_taken_out(kind: str) -> None:
 def test_what_has_no_second_attention_says_so() -> None:
     with pytest.raises(ll.SiteError, match="no second attention"):
         ll.record(built("vit"), given(built("vit")), "cross_pattern.0")
+
+
+def test_what_a_decoder_looks_at_is_shown() -> None:
+    trace = ll.record(built("t5"), given(built("t5")), "cross_pattern")
+    view = ll.head_view(
+        cross_attention=trace["cross_pattern"], encoder_tokens=list("abcde"),
+        decoder_tokens=list("xyz"), html_action="return",
+    )  # fmt: skip
+    assert view.data.startswith("<")
+    with pytest.raises(ll.InputError):
+        ll.head_view(
+            cross_attention=trace["cross_pattern"], encoder_tokens=list("xyz"),
+            decoder_tokens=list("abcde"),
+        )  # fmt: skip
