@@ -313,7 +313,7 @@ def test_a_control_of_an_analysis_has_the_words_that_the_analysis_gave_it() -> N
         loss_chance=(("kept",), [3, 3, 3], "loss added by other directions"),
     )
     (axes,) = draw("panels", data).axes
-    (control,) = axes.findobj(lambda artist: artist.get_gid() == "chance")
+    [control] = [line for line in axes.get_lines() if line.get_gid() == "chance"]
     assert control.get_label() == "other directions"
     # Numbers that span decades stand by their logarithm, under their own names.
     assert np.ptp(np.diff(control.get_xdata())) < 3
@@ -328,5 +328,5 @@ def test_what_two_axes_of_things_have_is_drawn_for_each_of_the_first() -> None:
     first, second = draw("panels", data).axes
     labels = [[line.get_label() for line in axes.get_lines()[:2]] for axes in (first, second)]
     assert labels == [["label x", "label y"], ["thing a", "thing b"]]
-    assert first.get_lines()[1].get_ydata().tolist() == [3, 4]
-    assert second.get_lines()[1].get_ydata().tolist() == [2, 4, 6]
+    assert np.asarray(first.get_lines()[1].get_ydata()).tolist() == [3, 4]
+    assert np.asarray(second.get_lines()[1].get_ydata()).tolist() == [2, 4, 6]
