@@ -29,6 +29,7 @@ ROOMS = [
     "export",
     "analyses",
     "views",
+    "cards",
     "course",
     "jupyter",
 ]

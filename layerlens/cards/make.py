@@ -1,0 +1,299 @@
+"""Make a card: run what every card has, and put the author's words beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerlens.analyses.attention.head_roles import head_roles
+from layerlens.analyses.lenses.logit_lens import logit_lens
+from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
+from layerlens.analyses.measuring.layer_metrics import layer_metrics
+from layerlens.cards.card import NOT_STATED, Card, Sheet
+from layerlens.errors import Cancelled, InputError, LayerLensError
+from layerlens.model.abilities import ABILITIES
+from layerlens.model.required import require_model
+from layerlens.model.tested import installed
+
+if TYPE_CHECKING:
+    from layerlens.model.evidence import Proof
+    from layerlens.model.lensmodel import LensModel
+    from layerlens.result import Result
+
+FACTS: Mapping[str, str] = {
+    "The capital of France is": " Paris",
+    "The capital of Japan is": " Tokyo",
+    "The capital of Italy is": " Rome",
+    "The opposite of hot is": " cold",
+    "The opposite of up is": " down",
+    "Monday, Tuesday,": " Wednesday",
+    "One, two, three,": " four",
+    "The largest ocean is the": " Pacific",
+}
+"""The standard set: what is asked, and the token that answers it."""
+
+METRICS = ("residual_norm", "block_influence", "attn_influence", "mlp_influence")
+
+
+def card(
+    model: LensModel,
+    texts: Iterable[str] | None = None,
+    *,
+    base: LensModel | None = None,
+    facts: Mapping[str, str] | None = None,
+    licence: str | None = None,
+    intended_use: str | None = None,
+    factors: str | None = None,
+    training_data: str | None = None,
+    ethics: str | None = None,
+    caveats: str | None = None,
+    figures: bool = True,
+) -> Card:
+    """Make the card of a model: measured where it can be, in the author's words where not.
+
+    The sections are those of Mitchell et al. Nothing is invented: what the author does not state is
+    said not to be stated, and what could not be measured is named with its reason.
+
+    Parameters
+    ----------
+    model : LensModel
+        Whose card it is.
+    texts : iterable of str, optional
+        What its layers are measured on; by itself the facts of the standard set as sentences.
+    base : LensModel, optional
+        The model that it was made from: the card says how its weights differ.
+    facts : mapping of str to str, optional
+        What is asked, and the token that answers it; by itself `FACTS`.
+    licence, intended_use, factors, training_data, ethics, caveats : str, optional
+        What only the author knows. A licence is also read from the README of the model's folder.
+    figures : bool
+        Whether pages of the card have the figures of what was measured.
+
+    Returns
+    -------
+    Card
+        Shows itself in a cell; `Card.html`, `Card.markdown` and `Card.json` write it.
+
+    Raises
+    ------
+    InputError
+        There are no texts, or no facts.
+    Cancelled
+        It was interrupted; ``partial`` is the card as far as it had come.
+
+    Notes
+    -----
+    Sections: Mitchell and others (2019), *Model Cards for Model Reporting*. The measures are the
+    analyses that the section on metrics names, as they are when called alone. Costs: a pass over
+    the texts, one for each fact, one over random tokens for the heads, and with a base as many
+    products of matrices as both have weights.
+
+    Examples
+    --------
+    >>> import layerlens as ll
+    >>> model = ll.load("toy:induction")
+    >>> made = ll.card(model, ["cat dog owl cat"], facts={"cat dog owl cat": "dog"})
+    >>> made.part("Quantitative analyses").sheets[1].rows
+    (('cat dog owl cat', 'dog', 1, 1.0, 1),)
+    """
+    require_model(model)
+    asked = dict(FACTS if facts is None else facts)
+    given = None if texts is None else list(texts)
+    if given == [] or not asked:
+        raise InputError("A card needs one text and one fact at least; None takes its own.")
+    texts = given or [f"{question}{answer}." for question, answer in asked.items()]
+    found = _licence(model) if licence is None else licence
+    made = Card(model.name, _facts(model, found), [])
+    details = made.part("Model details")
+    details.lines = _details(model, found)
+    details.sheets = [] if model.proof is None else [_proof(model.proof)]
+    for title, said in (("Intended use", intended_use), ("Factors", factors)):
+        made.part(title).lines = [said or NOT_STATED]
+    made.part("Metrics").lines = [METRICS_SAID]
+    source = "given by the author" if given else "the standard set of facts, as sentences"
+    made.part("Evaluation data").lines = [
+        f"{len(texts)} texts ({source}); {len(asked)} facts, each asked once."
+    ]
+    made.part("Training data").lines = [training_data or NOT_STATED]
+    try:
+        _measure(made, model, texts, asked, base, figures)
+    except KeyboardInterrupt:
+        raise _stopped(made) from None
+    except Cancelled:
+        raise _stopped(made) from None
+    made.part("Ethical considerations").lines = [ethics or NOT_STATED]
+    last = made.part("Caveats and recommendations")
+    last.lines = [caveats or NOT_STATED, *last.lines, *_limits(model)]
+    return made
+
+
+METRICS_SAID = (
+    "Norm: the mean length of a token's state after the block. Influence of a block, its attention "
+    "or its MLP: 1 minus the cosine of the state before and after; 0 where nothing is changed. "
+    "Heads: how many attend where a named role says they should, on random tokens that repeat, "
+    "more than chance lets them. Facts: the rank and the probability of the answer, and the layer "
+    "from which on the logit lens has it on top."
+)
+
+
+def _measure(
+    made: Card,
+    model: LensModel,
+    texts: list[str],
+    asked: dict[str, str],
+    base: LensModel | None,
+    figures: bool,
+) -> None:
+    """Fill the section of numbers, and note in the last one what could not be measured."""
+    part = made.part("Quantitative analyses")
+    layers: dict[str, list[Any]] = {}
+
+    def attempt(what: str, measure: Callable[[], tuple[str, Result] | None]) -> None:
+        try:
+            figure = measure()
+        except Cancelled:
+            raise
+        except LayerLensError as error:
+            missing = made.part("Caveats and recommendations")
+            missing.lines.append(f"Not measured: {what}. {error}")
+        else:
+            if figure is not None and figures:
+                part.figures.append(figure)
+
+    def measured() -> tuple[str, Result]:
+        result = layer_metrics(model, texts, list(METRICS))
+        layers.update(_by_layer(model, result))
+        return "What each block does to the residual stream", result
+
+    def heads() -> tuple[str, Result]:
+        result = head_roles(model)
+        layers["heads with a role"] = _roles(result)
+        return "Which role each head has", result
+
+    def known() -> tuple[str, Result] | None:
+        sheet, shown = _known(model, asked)
+        part.sheets.append(sheet)
+        return None if shown is None else ("How the first of the facts comes about", shown)
+
+    def differs() -> tuple[str, Result]:
+        result = checkpoint_difference(model, other=base)
+        layers["weights changed, of their length"] = result.data.layer_relative.values.tolist()
+        return f"How the weights differ from those of {base.name if base else ''}", result
+
+    attempt("what the layers do", measured)
+    attempt("what the heads do", heads)
+    if base is not None:
+        attempt(f"the difference from {base.name}", differs)
+    if layers:
+        rows = tuple(zip(range(model.n_layers), *layers.values(), strict=True))
+        part.sheets.append(Sheet("Each layer at a glance", ("layer", *layers), rows))
+    attempt("what it knows", known)
+    bad = [result for _, result in part.figures if not result.checks.ok]
+    for result in bad:
+        names = ", ".join(check.name for check in result.checks if not check.ok)
+        made.part("Caveats and recommendations").lines.append(
+            f"Of {result.analysis} these checks did not hold: {names}."
+        )
+
+
+def _by_layer(model: LensModel, result: Result) -> dict[str, list[Any]]:
+    data = result.data
+    after = data.residual_norm.sel(point=[f"{layer}_post" for layer in range(model.n_layers)])
+    named = {"influence": "block", "of attention": "attn", "of the MLP": "mlp"}
+    return {
+        "norm after": after.values.tolist(),
+        **{label: data[f"{name}_influence"].values.tolist() for label, name in named.items()},
+    }
+
+
+def _roles(result: Result) -> list[str]:
+    roles = [str(role).replace("_", " ") for role in result.data.role.values]
+    found = []
+    for row in result.data.best_role.values:
+        counts = Counter(roles[int(one)] for one in row if one >= 0)
+        found.append(", ".join(f"{n} {role}" for role, n in counts.most_common()) or "none")
+    return found
+
+
+def _known(model: LensModel, asked: dict[str, str]) -> tuple[Sheet, Result | None]:
+    rows: list[tuple[Any, ...]] = []
+    shown: Result | None = None
+    for question, answer in asked.items():
+        lens = logit_lens(model, question, tracked=[answer])
+        shown = shown or lens
+        ranks = lens.data.tracked_rank.values[:, -1, 0]
+        on_top = np.flatnonzero(ranks != 1)
+        settled = (
+            None if ranks[-1] != 1 else int(lens.data.layer[on_top[-1] + 1 if on_top.size else 0])
+        )
+        chance = float(lens.data.tracked_probability.values[-1, -1, 0])
+        rows.append((question, answer, int(ranks[-1]), round(chance, 4), settled))
+    right = sum(row[2] == 1 for row in rows)
+    caption = f"Facts: {right} of {len(rows)} are the likeliest next token"
+    return Sheet(caption, ("asked", "answer", "rank", "probability", "settles"), tuple(rows)), shown
+
+
+def _facts(model: LensModel, licence: str | None) -> dict[str, Any]:
+    said = {"library_name": "transformers", "model_name": model.name, "tags": ["layerlens"]}
+    return said if licence is None else {**said, "license": licence}
+
+
+def _details(model: LensModel, licence: str | None) -> list[str]:
+    size = sum(p.numel() for p in {id(p): p for p in model.hf.parameters()}.values())
+    versions = ", ".join(
+        f"{name} {installed(name)}" for name in ("transformers", "torch") if installed(name)
+    )
+    heads = f", {model.n_heads} heads in each" if model.n_heads else ""
+    proof = model.proof
+    told = "was not asked for" if proof is None else "holds" if proof.ok else "does not hold"
+    return [
+        f"Type {model.anatomy.family}: {model.n_layers} layers{heads}, width {model.d_model}, a "
+        f"vocabulary of {model.d_vocab:,}; {size:,} parameters, "
+        f"{str(model.dtype).removeprefix('torch.')}. Looked at with {versions}.",
+        f"The proof of its anatomy {told}.",
+        f"Licence: {licence or NOT_STATED}",
+    ]
+
+
+def _proof(proof: Proof) -> Sheet:
+    rows = tuple(
+        (
+            line.name,
+            float(line.error),
+            float(line.limit),
+            "holds" if line.ok else "fails",
+            line.what,
+        )
+        for line in proof.lines
+    )
+    return Sheet("The proof, line by line", ("line", "error", "limit", "", "what"), rows)
+
+
+def _limits(model: LensModel) -> list[str]:
+    """Why some analyses refuse this model, one line for each ability that it lacks."""
+    reasons = (lacks(model) for lacks in ABILITIES.values())
+    return [f"Some analyses refuse it: it {reason.split(':')[0]}." for reason in reasons if reason]
+
+
+def _licence(model: LensModel) -> str | None:
+    """Return the licence that the README beside the weights names."""
+    from huggingface_hub import ModelCard
+
+    readme = Path(str((model.recipe or {}).get("source") or "")) / "README.md"
+    if not readme.is_file():
+        return None
+    try:
+        said = ModelCard.load(readme, ignore_metadata_errors=True).data.get("license")
+    except Exception:  # a README that says nothing in the hub's way says no licence
+        return None
+    return None if said is None else str(said)
+
+
+def _stopped(made: Card) -> Cancelled:
+    error = Cancelled("The card was stopped; .partial has the sections that were done.")
+    error.partial = made
+    return error
