@@ -58,7 +58,7 @@ class Picked:
             return flat
         if self._slice is not None:
             return flat[self._slice]
-        return flat[self._flat.to(value.device)]
+        return flat.index_select(0, self._flat.to(value.device))
 
     def put(self, value: Tensor, rows: Tensor) -> Tensor:
         """A copy of ``[batch, position, width]`` with these tokens' rows ``[n, width]`` in it."""

@@ -98,7 +98,7 @@ class Sample(LayerMetric):
             real = kept.counts > 0
             sums = kept.by_text(rows.to("cpu", torch.float64))
             rows = sums[real] / kept.counts[real, None]
-        taken = rows[torch.from_numpy(self._index).to(rows.device)]
+        taken = rows.index_select(0, torch.from_numpy(self._index).to(rows.device))
         return taken.to("cpu", torch.float32).numpy()
 
     def end(self, batch: Batch) -> None:
