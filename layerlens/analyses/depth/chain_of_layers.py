@@ -144,7 +144,7 @@ def chain_of_layers(
     Raises
     ------
     InputError
-        Several texts, or an option that does not fit.
+        Several texts, a model that answers once for all tokens, or an option that does not fit.
 
     Examples
     --------
@@ -156,6 +156,11 @@ def chain_of_layers(
     """
     if not tokens.single:
         raise InputError("chain_of_layers searches for one prompt: give one text.")
+    if model.anatomy.head is not None and model.anatomy.head.pool is not None:
+        raise InputError(
+            f"chain_of_layers asks what a path answers at one token, but {model.name} answers once "
+            "for its whole text: give a model with an answer at each token."
+        )
     if simulations < 1:
         raise InputError(f"simulations is {simulations}; expected at least 1.")
     settings = Settings(exploration, length_penalty, random_child)

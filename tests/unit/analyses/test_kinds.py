@@ -145,3 +145,8 @@ def test_the_energy_of_a_classifier_is_that_of_its_own_logits(kind: str) -> None
     gaps = energy[4:, None] - energy[apart]
     area = float(((gaps > 0).double() + (gaps == 0) / 2).mean())
     assert float(found.data.auroc.sel(score="energy")[-1]) == area
+
+
+def test_a_path_through_a_classifier_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match="answers once for its whole text"):
+        ll.chain_of_layers(built("sentence"), [5, 6, 7])
