@@ -13,7 +13,7 @@ from layerlens.analyses.attention.head_roles import head_roles
 from layerlens.analyses.lenses.logit_lens import logit_lens
 from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
 from layerlens.analyses.measuring.layer_metrics import layer_metrics
-from layerlens.cards.card import NOT_STATED, Card, Sheet
+from layerlens.cards.card import NOT_STATED, Card, Part, Sheet
 from layerlens.errors import Cancelled, InputError, LayerLensError
 from layerlens.model.abilities import ABILITIES
 from layerlens.model.required import require_model
@@ -81,7 +81,7 @@ def card(
     Raises
     ------
     InputError
-        There are no texts, or no facts.
+        There are no texts, no facts, or a README whose head cannot be read.
     Cancelled
         It was interrupted; ``partial`` is the card as far as it had come.
 
@@ -108,28 +108,33 @@ def card(
     texts = given or [f"{question}{answer}." for question, answer in asked.items()]
     found = _licence(model) if licence is None else licence
     made = Card(model.name, _facts(model, found), [])
-    details = made.part("Model details")
-    details.lines = _details(model, found)
-    details.sheets = [] if model.proof is None else [_proof(model.proof)]
-    for title, said in (("Intended use", intended_use), ("Factors", factors)):
-        made.part(title).lines = [said or NOT_STATED]
-    made.part("Metrics").lines = [METRICS_SAID]
-    source = "given by the author" if given else "the standard set of facts, as sentences"
-    made.part("Evaluation data").lines = [
-        f"{len(texts)} texts ({source}); {len(asked)} facts, each asked once."
-    ]
-    made.part("Training data").lines = [training_data or NOT_STATED]
+    given_by = "given by the author" if given else "the standard set of facts, as sentences"
+    said = {
+        "Model details": _details(model, found),
+        "Intended use": [intended_use or NOT_STATED],
+        "Factors": [factors or NOT_STATED],
+        "Metrics": [METRICS_SAID],
+        "Evaluation data": [
+            f"{len(texts)} texts ({given_by}); {len(asked)} facts, each asked once."
+        ],
+        "Training data": [training_data or NOT_STATED],
+        NUMBERS: [],
+        "Ethical considerations": [ethics or NOT_STATED],
+        CAVEATS: [caveats or NOT_STATED, *_limits(model)],
+    }
+    made.parts += [Part(title, lines) for title, lines in said.items()]
+    if model.proof is not None:
+        made.part("Model details").sheets.append(_proof(model.proof))
     try:
         _measure(made, model, texts, asked, base, figures)
-    except KeyboardInterrupt:
-        raise _stopped(made) from None
-    except Cancelled:
-        raise _stopped(made) from None
-    made.part("Ethical considerations").lines = [ethics or NOT_STATED]
-    last = made.part("Caveats and recommendations")
-    last.lines = [caveats or NOT_STATED, *last.lines, *_limits(model)]
+    except (KeyboardInterrupt, Cancelled):
+        error = Cancelled("The card was stopped; .partial has the sections that were done.")
+        error.partial = made
+        raise error from None
     return made
 
+
+NUMBERS, CAVEATS = "Quantitative analyses", "Caveats and recommendations"
 
 METRICS_SAID = (
     "Norm: the mean length of a token's state after the block. Influence of a block, its attention "
@@ -149,40 +154,45 @@ def _measure(
     figures: bool,
 ) -> None:
     """Fill the section of numbers, and note in the last one what could not be measured."""
-    part = made.part("Quantitative analyses")
+    part, caveats = made.part(NUMBERS), made.part(CAVEATS)
     layers: dict[str, list[Any]] = {}
 
-    def attempt(what: str, measure: Callable[[], tuple[str, Result] | None]) -> None:
+    def attempt(what: str, measure: Callable[[], tuple[str, list[Result]]]) -> None:
         try:
-            figure = measure()
+            caption, results = measure()
         except Cancelled:
             raise
         except LayerLensError as error:
-            missing = made.part("Caveats and recommendations")
-            missing.lines.append(f"Not measured: {what}. {error}")
-        else:
-            if figure is not None and figures:
-                part.figures.append(figure)
+            caveats.lines.append(f"Not measured: {what}. {error}")
+            return
+        for result in results:
+            caveats.lines += [
+                f"A check of {result.code} did not hold: {check.name}."
+                for check in result.checks
+                if not check.ok
+            ]
+        if figures:
+            part.figures.append((caption, results[0]))
 
-    def measured() -> tuple[str, Result]:
+    def measured() -> tuple[str, list[Result]]:
         result = layer_metrics(model, texts, list(METRICS))
         layers.update(_by_layer(model, result))
-        return "What each block does to the residual stream", result
+        return "What each block does to the residual stream", [result]
 
-    def heads() -> tuple[str, Result]:
+    def heads() -> tuple[str, list[Result]]:
         result = head_roles(model)
         layers["heads with a role"] = _roles(result)
-        return "Which role each head has", result
+        return "Which role each head has", [result]
 
-    def known() -> tuple[str, Result] | None:
-        sheet, shown = _known(model, asked)
+    def known() -> tuple[str, list[Result]]:
+        sheet, lenses = _known(model, asked)
         part.sheets.append(sheet)
-        return None if shown is None else ("How the first of the facts comes about", shown)
+        return "How the first of the facts comes about", lenses
 
-    def differs() -> tuple[str, Result]:
+    def differs() -> tuple[str, list[Result]]:
         result = checkpoint_difference(model, other=base)
         layers["weights changed, of their length"] = result.data.layer_relative.values.tolist()
-        return f"How the weights differ from those of {base.name if base else ''}", result
+        return f"How the weights differ from those of {base.name if base else ''}", [result]
 
     attempt("what the layers do", measured)
     attempt("what the heads do", heads)
@@ -192,12 +202,6 @@ def _measure(
         rows = tuple(zip(range(model.n_layers), *layers.values(), strict=True))
         part.sheets.append(Sheet("Each layer at a glance", ("layer", *layers), rows))
     attempt("what it knows", known)
-    bad = [result for _, result in part.figures if not result.checks.ok]
-    for result in bad:
-        names = ", ".join(check.name for check in result.checks if not check.ok)
-        made.part("Caveats and recommendations").lines.append(
-            f"Of {result.analysis} these checks did not hold: {names}."
-        )
 
 
 def _by_layer(model: LensModel, result: Result) -> dict[str, list[Any]]:
@@ -219,12 +223,12 @@ def _roles(result: Result) -> list[str]:
     return found
 
 
-def _known(model: LensModel, asked: dict[str, str]) -> tuple[Sheet, Result | None]:
+def _known(model: LensModel, asked: dict[str, str]) -> tuple[Sheet, list[Result]]:
     rows: list[tuple[Any, ...]] = []
-    shown: Result | None = None
+    lenses = []
     for question, answer in asked.items():
         lens = logit_lens(model, question, tracked=[answer])
-        shown = shown or lens
+        lenses.append(lens)
         ranks = lens.data.tracked_rank.values[:, -1, 0]
         on_top = np.flatnonzero(ranks != 1)
         settled = (
@@ -234,7 +238,9 @@ def _known(model: LensModel, asked: dict[str, str]) -> tuple[Sheet, Result | Non
         rows.append((question, answer, int(ranks[-1]), round(chance, 4), settled))
     right = sum(row[2] == 1 for row in rows)
     caption = f"Facts: {right} of {len(rows)} are the likeliest next token"
-    return Sheet(caption, ("asked", "answer", "rank", "probability", "settles"), tuple(rows)), shown
+    return Sheet(
+        caption, ("asked", "answer", "rank", "probability", "settles"), tuple(rows)
+    ), lenses
 
 
 def _facts(model: LensModel, licence: str | None) -> dict[str, Any]:
@@ -282,18 +288,16 @@ def _limits(model: LensModel) -> list[str]:
 def _licence(model: LensModel) -> str | None:
     """Return the licence that the README beside the weights names."""
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     readme = Path(str((model.recipe or {}).get("source") or "")) / "README.md"
     if not readme.is_file():
         return None
     try:
-        said = ModelCard.load(readme, ignore_metadata_errors=True).data.get("license")
-    except Exception:  # a README that says nothing in the hub's way says no licence
-        return None
+        said = ModelCard.load(readme).data.get("license")
+    except (ValueError, YAMLError) as error:
+        raise InputError(
+            f"The head of '{readme}' could not be read ({str(error).splitlines()[0]}): mend it, or "
+            "state licence=."
+        ) from None
     return None if said is None else str(said)
-
-
-def _stopped(made: Card) -> Cancelled:
-    error = Cancelled("The card was stopped; .partial has the sections that were done.")
-    error.partial = made
-    return error

@@ -60,6 +60,9 @@ def test_a_licence_is_read_from_the_folder(model: ll.LensModel, tmp_path: Path) 
     assert make._licence(mine) == "mit"
     (tmp_path / "README.md").write_text("# Mine\n")
     assert make._licence(mine) is None
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n# Mine\n")
+    with pytest.raises(InputError, match="mend it, or state licence="):
+        make._licence(mine)
 
 
 def test_json_comes_back(card: Card, tmp_path: Path) -> None:
@@ -109,13 +112,26 @@ def test_what_cannot_be_measured_is_said(model: ll.LensModel) -> None:
         ll.card(model, [])
 
 
+def test_a_check_that_does_not_hold_is_said(model: ll.LensModel, monkeypatch: Any) -> None:
+    def failing(*given: Any, **options: Any) -> Any:
+        result = ll.logit_lens(*given, **options)
+        result.checks[:] = [result.checks[0]._replace(name="broken", ok=False)]
+        return result
+
+    monkeypatch.setattr(make, "logit_lens", failing)
+    made = ll.card(model, [TEXT], facts=KNOWN, figures=False)
+    told = [line for line in made.part("Caveats and recommendations").lines if "broken" in line]
+    assert len(told) == len(KNOWN) and "logit_lens" in told[0]
+
+
 def test_what_was_done_is_kept_when_it_is_stopped(model: ll.LensModel, monkeypatch: Any) -> None:
     def stopped(*given: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(make, "head_roles", stopped)
     with pytest.raises(Cancelled) as caught:
-        ll.card(model, [TEXT], facts=KNOWN)
+        ll.card(model, [TEXT], facts=KNOWN, ethics="None.")
     partial = caught.value.partial
     assert isinstance(partial, Card) and partial.part("Quantitative analyses").figures
+    assert partial.part("Ethical considerations").lines == ["None."]
     assert json.dumps(partial.to_dict())

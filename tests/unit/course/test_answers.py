@@ -60,10 +60,9 @@ def test_a_text_is_checked_for_being_there() -> None:
     assert course.answers()[0]["right"] is None
 
 
-def test_a_check_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    course.predict("q", "?", kind="number", truth=lambda: print("…", file=sys.stderr) or 4).commit(
-        4
-    )
+def test_a_check_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    course.predict("q", "?", kind="number", truth=lambda: print("…", file=sys.stderr) or 4)
+    notebook(tmp_path / "a.ipynb", {"q": RIGHT})
     capfd.readouterr()
     assert course.check("q")
     assert capfd.readouterr() == ("", "")

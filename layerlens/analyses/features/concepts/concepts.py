@@ -248,6 +248,8 @@ def concepts(
     positions_skipped
         Tokens at the beginning of each row that do not count; they and special ones keep the
         model's own activations throughout.
+    untrained
+        Do the same in a model of the same shape with random weights; it costs as much again.
     memory_limit
 
     Notes
