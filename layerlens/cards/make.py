@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from layerlens.analyses.attention.head_roles import head_roles
 from layerlens.analyses.lenses.logit_lens import logit_lens
 from layerlens.analyses.measuring.checkpoint_difference import checkpoint_difference
@@ -229,13 +227,10 @@ def _known(model: LensModel, asked: dict[str, str]) -> tuple[Sheet, list[Result]
     for question, answer in asked.items():
         lens = logit_lens(model, question, tracked=[answer])
         lenses.append(lens)
-        ranks = lens.data.tracked_rank.values[:, -1, 0]
-        on_top = np.flatnonzero(ranks != 1)
-        settled = (
-            None if ranks[-1] != 1 else int(lens.data.layer[on_top[-1] + 1 if on_top.size else 0])
-        )
-        chance = float(lens.data.tracked_probability.values[-1, -1, 0])
-        rows.append((question, answer, int(ranks[-1]), round(chance, 4), settled))
+        rank = int(lens.data.tracked_rank[-1, -1, 0])
+        settled = int(lens.data.settle_layer[-1]) if rank == 1 else None
+        chance = float(lens.data.tracked_probability[-1, -1, 0])
+        rows.append((question, answer, rank, round(chance, 4), settled))
     right = sum(row[2] == 1 for row in rows)
     caption = f"Facts: {right} of {len(rows)} are the likeliest next token"
     return Sheet(
@@ -249,7 +244,7 @@ def _facts(model: LensModel, licence: str | None) -> dict[str, Any]:
 
 
 def _details(model: LensModel, licence: str | None) -> list[str]:
-    size = sum(p.numel() for p in {id(p): p for p in model.hf.parameters()}.values())
+    size = sum(parameter.numel() for parameter in model.hf.parameters())
     versions = ", ".join(
         f"{name} {installed(name)}" for name in ("transformers", "torch") if installed(name)
     )

@@ -169,7 +169,9 @@ class Prediction(View):
 
     def _show_truth(self) -> None:
         known = self.known()
-        figure = self.figure if self._reveal is None else _widget_of(self._reveal)
+        figure = self.figure  # made once: a page and an answer may both ask for it
+        if figure is None and self._reveal is not None:
+            figure = _widget_of(self._reveal)
         if figure is not None and self._question.kind == "layer" and figure.has_trait("layer"):
             figure.layer = known[0]
         self._post(truth=known, figure=figure, status={"state": "done", "message": ""})

@@ -115,8 +115,8 @@ def free(names: dict[str, Any], name: str | None = None) -> str:
 def mebibytes(value: LensModel | View) -> float:
     """Return what a model's weights, or the arrays that a view shows, take in memory."""
     if _is_model(value):
-        tensors = {id(one): one for one in (*value.hf.parameters(), *value.hf.buffers())}
-        return float(sum(one.nbytes for one in tensors.values() if not one.is_meta) / 2**20)
+        tensors = (*value.hf.parameters(), *value.hf.buffers())
+        return float(sum(one.nbytes for one in tensors if not one.is_meta) / 2**20)
     stream = getattr(value, "_stream", None)
     frames = [] if stream is None else stream.sent
     return float(sum(len(part) for _, parts in frames for part in parts) / 2**20)

@@ -210,8 +210,7 @@ def interaction_basis(
         job, read(model, fitted, for_autograd=True), read(model, tried, for_autograd=False),
         few, shown, draws, seed,
     )  # fmt: skip
-    if not run.own.foretold or not run.apart.foretold:
-        raise InputError("No next token counts: give longer texts, or skip_first=False.")
+    require_foretold(run.own, run.apart)
     _declare(job, model, starts, few, shown, untrained)
     other = (
         (lambda: read(make_untrained(model, seed), fitted, for_autograd=True))
@@ -255,15 +254,26 @@ def _require(
     predict: str, kept: Sequence[int] | None, coordinates: int, draws: int, sample: int, width: int
 ) -> list[int]:
     """How many coordinates are kept, of options that fit."""
-    if predict not in ("all", "last"):
-        raise nearest(predict, ["all", "last"], "predict")
-    for name, value in (("coordinates", coordinates), ("draws", draws), ("sample", sample)):
-        if whole(value, name) < 1:
-            raise InputError(f"{name} is {value}; expected 1 or more.")
+    require_options(predict, coordinates=coordinates, draws=draws, sample=sample)
     few = counts(None if kept is None else [whole(one, "kept") for one in kept], width)
     if not few or few[0] < 0 or few[-1] > width:
         raise InputError(f"kept is {few}; expected numbers from 0 to {width}, the width.")
     return few
+
+
+def require_options(predict: str, **least: int) -> None:
+    """Refuse tokens that are none to predict, and numbers below 1."""
+    if predict not in ("all", "last"):
+        raise nearest(predict, ["all", "last"], "predict")
+    for name, value in least.items():
+        if whole(value, name) < 1:
+            raise InputError(f"{name} is {value}; expected 1 or more.")
+
+
+def require_foretold(*states: BasisStates) -> None:
+    """Refuse texts in which no next token counts."""
+    if not all(one.foretold for one in states):
+        raise InputError("No next token counts: give longer texts, or skip_first=False.")
 
 
 def halves(tokens: Tokens, sample: int, seed: int) -> tuple[list[int], list[int]]:

@@ -13,12 +13,15 @@ from layerlens.analyses.circuits.basis_graph import BasisGraph
 from layerlens.analyses.circuits.basis_states import BasisStates
 from layerlens.analyses.circuits.graph import VARIABLES as GRAPH
 from layerlens.analyses.circuits.interaction_basis import VARIABLES as BASIS
-from layerlens.analyses.circuits.interaction_basis import halves, names_of
+from layerlens.analyses.circuits.interaction_basis import (
+    halves,
+    names_of,
+    require_foretold,
+    require_options,
+)
 from layerlens.analyses.contract.cells import Opened, Place
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
-from layerlens.analyses.contract.options import nearest
 from layerlens.errors import Cancelled, InputError
-from layerlens.model.integers import whole
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -204,7 +207,7 @@ def interaction_graph(
     >>> found.data.node.values.tolist(), found.data.sizes["link"]
     (['logits', '0_post 1', '0_post 2', 'embed 1', 'embed 2'], 6)
     """
-    _require(predict, top, draws, shuffles, sample)
+    require_options(predict, top=top, draws=draws, shuffles=shuffles, sample=sample)
     starts = model.layers(layers)
     read = partial(
         BasisStates, model, starts=starts, last=predict == "last", skip=int(skip_first),
@@ -220,8 +223,7 @@ def interaction_graph(
         draws,
         seed,
     )
-    if not graph.own.foretold or not graph.apart.foretold:
-        raise InputError("No next token counts: give longer texts, or skip_first=False.")
+    require_foretold(graph.own, graph.apart)
     _declare(job, model, graph)
     try:
         graph.follow()
@@ -230,15 +232,6 @@ def interaction_graph(
         raise
     graph.group(shuffles)
     graph.check()
-
-
-def _require(predict: str, top: int, draws: int, shuffles: int, sample: int) -> None:
-    if predict not in ("all", "last"):
-        raise nearest(predict, ["all", "last"], "predict")
-    least = {"top": top, "draws": draws, "shuffles": shuffles, "sample": sample}
-    for name, value in least.items():
-        if whole(value, name) < 1:
-            raise InputError(f"{name} is {value}; expected 1 or more.")
 
 
 def _declare(job: Job, model: LensModel, graph: BasisGraph) -> None:

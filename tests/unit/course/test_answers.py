@@ -11,19 +11,10 @@ from typing import Any
 import pytest
 
 from layerlens import course
-from layerlens.course import asked
 from layerlens.errors import InputError
 
 WRONG = {"value": 5, "given": True, "tries": 1}
 RIGHT = {"value": 4, "given": True, "tries": 1}
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No questions of other tests, and no notebook in the folder."""
-    monkeypatch.setattr(asked, "_ASKED", {})
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    monkeypatch.chdir(tmp_path)
 
 
 def notebook(path: Path, answers: dict[str, Any], widgets: dict[str, Any] | None = None) -> Path:

@@ -13,17 +13,9 @@ import pytest
 
 import layerlens as ll
 from layerlens import course
-from layerlens.course import asked
 from layerlens.errors import InputError
 
 GIVEN = {"value": 5, "given": True, "tries": 1}
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No questions of other tests, and no notebook in the folder."""
-    monkeypatch.setattr(asked, "_ASKED", {})
-    monkeypatch.chdir(tmp_path)
 
 
 def until(true: Callable[[], Any]) -> None:
@@ -94,6 +86,18 @@ def test_a_figure_is_revealed_with_the_truth_at_its_layer() -> None:
     question.commit(0)
     until(lambda: question.figure is not None)
     assert question.figure.layer == 1
+
+
+def test_a_figure_is_made_once() -> None:
+    lens = ll.logit_lens(ll.load("toy:induction"), "cat dog owl cat")
+    calls: list[int] = []
+    question = course.predict(
+        "q", "?", kind="number", truth=4, reveal=lambda: calls.append(1) or lens
+    )
+    question.commit(5)
+    until(lambda: question.figure is not None)
+    question.embed()
+    assert calls == [1]
 
 
 def test_what_is_no_figure_is_refused() -> None:
