@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,6 +44,11 @@ class Pair:
     def turned(self) -> Pair:
         """The same as the other model sees it."""
         return Pair(self.theirs, self.own, self.kind, self.layer)
+
+    def as_it_is(self) -> Pair:
+        """The same with the other's numbers of now, wherever its weight points later."""
+        theirs = nn.Parameter(self.theirs.data, requires_grad=False)
+        return Pair(self.own, theirs, self.kind, self.layer)
 
 
 def pairs_of(model: LensModel, other: LensModel) -> list[Pair]:
@@ -87,6 +93,15 @@ def _kind(model: LensModel, path: str, mixer: str | None) -> str:
     if all(weight.dim() < 2 for weight in module.parameters(recurse=False)):
         return NORMS
     return ATTENTION if mixer is not None and path.startswith(f"{mixer}.") else MLP
+
+
+def length(pairs: Iterable[Pair]) -> float:
+    """How far the weights of one model are from the other's, as one vector each."""
+    squares = [
+        float((pair.own.data.float() - pair.theirs.data.to(pair.own.device).float()).square().sum())
+        for pair in pairs
+    ]
+    return math.sqrt(sum(squares))
 
 
 @contextmanager

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from layerlens.analyses.answers.prediction_change import Outputs
+from layerlens.analyses.grafting.connectivity_variables import ALIGNED, VARIABLES
+from layerlens.analyses.grafting.symmetries import Units, held, require_symmetric, units_of
+from layerlens.analyses.grafting.weight_matching import Matched, match
 from layerlens.analyses.sweeps.clean_pass import Pass, TokenMeans, passes, tolerance
 from layerlens.metrics.batch import split
-from layerlens.run.between import ATTENTION, ENDS, KINDS, MLP, NORMS, Pair, between
+from layerlens.run.between import ATTENTION, ENDS, KINDS, MLP, NORMS, Pair, between, length
 from layerlens.run.pointed import places_and_sums
 
 if TYPE_CHECKING:
@@ -44,7 +49,9 @@ class ConnectivityRun:
     shares
         Of the other's weights, from 0 to 1.
     seed
-        Of the random directions.
+        Of the random directions, and of a matching.
+    align
+        Kinds of units of the other that are put in the order of this model's.
     """
 
     def __init__(
@@ -56,10 +63,12 @@ class ConnectivityRun:
         layers: list[int],
         shares: np.ndarray,
         seed: int,
+        align: tuple[str, ...] = (),
     ) -> None:
+        self.align = align
         self.job, self.model, self.other, self.tokens = job, model, other, tokens
         self.layers, self.shares, self.seed = layers, shares, seed
-        whole = [*PARTS, "random"]
+        whole = [*PARTS, "random", *(["unaligned"] if align else [])]
         self.parts = {name: TokenMeans(len(shares)) for name in whole}
         self.ways = {name: TokenMeans(len(layers), len(shares)) for name in WAYS}
         self.losses = TokenMeans(2)
@@ -71,13 +80,15 @@ class ConnectivityRun:
     ) -> None:
         """Every part and every layer at every point of the way, for each batch."""
         self.pairs = pairs
+        # The other's numbers as they are, whatever order it is held in.
+        self.unaligned = [pair.as_it_is() for pair in pairs] if self.align else []
         self.of_layer = {
             layer: [pair for pair in pairs if pair.layer == layer]
             for layer in range(self.model.n_layers)
         }
         self._declare()
         before = places_and_sums(self.model), places_and_sums(self.other)
-        with self.other.running():  # it is run block by block, too
+        with self._aligned(), self.other.running():  # it is run block by block, too
             both = [
                 passes(model, self.tokens, skip_first, batch_size, self.job.tick)
                 for model in (self.model, self.other)
@@ -106,7 +117,43 @@ class ConnectivityRun:
             "mixed": (("mixed",), np.array(list(WAYS.values()))),
             "part": (("part",), np.array([words for words, _ in PARTS.values()])),
         }
-        self.job.declare({axis: len(values) for axis, (_, values) in coords.items()}, coords)
+        if self.align:
+            coords["units"] = (("units",), np.array(self.align))
+        only = [name for name in VARIABLES if self.align or name not in ALIGNED]
+        sizes = {axis: len(values) for axis, (_, values) in coords.items()}
+        self.job.declare(sizes, coords, only)
+
+    @contextmanager
+    def _aligned(self) -> Iterator[None]:
+        """Hold the other's units in the order in which they are most like this model's."""
+        if not self.align:
+            yield
+            return
+        units = units_of(self.other, self.align)
+        for one in (self.model, self.other):
+            require_symmetric(one, units, self.seed)
+        matched = match(self.model, self.other, units, self.seed, self.job.tick)
+        with held(self.other, matched.numbers):
+            self._emit_matched(units, matched)
+            yield
+
+    def _emit_matched(self, units: list[Units], matched: Matched) -> None:
+        """How many units have moved, and how much nearer the layers have come."""
+        moved = np.full((len(self.layers), len(self.align)), np.nan)
+        for place, layer in enumerate(self.layers):
+            for column, kind in enumerate(self.align):
+                shares = [
+                    float((order != torch.arange(one.count)).double().mean())
+                    for one, order in zip(units, matched.orders, strict=True)
+                    if one.kind == kind and one.layer in (layer, None)
+                ]
+                moved[place, column] = np.mean(shares) if shares else np.nan
+        lengths = {
+            name: np.array([length(p for p in pairs if p.layer == n) for n in self.layers])
+            for name, pairs in (("length", self.pairs), ("length_baseline", self.unaligned))
+        }
+        self.job.emit({}, {"moved": moved, **lengths})
+        self.job.note(rounds=matched.rounds)
 
     def _own_loss(self, one: Pass, state: Tensor) -> Tensor:
         """Loss of each token that counts, by this model's head as it is now."""
@@ -119,8 +166,9 @@ class ConnectivityRun:
     def _whole(self, mine: Pass, column: int, share: float) -> None:
         """Weights of one kind in all layers, by passes of the whole model."""
         for name in self.parts:
-            kinds = KINDS if name == "random" else PARTS[name][1]
-            chosen = [pair for pair in self.pairs if pair.kind in kinds]
+            kinds = PARTS[name][1] if name in PARTS else KINDS
+            pairs = self.unaligned if name == "unaligned" else self.pairs
+            chosen = [pair for pair in pairs if pair.kind in kinds]
             with between(chosen, share, self.seed if name == "random" else None):
                 loss = self._own_loss(mine, mine.without())
             self.blocks += self.model.n_layers
@@ -178,6 +226,8 @@ class ConnectivityRun:
             "part_loss": parts[:, column],
             "layer_loss": ways[..., column],
         }
+        if self.align:
+            here["all_loss_baseline"] = self.parts["unaligned"].mean()[column]
         self.job.emit({"share": column}, here)
         self.job.emit({}, {"loss": losses[0], "other_loss": losses[1]})
         if np.isfinite(ways).all():
@@ -204,6 +254,10 @@ class ConnectivityRun:
         what = "loss with all weights of either model in this one, against that model's own"
         error = max(abs(float(whole[0] - losses[0])), abs(float(whole[-1] - losses[1])))
         self.job.check("ends of the way", error, tolerance(self.model), what)
+        if self.align:
+            what = "loss with the other's weights, in the order that was found and in their own"
+            error = abs(float(whole[-1] - self.parts["unaligned"].mean()[-1]))
+            self.job.check("same function", error, tolerance(self.model), what)
         after = places_and_sums(self.model), places_and_sums(self.other)
         changed = sum(
             one != two
