@@ -127,6 +127,17 @@ def cache_of(arguments: Mapping[str, Any]) -> Any:
     return found[0] if found else None
 
 
+def cached_bytes(cache: Any) -> int:
+    """Bytes of the tensors that a cache holds, in lists, dictionaries or attributes."""
+    if isinstance(cache, Tensor):
+        return int(cache.nbytes)
+    if isinstance(cache, Mapping):
+        return sum(map(cached_bytes, cache.values()))
+    if isinstance(cache, (list, tuple)):
+        return sum(map(cached_bytes, cache))
+    return 0 if isinstance(cache, nn.Module) else cached_bytes(getattr(cache, "__dict__", ()))
+
+
 def tokens_in(cache: Any) -> int | None:
     """How many tokens a cache holds; None for states that do not count."""
     if not callable(getattr(cache, "get_seq_length", None)):

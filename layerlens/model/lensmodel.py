@@ -68,6 +68,8 @@ class LensModel(WithHead, WithText):
         How many blocks of :meth:`running`, one inside the other, are under way.
     edited_now
         Whether a block of :meth:`edited`, or :meth:`generate`, is under way.
+    twin
+        The small model that stands in where one is not in memory; None for one that is.
     recipe
         Arguments of ``ll.load`` that load it again in another process; None where it was given
         in memory.
@@ -93,6 +95,7 @@ class LensModel(WithHead, WithText):
         self.bidirectional = False
         self.passes = 0
         self.edited_now = False
+        self.twin: LensModel | None = None
         self.recipe: dict[str, Any] | None = None
         self.load_code = ""  # the call of ll.load; empty for a model in memory
 

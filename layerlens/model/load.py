@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,24 +202,12 @@ def _read_folder(folder: Path, options: dict[str, Any], with_tokenizer: bool) ->
         return hf, None
     if (processor := processor_in(folder)) is not None:
         return hf, processor
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        _note_no_tokenizer(str(folder))
-        return hf, None
-    return hf, _named_tokenizer(folder, options["trust_remote_code"], local_files_only=True)
+    return hf, tokenizer_at(str(folder), options["trust_remote_code"])
 
 
 def _read_hub(hub_id: str, options: dict[str, Any], with_tokenizer: bool) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer
-
     hf = _pretrained(hub_id, options, hub_id)
-    if not with_tokenizer:
-        return hf, None
-    trust = options["trust_remote_code"]
-    try:
-        return hf, AutoTokenizer.from_pretrained(hub_id, trust_remote_code=trust)
-    except (OSError, ValueError, KeyError):  # what it raises where a repository has none
-        _note_no_tokenizer(hub_id)
-        return hf, None
+    return hf, tokenizer_at(hub_id, options["trust_remote_code"]) if with_tokenizer else None
 
 
 def _pretrained(where: Path | str, options: dict[str, Any], label: str) -> Any:
@@ -294,12 +283,27 @@ def _named_tokenizer(
         ) from error
 
 
+def tokenizer_at(where: str, trust: bool) -> Any:
+    """The tokenizer of a folder or a hub id; None, with a warning, where it has none."""
+    from transformers import AutoTokenizer
+
+    folder = Path(where).expanduser()
+    if folder.is_dir():
+        if any((folder / file).is_file() for file in TOKENIZER_FILES):
+            return _named_tokenizer(folder, trust, local_files_only=True)
+    else:
+        with suppress(OSError, ValueError, KeyError):  # what it raises where there is none
+            return AutoTokenizer.from_pretrained(where, trust_remote_code=trust)
+    _note_no_tokenizer(where)
+    return None
+
+
 def _note_no_tokenizer(label: str) -> None:
     warnings.warn(
         f"{label} has no tokenizer, so only token ids can be given as text; "
         "give one as the second argument of load().",
         UserWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

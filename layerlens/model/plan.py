@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -14,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedConfig
 
 from layerlens.errors import InputError, ModelError
 from layerlens.model import default
 from layerlens.model.classes import class_of
-from layerlens.model.gguf import quiet
+from layerlens.model.conventions import cache_of, cached_bytes
+from layerlens.model.gguf import first_line, quiet
 from layerlens.model.integers import whole
 from layerlens.model.load import dtype_of, explained
 from layerlens.model.toys import toy_folder
@@ -59,6 +62,9 @@ class Plan:
     pass_bytes
         The most that one pass holds at once above the weights, with the attention patterns of one
         layer: counted by a pass without numbers.
+    cache_bytes
+        What writing on from these tokens keeps of them (keys and values, states of a recurrence);
+        0 for a model that keeps nothing.
     seconds
         Of the pass on this machine's processor; good to a factor of about two.
     how
@@ -75,6 +81,7 @@ class Plan:
     d_vocab: int | None
     tokens: int
     pass_bytes: int
+    cache_bytes: int
     seconds: float
     how: str
 
@@ -84,12 +91,12 @@ class Plan:
             f"{self.model}: {self.parameters / 1e6:,.4g} M parameters, {self.bytes / 1e9:.3g} GB "
             f"in {self.dtype}{f' (files: {stored})' if stored else ''}; a pass of {self.tokens} "
             f"tokens about {self.seconds:.2g} s and {self.pass_bytes / 1e6:,.3g} MB above the "
-            f"weights ({self.how})"
+            f"weights, {self.cache_bytes / 1e6:,.3g} MB of it to write on from ({self.how})"
         )
 
 
 def plan(
-    source: str | os.PathLike[str] | None,
+    source: str | os.PathLike[str] | PreTrainedConfig | None,
     *,
     tokens: int = 512,
     dtype: torch.dtype | str | None = None,
@@ -100,7 +107,8 @@ def plan(
     Parameters
     ----------
     source
-        A hub id or a folder, as `ll.load` takes them; None for the default model.
+        A hub id or a folder, as `ll.load` takes them, or a configuration of transformers; None for
+        the default model.
     tokens
         Of one pass.
     dtype, trust_remote_code
@@ -115,44 +123,61 @@ def plan(
     """
     if whole(tokens, "tokens") < 1:
         raise InputError(f"tokens is {tokens}; expected 1 or more.")
-    where = os.fspath(default.find() if source is None else source)
-    named = default.NAME if source is None else where
-    if where.startswith("toy:"):
-        where = os.fspath(toy_folder(where))
-    pretended = FakeTensorMode(allow_non_fake_inputs=True)  # tensors with shapes, but no numbers
-    config, hf, kind = _built(where, dtype, trust_remote_code, pretended)
+    where, named = whereabouts(source)
+    pretended = pretending()
+    config, hf, kind = built(where, dtype, trust_remote_code, pretended)
     own = {id(p): p for p in hf.parameters()}.values()
     count = sum(p.numel() for p in own)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    seconds, speed = _seconds(count, tokens, kind)
+    speed = product_speed(kind)
+    most, cached = _of_a_pass(hf, tokens, pretended)
     return Plan(
         model=named,
         parameters=count,
-        stored=_stored(where),
+        stored=_stored(where) if isinstance(where, str) else {},
         bytes=sum(p.numel() * p.element_size() for p in own),
         dtype=str(kind).removeprefix("torch."),
         n_layers=getattr(text, "num_hidden_layers", None),
         d_model=getattr(text, "hidden_size", None),
         d_vocab=getattr(text, "vocab_size", None),
         tokens=tokens,
-        pass_bytes=_of_a_pass(hf, tokens, pretended),
-        seconds=seconds,
+        pass_bytes=most,
+        cache_bytes=cached,
+        seconds=2.0 * count * tokens / speed,
         how=f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on a product",
     )
 
 
-def _built(
-    where: str, dtype: Any, trust: bool, pretended: FakeTensorMode
+def whereabouts(source: Any) -> tuple[str | PreTrainedConfig, str]:
+    """Where a model's configuration is, or that itself, and what it is called."""
+    if isinstance(source, PreTrainedConfig):
+        return source, source.name_or_path or source.model_type
+    where = os.fspath(default.find() if source is None else source)
+    named = default.NAME if source is None else where
+    return (os.fspath(toy_folder(where)) if where.startswith("toy:") else where), named
+
+
+def pretending() -> FakeTensorMode:
+    """Tensors with shapes, but no numbers."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def built(
+    where: str | PreTrainedConfig, dtype: Any, trust: bool, pretended: FakeTensorMode
 ) -> tuple[Any, Any, torch.dtype]:
     """Configuration, the model without numbers, and the type of its weights."""
     from transformers import AutoConfig
 
-    local = Path(where).expanduser().is_dir()
+    label = where if isinstance(where, str) else where.model_type
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(
-                where, trust_remote_code=trust, local_files_only=local
-            )
+            if isinstance(where, str):
+                local = Path(where).expanduser().is_dir()
+                config = AutoConfig.from_pretrained(
+                    where, trust_remote_code=trust, local_files_only=local
+                )
+            else:
+                config = copy.deepcopy(where)
             own = getattr(config, "dtype", None)
             kind = dtype_of(dtype) or (own if isinstance(own, torch.dtype) else torch.float32)
             cls = class_of(config)
@@ -163,8 +188,13 @@ def _built(
                     hf = cls(config).to(kind)
     except InputError:
         raise
+    except DataDependentOutputException as error:
+        raise ModelError(
+            f"{label} computes with numbers while it is made, so that its configuration alone "
+            "does not tell what it takes: load it."
+        ) from error
     except Exception as error:  # transformers lets through whatever its parts raise
-        raise explained(error, where) from error
+        raise explained(error, label) from error
     return config, hf.eval(), kind
 
 
@@ -228,27 +258,36 @@ class _Held(TorchDispatchMode):
         return made
 
 
-def _of_a_pass(hf: Any, tokens: int, pretended: FakeTensorMode) -> int:
-    """Bytes that one pass holds at once above the weights."""
+def _of_a_pass(hf: Any, tokens: int, pretended: FakeTensorMode) -> tuple[int, int]:
+    """Bytes that one pass holds at once above the weights, and those that a cache of it keeps."""
     main = getattr(hf, "main_input_name", "input_ids")
     if main != "input_ids":
         raise ModelError(f"{type(hf).__name__} reads {main}, whose pass is not counted yet.")
     with torch.no_grad(), pretended:
         ids = torch.zeros((1, tokens), dtype=torch.long)
         held = _Held(hf)
-        with held:
-            hf(input_ids=ids, use_cache=False)
-    return held.most
+        try:
+            with held:
+                hf(input_ids=ids, use_cache=False)
+            kept = hf(input_ids=ids, use_cache=True)
+        except RuntimeError as error:  # what torch raises where numbers decide the way, or a dtype
+            raise ModelError(
+                f"A pass of {type(hf).__name__} cannot be counted without numbers "
+                f"({first_line(error)[:-1]}): give another dtype, or load it."
+            ) from error
+    return held.most, cached_bytes(cache_of(kept))
 
 
-def _seconds(parameters: int, tokens: int, kind: torch.dtype) -> tuple[float, float]:
-    """Of a pass, and operations in a second, from one product."""
-    width = 1024
-    x, weight = torch.ones(PROBE_ROWS, width, dtype=kind), torch.ones(width, 4 * width, dtype=kind)
+def product_speed(kind: torch.dtype, rows: int = PROBE_ROWS) -> float:
+    """Operations a second of this machine's processor, in a product of so many rows.
+
+    The matrix, 16 million numbers, fits into no cache: with one row it is reading that counts.
+    """
+    width = 4096
+    x, weight = torch.ones(rows, width, dtype=kind), torch.ones(width, width, dtype=kind)
     took = []
     for _ in range(TIMED):
         started = time.perf_counter()
-        float((x @ weight)[0, 0])
+        float((x @ weight.T)[0, 0])
         took.append(time.perf_counter() - started)
-    speed = 2.0 * x.numel() * 4 * width / min(took)
-    return 2.0 * parameters * tokens / speed, speed
+    return 2.0 * x.numel() * width / min(took)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from layerlens.errors import ModelError
 from layerlens.model.offloaded import offload_hooks
@@ -38,9 +39,10 @@ def is_dense(weight: Tensor) -> bool:
     """Whether a weight is plain floating numbers in memory, one an entry.
 
     Quantised weights are integers, or tensors of a class of their own (torchao, quanto) that few
-    functions can take; offloaded ones are on ``meta``.
+    functions can take; offloaded ones are on ``meta``. Those of a model of which the configuration
+    alone was read, which have no numbers, count as what they stand for.
     """
-    plain = type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
+    plain = type(weight) in (Tensor, nn.Parameter, FakeTensor) and not weight.is_meta
     return plain and weight.is_floating_point() and weight.element_size() >= 2
 
 

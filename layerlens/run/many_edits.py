@@ -224,6 +224,7 @@ def _by_layer(cells: Sequence[Cell], size: int) -> Iterator[tuple[int, list[int]
 
 def sweep_method(model: LensModel) -> str:
     """The cheapest method that gives the naive numbers on a short text; found once a model."""
+    model = model if model.twin is None else model.twin
     if model not in _methods:
         with model.lock:
             _methods[model] = _find_method(model)

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from layerlens.corpus.texts import Texts
 from layerlens.model.lensmodel import LensModel
+from layerlens.model.plan import PROBE_ROWS, product_speed
+from layerlens.model.unloaded import Unloaded
 from layerlens.run.head_rows import Head
 
 if TYPE_CHECKING:
     from layerlens.model.runs import Runs
     from layerlens.model.text import Tokens
 
-PROBE_ROWS = 64
+UNPROVEN = "nothing was loaded or proven: where its parts are was seen on a small model of its make"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def estimate_work(
     fed
         By the name of each text; those of the first one count.
     """
-    speed, how = _operations_per_second(model)
+    speed, how = _speed(model)
     tokens = _tokens_in(fed) if work.tokens is None else work.tokens
     operations = work.operations
     blocks = head = 0
@@ -101,10 +103,19 @@ def estimate_work(
     seconds = operations / speed
     how = f"operation counts at {speed / 1e9:.2g} GFLOP/s, timed on {how}"
     if work.steps:
-        slow, one = _operations_per_second(model, 1)
+        slow, one = _speed(model, 1)
         seconds += 2.0 * (blocks + head) * work.steps / slow
         how += f"; {work.steps} steps of one token at {slow / 1e9:.2g} GFLOP/s, on {one}"
+    if isinstance(model, Unloaded):
+        how += f"; {UNPROVEN}"
     return Estimate(work.passes, seconds, work.bytes, how, tokens)
+
+
+def _speed(model: LensModel | Runs, rows: int = PROBE_ROWS) -> tuple[float, str]:
+    """Operations a second in a product of so many rows, and in words of what."""
+    if not isinstance(model, Unloaded):
+        return _operations_per_second(model, rows)
+    return product_speed(model.dtype, rows), f"{rows} rows of a product" if rows > 1 else "a row"
 
 
 def _tokens_in(fed: Mapping[str, Tokens | Texts]) -> int:
