@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.neurons.neuron_modules import neuron_modules
     from layerlens.analyses.neurons.neuron_tokens import neuron_tokens
     from layerlens.analyses.neurons.top_texts import top_texts
+    from layerlens.analyses.numbers.fourier import fourier
     from layerlens.analyses.patching.attribution_patch import attribution_patch
     from layerlens.analyses.patching.patch_sweep import patch_sweep
     from layerlens.analyses.probing.aligned_pairs import aligned_pairs
@@ -228,6 +229,7 @@ _PLACES = {
     "integrated_gradients": "layerlens.analyses.depth.integrated_gradients",
     "cross_layer_sensitivity": "layerlens.analyses.sensitivity.cross_layer_sensitivity",
     "edge_attribution": "layerlens.analyses.circuits.edge_attribution",
+    "fourier": "layerlens.analyses.numbers.fourier",
     "frequency_tags": "layerlens.analyses.neurons.frequency_tags",
     "gradient_norms": "layerlens.analyses.sensitivity.gradient_norms",
     "hessian": "layerlens.analyses.sensitivity.hessian",
@@ -431,6 +433,7 @@ __all__ = [
     "finercut",
     "first_cosine",
     "fit_lens",
+    "fourier",
     "frequency_tags",
     "generate_layers",
     "generation_lens",

@@ -148,6 +148,10 @@ TERMS: dict[str, Term] = {
         "temperature above 1 evens the probabilities out, one below 1 sharpens them.",
         ("temperature", "sampling"),
     ),
+    "grokking": Term(
+        "To get right what was never shown long after all that was shown is known by heart.",
+        ("groks", "grokked"),
+    ),
     "head": Term(
         "One of several independent parts of an attention sublayer, with its own pattern.",
         ("heads",),
@@ -176,6 +180,11 @@ TERMS: dict[str, Term] = {
     "key": Term(
         "A token that is looked at by a head; also the vector that queries are compared with.",
         ("keys",),
+    ),
+    "key frequencies": Term(
+        "Waves that a model adds numbers with: it holds n as the angle 2 pi k n / p on a circle, "
+        "and a sum is a turn. The frequency k is how often the wave goes round from 0 to p.",
+        ("key frequency",),
     ),
     "key-value group": Term(
         "Query heads that share keys and values; each has a pattern of its own.",

@@ -56,8 +56,8 @@ def load(
     ----------
     source
         Nothing for the default model; a hub id; a local folder; a ``.gguf`` file;
-        ``"toy:induction"``, ``"toy:modular"``, ``"toy:addition"`` or ``"toy:digits"``; or a
-        Hugging Face model in
+        ``"toy:induction"``, ``"toy:modular"``, ``"toy:addition"`` or ``"toy:digits"``
+        (``"toy:modular@300"``: after 300 steps of its training); or a Hugging Face model in
         memory, which is used as it is, wherever it is: never moved, never copied. It may be
         offloaded or sharded by accelerate, quantised, or have adapters in its layers (LoRA and
         its kin). Compiled code is not used: while layerlens runs it, the model is the plain
@@ -170,9 +170,14 @@ def _read(
         return *_read_folder(default.find(), options, with_tokenizer), default.NAME
     text = os.fspath(source)
     if text.startswith("toy:"):
+        from layerlens.model.toy_checkpoints import put_in, split_step
         from layerlens.model.toys import toy_folder
 
-        return *_read_folder(toy_folder(text), options, with_tokenizer), text
+        toy, step = split_step(text)
+        hf, tokenizer = _read_folder(toy_folder(toy), options, with_tokenizer)
+        if step is not None:
+            put_in(hf, toy, step)
+        return hf, tokenizer, text
     path = Path(text).expanduser()
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))

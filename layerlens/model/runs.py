@@ -28,7 +28,8 @@ class Runs:
     ----------
     networks
         One network, or several: a mapping from the name or number of each run to it, or a list.
-        They are used where they are, never copied nor changed.
+        They are used where they are, never copied nor changed. ``"toy:modular"``: this toy at
+        each step of its training that is shipped.
     checkpoints
         With one ``torch`` network: its ``state_dict`` at each moment, a mapping from the moment
         (an epoch, a step) to it, or a list. Copy the tensors when you keep one:
@@ -62,19 +63,22 @@ class Runs:
     >>> weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     >>> ll.Runs(network, {0: weights, 10: weights}, layers=["1", "2"])
     Runs(Sequential: 2 layers, runs 0, 10)
+    >>> ll.Runs("toy:modular").labels[:3]
+    [0, 50, 100]
     """
 
     d_vocab = d_vocab_in = 0  # no token stands in what is said of runs
 
     def __init__(
         self,
-        networks: Network | Mapping[Any, Network] | Sequence[Network],
+        networks: str | Network | Mapping[Any, Network] | Sequence[Network],
         checkpoints: Mapping[Any, State] | Sequence[State] | None = None,
         *,
         layers: Sequence[str] | None = None,
         name: str | None = None,
     ) -> None:
-        named = _labelled(networks)
+        source = networks if isinstance(networks, str) else ""
+        named = _labelled(_loaded(source) if source else networks)
         self.labels, self._networks = list(named), list(named.values())
         self._states: list[State | None] = [None] * len(named)
         if checkpoints is not None:
@@ -91,8 +95,11 @@ class Runs:
         self.hf: nn.Module = first.hf if isinstance(first, LensModel) else first
         self.texts = isinstance(first, LensModel)
         self.points = _layers(first, layers)
-        self.name = name or (first.name if isinstance(first, LensModel) else type(first).__name__)
+        own = first.name if isinstance(first, LensModel) else type(first).__name__
+        self.name = name or source or own
         self.load_code = "ll.Runs(network, checkpoints)" if checkpoints else "ll.Runs(networks)"
+        if source:
+            self.load_code = f"ll.Runs({source!r})"
         if layers is not None:
             self.load_code = f"{self.load_code[:-1]}, layers={self.points})"
         self.lock = threading.RLock()
@@ -214,6 +221,15 @@ class Runs:
     def __repr__(self) -> str:
         labels = ", ".join(map(str, self.labels))
         return f"Runs({self.name}: {self.n_layers} layers, runs {labels})"
+
+
+def _loaded(source: str) -> dict[int, LensModel]:
+    """A toy at each step of its training; they are alike, so one proof is enough."""
+    from layerlens.model.load import load
+    from layerlens.model.toy_checkpoints import sources
+
+    found = sources(source)
+    return {step: load(each, prove=step == max(found)) for step, each in found.items()}
 
 
 def _labelled(given: Any, what: str = "network") -> dict[Any, Any]:

@@ -1,8 +1,8 @@
 """Tiny models of our own: what each was taught, its words, and fresh examples of its task.
 
 They are standard Hugging Face classes with trained weights, shipped in the package, so everything
-that works on a large model works on them, in a fraction of a second. ``train_toys.py`` made them;
-the training log of each is ``training.json`` in its folder.
+that works on a large model works on them, in a fraction of a second. ``train_toys.py`` and
+``train_modular.py`` made them; the training log of each is ``training.json`` in its folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX = "toy:"
 UNKNOWN, PADDING, BEGIN = "<unk>", "<pad>", "<bos>"
 
 MODULUS = 113
-MODULAR_SHARE = 0.6  # of all 113 x 113 pairs, seen in training; the others are held out
+MODULAR_SHARE = 0.3  # of all 113 x 113 pairs, seen in training; the others are held out
 DIGITS = 3
 SEGMENT = (4, 24)  # shortest and longest segment of the induction task, in words
 INDUCTION_LENGTH = 48
@@ -87,16 +87,36 @@ def _induction(count: int, held_out: bool, generator: torch.Generator) -> Exampl
     return Examples(torch.cat([begin, ids], dim=1), answer)
 
 
-def _modular(count: int, held_out: bool, generator: torch.Generator) -> Examples:
-    """Draw ``a + b = c`` with c = (a + b) mod 113; the split is a fixed shuffle of all pairs.
+def modular_pairs(*, held_out: bool = False) -> Tensor:
+    """The pairs that the modular toy was trained on, or those that it never saw.
 
-    A held-out pair may have been seen the other way round (``88 + 57`` for ``57 + 88``).
+    A fixed shuffle of all pairs. A held-out pair may have been seen the other way round (``88 +
+    57`` for ``57 + 88``), as 30 % of them were.
+
+    Returns
+    -------
+    Tensor
+        int64 ``[n, 2]``, a and b.
+
+    Examples
+    --------
+    >>> len(modular_pairs()), len(modular_pairs(held_out=True))
+    (3830, 8939)
     """
     shuffle = torch.randperm(MODULUS**2, generator=torch.Generator().manual_seed(0))
     seen = int(MODULAR_SHARE * MODULUS**2)
-    pairs = shuffle[seen:] if held_out else shuffle[:seen]
-    chosen = pairs[torch.randint(len(pairs), (count,), generator=generator)]
-    a, b = chosen // MODULUS, chosen % MODULUS
+    chosen = shuffle[seen:] if held_out else shuffle[:seen]
+    return torch.stack([chosen // MODULUS, chosen % MODULUS], dim=1)
+
+
+PAIRS: dict[str, Callable[[], Tensor]] = {"modular": modular_pairs}
+"""The pairs of training, by the name that a model's `TrainedRange` has for them."""
+
+
+def _modular(count: int, held_out: bool, generator: torch.Generator) -> Examples:
+    """Draw ``a + b = c`` with c = (a + b) mod 113."""
+    pairs = modular_pairs(held_out=held_out)
+    a, b = pairs[torch.randint(len(pairs), (count,), generator=generator)].T
     plus, equals = torch.full_like(a, MODULUS), torch.full_like(a, MODULUS + 1)
     ids = torch.stack([a, plus, b, equals, (a + b) % MODULUS], dim=1)
     return Examples(ids, (torch.arange(5) == 4).expand(count, -1))
@@ -156,7 +176,11 @@ TOYS: dict[str, Toy] = {
             False,
             ("57 + 88 =", "32"),
             _modular,
-            TrainedRange(f"'57 + 88 =': two numbers from 0 to {MODULUS - 1}, with spaces", 5),
+            TrainedRange(
+                f"'57 + 88 =': two numbers from 0 to {MODULUS - 1}, with spaces",
+                5,
+                pairs="modular",
+            ),
         ),
         Toy(
             "addition",

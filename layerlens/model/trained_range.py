@@ -21,11 +21,15 @@ class TrainedRange:
         Tokens of the longest one.
     repeats
         Lengths of the shortest and longest stretch that was repeated in them, or None.
+    pairs
+        Of sums of two numbers the rule by which those of training were chosen, a name of
+        `layerlens.model.toys.PAIRS`, or None.
     """
 
     form: str
     longest: int
     repeats: tuple[int, int] | None = None
+    pairs: str | None = None
 
     @classmethod
     def of(cls, config: Any) -> TrainedRange | None:
@@ -34,7 +38,8 @@ class TrainedRange:
         if kept is None:
             return None
         repeats = kept["repeats"]
-        return cls(kept["form"], kept["longest"], None if repeats is None else tuple(repeats))
+        repeated = None if repeats is None else tuple(repeats)
+        return cls(kept["form"], kept["longest"], repeated, kept.get("pairs"))
 
     def store(self, config: Any) -> None:
         """Write it into a configuration, so that it is saved with the model."""

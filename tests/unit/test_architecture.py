@@ -47,6 +47,7 @@ QUESTIONS = [
         "grafting",
         "information",
         "neurons",
+        "numbers",
         "patching",
         "relevance",
         "removal",

@@ -41,6 +41,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "concepts": ((LIST * 2,), {"r": 2, "designs": 2, "explain": 1, "test": 0.5}),
     "contrast_layers": ((ONE,), {"max_new_tokens": 3}),
     "cross_model_patch": ((ONE,), {"other": None}),
+    "fourier": (
+        (),
+        {"numbers": [3, 4, 5, 6, 7], "prompt": ["a", 17, "b", 18], "pairs": 4, "draws": 2},
+    ),
     "frequency_tags": (([[5, 9, 4, 7], [3, 8, 6, 2], [9, 3, 5, 4]] * 4,), {"runs": 1, "draws": 40}),
     "generation_lens": ((ONE,), {"max_new_tokens": 3}),
     "cross_layer_sensitivity": ((ONE,), {"layers": [0, 1]}),
