@@ -70,9 +70,11 @@ js-test: $(stamps)/node
 kernel-test:
 	$(pytest) tests/kernel
 
-# The cells of a notebook stay together, in one process.
+# The cells of a notebook stay together, in one process. Chapters of the course are run once, by
+# tests/notebooks/test_course.py, which answers them as well.
 notebook-test:
-	$(pytest) -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks tests/notebooks
+	$(pytest) -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 \
+		--ignore=notebooks/course notebooks tests/notebooks
 
 # Every benchmark runs to its end on tiny sizes; the times mean nothing.
 bench-smoke:

@@ -1,5 +1,5 @@
-// What the extension adds: a launcher card for the tour, a palette command for each tutorial, one that
-// inserts a starter cell, and the answers of a course in the metadata of their notebook. Every service
+// What the extension adds: launcher cards for the tour and the course, a palette command for each notebook,
+// one that inserts a starter cell, and the answers of a course in the metadata of their notebook. Every service
 // is optional, so one file serves JupyterLab 4 and Notebook 7.
 
 import { keepAnswers } from "./answers";
@@ -17,6 +17,8 @@ import type { Routes, Tutorial } from "./routes";
 
 export const OPEN = "layerlens:open-tutorial";
 export const STARTER = "layerlens:insert-starter-cell";
+/** Chapters of the course are named by their folder. */
+const COURSE = "course/";
 const TOUR = "00_tour";
 const CATEGORY = "layerlens";
 
@@ -98,24 +100,30 @@ async function addTutorials(app: Application, services: Services, routes: Routes
   });
   for (const { name } of tutorials) {
     services.palette?.addItem({ command: OPEN, category: CATEGORY, args: { name } });
-    if (name === TOUR) {
-      const args = { name, card: true };
-      services.launcher?.add({
-        command: OPEN,
-        category: "Notebook",
-        rank: 50,
-        args,
-        kernelIconUrl: icon,
-      });
-    }
+  }
+  const first = tutorials.find(({ name }) => name.startsWith(COURSE));
+  for (const [rank, tutorial] of [
+    [50, tutorials.find(({ name }) => name === TOUR)],
+    [51, first],
+  ] as const) {
+    if (tutorial === undefined) continue;
+    const args = { name: tutorial.name, card: true };
+    services.launcher?.add({
+      command: OPEN,
+      category: "Notebook",
+      rank,
+      args,
+      kernelIconUrl: icon,
+    });
   }
 }
 
 function label({ name, card }: Args, tutorials: Tutorial[]): string {
-  if (card === true) return "layerlens tour";
+  const ofCourse = String(name).startsWith(COURSE);
+  if (card === true) return ofCourse ? "layerlens course" : "layerlens tour";
   if (name === TOUR) return "layerlens: Open the tour";
   const title = tutorials.find((tutorial) => tutorial.name === name)?.title;
-  return `layerlens: Open “${title ?? "a tutorial"}”`;
+  return `layerlens: Open ${ofCourse ? "the course at " : ""}“${title ?? "a tutorial"}”`;
 }
 
 async function report(app: Application, message: string): Promise<void> {

@@ -6,6 +6,8 @@ import { createRoutes, type Routes } from "../lab/routes";
 const tutorials = [
   { name: "00_tour", title: "A look inside" },
   { name: "01_heads", title: "Attention heads" },
+  { name: "course/00_tokens", title: "Tokens" },
+  { name: "course/01_attention", title: "Attention" },
 ];
 const tokens = { palette: {}, launcher: {}, browser: {}, notebooks: {} };
 
@@ -35,17 +37,25 @@ function labelOf(command: Command | undefined, args: Args): string {
 }
 
 describe("the plugin", () => {
-  it("adds a launcher card for the tour and a palette command for each tutorial", async () => {
+  it("adds launcher cards for tour and course, and a palette command for each notebook", async () => {
     const { app, added } = fakeApp();
     const palette = { addItem: vi.fn() };
     const launcher = { add: vi.fn() };
     await createPlugin(tokens, () => fakeRoutes()).activate(app, palette, launcher, null, null);
     const labels = palette.addItem.mock.calls.map(([item]) => labelOf(added.get(OPEN), item.args));
-    expect(labels).toEqual(["layerlens: Open the tour", "layerlens: Open “Attention heads”"]);
-    expect(launcher.add).toHaveBeenCalledTimes(1);
-    const card = launcher.add.mock.calls[0]?.[0];
-    expect(labelOf(added.get(OPEN), card.args)).toBe("layerlens tour");
-    expect(card.category).toBe("Notebook");
+    expect(labels).toEqual([
+      "layerlens: Open the tour",
+      "layerlens: Open “Attention heads”",
+      "layerlens: Open the course at “Tokens”",
+      "layerlens: Open the course at “Attention”",
+    ]);
+    const cards = launcher.add.mock.calls.map(([card]) => card);
+    expect(cards.map((card) => labelOf(added.get(OPEN), card.args))).toEqual([
+      "layerlens tour",
+      "layerlens course",
+    ]);
+    expect(cards.map((card) => card.args.name)).toEqual(["00_tour", "course/00_tokens"]);
+    expect(cards.map((card) => card.category)).toEqual(["Notebook", "Notebook"]);
   });
 
   it("copies a tutorial into the folder that is open, then opens the copy", async () => {
@@ -65,7 +75,7 @@ describe("the plugin", () => {
     const plugin = createPlugin(notebookSeven, () => fakeRoutes());
     expect(plugin.optional).toEqual([tokens.palette, tokens.notebooks]);
     await plugin.activate(app, palette, { currentWidget: null });
-    expect(palette.addItem).toHaveBeenCalledTimes(3);
+    expect(palette.addItem).toHaveBeenCalledTimes(1 + tutorials.length);
   });
 
   it("offers no tutorial where the server extension is not enabled", async () => {

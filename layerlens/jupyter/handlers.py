@@ -36,7 +36,8 @@ class TutorialsHandler(APIHandler):
             known = ", ".join(tutorial.name for tutorial in tutorials())
             raise web.HTTPError(400, f"No tutorial is called {name!r}; there are: {known}.")
         self.set_status(201)
-        self.finish(json.dumps({"path": await self._copy(notebook, f"{name}.ipynb", folder)}))
+        file = f"{str(name).rpartition('/')[2]}.ipynb"
+        self.finish(json.dumps({"path": await self._copy(notebook, file, folder)}))
 
     async def _copy(self, notebook: dict[str, Any], file: str, folder: Any) -> str:
         manager = self.contents_manager

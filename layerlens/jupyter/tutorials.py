@@ -1,4 +1,4 @@
-"""The tutorial notebooks that come with the package."""
+"""The notebooks that come with the package: the guide's, and the chapters of the course."""
 
 from __future__ import annotations
 
@@ -6,37 +6,43 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PACKAGE = Path(__file__).resolve().parents[1]
+from layerlens.course.copies import student
+from layerlens.course.places import guide
+
+COURSE = "course"
+"""The folder of the chapters, which a chapter's name begins with."""
 
 
 class Tutorial(NamedTuple):
-    """One tutorial notebook: its name without ``.ipynb``, and its first heading."""
+    """One notebook: its name without ``.ipynb``, and its first heading."""
 
     name: str
     title: str
 
 
-def folder() -> Path:
-    """Where the notebooks are: inside an installed package, beside it in a checkout."""
-    installed = PACKAGE / "notebooks"
-    return installed if installed.is_dir() else PACKAGE.parent / "notebooks"
-
-
 def tutorials(place: Path | None = None) -> list[Tutorial]:
-    """All tutorials, in the order of their names; `place` defaults to `folder()`."""
-    files = sorted((place or folder()).glob("*.ipynb"))
-    return [Tutorial(path.stem, _title(_parse(path), path.stem)) for path in files]
+    """The guide, then the course, in the order of their names; `place` defaults to `guide()`."""
+    return [Tutorial(name, _title(_parse(path), name)) for name, path in _named(place).items()]
 
 
 def read(name: str, place: Path | None = None) -> dict[str, Any] | None:
-    """The notebook called `name` as parsed JSON, or None if no tutorial is called so.
+    """The notebook called `name` as parsed JSON, or None if none is called so.
 
-    `name` is compared with the names that exist and never made into a path.
+    Of a chapter it is the copy for students. `name` is compared with the names that exist and
+    never made into a path.
     """
-    for path in (place or folder()).glob("*.ipynb"):
-        if path.stem == name:
-            return _parse(path)
-    return None
+    path = _named(place).get(name)
+    if path is None:
+        return None
+    return student(_parse(path)) if name.startswith(f"{COURSE}/") else _parse(path)
+
+
+def _named(place: Path | None) -> dict[str, Path]:
+    folder = place or guide()
+    chapters = sorted((folder / COURSE).glob("*.ipynb"))
+    return {path.stem: path for path in sorted(folder.glob("*.ipynb"))} | {
+        f"{COURSE}/{path.stem}": path for path in chapters
+    }
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -125,9 +125,9 @@ def test_both_extensions_are_enabled_after_an_install(
 
 def test_the_installed_package_finds_its_parts(installed: Path, no_node: dict[str, str]) -> None:
     code = (
-        "import layerlens, pathlib; from layerlens.jupyter.tutorials import folder;"
+        "import layerlens, pathlib; from layerlens.course.places import guide;"
         "from layerlens.views.bundle import script;"
-        "print(layerlens.__version__, pathlib.Path(layerlens.__file__).parent, folder(),"
+        "print(layerlens.__version__, pathlib.Path(layerlens.__file__).parent, guide(),"
         " all(len(script(view)) > 10_000 for view in ('lens', 'metrics', 'patch')))"
     )
     answer = run(installed / "python", "-c", code, cwd=installed, env=no_node).split()

@@ -13,7 +13,8 @@ import nbformat
 import pytest
 from tornado.httpclient import HTTPClientError
 
-from layerlens.jupyter.tutorials import folder, tutorials
+from layerlens.course.places import chapters, guide
+from layerlens.jupyter.tutorials import tutorials
 
 Fetch = Callable[..., Any]
 TOUR = "00_tour"
@@ -45,8 +46,16 @@ async def test_lists_the_tutorials_with_their_titles(jp_fetch: Fetch) -> None:
 async def test_copies_the_tour_into_the_root(jp_fetch: Fetch, jp_root_dir: Path) -> None:
     assert await copy(jp_fetch, name=TOUR) == {"path": f"{TOUR}.ipynb"}
     written = nbformat.read(jp_root_dir / f"{TOUR}.ipynb", as_version=4)
-    packaged = nbformat.read(folder() / f"{TOUR}.ipynb", as_version=4)
+    packaged = nbformat.read(guide() / f"{TOUR}.ipynb", as_version=4)
     assert [cell.source for cell in written.cells] == [cell.source for cell in packaged.cells]
+
+
+async def test_copies_a_chapter_as_students_get_it(jp_fetch: Fetch, jp_root_dir: Path) -> None:
+    chapter = next(path for path in chapters() if "BEGIN SOLUTION" in path.read_text())
+    assert await copy(jp_fetch, name=f"course/{chapter.stem}") == {"path": chapter.name}
+    written = (jp_root_dir / chapter.name).read_text()
+    assert "raise NotImplementedError()" in written
+    assert "BEGIN SOLUTION" not in written
 
 
 async def test_copies_into_the_folder_that_is_open(jp_fetch: Fetch, jp_root_dir: Path) -> None:
@@ -112,7 +121,7 @@ def test_a_tutorial_without_a_heading_is_called_by_its_name(tmp_path: Path) -> N
 
 
 def test_the_folder_holds_the_tour() -> None:
-    assert (folder() / f"{TOUR}.ipynb").is_file()
+    assert (guide() / f"{TOUR}.ipynb").is_file()
 
 
 def test_the_server_side_needs_neither_torch_nor_a_server_to_import() -> None:
