@@ -36,6 +36,8 @@ from layerlens.analyses.relevance.rules import RULES
 Asked = tuple[Analysis, dict[str, Any]]
 
 INTEGRATED = "relevance, integrated, embedding alone"
+ATTNLRP = "relevance, attnlrp, embedding alone"
+CP = "relevance, cp, embedding alone"
 WORKS: dict[str, Asked] = {
     **{
         f"relevance, {rule}, {draws} random answers": (
@@ -46,12 +48,20 @@ WORKS: dict[str, Asked] = {
         if rule != "integrated"
         for draws in (0, 4)
     },
+    ATTNLRP: (ll.relevance, {"at": "embed", "draws": 0}),
+    CP: (ll.relevance, {"rule": "cp", "at": "embed", "draws": 0}),
     INTEGRATED: (ll.relevance, {"rule": "integrated", "at": "embed"}),
     "layer_gradients, a text's own alone": (ll.layer_gradients, {"verify": 0, "control": False}),
     "layer_gradients, with its control": (ll.layer_gradients, {"verify": 0}),
     "the same, checked by a pass of the whole": (ll.layer_gradients, {}),
 }
-HEAVY = ("relevance, attnlrp, 0 random answers", INTEGRATED, "layer_gradients, with its control")
+HEAVY = (
+    "relevance, attnlrp, 0 random answers",
+    ATTNLRP,
+    CP,
+    INTEGRATED,
+    "layer_gradients, with its control",
+)
 """Those whose memory is measured."""
 
 

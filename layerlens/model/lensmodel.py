@@ -94,6 +94,7 @@ class LensModel(WithHead, WithText):
         self.lock = threading.RLock()
         self.bidirectional = False
         self.passes = 0
+        self._recorded = 0
         self.edited_now = False
         self.twin: LensModel | None = None
         self.recipe: dict[str, Any] | None = None
@@ -262,13 +263,19 @@ class LensModel(WithHead, WithText):
             Record what is computed for autograd; else nothing is.
         """
         quiet = torch.inference_mode(not gradients)
-        kept = brought_for_gradients(self.hf) if gradients else nullcontext()
-        with self.evaluating(), quiet, torch.set_grad_enabled(gradients), kept:
+        with ExitStack() as stack:
+            stack.enter_context(self.evaluating())
+            stack.enter_context(quiet)
+            stack.enter_context(torch.set_grad_enabled(gradients))
+            if gradients and not self._recorded:  # to look at all modules takes its time
+                stack.enter_context(brought_for_gradients(self.hf))
             self.passes += 1
+            self._recorded += gradients
             try:
                 yield
             finally:
                 self.passes -= 1
+                self._recorded -= gradients
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

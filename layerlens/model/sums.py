@@ -38,8 +38,10 @@ def misfit(total: Tensor, *terms: Tensor) -> float:
 def is_norm(module: nn.Module) -> bool:
     """Whether a module normalises: small, without children, and called a norm."""
     name = type(module).__name__.lower()
+    if not any(word in name for word in NORM_WORDS):
+        return False
     flat = all(parameter.dim() < 2 for parameter in module.parameters())
-    return flat and not list(module.children()) and any(word in name for word in NORM_WORDS)
+    return flat and not list(module.children())
 
 
 def is_scale(module: nn.Module) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,23 +12,10 @@ from layerlens.errors import InputError
 from layerlens.model.sites import HEADS, Site
 
 #: What can be done to a value.
-OPERATIONS = ("set", "add", "scale", "project_out", "block", "flow")
+OPERATIONS = ("set", "add", "scale", "project_out", "block", "flow", "node")
 
 #: Sites whose values are ``[batch, head, query, key]``.
 SQUARE = frozenset({"pattern", "attn_scores"})
-
-
-class _Share(torch.autograd.Function):
-    """The same numbers, infinite ones too; a share of a derivative passes."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, share: float) -> Tensor:
-        ctx.share = share
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return slopes[0] * ctx.share, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +28,12 @@ class Change:
         Kind, layer, and a head or None for all heads.
     op
         ``set``, ``add``, ``scale``; ``project_out`` removes what lies in the span of an
-        orthonormal basis; ``block`` makes attention scores minus infinity; ``flow`` leaves the
-        numbers and lets only a share of a derivative pass.
+        orthonormal basis; ``block`` makes attention scores minus infinity. Two leave the numbers:
+        ``flow`` lets only a share of a derivative pass, and ``node`` hands over what passes, which
+        can be differentiated by.
     value
         Broadcasts against ``[position, (head,) width]`` of what is chosen; a basis ``[width,
-        n]`` for ``project_out``; None for ``block``.
+        n]`` for ``project_out``; None for ``block`` and ``node``.
     positions
         Columns; queries for ``pattern`` and ``attn_scores``. None for every one.
     row
@@ -54,6 +42,8 @@ class Change:
         Entries of the last axis; None for all.
     keys
         Key positions of ``pattern`` and ``attn_scores``; None for all.
+    receive
+        What ``node`` calls with the tensor.
     """
 
     site: Site
@@ -63,6 +53,7 @@ class Change:
     row: int | None = None
     neurons: tuple[int, ...] | None = None
     keys: tuple[int, ...] | None = None
+    receive: Callable[[Tensor], None] | None = None
 
     def __post_init__(self) -> None:
         if self.op not in OPERATIONS:
@@ -107,11 +98,14 @@ class Change:
         """The new values in place of the old ones, ``[batch, position, ...]``."""
         if self.op == "block":
             return torch.full_like(old, float("-inf"))
+        if self.receive is not None:
+            node = old.view_as(old) if old.requires_grad else old.detach().requires_grad_()
+            self.receive(node)
+            return node
         if not isinstance(self.value, Tensor):
             number = 0.0 if self.value is None else float(self.value)
             if self.op == "flow":
-                shared: Tensor = _Share.apply(old, number)  # type: ignore[no-untyped-call]
-                return shared
+                return _shared(old, number)
             return (
                 torch.full_like(old, number)
                 if self.op == "set"
@@ -123,3 +117,12 @@ class Change:
         if self.op == "set":
             return value.expand(old.shape)
         return old + value if self.op == "add" else old * value
+
+
+def _shared(old: Tensor, share: float) -> Tensor:
+    """The same numbers, infinite ones too; a share of a derivative passes."""
+    if not share or not old.requires_grad:
+        return old.detach()
+    shared = old.view_as(old)
+    shared.register_hook(lambda slope: slope * share)
+    return shared

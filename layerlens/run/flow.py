@@ -7,10 +7,10 @@ number of the pass stays what it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _GATED: WeakKeyDictionary[LensModel, tuple[bool, ...]] = WeakKeyDictionary()
 _LINEAR: WeakKeyDictionary[LensModel, bool] = WeakKeyDictionary()
+_MEASURED: WeakKeyDictionary[nn.Module, _Measured] = WeakKeyDictionary()
+_WRITES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class _Held(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        offset: Tensor,
+        offset: Tensor | None,
         y: Tensor,
         gain: Tensor,
         scale: Tensor,
@@ -218,8 +220,9 @@ class _Norm:
     """A norm whose statistics are held, and whose offset can be differentiated by."""
 
     def __init__(self, model: LensModel, path: str, gate: Gate, offsets: Offsets) -> None:
-        self._model, self._path, self._gate, self._offsets = model, path, gate, offsets
-        self._found: tuple[Tensor, Tensor, bool] | None = None
+        self._model, self._path, self._gate = model, path, gate
+        self._offsets = offsets
+        self._found: NormParts | None = None
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -227,19 +230,22 @@ class _Norm:
         x, y = stream_argument(args, kwargs), first_tensor(output)
         if not self._gate.open or not y.requires_grad or x.shape != y.shape:
             return None
-        gain, offset, centred = self._measured(module, x)
+        parts = self._measured(module, x)
         with torch.no_grad():
-            scale = norm_scale(x, y, gain, offset, centred)
-        held = _Held.apply(x, offset, y.detach(), gain, scale, centred)  # type: ignore[no-untyped-call]
+            scale = norm_scale(x, y, parts)
+        held = _Held.apply(  # type: ignore[no-untyped-call]
+            x, parts.offset, y.detach(), parts.gain, scale, parts.centred
+        )
         return with_tensor(output, y, held)
 
-    def _measured(self, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Gain, offset and whether the mean goes; measured at the first input."""
+    def _measured(self, module: nn.Module, x: Tensor) -> NormParts:
+        """What the norm does; measured at the first input."""
         if self._found is None:
-            gain, offset, centred = measured_norm(self._model, module, x)
-            if offset.any():
-                self._offsets.of[self._path] = offset.requires_grad_()
-            self._found = (gain, offset, centred)
+            found = measured_norm(self._model, module, x)
+            if found.offset is not None:
+                leaf = found.offset.detach().requires_grad_()
+                self._offsets.of[self._path], found = leaf, found._replace(offset=leaf)
+            self._found = found
         return self._found
 
 
@@ -285,8 +291,10 @@ class Passing:
         self._given = given = stream_argument(args, kwargs)
         if not args:
             return None
-        # Some activations write into what they get.
-        return (given.detach().clone(), *args[1:]), kwargs
+        return (
+            given.detach().clone() if _writes(module, given) else given.detach(),
+            *args[1:],
+        ), kwargs
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         u, self._given = self._given, None
@@ -308,28 +316,86 @@ class _Slope(Passing):
         if not self._share:
             return a.detach()
         with torch.no_grad():
-            slope = slope_from_zero(u, a) * self._share
+            slope = slope_from_zero(u, a)
+            if self._share != 1:
+                slope *= self._share
         sloped: Tensor = _Sloped.apply(u, a.detach(), slope)  # type: ignore[no-untyped-call]
         return sloped
 
 
 def slope_from_zero(u: Tensor, a: Tensor) -> Tensor:
     """``a / u``; 0 where nothing was given."""
-    return (a / u).masked_fill_(u == 0, 0.0)
+    return (a / u).nan_to_num_(0.0, 0.0, 0.0)  # in one go, where a mask would take two
 
 
-def measured_norm(model: LensModel, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Gain and offset of a norm (float32, beside its input), and whether the mean goes."""
+def _writes(module: nn.Module, given: Tensor) -> bool:
+    """Whether an activation writes into what it is given, as some do; tried once."""
+    if module not in _WRITES:
+        with torch.inference_mode(False), torch.no_grad():
+            copy = given[:1].detach().clone()
+            version = copy._version
+            module.forward(copy)
+            _WRITES[module] = copy._version != version
+    return _WRITES[module]
+
+
+class NormParts(NamedTuple):
+    """What a norm does besides dividing by its statistics.
+
+    Parameters
+    ----------
+    gain, offset
+        Float32, beside its input and as wide (a norm of heads has their axis, too); no offset is
+        None.
+    centred
+        Whether the mean goes.
+    """
+
+    gain: Tensor
+    offset: Tensor | None
+    centred: bool
+
+
+class _Measured(NamedTuple):
+    """A norm that was measured, with the weights that it had."""
+
+    weights: tuple[Tensor, ...]
+    like: Tensor
+    parts: NormParts
+
+    def holds(self, weights: Sequence[Tensor], like: Tensor) -> bool:
+        """Whether the same would be found again."""
+        pairs = list(zip(self.weights, weights, strict=True))
+        return (
+            self.like.shape == like.shape
+            and all(
+                a.device == b.device and a.dtype == b.dtype for a, b in [(self.like, like), *pairs]
+            )
+            and not any(weight.is_meta for weight in weights)
+            and all(torch.equal(before, now) for before, now in pairs)
+        )
+
+
+def measured_norm(model: LensModel, module: nn.Module, x: Tensor) -> NormParts:
+    """What a norm does; measured once, and again when its weights are others."""
     like = x.detach()[(0,) * min(2, x.dim() - 1)]  # norms of heads keep their axis
+    own = (*module._parameters.values(), *module._buffers.values())  # a norm has no children
+    weights = [weight.detach() for weight in own if weight is not None]
+    known = _MEASURED.get(module)
+    if known is not None and known.holds(weights, like):
+        return known.parts
     with torch.no_grad():
         gain, offset, centred = measure_norm(model, module.forward, like)
-    gain, offset = (found.clone().to(x.device, torch.float32) for found in (gain, offset))
-    return gain, offset, centred
+        gain, offset = (found.clone().to(x.device, torch.float32) for found in (gain, offset))
+        parts = NormParts(gain, offset if offset.any() else None, centred)
+        _MEASURED[module] = _Measured(tuple(w.clone() for w in weights), like.clone(), parts)
+    return parts
 
 
-def norm_scale(x: Tensor, y: Tensor, gain: Tensor, offset: Tensor, centred: bool) -> Tensor:
+def norm_scale(x: Tensor, y: Tensor, parts: NormParts) -> Tensor:
     """By what a norm multiplied each input to get ``y``, ``[..., 1]`` float32."""
-    linear = centre(x.float(), centred) * gain
-    square = linear.square().sum(-1, keepdim=True)
-    along = ((y.float() - offset) * linear).sum(-1, keepdim=True)
-    return torch.where(square > 0, along / square, 0.0)
+    linear = centre(x.float(), parts.centred) * parts.gain
+    given = y.float() if parts.offset is None else y.float() - parts.offset
+    before, after = (torch.linalg.vector_norm(v, dim=-1, keepdim=True) for v in (linear, given))
+    scale: Tensor = after / before.clamp(min=torch.finfo(torch.float32).tiny)
+    return scale

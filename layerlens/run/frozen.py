@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from layerlens.run.attention import held_pattern
 from layerlens.run.block_rows import RowCalls
 from layerlens.run.flow import (
     Flow,
+    NormParts,
     Passing,
     activations,
     measured_norm,
@@ -143,21 +144,12 @@ class FrozenText:
             watch_attention(self.model, later, watch, self._gate, stack)
 
 
-class _Scaled(NamedTuple):
-    """What is held of a norm."""
-
-    gain: Tensor
-    offset: Tensor
-    scale: Tensor
-    centred: bool
-
-
 class _HeldNorm:
     """A norm that keeps its first input's statistics, and takes them for all that follow."""
 
     def __init__(self, model: LensModel, path: str, gate: Gate) -> None:
         self._model, self._path, self._gate = model, path, gate
-        self._held: _Scaled | None = None
+        self._held: tuple[NormParts, Tensor] | None = None
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -172,12 +164,12 @@ class _HeldNorm:
             )
         if self._held is None:
             with torch.inference_mode(False), torch.no_grad():
-                gain, offset, centred = measured_norm(self._model, module, x)
-                scale = norm_scale(x, y, gain, offset, centred)
-            self._held = _Scaled(gain, offset, scale, centred)
+                parts = measured_norm(self._model, module, x)
+                self._held = parts, norm_scale(x, y, parts)
             return None
-        gain, offset, scale, centred = self._held
-        new = centre(x.float(), centred) * gain * _for_rows(scale, x) + offset
+        (gain, offset, centred), scale = self._held
+        new = centre(x.float(), centred) * gain * _for_rows(scale, x)
+        new = new if offset is None else new + offset
         return with_tensor(output, y, new.to(y.dtype))
 
 

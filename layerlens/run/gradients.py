@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,9 +14,8 @@ from layerlens.errors import InputError
 from layerlens.model.sites import Site
 from layerlens.model.text import Tokens
 from layerlens.run.answer_place import answer_place
-from layerlens.run.changes import SQUARE, Change
+from layerlens.run.changes import Change
 from layerlens.run.forward import forward
-from layerlens.run.where import row_shapes
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -43,8 +43,8 @@ def gradients(
 ) -> tuple[float, dict[Site, Tensor]]:
     """Differentiate a number of one run with respect to many sites: one pass each way.
 
-    A tensor of zeros is added at each site; the derivative with respect to it is the derivative
-    with respect to what passes there, whatever the model does with it afterwards.
+    The derivative is that with respect to what passes at a site, whatever the model does with it
+    afterwards.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def derivatives(
         Those that the number is made of, whole; handed to it when the last has passed.
     """
     with model.running(gradients=True):
-        values, leaves = recorded_pass(model, tokens, sites, read, changes, held=held, rows=rows)
+        values, nodes = recorded_pass(model, tokens, sites, read, changes, held=held, rows=rows)
         value = number(values)
         if not value.requires_grad:
             raise InputError(
@@ -117,9 +117,9 @@ def derivatives(
                 "gradient is unknown: use logit_diff, logit, probability or logprob."
             )
         found = torch.autograd.grad(
-            value.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+            value.sum(), list(nodes.values()), allow_unused=True, materialize_grads=True
         )
-    return float(value.detach()), dict(zip(leaves, found, strict=True))
+    return float(value.detach()), {s: slope[0] for s, slope in zip(nodes, found, strict=True)}
 
 
 def recorded_pass(
@@ -138,44 +138,30 @@ def recorded_pass(
     -------
     values
         Of the sites that are read.
-    leaves
-        For each of ``sites`` the zeros that were added there.
+    nodes
+        What passed at each of ``sites``, ``[1, position, width]`` or as in :func:`gradients`: to
+        be differentiated by, after the changes and before what is ``held``.
     """
-    sites, length = list(sites), tokens.ids.shape[1]
     at = None if rows is None else tuple(rows)
-    shapes = _shapes(model, sites, length if rows is None else len(rows), length)
     values: dict[Site, Tensor] = {}
+    nodes: dict[Site, Tensor] = {}
     # What was made in inference mode cannot be kept for a backward pass; a copy can.
     fed = tokens.plain
     before, after = ([_copied(change) for change in given] for given in (changes, held))
-    leaves = {
-        site: torch.zeros(shapes[site], dtype=model.dtype, device=model.device, requires_grad=True)
-        for site in sites
-    }
-    added = [Change(site, "add", leaf, at) for site, leaf in leaves.items()]
+    marked = [
+        Change(site, "node", positions=at, receive=partial(nodes.__setitem__, site))
+        for site in dict.fromkeys(sites)
+    ]
     forward(
         model,
         fed,
         read,
         values.__setitem__,
         logits=None,
-        changes=(*before, *added, *after),
+        changes=(*before, *marked, *after),
         gradients=True,
     )
-    return values, leaves
-
-
-def _shapes(
-    model: LensModel, sites: Sequence[Site], count: int, length: int
-) -> dict[Site, tuple[int, ...]]:
-    """Shape of the values of each site at some positions of one text."""
-    square = [site for site in sites if site.kind in SQUARE]
-    rows = row_shapes(model, [site for site in sites if site.kind not in SQUARE])
-    blocks = model.anatomy.blocks
-    return {
-        **{site: (count, *row) for site, row in rows.items()},
-        **{site: (count, blocks[site.block].n_heads, length) for site in square},
-    }
+    return values, nodes
 
 
 def _copied(change: Change) -> Change:

@@ -225,6 +225,8 @@ class _Writer:
     def changed(self, tensor: Tensor, tap: Tap, changes: Sequence[Change], n_heads: int) -> Tensor:
         """A changed copy of what passes at a tap."""
         batch, length = self.installed.shape(tensor)
+        if tap.volatile and torch.is_grad_enabled():  # what is written into stays out of the graph
+            tensor = tensor.clone()
         value = tensor if tap.scale == 1 else tensor * tap.scale
         if tap.columns is not None:
             part = self.copy(tap.columns.read(value), changes, batch, length)
@@ -232,6 +234,8 @@ class _Writer:
         heads = changes[0].site.kind in HEADS
         parts = value.unflatten(-1, (n_heads, -1)) if heads else value
         new = self.copy(parts, changes, batch, length).reshape(value.shape)
+        if tap.volatile and torch.is_grad_enabled():
+            new = new.clone()
         return new if tap.scale == 1 else new / tap.scale
 
 

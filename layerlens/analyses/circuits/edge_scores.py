@@ -63,7 +63,7 @@ class EdgeScores:
         self.passes = 0.0
         self._moved = {site: edges.moved(site) for part in parts for site in part.sends}
         self._slopes = self._derivatives(steps)
-        self._values, self._leaves = self._held_pass()
+        self._values, self._nodes = self._held_pass()
 
     def _derivatives(self, steps: int) -> dict[Site, Tensor]:
         """Derivative of the metric by what each receiver makes, its mean over the way."""
@@ -86,7 +86,7 @@ class EdgeScores:
         return found
 
     def _held_pass(self) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
-        """A pass in which every part is held; what is read, and zeros added where parts send."""
+        """A pass in which every part is held; what is read, and what parts send."""
         sends = list(dict.fromkeys(site.whole for part in self.parts for site in part.sends))
         read = list(dict.fromkeys(s.whole for part in self.parts for s in part.receives))
         states = [Site("resid_pre", layer) for layer in range(1, self.model.n_layers)]
@@ -134,17 +134,17 @@ class EdgeScores:
         return self.edges.source.trace[site][0, there] - self.edges.base.trace[site][0, here]
 
     def _back(self, receiver: Part) -> Mapping[Site, Tensor]:
-        """Derivative by what was added where parts send, through this receiver alone."""
+        """Derivative by what parts send, through this receiver alone."""
         with self.model.running(gradients=True):
             number = self._number(receiver)
             found = torch.autograd.grad(
                 number,
-                list(self._leaves.values()),
+                list(self._nodes.values()),
                 retain_graph=True,
                 allow_unused=True,
                 materialize_grads=True,
             )
-        return dict(zip(self._leaves, found, strict=True))
+        return {site: slope[0] for site, slope in zip(self._nodes, found, strict=True)}
 
     def _number(self, receiver: Part) -> Tensor:
         if receiver.name == "answer":

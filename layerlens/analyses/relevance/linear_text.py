@@ -115,7 +115,7 @@ class LinearText:
         frozen = FrozenText(self.model, text, FLOWS[RULE], self.job.tick)
         chance = self.beside and FrozenText(self.beside, text, FLOWS[RULE], self.job.tick)
         explained, random = self._asked(frozen, row, asked)
-        (own,) = by_gradient(self.model, text, frozen.place, self.depths.sites, [explained], RULE)
+        own = by_gradient(self.model, text, frozen.place, self.depths.sites, explained, RULE)
         final = frozen.states[-1][frozen.place]
         reads = [_read(self.model, one, final) for one in (explained, *random)]
         place = frozen.place if pushed is None else _one_place(self.model, text, pushed)

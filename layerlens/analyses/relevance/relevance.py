@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import among, given
@@ -98,7 +97,7 @@ def count_work(
     row = longest * model.d_model * model.dtype.itemsize * model.n_layers * INSIDE
     if rule != "integrated":
         zeroed = 2 * verify * bool(neurons)
-        return Work(2 + 2 * (1 + draws) + zeroed, 4 + draws + zeroed, row)
+        return Work(1 + 2 * (1 + draws) + zeroed, 3 + draws + zeroed, row)
     later = 1.0 if at == "embed" else (model.n_layers + 2) / 2
     ways = min(whole(steps, "steps"), FEWEST)
     held = max(row, min(memory_limit, ways * row))
@@ -112,7 +111,7 @@ def count_work(
     "Transformers, arXiv 2402.05602; Ali et al. (2022), XAI for Transformers: Better Explanations "
     "through Conservative Propagation, arXiv 2202.07304; Sundararajan, Taly and Yan (2017), "
     "Axiomatic Attribution for Deep Networks, arXiv 1703.01365",
-    cost="2 passes a text and one way back, and one more for each random answer; with neurons, a "
+    cost="1 pass a text and one way back, and one more for each random answer; with neurons, a "
     "pass for each that is set to 0",
     view="strip",
     lead="What each token's state at a depth carries of the answer's logit: blue speaks for the "
@@ -167,8 +166,8 @@ def relevance(
     wrong
         Explain the difference of two logits: the answer's less this token's.
     at
-        ``"layers"`` for all depths, ``"embed"`` for the embedding alone (which for
-        ``"integrated"`` is much less work).
+        ``"layers"`` for all depths and what sublayers write, ``"embed"`` for the embedding alone
+        (which for ``"integrated"`` is much less work).
     baseline
         Where the ways of ``"integrated"`` begin: a text of as many tokens, such as the same with
         another name in it. None for the mean of the text's own states at the depth (the first
@@ -229,30 +228,28 @@ def relevance(
     answers, others = (one_each(v, texts, n) for v, n in ((answer, "answer"), (wrong, "wrong")))
     beginnings = _baselines(job, baseline, texts)
     points = model.anatomy.points(("embed", "post") if at == "layers" else ("embed",))
-    sublayers = _sublayers(model)
+    sublayers = _sublayers(model) if at == "layers" and rule != "integrated" else []
     cells = Cells(model, tokens)
     zeroed = verify if neurons else 0
     labels, sites, layers = zip(*points, strict=True)
     run = RelevanceText(job, model, rule, (labels, sites, layers), sublayers, (neurons, zeroed))
     job.declare(
-        {"point": len(points), "sublayer": len(sublayers), **run.neuron_sizes, **cells.sizes()},
+        {"point": len(points), **run.sizes, **cells.sizes()},
         {
             "point": (_POINT, np.array(labels)),
             "point_layer": (_POINT, np.array(layers, dtype=np.int32)),
-            "sublayer": (_SUB, np.array([f"{layer}_{kind}" for kind, layer in sublayers])),
-            "sublayer_layer": (_SUB, np.array([i for _, i in sublayers], dtype=np.int32)),
-            **run.neuron_coords,
+            **run.coords,
             **cells.coords(),
         },
-        only=_variables(rule, draws, neurons, zeroed),
+        only=_variables(rule, bool(sublayers), draws, neurons, zeroed),
     )
     for row in range(texts):
-        with torch.no_grad():
-            run.text(row_of(tokens, row), row, (answers[row], others[row]), (draws, seed))
+        run.text(row_of(tokens, row), row)
+        asked = answers[row], others[row]
         if rule == "integrated":
-            run.integrated(beginnings[row], steps, memory_limit)
+            run.integrated(asked, beginnings[row], steps, memory_limit)
         else:
-            run.by_gradient()
+            run.by_gradient(asked, draws, seed)
         job.progress(row + 1, texts, "texts")
     _check(job, model, run, rule)
 
@@ -309,7 +306,7 @@ def _sublayers(model: LensModel) -> list[tuple[str, int]]:
     ]
 
 
-def _variables(rule: str, draws: int, neurons: int, zeroed: int) -> list[str]:
+def _variables(rule: str, sublayers: bool, draws: int, neurons: int, zeroed: int) -> list[str]:
     """What a rule gives."""
     chance = draws > 0 and rule != "integrated"
     names = ["relevance", *(["relevance_chance", "likeness_chance"] if chance else []), "total"]
@@ -319,8 +316,9 @@ def _variables(rule: str, draws: int, neurons: int, zeroed: int) -> list[str]:
         names.append("missing")
     if rule == "integrated":
         return [*names, "steps_used"]
-    names += ["sublayer_relevance", "sublayer_share"]
-    names += ["sublayer_share_chance"] if chance else []
+    if sublayers:
+        names += ["sublayer_relevance", "sublayer_share"]
+        names += ["sublayer_share_chance"] if chance else []
     if neurons:
         names += ["neuron", "neuron_relevance"]
         names += ["neuron_chance"] if chance else []
@@ -332,16 +330,19 @@ def _variables(rule: str, draws: int, neurons: int, zeroed: int) -> list[str]:
 def _check(job: Job, model: LensModel, run: RelevanceText, rule: str) -> None:
     """Say what was compared."""
     limit = tolerance(model)
-    job.check(
-        "same numbers", run.off, limit, "the answer in the pass of the rule and in a plain one"
+    same = (
+        "the answer where the ways end and in a plain pass, relative"
+        if rule == "integrated"
+        else "a block in the pass of the rule and by itself, of the same input, relative"
     )
+    job.check("same numbers", run.off, limit, same)
     if rule in CONSERVING:
         what = "relevance and what no token has add up to the answer at every depth, relative"
         job.check("conserved", run.lost, WITHIN if rule == "integrated" else limit, what)
-    elif rule == "attnlrp":
+    elif rule == "attnlrp" and model.n_layers - 1 in run.layers:
         what = "relevance after the last block adds up to the answer, relative"
         job.check("conserved after the last block", run.lost_last, limit, what)
-    else:
+    elif rule not in FLOWS:
         along = "the embeddings" + " and the neurons of a layer" * bool(run.neurons)
         what = f"derivative along {along} against a small step of the model, relative"
         job.check("small step", run.step_off, STEP_WITHIN, what)

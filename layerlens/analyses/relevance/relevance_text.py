@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from layerlens.analyses.contract.parts import Where
-from layerlens.analyses.relevance.by_gradient import Found, by_gradient
+from layerlens.analyses.relevance.by_gradient import Found, rule_pass
 from layerlens.analyses.relevance.explained import Explained, random_answers
 from layerlens.analyses.relevance.integrated import Integrated
 from layerlens.analyses.relevance.neurons import (
@@ -23,7 +23,6 @@ from layerlens.errors import InputError
 from layerlens.metrics.layer import neuron_sites
 from layerlens.model.sites import Site
 from layerlens.run.answer_place import answer_place
-from layerlens.run.base import wanted_logits
 from layerlens.run.changes import Change
 from layerlens.run.forward import forward
 
@@ -45,7 +44,8 @@ class RelevanceText:
     Attributes
     ----------
     off
-        How far an answer in the pass of a rule is from that in a plain one.
+        How far a block in the pass of a rule is from the same block by itself, the answer on a
+        way from that of the text as it is; relative.
     lost, lost_last
         The largest part of an answer that is missing, at any depth and after the last block.
     step_off
@@ -68,7 +68,7 @@ class RelevanceText:
     ) -> None:
         self.job, self.model, self.rule = job, model, rule
         self.labels, self.sites, self.layers = points
-        self.writes = [] if rule == "integrated" else [Site(*sublayer) for sublayer in sublayers]
+        self.writes = [Site(*sublayer) for sublayer in sublayers]
         self.kept, self.zeroed = neurons
         self.neurons = neuron_sites(model) if self.kept else []
         self.off = self.lost = self.lost_last = self.step_off = self.neurons_off = 0.0
@@ -76,75 +76,84 @@ class RelevanceText:
         self.capped, self.words = False, ""
 
     @property
-    def neuron_sizes(self) -> dict[str, int]:
-        """Axes of what is said about neurons."""
-        axes = {"layer": len(self.neurons), "rank": self.kept, "zeroed": 2 * self.zeroed}
+    def sizes(self) -> dict[str, int]:
+        """Axes of what is said about sublayers and neurons."""
+        axes = {
+            "sublayer": len(self.writes),
+            "layer": len(self.neurons),
+            "rank": self.kept,
+            "zeroed": 2 * self.zeroed,
+        }
         return {axis: size for axis, size in axes.items() if size}
 
     @property
-    def neuron_coords(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    def coords(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
         """What stands along them."""
         words = [f"{kind} {i + 1}" for kind in ("top", "random") for i in range(self.zeroed)]
+        writes = [f"{site.block}_{site.kind}" for site in self.writes]
         found = {
-            "layer": np.array([site.block for site in self.neurons], np.int32),
-            "rank": np.arange(1, self.kept + 1, dtype=np.int32),
-            "zeroed": np.array(words),
+            "sublayer": ("sublayer", np.array(writes)),
+            "sublayer_layer": ("sublayer", np.array([s.block for s in self.writes], np.int32)),
+            "layer": ("layer", np.array([site.block for site in self.neurons], np.int32)),
+            "rank": ("rank", np.arange(1, self.kept + 1, dtype=np.int32)),
+            "zeroed": ("zeroed", np.array(words)),
         }
-        return {axis: ((axis,), found[axis]) for axis in self.neuron_sizes}
+        return {name: ((axis,), of) for name, (axis, of) in found.items() if axis in self.sizes}
 
-    def text(
-        self, text: Tokens, row: int, asked: tuple[Any, Any], control: tuple[int, int]
-    ) -> None:
-        """Take a text and its answer: run it as it is.
+    def text(self, text: Tokens, row: int) -> None:
+        """Take a text."""
+        self.where = {"batch": row} if self.job.batched else {}
+        self.tokens, self.at, self.row = text, answer_place(self.model, text), row
+
+    def _asked(self, final: torch.Tensor, asked: tuple[Any, Any], draws: int, seed: int) -> None:
+        """Take the answer and what is drawn beside it.
 
         Parameters
         ----------
+        final
+            ``[1, d_model]``, the state after the last block where the text is answered.
         asked
             The answer and the wrong answer, as they were given.
-        control
-            How many random answers, and the seed.
+        draws
+            How many random answers.
         """
-        self.where = {"batch": row} if self.job.batched else {}
-        self.tokens, self.at = text, answer_place(self.model, text)
-        final, own = self._as_it_is()
         answer, wrong = asked
-        right = own if answer is None else self.model.token_id(answer)
-        other = None if wrong is None else self.model.token_id(wrong)
-        self.explained = Explained(self.model, right, other)
+        model = self.model
+        own = model.unembed(final).argmax() if answer is None else model.token_id(answer)
+        other = None if wrong is None else model.token_id(wrong)
+        self.explained = Explained(model, int(own), other)
         self.plain = float(self.explained(final)[0])
         self.capped |= self.explained.capped
         self.words = self.words or self.explained.words
-        self.random = random_answers(self.model, self.explained, *control, row)
-        self.rng = np.random.default_rng((control[1], row, 1))
-        self.passes += 1
+        self.random = random_answers(model, self.explained, draws, seed, self.row)
+        self.rng = np.random.default_rng((seed, self.row, 1))
 
-    def _as_it_is(self) -> tuple[torch.Tensor, int]:
-        """State after the last block where the text is answered, and the model's own answer."""
-        last = Site("resid_post", self.model.n_layers - 1)
-        found: list[torch.Tensor] = []
-
-        def keep(_: Site, state: torch.Tensor) -> None:
-            found.append(state[:, self.at].clone())
-
-        logits = forward(self.model, self.tokens, [last], keep, logits=wanted_logits(self.model))
-        assert logits is not None  # the model has a head: the contract asked
-        # Counted from the end, so that it does not matter whether earlier ones were computed.
-        return found[0], int(logits[0, self.at - self.tokens.ids.shape[1]].argmax())
-
-    def by_gradient(self) -> None:
-        """Hand over what one pass and its ways back give."""
+    def by_gradient(self, asked: tuple[Any, Any], draws: int, seed: int) -> None:
+        """Hand over what one pass and its ways back give; see :meth:`_asked`."""
         self.job.tick()
-        sites = [*self.sites, *self.writes]
-        explained = [self.explained, *self.random]
-        own, *random = by_gradient(
-            self.model, self.tokens, self.at, sites, explained, self.rule, self.neurons
-        )
+        written = [Site("mlp_out", site.block) for site in self.neurons]  # by the neurons together
+        sites = list(dict.fromkeys([*self.sites, *self.writes, *written]))
+        again = int(np.random.default_rng((seed, self.row, 2)).integers(self.model.n_layers))
+        with rule_pass(
+            self.model,
+            self.tokens,
+            self.at,
+            sites,
+            self.rule,
+            neurons=self.neurons,
+            again=again,
+        ) as passed:
+            with torch.no_grad():
+                self._asked(passed.final.detach(), asked, draws, seed)
+            explained = [self.explained, *self.random]
+            own, *random = passed.back(explained)
+        self.off = max(self.off, passed.block_off)
         self.passes += 1 + 2 * len(explained)
-        self._compare(own.value)
         for place, site in enumerate(self.sites):
             constant = own.constant[self.layers[place] + 1] if self.rule in FLOWS else None
             self._emit(place, own.at[site], constant, [found.at[site] for found in random])
-        self._sublayers(own, random)
+        if self.writes:
+            self._sublayers(own, random)
         if self.neurons:
             self.job.emit(self.where, kept_neurons(own, random, self.kept))
             if self.rule in FLOWS:
@@ -216,13 +225,17 @@ class RelevanceText:
         }
         self.job.emit(self.where, found)
 
-    def integrated(self, baseline: Tokens | None, steps: int, memory_limit: int) -> None:
-        """Hand over each depth, by ways of its own."""
+    def integrated(
+        self, asked: tuple[Any, Any], baseline: Tokens | None, steps: int, memory_limit: int
+    ) -> None:
+        """Hand over each depth, by ways of its own; see :meth:`_asked`."""
         if baseline is not None and baseline.ids.shape != self.tokens.ids.shape:
             raise InputError(
                 f"The baseline has {baseline.ids.shape[1]} tokens and the text "
                 f"{self.tokens.ids.shape[1]}: give one of as many."
             )
+        with torch.no_grad():
+            self._asked(self._as_it_is(), asked, 0, 0)
         work = Integrated(
             self.model,
             self.tokens,
@@ -234,7 +247,8 @@ class RelevanceText:
             self.job.tick,
         )
         with torch.no_grad():
-            self._compare(float(self.explained(work.states[-1][self.at][None])[0]))
+            value = float(self.explained(work.states[-1][self.at][None])[0])
+        self.off = max(self.off, abs(value - self.plain) / max(1.0, abs(self.plain)))
         for place, layer in enumerate(self.layers):
             found = work.at(layer + 1, self.plain)
             self._emit(place, found.relevance, found.start)
@@ -242,8 +256,14 @@ class RelevanceText:
             self.job.progress(place + 1, len(self.layers), self.labels[place])
         self.passes += work.blocks / self.model.n_layers
 
-    def _compare(self, value: float) -> None:
-        self.off = max(self.off, abs(value - self.plain) / max(1.0, abs(self.plain)))
+    def _as_it_is(self) -> torch.Tensor:
+        """State after the last block where the text is answered, by a plain pass."""
+        last = Site("resid_post", self.model.n_layers - 1)
+        found: list[torch.Tensor] = []
+        keep = lambda _, state: found.append(state[:, self.at].clone())  # noqa: E731
+        forward(self.model, self.tokens, [last], keep, logits=None)
+        self.passes += 1
+        return found[0]
 
     def _small_step(self, own: Found) -> None:
         """Derivatives along the embeddings, and along the neurons of a layer, by the model."""

@@ -37,8 +37,8 @@ def biases(model: LensModel) -> Iterator[dict[str, nn.Parameter]]:
     found = {
         path: module.bias
         for path, module in model.hf.named_modules()
-        if is_plain(module)
-        and isinstance(module.bias, nn.Parameter)
+        if isinstance(getattr(module, "bias", None), nn.Parameter)
+        and is_plain(module)
         and not module.bias.is_inference()
     }
     before = {path: bias.requires_grad for path, bias in found.items()}

@@ -39,8 +39,7 @@ def scores_by_rule(
         work = Integrated(model, base.tokens, None, base.at, explained, steps, memory_limit, tick)
         return work.at(0, whole).relevance
     site = Site("resid_pre", 0)
-    (found,) = by_gradient(model, base.tokens, base.at, [site], [explained], rule)
-    return found.at[site]
+    return by_gradient(model, base.tokens, base.at, [site], explained, rule).at[site]
 
 
 def scores_beside(runs: RemovedTokens, length: int) -> dict[str, np.ndarray]:

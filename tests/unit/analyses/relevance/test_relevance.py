@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import layerlens as ll
 from layerlens.errors import InputError, ModelError
 from layerlens.model.tiny import tiny_model
+from layerlens.run import flow
 
 IDS = [5, 17, 33, 8, 21, 40]
 
@@ -176,6 +177,50 @@ def test_nothing_stays_behind(llama: ll.LensModel) -> None:
     assert torch.equal(llama.hf(torch.tensor([IDS])).logits, before)
     assert not any(module._forward_hooks for module in llama.hf.modules())
     assert not any(module._forward_pre_hooks for module in llama.hf.modules())
+
+
+def test_a_rule_that_changes_numbers_is_found(
+    llama: ll.LensModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(ctx: Any, u: torch.Tensor, a: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slope)
+        return a * 1.1
+
+    monkeypatch.setattr(flow._Sloped, "forward", staticmethod(forward))
+    for seed in range(3):  # whichever block is run by itself
+        checks = ll.relevance(llama, IDS, draws=0, seed=seed).checks
+        assert not next(check for check in checks if check.name == "same numbers").ok
+
+
+def test_weights_of_a_norm_that_changed_are_measured_again() -> None:
+    model = loaded("llama")
+    ll.relevance(model, IDS, rule="cp", draws=0)
+    with torch.no_grad():
+        model.hf.model.norm.weight[::2] *= -3
+    found = ll.relevance(model, IDS, rule="cp", draws=0)
+    assert found.checks.ok and float(abs(found.data.missing).max()) < 1e-5
+
+
+def test_an_activation_that_writes_into_what_it_is_given() -> None:
+    """The same numbers as of one that does not."""
+    found = []
+    for inplace in (False, True):
+        hf = tiny_model("opt")
+        for block in hf.model.decoder.layers:
+            block.activation_fn = torch.nn.LeakyReLU(0.1, inplace=inplace)
+        found.append(ll.relevance(ll.load(hf), IDS, answer=7, draws=0))
+    assert found[1].checks.ok
+    one, other = (each.data.relevance for each in found)
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_the_embedding_alone_is_that_of_all_depths(llama: ll.LensModel) -> None:
+    every, alone = (
+        ll.relevance(llama, IDS, draws=0, neurons=1, verify=0, at=at).data
+        for at in ("layers", "embed")
+    )
+    np.testing.assert_allclose(alone.relevance[0], every.relevance[0], rtol=1e-5)
+    assert "sublayer" not in alone.dims and every.neuron.equals(alone.neuron)
 
 
 def test_random_answers_beside(llama: ll.LensModel) -> None:
