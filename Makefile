@@ -3,6 +3,7 @@
 # make bench-smoke  run every benchmark to its end on tiny sizes
 # make test-latest  the same package with the newest of everything that pyproject.toml allows
 # make test-bounds  what leans on transformers' inside, with its newest and its oldest release
+# make test-remote  requests to a model that runs elsewhere, with nnsight in an environment apart
 # make lock         renew requirements.lock, what make demo and make test install
 # make check        lint, formats and types
 #
@@ -43,7 +44,7 @@ inside := $(addprefix tests/unit/run/test_, edit_generation.py edits.py hooks.py
 	$(addprefix tests/unit/model/test_, conventions.py families.py)
 
 .PHONY: demo tour files test unit js-test kernel-test notebook-test browser-test packaging-test \
-	bench-smoke test-latest test-bounds lock check format build setup system clean
+	bench-smoke test-latest test-bounds test-remote lock check format build setup system clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -101,6 +102,9 @@ test-latest:
 test-bounds: $(stamps)/python
 	.ci/with '$(allowed)' $(py) $(VENV)-newest -m pytest -q $(spread) $(inside)
 	.ci/with '$(oldest)' $(py) $(VENV)-oldest -m pytest -q $(spread) $(inside)
+
+test-remote: $(stamps)/python
+	.ci/with 'nnsight>=0.8.1' $(py) $(VENV)-remote -m pytest -q tests/unit/run/test_remote.py
 
 lock: $(stamps)/python
 	$(bin)/uv pip compile -q --upgrade pyproject.toml -o requirements.lock

@@ -8,12 +8,15 @@ model with all but its first block on a disk (accelerate): the median of the rat
 forward of the whole model, by the wall clock, and the peak memory above what was resident before.
 Files that were read a moment ago are in the system's cache, so this is the cost of reading them
 again and not of the disk. The second has seconds of ``layer_metrics`` over one text, which is what
-workers take to start, and over many, in this process and on one and two Ray workers.
+workers take to start, and over many, in this process and on one and two Ray workers. Between
+them, where nnsight is installed, calls of a model by requests that are packed, unpacked and run in
+this process, beside the same calls without: what requests cost before any network.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
@@ -93,6 +96,34 @@ def with_workers(model: LensModel, tokens: int, counts: tuple[int | None, ...]) 
         print(f"| {workers or 'none'} | {one:.1f} | {every:.1f} | {last:.6f} |", flush=True)
 
 
+def by_requests(folder: Path, here: LensModel, repeats: int) -> None:
+    """Requests of a remote model, rehearsed in this process: what packing them costs."""
+    there = ll.load(folder, here.tokenizer, remote="local")
+    ids = torch.tensor([IDS])
+
+    def bare() -> None:
+        with torch.inference_mode():
+            here.hf(ids)
+
+    def calls(model: LensModel) -> dict[str, Callable[[], object]]:
+        other, cells = [*IDS[:9], 40, *IDS[10:]], {"layers": [0, 1], "verify": 0}
+        return {
+            "record, resid_post": lambda: ll.record(model, IDS, "resid_post"),
+            "logit_lens": lambda: ll.logit_lens(model, IDS),
+            "patch_sweep, two layers": lambda: ll.patch_sweep(
+                model, IDS, other, answer=7, wrong=8, method="naive", **cells
+            ),
+        }
+
+    timer = Timer(bare, repeats)
+    print(f"\n| {'by requests':26} | here, x bare | rehearsed requests, x bare |")
+    print("| --- | --- | --- |")
+    both = calls(here), calls(there)
+    for name in both[0]:
+        ratios = [timer.ratios(each[name])[0] for each in both]
+        print(f"| {name:26} | {ratios[0]:.1f} | {ratios[1]:.1f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true")
@@ -111,6 +142,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = made()
         against_whole(whole, offloaded(made(), Path(folder)), 2 if given.smoke else given.repeats)
+        if importlib.util.find_spec("nnsight"):
+            place = Path(folder, "smoke") if given.smoke else Path(default.find())
+            if given.smoke:
+                whole.hf.save_pretrained(place)
+                whole.tokenizer = ll.load("toy:induction").tokenizer  # nnsight wants one
+            by_requests(place, whole, 2 if given.smoke else given.repeats)
+        else:
+            print("\nby requests: left out, nnsight is not installed")
         with_workers(whole, given.tokens, (None, 2) if given.smoke else (None, 1, 2))
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class LensModel(WithHead, WithText):
         Whether a block of :meth:`edited`, or :meth:`generate`, is under way.
     twin
         The small model that stands in where one is not in memory; None for one that is.
+    remote
+        Where it runs, if it is not in this process; see `layerlens.model.remote`.
     recipe
         Arguments of ``ll.load`` that load it again in another process; None where it was given
         in memory.
@@ -97,6 +99,7 @@ class LensModel(WithHead, WithText):
         self._recorded = 0
         self.edited_now = False
         self.twin: LensModel | None = None
+        self.remote: bool | str | None = None
         self.recipe: dict[str, Any] | None = None
         self.load_code = ""  # the call of ll.load; empty for a model in memory
 
@@ -142,6 +145,10 @@ class LensModel(WithHead, WithText):
                 model.proof = prove_anatomy(model)
             model.proof.require()
         return model
+
+    def refuse(self) -> NoReturn:
+        """Raise a ``ModelError``: a model that is not in memory was asked for its numbers."""
+        raise ModelError(f"{self.name} cannot be asked this.")
 
     @property
     def n_layers(self) -> int:

@@ -49,6 +49,7 @@ def load(
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
     prove: bool = True,
+    remote: bool | str = False,
 ) -> LensModel:
     """Load a model, find its parts and prove that they are the right ones.
 
@@ -78,6 +79,12 @@ def load(
         Run Python code that comes with the checkpoint. Off unless you say so.
     prove
         Check by numbers that the parts found are the right ones.
+    remote
+        Leave the model where it is, and ask it by requests (nnsight, NDIF): True for the server
+        that nnsight is set to, or its address; ``"local"`` rehearses the requests in this process.
+        ``ll.record``, ``ll.run``, ``ll.logit_lens`` and ``ll.patch_sweep`` can be asked of it, for
+        what enters and leaves modules; all else is refused. Only texts, only a hub id or, with
+        ``"local"``, a folder.
 
     Returns
     -------
@@ -103,8 +110,10 @@ def load(
 
     warn_of_newer()
     given: dict[str, Any] = {"name": name, "dtype": dtype, "device": device}
-    given |= {"trust_remote_code": trust_remote_code}
+    given |= {"trust_remote_code": trust_remote_code, "remote": remote}
     code = load_code(source, tokenizer, given, proven=prove)
+    if remote:
+        return _remote(source, tokenizer, given, code, prove)
     if source is None or isinstance(source, str | os.PathLike):
         kind = dtype_of(dtype)
         target = _device(device)
@@ -129,6 +138,34 @@ def load(
             "trust_remote_code": trust_remote_code,
         }
     return model
+
+
+def _remote(
+    source: Any, tokenizer: Any, given: dict[str, Any], code: str, prove: bool
+) -> LensModel:
+    """A model that runs elsewhere."""
+    from layerlens.model.remote import load_remote
+
+    if given["dtype"] is not None or given["device"] is not None:
+        raise InputError(
+            "A model that runs elsewhere has the dtype and the device that it has there: leave "
+            "dtype and device out."
+        )
+    trust = given["trust_remote_code"]
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = _named_tokenizer(tokenizer, trust)
+    model = load_remote(
+        source, tokenizer, given["remote"], name=given["name"], trust=trust, prove=prove
+    )
+    model.load_code = code
+    return model
+
+
+def read_model(source: str | os.PathLike[str] | None, trust: bool) -> Any:
+    """The Hugging Face model of a source, in memory, its weights all there and finite."""
+    hf, _, _ = _read(source, False, None, None, trust)
+    require_finite(hf)
+    return hf
 
 
 def _anywhere(source: str | os.PathLike[str] | None) -> str | None:

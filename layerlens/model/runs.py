@@ -104,6 +104,9 @@ class Runs:
             self.load_code = f"{self.load_code[:-1]}, layers={self.points})"
         self.lock = threading.RLock()
 
+    remote = None
+    """They are in this process."""
+
     @property
     def n_layers(self) -> int:
         """Number of layers."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from layerlens.errors import ModelError
@@ -147,6 +149,32 @@ class WithHead:
     def unembed(self, resid: Tensor) -> Tensor:
         """Logits ``[..., vocabulary]`` float32 of states ``[..., d_model]``."""
         return self.head(self.head_input(resid))
+
+    def columns(self, resid: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Logits ``[n, token]`` float64 of some tokens, by the head's rows of these alone.
+
+        Parameters
+        ----------
+        resid
+            ``[n, d_model]``; gradients flow where they are recorded.
+
+        Raises
+        ------
+        ModelError
+            The head is not one affine map (:meth:`head_matrix`).
+        """
+        matrix = self.head_matrix()
+        if matrix is None:
+            raise ModelError(f"The head of {self.name} is not one affine map: use unembed.")
+        work = torch.promote_types(torch.float32, matrix.weight.dtype)
+        x = self.head_input(resid).to(device=matrix.weight.device, dtype=work)
+        z = x @ matrix.weight[list(tokens)].to(work).t()
+        if matrix.bias is not None:
+            z = z + matrix.bias[list(tokens)].to(work)
+        z = z * matrix.scale
+        if matrix.softcap:
+            z = torch.tanh(z / matrix.softcap) * matrix.softcap
+        return z.double()
 
     def head_matrix(self) -> HeadMatrix | None:
         """The head as one affine map, or None where it is not plainly one."""

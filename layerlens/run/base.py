@@ -86,7 +86,7 @@ class Base:
 
     def state(self, layer: int) -> Tensor:
         """State before a block, ``[position, d_model]``; after the last one for ``n_layers``."""
-        if layer == len(self.calls):
+        if layer == self.trace.model.n_layers:
             return self.last
         return self.trace[Site("resid_pre", layer)][0]
 

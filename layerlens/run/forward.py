@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from layerlens.run.attention import Watch, watching
 from layerlens.run.changes import SQUARE, Change
 from layerlens.run.gate import Gate
 from layerlens.run.hooks import Reading, install, is_crossing, is_inside, plain_rows
+from layerlens.run.requests import remote_forward
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.remote import RemoteModel
 
 OnSite = Callable[[Site, Tensor], None]
 
@@ -75,6 +77,11 @@ def forward(
         If a site does not exist in this model, or did not fire exactly once; or if a
         change never met its site.
     """
+    if model.remote is not None:
+        if gradients:
+            model.refuse()
+        there = cast("RemoteModel", model)
+        return remote_forward(there, tokens, sites, on_site, logits=logits, changes=changes)
     sites = list(sites)
     fired: Counter[Site] = Counter()
     gate = Gate()

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
@@ -29,9 +29,11 @@ from layerlens.run.gate import Gate
 from layerlens.run.hooks import install, plain_rows
 from layerlens.run.packed import run_packed
 from layerlens.run.replay import watch_calls
+from layerlens.run.requests import remote_cells
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
+    from layerlens.model.remote import RemoteModel
 
 Method = Literal["auto", "packed", "restart", "naive"]
 
@@ -100,6 +102,14 @@ def run_cells(
             f"{model.name} reads in both directions, so that an edit changes earlier positions "
             "too, which a packed run leaves out: use method='auto'."
         )
+    if model.remote is not None:
+        if method not in ("auto", "naive"):
+            raise InputError(
+                f"{model.name} runs elsewhere, and each cell is a whole pass there: use "
+                "method='auto'."
+            )
+        _run_remotely(model, base, cells, on_cells, tick)
+        return "naive"
     chosen: str = method
     if method == "auto":
         # A packed run carries on to the last position alone.
@@ -115,6 +125,30 @@ def run_cells(
         else:
             _run_naive(model, base, cells, on_cells, tick, at_once)
     return chosen
+
+
+def _run_remotely(
+    model: LensModel,
+    base: Base,
+    cells: Sequence[Cell],
+    on_cells: OnCells,
+    tick: Callable[[], None],
+) -> None:
+    """All cells as one request, a few in each pass; they are there when all of them are."""
+    tick()
+    size = max(1, _ROWS // base.length)
+    groups = [range(begin, min(begin + size, len(cells))) for begin in range(0, len(cells), size)]
+    batches = []
+    for group in groups:
+        own = [
+            replace(change, row=row)
+            for row, index in enumerate(group)
+            for change in cells[index].changes
+        ]
+        batches.append((base.tokens.repeated(len(group)), (*base.changes, *own)))
+    finals = remote_cells(cast("RemoteModel", model), batches, base.at)
+    for group, final in zip(groups, finals, strict=True):
+        on_cells(group, final)
 
 
 def _kept(base: Base, cell: Cell) -> Cell:
@@ -224,6 +258,8 @@ def _by_layer(cells: Sequence[Cell], size: int) -> Iterator[tuple[int, list[int]
 
 def sweep_method(model: LensModel) -> str:
     """The cheapest method that gives the naive numbers on a short text; found once a model."""
+    if model.remote is not None:
+        return "naive"
     model = model if model.twin is None else model.twin
     if model not in _methods:
         with model.lock:

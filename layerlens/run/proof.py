@@ -92,8 +92,11 @@ def _prove_sites(model: LensModel, tokens: Tokens, proof: Proof) -> tuple[Values
 
 
 def _norm(model: LensModel, path: str | None, value: Tensor) -> Tensor:
+    if path is None:
+        return value
     with model.running():
-        return value if path is None else model.hf.get_submodule(path)(value)
+        normed: Tensor = model.hf.get_submodule(path)(value)
+        return normed
 
 
 def _prove_sums(model: LensModel, tokens: Tokens, values: Values, proof: Proof) -> None:
@@ -101,7 +104,7 @@ def _prove_sums(model: LensModel, tokens: Tokens, values: Values, proof: Proof) 
     worst = handed_on = 0.0
     for layer, block in enumerate(model.anatomy.blocks):
         got = {site.kind: value for site, value in values.items() if site.layer == layer}
-        worst = max(worst, _sum_error(model, block, got, tokens))
+        worst = max(worst, sum_error(model, block, got, tokens))
         if layer:
             before = values[Site("resid_post", layer - 1)]
             handed_on = max(handed_on, error(got["resid_pre"], before))
@@ -111,9 +114,10 @@ def _prove_sums(model: LensModel, tokens: Tokens, values: Values, proof: Proof) 
     proof.lines.append(ProofLine("stream", handed_on, 0, what))
 
 
-def _sum_error(
+def sum_error(
     model: LensModel, block: BlockAnatomy, got: dict[str, Tensor], tokens: Tokens
 ) -> float:
+    """How far what the sublayers of a block give is from adding up to its states."""
     state = _norm(model, block.pre_norm, got["resid_pre"])
     added = {
         kind: _outputs(model, block.taps[kind], tokens) if block.taps[kind].plus else [got[kind]]

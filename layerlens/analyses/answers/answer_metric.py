@@ -60,7 +60,13 @@ class Metric:
         self._model = model
         self._reference = reference
         self._function = function
-        self._matrix = model.head_matrix() if name in ("logit", "logit_diff") else None
+        linear = name in ("logit", "logit_diff")
+        if model.remote is not None and not linear:
+            raise InputError(
+                f"{model.name} runs elsewhere, and all logits of every run would have to be sent: "
+                "use metric='logit_diff' or 'logit'."
+            )
+        self._by_columns = linear and model.head_matrix() is not None
 
     @property
     def words(self) -> str:
@@ -91,25 +97,15 @@ class Metric:
             ``[n]`` float64. Only the columns of the head that are needed are computed where the
             head is one linear map; gradients flow where they are recorded.
         """
-        if self._matrix is not None:
+        if self._by_columns:
             return self._from_columns(final)
         rows = max(1, LOGIT_BYTES // (4 * self._model.d_vocab))
         parts = [self.of_logits(self._model.unembed(part)) for part in final.split(rows)]
         return torch.cat(parts) if parts else final.new_zeros(0, dtype=torch.float64)
 
     def _from_columns(self, final: Tensor) -> Tensor:
-        matrix = self._matrix
-        assert matrix is not None
         tokens = [self.answer] if self.wrong is None else [self.answer, self.wrong]
-        work = torch.promote_types(torch.float32, matrix.weight.dtype)
-        x = self._model.head_input(final).to(device=matrix.weight.device, dtype=work)
-        z = x @ matrix.weight[tokens].to(work).t()
-        if matrix.bias is not None:
-            z = z + matrix.bias[tokens].to(work)
-        z = z * matrix.scale
-        if matrix.softcap:
-            z = torch.tanh(z / matrix.softcap) * matrix.softcap
-        z = z.double()
+        z = self._model.columns(final, tokens)
         return z[:, 0] if self.wrong is None else z[:, 0] - z[:, 1]
 
     def of_logits(self, logits: Tensor) -> Tensor:

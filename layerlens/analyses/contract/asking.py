@@ -71,6 +71,8 @@ class Analysis:
         What a cell of its answer opens; None for nothing.
     runs
         Whether ``ll.Runs`` may stand in the place of a model.
+    remote
+        Whether a model that runs elsewhere can be asked.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Analysis:
         effects: Effects | None = None,
         opens: Opener | None = None,
         runs: bool = False,
+        remote: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.__doc__ = opts.described(function.__doc__ or "", about.name)
@@ -107,6 +110,7 @@ class Analysis:
         self.learns = learns
         self.opens = opens
         self.runs = runs
+        self.remote = remote
         self.variables = dict(variables)
         own_options = opts.defaults(function)
         reads_text = bool(inputs) or "text" in own_options
@@ -244,6 +248,8 @@ class Analysis:
         """
         self.require_kind(model)
         model = cast("LensModel", model)
+        if model.remote is not None and not self.remote:
+            model.refuse()
         if self.inputs and (kind := model.feed.reads) not in self.reads:
             raise InputError(
                 f"{model.name} reads {kind}, but {self.name} is for {' or '.join(self.reads)}."

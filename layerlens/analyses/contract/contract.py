@@ -45,6 +45,7 @@ def analysis(
     doses: Sequence[Dose] = (),
     finds: str = "",
     runs: bool = False,
+    remote: bool = False,
 ) -> Callable[[Callable[..., None]], Analysis]:
     """Register a function ``(job, model, tokens, *, options)`` as an analysis.
 
@@ -107,6 +108,9 @@ def analysis(
         then, see `layerlens.analyses.contract.cells.FOUND`.
     runs
         Takes ``ll.Runs`` in the place of a model, too: a network at several moments of training.
+    remote
+        Can be asked of a model that runs elsewhere: it asks for nothing but passes that read and
+        change inputs and outputs of modules, and for logits of states.
     """
     from layerlens.analyses.contract.registry import register
 
@@ -128,6 +132,7 @@ def analysis(
             effects=effects,
             opens=opens,
             runs=runs,
+            remote=remote,
         )
         return register(made)
 

@@ -13,6 +13,7 @@ from layerlens.analyses.lenses.lens import Lens
 from layerlens.analyses.lenses.memory import plan_memory
 from layerlens.analyses.lenses.readers import LOGIT, tell_steadiness
 from layerlens.analyses.lenses.readers import Lens as AnyLens
+from layerlens.analyses.lenses.remote_lens import RemoteLens
 from layerlens.analyses.lenses.variables import VARIABLES, apart
 from layerlens.analyses.texts.chosen_positions import Cells
 from layerlens.errors import InputError, MemoryLimitError
@@ -69,6 +70,7 @@ def count_work(
     work=count_work,
     reads=ANY_KIND,
     needs=("head",),
+    remote=True,
 )
 def logit_lens(
     job: Job,
@@ -161,7 +163,11 @@ def logit_lens(
     names = (tracked,) if isinstance(tracked, str | int) else tuple(tracked)
     given = Given(model, lens, points, against)
     cells = Cells(model, tokens, positions)
-    work = Lens(
+    if model.remote is not None and (given.names is not None or given.readers[0].name != LOGIT):
+        raise InputError(
+            f"{model.name} runs elsewhere, where states are decoded as they are: use lens='logit'."
+        )
+    work = (Lens if model.remote is None else RemoteLens)(
         job,
         model,
         tokens,

@@ -84,6 +84,7 @@ def count_work(model: LensModel, clean: Tokens, corrupt: Tokens, **options: Any)
     work=count_work,
     needs=("head",),
     inputs=("clean", "corrupt"),
+    remote=True,
 )
 def patch_sweep(
     job: Job,
