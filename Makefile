@@ -6,6 +6,7 @@
 # make test-remote  requests to a model that runs elsewhere, with nnsight in an environment apart
 # make lock         renew requirements.lock, what make demo and make test install
 # make check        lint, formats and types
+# make docs         the documentation, its cells run, in build/docs
 #
 # PYTHON=python3.12   the interpreter that makes the environment (3.11 or newer)
 # VENV=.venv          where the environment is; one that holds a torch already keeps it
@@ -44,7 +45,8 @@ inside := $(addprefix tests/unit/run/test_, edit_generation.py edits.py hooks.py
 	$(addprefix tests/unit/model/test_, conventions.py families.py)
 
 .PHONY: demo tour files test unit js-test kernel-test notebook-test browser-test packaging-test \
-	bench-smoke test-latest test-bounds test-remote lock check format build setup system clean
+	docs-test docs bench-smoke test-latest test-bounds test-remote lock check format build setup system \
+	clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -60,7 +62,8 @@ files:
 
 test: setup
 	@$(MAKE) --no-print-directory unit notebook-test
-	@$(MAKE) --no-print-directory $(pairwise) browser-test js-test kernel-test packaging-test bench-smoke
+	@$(MAKE) --no-print-directory $(pairwise) browser-test js-test kernel-test packaging-test docs-test \
+		bench-smoke
 
 unit:
 	$(pytest) $(spread) tests/unit $(wildcard tests/reference)
@@ -91,6 +94,9 @@ bench-smoke:
 packaging-test:
 	$(pytest) tests/packaging
 
+docs-test:
+	$(pytest) tests/docs
+
 browser-test:
 	$(pytest) tests/browser
 
@@ -109,6 +115,10 @@ test-remote: $(stamps)/python
 lock: $(stamps)/python
 	$(bin)/uv pip compile -q --upgrade pyproject.toml -o requirements.lock
 	$(py) -m layerlens.model.tested --write
+
+# What a cell gave is kept until its code changes, so that only the first time takes long.
+docs: setup
+	$(py) -m sphinx -W --keep-going -j 2 -b html docs build/docs
 
 check: $(stamps)/python $(stamps)/node
 	$(bin)/ruff check .
@@ -155,7 +165,7 @@ $(stamps)/locked: $(LOCK) $(stamps)/torch
 
 # An editable install copies the lab extension and the server's configuration, hence the files here.
 $(stamps)/python: pyproject.toml $(jupyter_files) layerlens/static/host.js $(stamps)/locked
-	HATCH_JUPYTER_BUILDER_SKIP_NPM=1 $(py) -m pip install -q $(if $(LOCK),--no-deps) -e '.[test,dev]'
+	HATCH_JUPYTER_BUILDER_SKIP_NPM=1 $(py) -m pip install -q $(if $(LOCK),--no-deps) -e '.[test,dev,docs]'
 	@touch $@
 
 $(stamps)/system: | $(stamps)/venv

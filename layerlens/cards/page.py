@@ -7,6 +7,7 @@ from html import escape
 from itertools import chain
 
 from layerlens.cards.card import Card, Part, Sheet, written
+from layerlens.export.html import POLICY
 
 _STYLE = """
 .ll-card { color-scheme: light dark; font: 14px/1.5 system-ui, sans-serif; max-width: 1100px; }
@@ -28,6 +29,7 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -41,7 +43,7 @@ _PAGE = """<!DOCTYPE html>
 def whole(cards: Sequence[Card]) -> str:
     """Return a page of its own."""
     title = ", ".join(card.name for card in cards)
-    return _PAGE.format(title=escape(title), content=fragment(cards))
+    return _PAGE.format(policy=POLICY, title=escape(title), content=fragment(cards))
 
 
 def fragment(cards: Sequence[Card]) -> str:

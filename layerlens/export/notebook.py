@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from layerlens.errors import InputError, ResultError
+from layerlens.export.html import POLICY
 from layerlens.export.inline import EVERYWHERE
 from layerlens.result.files import as_path, checked_path, write_bytes
 
 # nbconvert's own page loads scripts from elsewhere, for formulas and for widgets.
-_PAGE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
+_PAGE = f"""{{% extends 'lab/index.html.j2' %}}
+{{% block html_head %}}<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+{{{{ super() }}}}{{% endblock %}}
+{{% block html_head_js %}}{{% endblock %}}
+{{% block jupyter_widgets %}}{{% endblock %}}
+{{% block html_head_js_mathjax %}}{{% endblock %}}
+{{% block html_head_js_mermaidjs %}}{{% endblock %}}
 """
 
 
@@ -31,7 +34,8 @@ def export_notebook(
     It is run from its first cell to its last in a kernel of its own, in its own folder; the
     notebook's file stays as it is. Every view, and every result that a cell shows, lies in the page
     with its data; questions of a course can be answered, and reveal what was computed when the page
-    was made. Formulas stay as they are written.
+    was made. Formulas stay as they are written. The page is forbidden to make any request, so that
+    a picture which a cell of text only links to stays on the net.
 
     Parameters
     ----------

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,8 @@ def test_a_notebook_as_a_page(chrome: Browser, tmp_path: Path) -> None:
     with visit(chrome, offline=True, color_scheme="dark") as opened:
         page = opened.page
         page.goto(path.as_uri())
+        policy = page.locator("meta[http-equiv=Content-Security-Policy]").first
+        expect(policy).to_have_attribute("content", re.compile("default-src 'none'"))
         lens, asked = (page.frame_locator("iframe").nth(i) for i in (0, 1))
         slider = lens.get_by_role("slider", name="Layer")
         slider.fill("0")
@@ -43,6 +49,44 @@ def test_a_notebook_as_a_page(chrome: Browser, tmp_path: Path) -> None:
         expect(asked.get_by_role("status").first).to_contain_text("it is layer 1")
         expect(asked.locator(".ll-course-figure .ll-view")).to_be_visible()
         assert opened.external == [] and opened.errors == []
+
+
+BOOK = f"""---
+file_format: mystnb
+kernelspec:
+  name: python3
+---
+# A chapter
+
+```{{code-cell}}
+{LOAD}
+{LENS}
+```
+
+```{{code-cell}}
+{ASKED}
+```
+"""
+
+
+def test_a_page_of_a_book(chrome: Browser, tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text("extensions = ['myst_nb']\nnb_execution_mode = 'force'\n")
+    (tmp_path / "index.md").write_text(BOOK)
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", tmp_path, tmp_path / "site"],
+        env={**os.environ, "LAYERLENS_EMBED": "1"},
+        check=True,
+    )
+    with visit(chrome, offline=True) as opened:
+        page = opened.page
+        page.goto((tmp_path / "site" / "index.html").as_uri())
+        lens, asked = (page.frame_locator("iframe").nth(i) for i in (0, 1))
+        lens.get_by_role("slider", name="Layer").fill("0")
+        expect(lens.locator(".ll-slider output")).to_have_text("embed")
+        asked.get_by_role("spinbutton").fill("0")
+        asked.get_by_role("button", name="Answer").click()
+        expect(asked.get_by_role("status").first).to_contain_text("it is layer 1")
+        assert opened.errors == [] and all("layerlens" not in url for url in opened.external)
 
 
 def test_a_cell_that_raises_is_told_and_no_page_is_written(tmp_path: Path) -> None:
