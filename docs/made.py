@@ -32,6 +32,9 @@ ROOMS = {
 ASK = frozenset({"analyses", "metrics", "contract", "glossary", "checkup"})
 """Rooms with one or two public names each, which share a page."""
 
+SHOWN = {"solution": "hide-cell", "claim": "remove-cell"}
+"""How the site shows the cells that a chapter has tagged."""
+
 
 def write(docs: Path) -> None:
     """Write all of them anew beneath ``docs/made`` and ``docs/notebooks``."""
@@ -40,12 +43,19 @@ def write(docs: Path) -> None:
     made.mkdir()
     _reference(made)
     _tables(made)
-    shutil.rmtree(docs / "notebooks", ignore_errors=True)
-    shutil.copytree(
-        docs.parent / "notebooks",
-        docs / "notebooks",
-        ignore=shutil.ignore_patterns(".ipynb_checkpoints"),
-    )
+    _notebooks(docs.parent / "notebooks", docs / "notebooks")
+
+
+def _notebooks(source: Path, copies: Path) -> None:
+    """The guide as it is; of the course's chapters solutions are folded, and claims left out."""
+    shutil.rmtree(copies, ignore_errors=True)
+    shutil.copytree(source, copies, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for path in (copies / "course").glob("*.ipynb"):
+        chapter = json.loads(path.read_text())
+        for cell in chapter["cells"]:
+            tags = cell["metadata"].setdefault("tags", [])
+            tags += [SHOWN[tag] for tag in tags if tag in SHOWN]
+        path.write_text(json.dumps(chapter))
 
 
 def _reference(made: Path) -> None:
