@@ -34,7 +34,14 @@ function meta(): StripMeta {
     tokens: {
       text: [" Paris", "\n", ""].map((text, id) => ({ id, text, cont: text === "" })),
     },
-    strip: { steps: "point", items: "position", rows: ["own", "chance"], beside: ["total"] },
+    strip: {
+      steps: "point",
+      items: "position",
+      rows: ["own", "chance"],
+      beside: ["total"],
+      start: -1,
+    },
+    theirs: [],
   };
 }
 
@@ -110,11 +117,36 @@ describe("the view of strips", () => {
       { ...total, other: true },
     ];
     const other = { label: "another text" } as StripMeta["other"];
-    const { el } = await view({ meta: { ...both, arrays, other } });
+    const theirs = [" Rome", "\n", ""].map((text, i) => ({ id: 9 + i, text, cont: text === "" }));
+    const { el } = await view({ meta: { ...both, arrays, other, theirs } });
     const names = (selector: string) =>
       Array.from(el.querySelectorAll(selector), (one) => one.textContent);
     expect(names(".ll-strip-row h3")).toEqual(["Relevance", "Relevance · another text"]);
     expect(names(".ll-strip-beside dt")).toEqual(["Sum · another text"]);
+    expect(names("[data-item='0']")).toEqual(["␣Paris", "␣Rome"]);
+  });
+
+  it("draws a difference of two texts with both tokens, where they differ", async () => {
+    const both = meta();
+    const [own, chance] = both.arrays as StripMeta["arrays"];
+    const arrays = [own, { ...chance, name: "change_own" }] as StripMeta["arrays"];
+    const strip = { ...both.strip, rows: ["own", "change_own"], beside: [] };
+    const theirs = both.tokens.text?.map((one, i) => (i ? one : { ...one, id: 9, text: " Rome" }));
+    const { el } = await view({ meta: { ...both, arrays, strip, theirs } });
+    const drawn = Array.from(el.querySelectorAll("[role=option]"), (one) => one.textContent);
+    expect(drawn.slice(0, 2)).toEqual(["␣Paris", "↵"]);
+    expect(drawn.slice(3, 5)).toEqual(["␣Paris→␣Rome", "↵"]);
+    const said = el.querySelectorAll("[data-item='0']")[1]?.getAttribute("aria-label");
+    expect(said).toMatch(/^␣Paris → ␣Rome, position 0: /);
+  });
+
+  it("begins where it is told to, before anyone has moved it", async () => {
+    const { shown, press } = await view({
+      meta: { ...meta(), strip: { ...meta().strip, start: 0 } },
+    });
+    expect(shown()).toBe("embed");
+    press("ArrowUp");
+    await vi.waitFor(() => expect(shown()).toBe("layer 0"));
   });
 
   it("is walked through by keys: tokens to the side, layers upwards", async () => {

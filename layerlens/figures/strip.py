@@ -27,7 +27,9 @@ from layerlens.figures.layout import fitted
 from layerlens.figures.names import axis_words, capital
 from layerlens.figures.palette import Palette, color_map, ink_on, palette
 from layerlens.figures.scale import signed_scale
-from layerlens.result.strip import strip_of
+from layerlens.result.beside import CHANGE
+from layerlens.result.layers import OTHER
+from layerlens.result.strip import strip_of, tokens_of_row
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -133,16 +135,16 @@ class _Drawing:
         self.values = {name: data[name].transpose(*axes).values for name in self.about["rows"]}
         places = data[axes[1]].values if axes[1] in data.coords else np.arange(data.sizes[axes[1]])
         self.framed = [int(i) for i in np.flatnonzero(places == position)]
-        self.tokens = _placed(_texts(data, axes[1], places))
-        self.lines = self.tokens[-1].line + 1 if self.tokens else 0
+        self.tokens = {name: _placed(tokens_of_row(data, self.about, name)) for name in self.values}
+        self.lines = {name: row[-1].line + 1 if row else 0 for name, row in self.tokens.items()}
 
     def steps(self, asked: Sequence[int] | None) -> list[int]:
         """Return the depths to draw."""
         if asked is None:
-            room = _MOST_TOKENS // max(1, len(self.tokens) * len(self.values))
+            room = _MOST_TOKENS // max(1, sum(map(len, self.tokens.values())))
             many = max(1, min(self.count, _MOST_DEPTHS, room))
-            # Of one alone the last: there the answer is read.
-            spaced = np.linspace(0, self.count - 1, many) if many > 1 else [self.count - 1]
+            begin = self.about["start"] % self.count
+            spaced = np.linspace(0, self.count - 1, many) if many > 1 else [begin]
             return sorted({round(float(step)) for step in spaced})
         for step in asked:
             if not -self.count <= step < self.count:
@@ -154,7 +156,7 @@ class _Drawing:
     def height(self, step: int) -> float:
         """Return the inches that a depth takes."""
         words = len(self._beside(step)) + 1 + len(self.values)
-        return words * _WORDS + len(self.values) * self.lines * _LINE + _GAP
+        return words * _WORDS + sum(self.lines.values()) * _LINE + _GAP
 
     def draw(self, axes: Axes, step: int, top: float) -> None:
         """Draw one depth, downwards from the top."""
@@ -168,10 +170,10 @@ class _Drawing:
             norm, kind = self.scale(name, step)
             self._write(axes, y, self._legend(name, norm), self.colors.faint)
             self._bar(axes, y, norm, kind)
-            for i, token in enumerate(self.tokens):
+            for i, token in enumerate(self.tokens[name]):
                 self._token(axes, y - (token.line + 1) * _LINE, token, float(values[step, i]),
                             (norm, kind), framed=i in self.framed)  # fmt: skip
-            y -= self.lines * _LINE
+            y -= self.lines[name] * _LINE
 
     def scale(self, name: str, step: int) -> tuple[Normalize, str]:
         """Return norm and colours: the same for all rows of one unit, so that they compare."""
@@ -217,7 +219,13 @@ class _Drawing:
         array = self.data[name]
         unit = str(array.attrs.get("units", "1"))
         ends = f"{norm.vmin:.3g} to {norm.vmax:.3g}" + ("" if unit == "1" else f" {unit}")
-        return f"{capital(str(array.attrs.get('long_name', name)))} (colours: {ends})"
+        words = capital(str(array.attrs.get("long_name", name)))
+        return f"{' · '.join([words, *self._whose(name)])} (colours: {ends})"
+
+    def _whose(self, name: str) -> list[str]:
+        """Return what the second side is called, of an array of its own."""
+        label = str(self.data.attrs.get("other_label", "other"))
+        return [label] if name.startswith(OTHER) else []
 
     def _name(self, step: int) -> str:
         dim = self.about["steps"]
@@ -228,15 +236,17 @@ class _Drawing:
         return capital(words.replace("_", " "))
 
     def _beside(self, step: int) -> list[str]:
-        """Return what is known of a depth as a whole, in lines."""
-        said = []
+        """Return what is known of a depth as a whole, in lines: of each side its own."""
+        sides: dict[str, list[str]] = {}
         for name in self.about["beside"]:
             array, value = self.data[name], self.data[name].values[step]
             unit = str(array.attrs.get("units", "1"))
             number = f"{value:.3g}" + ("" if unit == "1" else f" {unit}")
+            side = next((side for side in (OTHER, CHANGE) if name.startswith(side)), "")
+            said = sides.setdefault(side, [": ".join([*self._whose(name), ""])])
             said.append(f"{array.attrs.get('long_name', name)} {number}")
-        return [capital(line) if i == 0 else line
-                for i, line in enumerate(wrapped(["; ".join(said)], _WIDTH))]  # fmt: skip
+        lines = [capital(whose + "; ".join(said)) for whose, *said in sides.values()]
+        return wrapped(lines, _WIDTH)
 
     def note(self, drawn: int) -> str:
         """Return how many of the depths are drawn."""
@@ -254,12 +264,6 @@ class _Drawing:
     ) -> None:
         axes.text(left, y, words, fontsize=FONT, family=list(families()), color=color,
                   va="bottom", parse_math=False, weight=weight)  # fmt: skip
-
-
-def _texts(data: xr.Dataset, items: str, places: np.ndarray) -> list[str]:
-    """Return what tokens are called, else their positions."""
-    named = "token" in data.coords and data["token"].dims == (items,)
-    return [str(one) for one in (data["token"].values if named else places).tolist()]
 
 
 def _placed(texts: Sequence[str]) -> list[_Token]:

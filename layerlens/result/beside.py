@@ -89,7 +89,7 @@ def beside(first: Result, second: Result, label: str = "") -> Result:
         }
         | {CHANGE + name: _change(mine[name], theirs[name]) for name in changing(mine, names)}
     )
-    data = data.assign_coords(_other_words(mine, theirs, dims))
+    data = data.assign_coords(other_words(mine, theirs, dims))
     data.attrs |= attributes_of_both(first, second, label, [str(name) for name in data.data_vars])
     checks = [check._replace(name=f"{OTHER}{check.name}") for check in second.checks]
     code = code_of_both(first, second, label)
@@ -221,8 +221,11 @@ def _change(one: xr.DataArray, two: xr.DataArray) -> Any:
     return one.dims, values, {"units": about.get("units", "1"), **words, "signed": 1}
 
 
-def _other_words(mine: xr.Dataset, theirs: xr.Dataset, dims: list[str]) -> dict[str, Any]:
-    """Return what else the second says of the axes, where the first says something else."""
+def other_words(mine: xr.Dataset, theirs: xr.Dataset, dims: list[str]) -> dict[str, Any]:
+    """Return what else the second says of the axes, where the first says something else.
+
+    As coordinates, such as ``other.token``: (axes, values).
+    """
     return {
         f"{OTHER}{name}": (values.dims, values.values)
         for name, values in theirs.coords.items()

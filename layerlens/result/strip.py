@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 from layerlens.errors import ResultError
 from layerlens.result.axes import role_of
-from layerlens.result.layers import ends_of
+from layerlens.result.beside import CHANGE
+from layerlens.result.layers import OTHER, ends_of
 from layerlens.result.select import answer_names
 
 if TYPE_CHECKING:
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
 
 
 class Strip(TypedDict):
-    """Names of arrays and axes: `rows` lie over both axes, `beside` over the steps alone."""
+    """Names of arrays and axes: `rows` lie over both axes, `beside` over the steps alone.
+
+    A picture of one step begins at `start`; -1 for the last.
+    """
 
     steps: str
     items: str
     rows: list[str]
     beside: list[str]
+    start: int
 
 
 def strip_of(data: xr.Dataset) -> Strip:
@@ -44,7 +49,7 @@ def strip_of(data: xr.Dataset) -> Strip:
     >>> dims = ("layer", "position")
     >>> found = {"share": (dims, np.ones((2, 3))), "sum": ("layer", np.ones(2))}
     >>> strip_of(xr.Dataset(found, {"layer": [0, 1]}))
-    {'steps': 'layer', 'items': 'position', 'rows': ['share'], 'beside': ['sum']}
+    {'steps': 'layer', 'items': 'position', 'rows': ['share'], 'beside': ['sum'], 'start': -1}
     """
     names = answer_names(data)
     ends = {end for name in names for end in ends_of(data, name) or ()}
@@ -57,12 +62,44 @@ def strip_of(data: xr.Dataset) -> Strip:
             "has none: ll.GridView shows what it has."
         )
     steps, items = found
+    rows = [name for name, pair in axes.items() if pair == found]
     return Strip(
         steps=steps,
         items=items,
-        rows=[name for name, pair in axes.items() if pair == found],
+        rows=rows,
         beside=[name for name in numbers if data[name].dims == (steps,)],
+        start=0 if data[rows[0]].attrs.get("of_input") else -1,
     )
+
+
+def tokens_of_row(data: xr.Dataset, strip: Strip, row: str) -> list[str]:
+    """Return the token that each number of a row is of; of a difference of two, both.
+
+    Without tokens their places.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xarray as xr
+    >>> numbers = ("layer", "position"), np.ones((1, 2))
+    >>> texts = {"token": ("position", ["a", "b"]), "other.token": ("position", ["a", "c"])}
+    >>> found = {"share": numbers, "other.share": numbers, "change_share": numbers}
+    >>> data = xr.Dataset(found, {"layer": [0], **texts})
+    >>> [tokens_of_row(data, strip_of(data), row) for row in found]
+    [['a', 'b'], ['a', 'c'], ['a', 'b→c']]
+    """
+    items = strip["items"]
+    named = [name for name in ("token", f"{OTHER}token")
+             if name in data.coords and data[name].dims == (items,)]  # fmt: skip
+    if not named:
+        places = data[items].values if items in data.coords else range(data.sizes[items])
+        return [str(place) for place in places]
+    mine, theirs = (list(map(str, data[name].values.tolist())) for name in (named[0], named[-1]))
+    if row.startswith(OTHER):
+        return theirs
+    both = zip(mine, theirs, strict=True)
+    changes = row.startswith(CHANGE)
+    return [f"{one}→{other}" if changes and one != other else one for one, other in both]
 
 
 def _axes(data: xr.Dataset, name: str) -> tuple[str, str] | None:

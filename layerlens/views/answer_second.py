@@ -14,6 +14,7 @@ from layerlens.result.beside import (
     change_words,
     changing,
     common_axes,
+    other_words,
     require_no_own_way,
 )
 from layerlens.result.layers import OTHER
@@ -108,13 +109,14 @@ class SecondListener(AnswerListener):
         coords: Mapping[str, tuple[tuple[str, ...], Any]],
         variables: Mapping[str, Variable],
     ) -> None:
-        """Refuse axes that are not the first side's, before anything is computed over them."""
+        """Refuse axes that are not the first side's, and pass on what else is said of them."""
         if self._first.own is None:
             return
         mine = self._first.own.dataset({})
         theirs = Parts(variables, sizes, coords, batched=False).dataset({})
         names = [str(n) for n in mine.data_vars if n in theirs.data_vars and n != "input_id"]
-        common_axes(mine, theirs, names)
+        dims = common_axes(mine, theirs, names)
+        self._first.on_label(other_words(mine, theirs, dims))
 
     def on_emit(self, where: Mapping[str, int | slice], arrays: Mapping[str, Any]) -> None:
         """Pass a finished part on, under the names of the second side."""

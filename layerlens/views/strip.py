@@ -43,7 +43,7 @@ class StripView(AnswerView):
 
     view = t.Unicode("strip").tag(sync=True)
     step = t.Int(
-        -1, min=-1, help="Entry of the slider where no layer is looked at; -1: the last."
+        -1, min=-1, help="Entry of the slider where no layer is looked at; -1: where it begins."
     ).tag(sync=True)
     colors = t.Enum(
         ("one", "all"),

@@ -138,12 +138,3 @@ export function layerTicks(places: readonly number[], width: number): number[] {
   }
   return ticks;
 }
-
-/** Evenly spaced places whose labels do not touch; the last is always among them. */
-export function placeTicks(count: number, width: number): number[] {
-  const most = Math.max(2, Math.floor(width / 62));
-  const step = Math.max(1, Math.ceil((count - 1) / most));
-  const ticks: number[] = [];
-  for (let i = count - 1; i >= 0; i -= step) ticks.push(i);
-  return ticks.reverse();
-}

@@ -1,6 +1,6 @@
 import uPlot from "uplot";
 import type { LineStyle, Palette } from "../theme/palette";
-import { placeTicks, type Value, type ValueAxis } from "./axes";
+import type { Value, ValueAxis } from "./axes";
 import { namedSpots } from "./places";
 
 export interface ChartLine {
@@ -46,6 +46,8 @@ const LETTER = 3.2;
 const TURNED = 0.71;
 /** From one turned name to the next. */
 const TURNED_APART = 16;
+/** From one number of an even axis to the next. */
+const APART = 62;
 /** How far the ends of an axis lie from its first and last value, in its range. */
 const BESIDE = 0.04;
 
@@ -188,11 +190,9 @@ export class Chart {
     const most = widest(places, label);
     const named = (width: number): number[] => {
       if (ticks) return ticks(width);
-      if (this.#turned(input)) {
-        return namedSpots(places, width, TURNED_APART).map((i) => places[i] ?? 0);
-      }
-      const found = spots ? namedSpots(spots, width, most) : placeTicks(places.length, width);
-      return found.map((i) => places[i] ?? 0);
+      const flat = spots ? most : Math.max(APART, most);
+      const apart = this.#turned(input) ? TURNED_APART : flat;
+      return namedSpots(spots ?? places, width, apart).map((i) => places[i] ?? 0);
     };
     const common = {
       stroke: palette.dim,
@@ -205,7 +205,8 @@ export class Chart {
         ...common,
         grid: { show: false },
         size: () => AXIS_HEIGHT + this.#turned(input),
-        rotate: () => (this.#turned(input) ? -45 : 0),
+        // Names rise towards their places.
+        rotate: () => (this.#turned(input) ? 45 : 0),
         splits: (plot) =>
           named(plot.bbox.width / devicePixelRatio).map((place) => this.#spot(place)),
         values: (_, splits) =>

@@ -1,5 +1,5 @@
 import { ANSWER, type AnswerMeta, type AnswerTraits } from "./answer";
-import type { WireSpec } from "./types";
+import type { TokenInfo, WireSpec } from "./types";
 
 export interface StripMeta extends AnswerMeta {
   strip: {
@@ -11,11 +11,15 @@ export interface StripMeta extends AnswerMeta {
     rows: string[];
     /** Arrays over the steps alone: what is known of a depth as a whole. */
     beside: string[];
+    /** The step that a reader sees first; -1: the last that has come. */
+    start: number;
   };
+  /** The tokens of a second text; empty where they are those of the first. */
+  theirs: TokenInfo[];
 }
 
 export interface StripTraits extends AnswerTraits {
-  /** The entry of the slider where no layer is looked at; -1: the last that has come. */
+  /** The entry of the slider where no layer is looked at; -1: where the strip begins. */
   step: number;
   /** Whether colours reach as far as the numbers of the depth that is drawn, or of all. */
   colors: "one" | "all";

@@ -49,6 +49,9 @@ class Variable:
         are what it is about.
     hidden
         Whether no picture shows it: it is there to compute with.
+    of_input
+        Whether it says something of what goes in, so that a picture of one depth at a time begins
+        at the first.
     """
 
     dims: tuple[str, ...]
@@ -63,6 +66,7 @@ class Variable:
     signed: bool = False
     unclipped: bool = False
     hidden: bool = False
+    of_input: bool = False
 
     @property
     def fill(self) -> float:
@@ -207,7 +211,7 @@ class Parts:
                     about[detail] = words
             if np.dtype(variable.dtype).kind in "iu":
                 about["missing"] = variable.missing
-            flags = ("is_token", "signed", "unclipped", "hidden")
+            flags = ("is_token", "signed", "unclipped", "hidden", "of_input")
             about |= {flag: 1 for flag in flags if getattr(variable, flag)}
             data[name] = (self.dims[name], self.arrays[name], about)
         coords = {name: (dims, np.asarray(values)) for name, (dims, values) in self.coords.items()}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of the tokens over which comprehensiveness and sufficiency are means (ERASER)."""
 USUAL = ("attnlrp", "cp", "input_x_gradient", "gradient")
-RANDOM = "random"
+RANDOM = "random orders"
 _CURVE, _ORDER = ("order", "share"), ("order",)
 _BAND = "random orders: {}, {} end of 95 %"
 _CURVES = {
@@ -153,8 +153,8 @@ def faithfulness(
     at least), ``sufficiency_curve`` less that with these alone; ``comprehensiveness`` and
     ``sufficiency`` are their means over the shares 1, 5, 10, 20 and 50 %. Intervals are over
     texts. A token that is taken away gets the mean embedding of the text's tokens, and keeps its
-    position; the first token stays, and so does the one at which the answer is read. ``each alone``
-    orders tokens by what the model itself does without each: what relevance stands for. An order
+    position; the first token stays, and so does the one at which the answer is read. The order
+    ``model itself`` is by what the model does without each: what relevance stands for. An order
     that does no better than the random band, or than an order by place, says nothing of these
     texts.
 
@@ -171,7 +171,7 @@ def faithfulness(
     >>> model = ll.load("toy:induction")
     >>> found = ll.faithfulness(model, "cat dog owl cat", rules=["cp"], draws=5).data
     >>> found.order.values.tolist()
-    ['cp', 'rev. cp', 'each alone', 'last first', 'first first', 'random']
+    ['cp', 'cp reversed', 'model itself', 'last token first', 'first token first', 'random orders']
     """
     given = dict(scores or {})
     _check_options(model, tokens, rules, given, draws)
@@ -201,6 +201,7 @@ def faithfulness(
         with torch.no_grad():
             runs = RemovedTokens(model, base.tokens, base.at, how, memory_limit, job.tick)
             run.text(row, runs, own, (seed, verify if row == 0 else 0))
+        run.words.add(how.words)
         run.passes += 1 + 3 * len(rules) + runs.rows
         job.progress(row + 1, texts, "texts")
     run.finish(how)
@@ -251,6 +252,7 @@ class _Faithful:
         self.means = {name: TokenMeans(len(orders)) for name in _MEANS}
         self.random = {name: np.zeros(draws) for name in _MEANS}
         self.texts = 0
+        self.words: set[str] = set()
         self.off = 0.0
         self.passes = 0.0
 
@@ -310,10 +312,12 @@ class _Faithful:
                 low, high = np.quantile(sums / self.texts, [0.025, 0.975])
                 ends = {f"{name}_chance_low": low, f"{name}_chance_high": high}
                 self.job.emit({}, {end: np.array(value) for end, value in ends.items()})
+        own = len(self.words) == 1
+        words = how.words if own else f"{how.long_name} of each text's own answer"
         what = "texts with tokens taken away, run together and each by itself, relative"
         self.job.check("naive agreement", self.off, tolerance(self.model), what)
         self.job.note(
             passes=self.passes / self.texts,
             method="mean embedding of the text in the place of a token; the first stays",
-            metric_words=how.words,
+            metric_words=words,
         )

@@ -36,7 +36,9 @@ STEP_WITHIN = 0.05
 _CELL, _POINT, _SUB = ("point", "position"), ("point",), ("sublayer",)
 _NEURON, _ZEROED = ("layer", "rank"), ("zeroed",)
 VARIABLES = {
-    "relevance": Variable(_CELL, "float64", "logit", "relevance of the token", signed=True),
+    "relevance": Variable(
+        _CELL, "float64", "logit", "relevance of the token", signed=True, of_input=True
+    ),
     "relevance_chance": Variable(
         _CELL, "float64", "logit", "mean relevance for random answers", signed=True
     ),

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
     from layerlens.run.base import Base
 
-ORACLE = "each alone"
-LAST, FIRST = "last first", "first first"
+ORACLE = "model itself"
+LAST, FIRST = "last token first", "first token first"
 BESIDE = (ORACLE, LAST, FIRST)
 """Orders that no rule gives: by what each token does when it alone is taken away, and by place."""
 
@@ -53,7 +53,7 @@ def scores_beside(runs: RemovedTokens, length: int) -> dict[str, np.ndarray]:
 
 def reversed_name(order: str) -> str:
     """What an order is called that begins at the other end."""
-    return f"rev. {order}"
+    return f"{order} reversed"
 
 
 def order(scores: np.ndarray, positions: tuple[int, ...]) -> list[int]:

@@ -14,6 +14,7 @@ from layerlens.export.pack import unpack
 from layerlens.export.strip_meta import strip_meta_of
 from layerlens.export.twins import frames_for, traits_of
 from layerlens.figures.strip import strip_figure
+from layerlens.result.strip import tokens_of_row
 from layerlens.views import StripView, view_of
 
 TEXT = "cat dog owl cat dog"
@@ -35,6 +36,7 @@ def test_relevance_has_a_row_and_its_control_and_says_what_adds_up(found: ll.Res
     about = view.meta["strip"]
     assert about["steps"] == "point" and about["items"] == "position"
     assert about["rows"] == ["relevance", "relevance_chance"]
+    assert about["start"] == 0  # what it says of the input, and not where the answer is read
     assert {"total", "constant", "missing", "likeness_chance"} == set(about["beside"])
     meta, frames = unpack(view.snapshot)
     assert meta["strip"] == about
@@ -102,6 +104,25 @@ def test_what_is_no_strip_says_so(found: ll.Result) -> None:
         strip_figure(found.data, steps=[9])
     with pytest.raises(ResultError, match="no reach 'some'"):
         strip_figure(found.data, reach="some")
+
+
+def test_each_text_has_its_own_tokens() -> None:
+    model = ll.load("toy:induction")
+    other = "cat fox owl cat dog"
+    view = StripView(model, "relevance", TEXT, rule="cp", draws=0, other=other)
+    both = view.wait(60)
+    assert [token["text"] for token in view.meta["theirs"]] == ["<bos>", *other.split()]
+    strip = view.meta["strip"]
+    view.close()
+    tokens = {row: tokens_of_row(both.data, strip, row)[2] for row in strip["rows"]}
+    assert tokens == {
+        "relevance": "dog", "other.relevance": "fox", "change_relevance": "dog→fox",
+    }  # fmt: skip
+    assert strip_meta_of(both.data)["theirs"] == view.meta["theirs"]
+    words = [text.get_text() for text in strip_figure(both.data, steps=[0]).axes[0].texts]
+    assert {"dog", "fox", "dog→fox"} <= set(words)
+    assert any(f"token · {other} (colours" in line for line in words)
+    assert any(line.startswith(f"{other.capitalize()}: relevance of all") for line in words)
 
 
 def test_it_runs_live() -> None:

@@ -7,12 +7,12 @@ interface Chosen {
   step: number;
 }
 
-/** The entry of an axis that a slider is at: of the shared layer, else chosen here, else `newest`. */
+/** The entry of an axis that a slider is at: of the shared layer, else chosen here, else the `usual`. */
 export function stepAt(
   data: ArraysData,
   dim: string,
   { layer, step }: Chosen,
-  newest: () => number,
+  usual: () => number,
 ): number {
   const chosen = step >= 0 && step < data.size(dim);
   if (data.role(dim) === "layer" && layer >= 0) {
@@ -21,7 +21,7 @@ export function stepAt(
     const index = data.index(dim, layer);
     if (index >= 0) return index;
   }
-  return chosen ? step : newest();
+  return chosen ? step : usual();
 }
 
 /** What is chosen when a slider goes to an entry; other views follow to its layer. */

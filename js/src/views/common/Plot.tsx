@@ -43,6 +43,6 @@ export function Plot({ input, mark, cross, choose, over }: Props) {
     if (cross !== undefined) chart.current?.cross(cross);
   }, [cross]);
   return (
-    <div class="ll-plot" ref={host} style={{ height: `${input.height}px` }} aria-hidden="true" />
+    <div class="ll-plot" ref={host} style={{ minHeight: `${input.height}px` }} aria-hidden="true" />
   );
 }

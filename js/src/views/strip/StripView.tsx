@@ -84,11 +84,14 @@ function Bar({ state, data }: { state: StripState; data: StripData }) {
 
 /** What is known of the depth as a whole: sums, what a rule loses, controls. */
 function Beside({ state, data }: { state: StripState; data: StripData }) {
-  if (data.beside.length === 0) return null;
   const step = state.drawnStep.value;
-  return (
-    <dl class="ll-strip-beside" aria-label={`All tokens at ${state.stepName(step)}`}>
-      {data.beside.map((array) => (
+  return data.sides().map((arrays) => (
+    <dl
+      key={arrays[0]?.name}
+      class="ll-strip-beside"
+      aria-label={`All tokens at ${state.stepName(step)}`}
+    >
+      {arrays.map((array) => (
         <div key={array.name}>
           <dt>
             <Terms state={state} text={capital(titleOf(array, data.meta))} />
@@ -97,7 +100,7 @@ function Beside({ state, data }: { state: StripState; data: StripData }) {
         </div>
       ))}
     </dl>
-  );
+  ));
 }
 
 /** Names of what neither strips nor curves show. */

@@ -61,7 +61,7 @@ function Row({ state, data, row, group }: Props & { row: ArrayInfo; group: Group
       >
         {data.numbers(row, step).map((value, item) => {
           const color = scale.index(value);
-          const token = data.token(item);
+          const tokens = data.tokens(row, item);
           return [
             // biome-ignore lint/a11y/useFocusableInteractive: the list has the focus, its tokens never do
             <span
@@ -71,12 +71,12 @@ function Row({ state, data, row, group }: Props & { row: ArrayInfo; group: Group
               role="option"
               data-item={item}
               aria-selected={item === chosen}
-              aria-label={`${data.name(item)}: ${data.said(row, value)}`}
+              aria-label={`${data.name(tokens, item)}: ${data.said(row, value)}`}
               style={{ background: scale.fills[color], color: scale.inks[color] }}
             >
-              <PromptToken token={token} />
+              {tokens.map((token, k) => [k > 0 && "→", <PromptToken key={k} token={token} />])}
             </span>,
-            token.text.includes("\n") ? (
+            tokens.some(({ text }) => text.includes("\n")) ? (
               <br key={`${item} end`} />
             ) : (
               // The marks of spaces are none that a line could break at.

@@ -31,6 +31,19 @@ export class StripData {
     return this.arrays.size(this.items);
   }
 
+  /** What the tokens of a row are: the second text's, of a difference both where they differ. */
+  tokens(row: ArrayInfo, item: number): TokenInfo[] {
+    const both = this.#both(item);
+    if (row.other) return both.slice(-1);
+    return isChange(row) ? both : both.slice(0, 1);
+  }
+
+  /** The tokens at a place: one where both texts have the same. */
+  #both(item: number): TokenInfo[] {
+    const [mine, theirs] = [this.token(item), this.meta.theirs[item]];
+    return theirs && theirs.id !== mine.id ? [mine, theirs] : [mine];
+  }
+
   /** What a token is, as it is drawn; without a text its label. */
   token(item: number): TokenInfo {
     const own = this.meta.tokens[this.meta.axes[this.items]?.tokens ?? ""];
@@ -57,11 +70,25 @@ export class StripData {
     return Array.from({ length: this.size }, (_, item) => this.at(row, step, item));
   }
 
+  /** The depth that is seen first. */
+  first(): number {
+    const { start } = this.meta.strip;
+    return start < 0 ? this.#newest() : start;
+  }
+
   /** The last depth that has come; 0 before any has. */
-  newest(): number {
+  #newest(): number {
     const come = (step: number) => this.rows.some((row) => !Number.isNaN(this.at(row, step, 0)));
     for (let step = this.arrays.size(this.steps) - 1; step > 0; step--) if (come(step)) return step;
     return 0;
+  }
+
+  /** What stands beside the rows: of the text, of a second one, and their differences. */
+  sides(): ArrayInfo[][] {
+    const side = (array: ArrayInfo) => (array.other ? 1 : isChange(array) ? 2 : 0);
+    return [0, 1, 2]
+      .map((which) => this.beside.filter((array) => side(array) === which))
+      .filter(({ length }) => length > 0);
   }
 
   /** The rows by their units, in order. */
@@ -79,9 +106,10 @@ export class StripData {
     return endsOf(found);
   }
 
-  /** "Paris, position 3". */
-  name(item: number): string {
-    return `${tokenName(this.token(item))}, position ${this.arrays.number(this.items, item)}`;
+  /** "Paris, position 3"; of a difference of two texts "Paris → Rome, position 3". */
+  name(tokens: readonly TokenInfo[], item: number): string {
+    const words = tokens.map((token) => tokenName(token)).join(" → ");
+    return `${words}, position ${this.arrays.number(this.items, item)}`;
   }
 
   /** A number with its unit; a dash where there is none yet. */
@@ -95,6 +123,11 @@ export class StripData {
     const numbers = this.rows.map(
       (row) => `${titleOf(row, this.meta)} ${this.said(row, this.at(row, step, item))}`,
     );
-    return `${this.name(item)}: ${numbers.join("; ")}`;
+    return `${this.name(this.#both(item), item)}: ${numbers.join("; ")}`;
   }
+}
+
+/** Whether an array holds a second answer's numbers less the first's. */
+function isChange({ name }: ArrayInfo): boolean {
+  return name.startsWith("change_");
 }

@@ -43,7 +43,7 @@ export class StripState extends AnswerState {
       const data = this.strip.value;
       if (!data) return 0;
       const chosen = { layer: layer.value, step: step.value };
-      return stepAt(data.arrays, data.steps, chosen, () => data.newest());
+      return stepAt(data.arrays, data.steps, chosen, () => data.first());
     });
     this.item = computed(() => this.strip.value?.itemAt(position.value) ?? -1);
     this.groups = computed(() => {

@@ -44,7 +44,7 @@ def test_scores_of_ones_own_by_hand(llama: ll.LensModel) -> None:
         kept = whole - probability(llama, order[count:])
         np.testing.assert_allclose(here.sufficiency_curve, kept, atol=1e-6)
     np.testing.assert_allclose(mine.comprehensiveness, mine.deletion.mean(), atol=1e-9)
-    backwards = found.data.sel(order="rev. mine", share=0.5).deletion
+    backwards = found.data.sel(order="mine reversed", share=0.5).deletion
     np.testing.assert_allclose(backwards, whole - probability(llama, [1, 3]), atol=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_no_order_takes_more_with_one_token_than_what_the_model_does_without_eac
 ) -> None:
     found = ll.faithfulness(llama, IDS, metric="logit", draws=3).data
     one = found.deletion.sel(share=0.01)
-    assert (one <= one.sel(order="each alone") + 1e-6).all()
+    assert (one <= one.sel(order="model itself") + 1e-6).all()
 
 
 def test_the_random_band_is_that_of_all_orders(llama: ll.LensModel) -> None:
@@ -82,6 +82,10 @@ def test_several_texts_and_their_intervals(llama: ll.LensModel) -> None:
     own = found.data.sel(order="attnlrp")
     np.testing.assert_allclose(own.comprehensiveness, mean, atol=1e-6)
     assert own.comprehensiveness_low <= mean <= own.comprehensiveness_high
+    # a title names no text's answer for all
+    assert found.data.attrs["metric_words"] == "probability of each text's own answer"
+    alike = ll.faithfulness(llama, texts[:2], rules=["attnlrp"], draws=0, answer=7)
+    assert alike.data.attrs["metric_words"].startswith("probability of '")
 
 
 def test_steps_count_where_integrated_is_one_of_the_rules(llama: ll.LensModel) -> None:
