@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.measuring.head_scores import head_scores
     from layerlens.analyses.measuring.invariance import invariance
     from layerlens.analyses.measuring.layer_metrics import layer_metrics
+    from layerlens.analyses.measuring.series import series
     from layerlens.analyses.measuring.spectrum import spectrum
     from layerlens.analyses.neurons.clamp import clamp
     from layerlens.analyses.neurons.frequency_tags import frequency_tags
@@ -261,6 +262,7 @@ _PLACES = {
     "neuron_path": "layerlens.analyses.tracing.neuron_path",
     "neuron_tokens": "layerlens.analyses.neurons.neuron_tokens",
     "observable": "layerlens.analyses.contributions.observables",
+    "series": "layerlens.analyses.measuring.series",
     "spectrum": "layerlens.analyses.measuring.spectrum",
     "head_clusters": "layerlens.analyses.attention.head_clusters",
     "head_roles": "layerlens.analyses.attention.head_roles",
@@ -499,6 +501,7 @@ __all__ = [
     "run_layers",
     "sae_metrics",
     "sentence_scores",
+    "series",
     "sides",
     "skip_layers",
     "skip_search",

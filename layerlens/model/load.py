@@ -57,7 +57,8 @@ def load(
     ----------
     source
         Nothing for the default model; a hub id; a local folder; a ``.gguf`` file;
-        ``"toy:induction"``, ``"toy:modular"``, ``"toy:addition"`` or ``"toy:digits"``
+        ``"toy:induction"``, ``"toy:two_heads"``, ``"toy:modular"``, ``"toy:addition"`` or
+        ``"toy:digits"``
         (``"toy:modular@300"``: after 300 steps of its training); or a Hugging Face model in
         memory, which is used as it is, wherever it is: never moved, never copied. It may be
         offloaded or sharded by accelerate, quantised, or have adapters in its layers (LoRA and

@@ -67,7 +67,7 @@ class Runs:
     [0, 50, 100]
     """
 
-    d_vocab = d_vocab_in = 0  # no token stands in what is said of runs
+    d_vocab = d_vocab_in = 0  # no token stands in what is said of torch networks
 
     def __init__(
         self,
@@ -102,6 +102,8 @@ class Runs:
             self.load_code = f"ll.Runs({source!r})"
         if layers is not None:
             self.load_code = f"{self.load_code[:-1]}, layers={self.points})"
+        if isinstance(first, LensModel):
+            self.d_vocab, self.d_vocab_in = first.d_vocab, first.d_vocab_in
         self.lock = threading.RLock()
 
     remote = None
@@ -150,13 +152,12 @@ class Runs:
         return True
 
     def token_string(self, index: int) -> str:
-        """The number itself: a view may ask, and no token stands in what is said of runs."""
-        return str(index)
+        """That of the first model; the number itself where there is none."""
+        return self.model(0).token_string(index) if self.texts else str(index)
 
     def search_tokens(self, query: str, limit: int = 50) -> list[tuple[int, str]]:
-        """None, likewise."""
-        del query, limit
-        return []
+        """Those of the first model, likewise."""
+        return self.model(0).search_tokens(query, limit) if self.texts else []
 
     def model(self, run: int) -> LensModel:
         """The model from ``ll.load`` of a run, by its place."""

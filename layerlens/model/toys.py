@@ -133,11 +133,11 @@ def _addition(count: int, held_out: bool, generator: torch.Generator) -> Example
     a, b = drawn[out if held_out else ~out][:count].T
     ids = torch.cat(
         [
-            _digits(a, DIGITS),
+            digits_of(a, DIGITS),
             torch.full((count, 1), 10),
-            _digits(b, DIGITS),
+            digits_of(b, DIGITS),
             torch.full((count, 1), 11),
-            _digits(a + b, DIGITS + 1),
+            digits_of(a + b, DIGITS + 1),
         ],
         dim=1,
     )
@@ -145,7 +145,8 @@ def _addition(count: int, held_out: bool, generator: torch.Generator) -> Example
     return Examples(ids, (torch.arange(ids.shape[1]) >= first).expand(count, -1))
 
 
-def _digits(numbers: Tensor, width: int) -> Tensor:
+def digits_of(numbers: Tensor, width: int) -> Tensor:
+    """``[n, width]``: the digits of numbers ``[n]``, the highest first."""
     powers = 10 ** torch.arange(width - 1, -1, -1)
     return numbers[:, None] // powers % 10
 
@@ -156,6 +157,21 @@ TOYS: dict[str, Toy] = {
         Toy(
             "induction",
             "continue a repeated random sequence: find the word's last place, copy what followed",
+            (*WORDS, BEGIN, UNKNOWN, PADDING),
+            "words",
+            True,
+            ("cat owl fox bee cat owl", "fox"),
+            _induction,
+            TrainedRange(
+                f"'cat owl fox bee cat owl': names of animals, {SEGMENT[0]} to {SEGMENT[1]} of "
+                "them repeated",
+                INDUCTION_LENGTH,
+                SEGMENT,
+            ),
+        ),
+        Toy(
+            "two_heads",
+            "the task of induction, with one head for the previous token and one for induction",
             (*WORDS, BEGIN, UNKNOWN, PADDING),
             "words",
             True,

@@ -1,4 +1,4 @@
-"""Train two of the toy models: ``python -m layerlens.model.train_toys [induction] [addition]``.
+"""Train the toys of words and of digits: ``python -m layerlens.model.train_toys [NAME ...]``.
 
 `train_modular` and `train_digits` make the others. One thread, a fixed seed, a few minutes each.
 What comes out is written below ``toys/`` beside this file, with the log of the training: what was
@@ -26,17 +26,25 @@ FRESH = 4000  # rows of the final test
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one toy is trained: AdamW, a short warm-up, then a linear way down to zero."""
+    """How one toy is trained: AdamW, a short warm-up, then a linear way down to zero.
+
+    From step ``few_from`` on ``few_heads`` times the sum of the heads' norms is added to the loss,
+    so that a head that is not needed fades away (Yuan and Lin 2006, Model selection and estimation
+    in regression with grouped variables).
+    """
 
     steps: int
     batch: int
     rate: float
     decay: float
     warmup: int = 50
+    few_heads: float = 0.0
+    few_from: int = 0
 
 
 RECIPES = {
     "induction": Recipe(steps=1500, batch=64, rate=3e-3, decay=0.01),
+    "two_heads": Recipe(steps=1500, batch=64, rate=3e-3, decay=0.01, few_heads=0.01, few_from=300),
     "addition": Recipe(steps=4000, batch=256, rate=3e-3, decay=0.01),
 }
 
@@ -48,14 +56,15 @@ def build(toy: Toy) -> Any:
     common: dict[str, Any] = {"vocab_size": len(toy.words), "tie_word_embeddings": False}
     common |= {"pad_token_id": len(toy.words) - 1, "eos_token_id": None}
     begin = len(toy.words) - 3 if toy.begin else None
-    width = {"induction": 64, "addition": 96}[toy.name]
+    attention_alone = toy.draw is TOYS["induction"].draw
+    width = 64 if attention_alone else 96
     llama = LlamaConfig(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
         hidden_size=width,
         # Induction is a matter of attention alone, so its MLPs are a mere stub.
-        intermediate_size=16 if toy.name == "induction" else 4 * width,
+        intermediate_size=16 if attention_alone else 4 * width,
         max_position_embeddings=128,
         bos_token_id=begin,
         **common,
@@ -68,6 +77,18 @@ def loss_on_answers(model: Any, examples: Examples) -> Tensor:
     logits = model(examples.ids).logits[:, :-1]
     chosen = examples.answer[:, 1:]
     return torch.nn.functional.cross_entropy(logits[chosen], examples.ids[:, 1:][chosen])
+
+
+def head_norms(model: Any) -> Tensor:
+    """``[layer, head]``: Frobenius norm of each head's value and output matrices together."""
+    heads = model.config.num_attention_heads
+    found = []
+    for block in model.model.layers:
+        values = block.self_attn.v_proj.weight.unflatten(0, (heads, -1))
+        outputs = block.self_attn.o_proj.weight.unflatten(1, (heads, -1))
+        squares = values.square().sum((1, 2)) + outputs.square().sum((0, 2))
+        found.append((squares + 1e-8).sqrt())  # at 0 a root has no slope
+    return torch.stack(found)
 
 
 def train(toy: Toy, recipe: Recipe) -> tuple[Any, dict[str, Any]]:
@@ -84,8 +105,9 @@ def train(toy: Toy, recipe: Recipe) -> tuple[Any, dict[str, Any]]:
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * share
         loss = loss_on_answers(model, toy.draw(recipe.batch, False, generator))
+        many = recipe.few_heads and step >= recipe.few_from
         optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss + recipe.few_heads * head_norms(model).sum() if many else loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % (recipe.steps // 25) == 0 or step == recipe.steps - 1:
@@ -135,9 +157,9 @@ def save(toy: Toy, model: Any, log: dict[str, Any], folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: train both toys, or the one that is named."""
-    parser = argparse.ArgumentParser(description="Train the toys of induction and addition.")
-    parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="both by default")
+    """Command line: train all of these toys, or those named."""
+    parser = argparse.ArgumentParser(description="Train the toys of words and of digits.")
+    parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="all by default")
     parser.add_argument("--folder", type=Path, help="write here instead of into the package")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

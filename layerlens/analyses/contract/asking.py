@@ -285,17 +285,17 @@ class Analysis:
 
     def work(self, model: LensModel | Runs, *texts: Any, **options: Any) -> Work:
         """Count passes, rows through the head and bytes without running anything."""
-        return self._counted(self.require(model), texts, options)[1]
+        return self.counted(model, texts, options)[1]
 
     def estimate(self, model: LensModel | Runs, *texts: Any, **options: Any) -> Estimate:
         """Estimate what a call would take; see `Estimate` for how."""
-        model = self.require(model)
-        return estimate_work(model, *self._counted(model, texts, options))
+        return estimate_work(model, *self.counted(model, texts, options))
 
-    def _counted(
-        self, model: LensModel, texts: Sequence[Any], options: Mapping[str, Any]
+    def counted(
+        self, model: LensModel | Runs, texts: Sequence[Any], options: Mapping[str, Any]
     ) -> tuple[Mapping[str, Tokens | Texts], Work]:
-        """What a call would be fed, and its work."""
+        """What a call would be fed, and its work; runs nothing."""
+        model = self.require(model)
         given, options = self._calling.sort(texts, options)
         full = self._completed(options)
         fed = self._calling.fed(model, given, full)

@@ -118,6 +118,29 @@ def _speed(model: LensModel | Runs, rows: int = PROBE_ROWS) -> tuple[float, str]
     return product_speed(model.dtype, rows), f"{rows} rows of a product" if rows > 1 else "a row"
 
 
+def operations_of(
+    model: LensModel | Runs, fed: Mapping[str, Tokens | Texts], work: Work
+) -> tuple[int, float]:
+    """Tokens of a pass, and floating-point operations of counted work, passes included.
+
+    Parameters
+    ----------
+    fed
+        By the name of each text; those of the first one count.
+    """
+    tokens = _tokens_in(fed) if work.tokens is None else work.tokens
+    blocks, head = _weights(model)
+    passes = 2.0 * blocks * tokens * work.passes + 2.0 * head * work.head_rows
+    return tokens, work.operations + passes
+
+
+def _weights(model: LensModel | Runs) -> tuple[int, int]:
+    """What a token is multiplied with in the blocks, and a row in the head; 0 of runs."""
+    if not isinstance(model, LensModel):
+        return 0, 0
+    return _in_blocks(model), model.d_vocab * model.d_model
+
+
 def _tokens_in(fed: Mapping[str, Tokens | Texts]) -> int:
     """Tokens of one pass over the first text."""
     first = next(iter(fed.values()), None)

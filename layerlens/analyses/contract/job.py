@@ -228,17 +228,21 @@ class Job:
         coords: Coords,
         only: Sequence[str] | None = None,
         hidden: Sequence[str] = (),
+        variables: Mapping[str, Variable] | None = None,
     ) -> None:
         """State the length of each axis and its coordinates, once, before the first part.
 
         Variables with an axis that is not declared are left out of the result. For several
         texts, ``sizes`` holds ``batch`` too. Where options decide which variables there are,
-        ``only`` names them in their order, and ``hidden`` those that no picture shows then.
+        ``only`` names them in their order, and ``hidden`` those that no picture shows then. Where
+        they are another analysis', they are given as ``variables``.
         """
+        if variables is not None:
+            self._variables = variables
         names = self._variables if only is None else only
-        variables = {name: self._variables[name] for name in names}
-        variables |= {name: replace(variables[name], hidden=True) for name in hidden}
-        self.parts = Parts(variables, sizes, coords, batched=self.batched)
+        chosen = {name: self._variables[name] for name in names}
+        chosen |= {name: replace(chosen[name], hidden=True) for name in hidden}
+        self.parts = Parts(chosen, sizes, coords, batched=self.batched)
         self._listener.on_declare(dict(sizes), dict(coords), dict(self.parts.variables))
 
     def shorten(self, axis: str, length: int) -> None:

@@ -54,28 +54,28 @@ VARIABLES = {
     "neuron_share": Variable(
         ("layer", "neuron"), "float64", _SHARE, "of a neuron at its strongest frequency"
     ),
-    "loss": Variable((), "float64", "nats", "loss on the pairs of training"),
-    "held_out_loss": Variable((), "float64", "nats", "loss on all other pairs"),
+    "loss": Variable((), "float64", "nats", "loss on pairs of training"),
+    "held_out_loss": Variable((), "float64", "nats", "loss on other pairs"),
     "restricted_loss": Variable(
-        (), "float64", "nats", "loss of logits with the key frequencies alone", source=NANDA
+        (), "float64", "nats", "loss with key frequencies alone", source=NANDA
     ),
     "restricted_loss_chance": Variable(
-        (), "float64", "nats", "loss of logits with as many other frequencies alone"
+        (), "float64", "nats", "loss with other frequencies alone"
     ),
     "excluded_loss": Variable(
-        (), "float64", "nats", "loss without the key frequencies, on the pairs of training",
+        (), "float64", "nats", "loss without key frequencies",
         source=NANDA,
     ),
     "excluded_loss_chance": Variable(
-        (), "float64", "nats", "loss without as many other frequencies, on the pairs of training"
+        (), "float64", "nats", "loss without other frequencies"
     ),
-    "accuracy": Variable((), "float64", "share", "right answers on the pairs of training"),
-    "held_out_accuracy": Variable((), "float64", "share", "right answers on all other pairs"),
+    "accuracy": Variable((), "float64", "share", "right answers on pairs of training"),
+    "held_out_accuracy": Variable((), "float64", "share", "right answers on other pairs"),
     "keyless_accuracy": Variable(
-        (), "float64", "share", "right answers without the key frequencies in the embedding"
+        (), "float64", "share", "right answers, key frequencies taken out of the embedding"
     ),
     "key_only_accuracy": Variable(
-        (), "float64", "share", "right answers with no other frequencies in the embedding"
+        (), "float64", "share", "right answers, all others taken out of the embedding"
     ),
 }  # fmt: skip
 

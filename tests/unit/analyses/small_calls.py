@@ -76,6 +76,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "state_map": ((LIST * 2,), {"labels": ["a", "b", "a"] * 2}),
     "mlp_decomposition": ((LIST,), {}),
     "mode_connectivity": ((LIST,), {"other": None, "points": 3}),
+    "series": ((), {"ask": "block_influence", "texts": [ONE]}),
     "sentence_scores": ((LIST * 4, ["a", "b", "a"] * 4), {"metrics": "curvature"}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "token_dispositions": ((ONE,), {"lens": None}),
