@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from layerlens.analyses.depth.sparse_layers import sparse_layers
     from layerlens.analyses.depth.sparse_split import sparse_split
     from layerlens.analyses.depth.void_layers import voids
+    from layerlens.analyses.embedding.sticky_tokens import sticky_tokens
     from layerlens.analyses.features.concepts.concepts import concepts
     from layerlens.analyses.features.facets.facets import facets
     from layerlens.analyses.features.feature import feature
@@ -211,6 +212,7 @@ _PLACES = {
     "layer_swap": "layerlens.analyses.grafting.layer_swap",
     "mode_connectivity": "layerlens.analyses.grafting.mode_connectivity",
     "stitch": "layerlens.analyses.grafting.stitch",
+    "sticky_tokens": "layerlens.analyses.embedding.sticky_tokens",
     "direct_logit_attribution": "layerlens.analyses.contributions.direct_logit_attribution",
     "steering": "layerlens.analyses.steering.steering",
     "run_layers": "layerlens.run.layers",
@@ -511,6 +513,7 @@ __all__ = [
     "spectrum",
     "state_map",
     "steering",
+    "sticky_tokens",
     "stitch",
     "suppression",
     "terms",

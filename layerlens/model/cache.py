@@ -45,9 +45,9 @@ def sha256(path: Path) -> str:
 def write_manifest(folder: Path, about: dict[str, Any]) -> None:
     """Write ``manifest.json`` with ``about`` and the size and sum of every file of the folder."""
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
     }
     text = json.dumps({**about, "files": files}, indent=2)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -110,9 +110,8 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 def _let_others_read(folder: Path) -> None:
     """Undo the private modes of temporary files: a class may share one cache on purpose."""
-    folder.chmod(0o755)
-    for path in folder.iterdir():
-        path.chmod(0o644)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _identity(folder: Path) -> int | None:

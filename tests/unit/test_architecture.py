@@ -44,6 +44,7 @@ QUESTIONS = [
     {
         "attention",
         "depth",
+        "embedding",
         "grafting",
         "information",
         "neurons",

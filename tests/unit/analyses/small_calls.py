@@ -80,6 +80,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "sentence_scores": ((LIST * 4, ["a", "b", "a"] * 4), {"metrics": "curvature"}),
     "steering": (([ONE, OTHER], [OTHER, ONE]), {}),
     "token_dispositions": ((ONE,), {"lens": None}),
+    "sticky_tokens": (
+        ([*LIST, *([1, first, 10 - first] for first in range(2, 9))],),
+        {"pooling": "mean", "candidates": 2, "insertions": 1, "verify_pairs": 2},
+    ),
     "stitch": ((LIST,), {"other": None}),
     "top_texts": ((LIST, 1, [0, 1]), {}),
 }

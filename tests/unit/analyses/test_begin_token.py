@@ -72,6 +72,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         (LIST * 3,),
         {"labels": [*"abab"] * 3, "folds": 3, "weight_noise": (), "bits": 8},
     ),
+    "sticky_tokens": (
+        ([*LIST, *(f"w{first} w18" for first in WORDS)],),
+        {"pooling": "mean", "candidates": 2, "insertions": 1, "verify_pairs": 2},
+    ),
     "stitch": ((LIST,), {"other": None, "control": "shuffled"}),
     "probe_steering": ((ONE,), {"probe": None}),
     "state_map": ((LIST * 3,), {"other_texts": [ONE]}),

@@ -1,0 +1,1 @@
+"""How does a model make one vector of a text, and what disturbs it?"""
