@@ -88,6 +88,7 @@ bench-smoke:
 	$(py) benchmarks/learning.py --smoke
 	$(py) benchmarks/features.py --smoke
 	$(py) benchmarks/attribution.py --smoke
+	$(py) benchmarks/faithful.py --smoke
 	$(py) benchmarks/scale.py --smoke
 	$(py) benchmarks/views.py --quick
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from layerlens.analyses.relevance.explained import Explained
 from layerlens.analyses.sweeps.straight_way import FEWEST, INSIDE, TIMES, WITHIN, places
-from layerlens.run.replay import BlockCall, capture_calls
+from layerlens.run.block_rows import RowCalls
+from layerlens.run.replay import OnState, capture_calls
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -77,17 +78,15 @@ class Integrated:
         row = text.ids.shape[1] * model.d_model * model.dtype.itemsize * model.n_layers * INSIDE
         self.rows = max(1, min(steps, FEWEST, memory_limit // row))
         self.states: list[Tensor] = []
-        self.calls = self._watched(text, self.states)
+        self.calls = RowCalls(model, text, self._into(self.states), for_autograd=True)
         self._others: list[Tensor] = []
         if baseline is not None:
-            self._watched(baseline, self._others)
-        self.blocks = self.rows * model.n_layers * (1 + (baseline is not None))
+            capture_calls(model, baseline, self._into(self._others), logits=None, for_autograd=True)
+        self.blocks = model.n_layers * (3 + (baseline is not None))
 
-    def _watched(self, text: Tokens, into: list[Tensor]) -> list[BlockCall]:
-        many = text.repeated(self.rows)
-        keep = lambda _, state: into.append(state[0].clone())  # noqa: E731
-        calls, _ = capture_calls(self.model, many, keep, logits=None, for_autograd=True)
-        return calls
+    @staticmethod
+    def _into(states: list[Tensor]) -> OnState:
+        return lambda _, state: states.append(state[0].clone())
 
     def at(self, layer: int, whole: float) -> Along:
         """Relevance of the tokens' states before a block, or after the last.
@@ -99,7 +98,7 @@ class Integrated:
         """
         there = self._begin(layer)
         with torch.no_grad():
-            start = float(self._run(layer, there.expand(self.rows, -1, -1))[0])
+            start = float(self._run(layer, there[None])[0])
         count = min(FEWEST, self.steps)
         while True:
             found = self._way(layer, there, count)
@@ -129,17 +128,15 @@ class Integrated:
 
     def _slopes(self, layer: int, states: Tensor) -> Tensor:
         """The derivative by the states of each row."""
-        missing = self.rows - len(states)  # blocks take as many rows as they were watched with
-        leaf = torch.cat([states, states[:1].expand(missing, -1, -1)]).requires_grad_()
-        value = self._run(layer, leaf).sum()
-        (slopes,) = torch.autograd.grad(value, leaf)
-        self.blocks += 2 * self.rows * (self.model.n_layers - layer)
-        return slopes[: len(states)]
+        leaf = states.requires_grad_()
+        (slopes,) = torch.autograd.grad(self._run(layer, leaf).sum(), leaf)
+        self.blocks += 2 * len(states) * (self.model.n_layers - layer)
+        return slopes
 
     def _run(self, layer: int, state: Tensor) -> Tensor:
         """What is explained, of states before a block, ``[row]``."""
         for later in range(layer, self.model.n_layers):
             self.tick()
-            state = self.calls[later](state)
-        self.blocks += self.rows * (self.model.n_layers - layer)
+            state = self.calls(later, state)
+        self.blocks += len(state) * (self.model.n_layers - layer)
         return self.explained(state[:, self.place])

@@ -103,7 +103,7 @@ def count_work(
     later = 1.0 if at == "embed" else (model.n_layers + 2) / 2
     ways = min(whole(steps, "steps"), FEWEST)
     held = max(row, min(memory_limit, ways * row))
-    return Work(1 + ways * (1 + (baseline is not None) + 4 * later), 3 * ways, held)
+    return Work(4 + (baseline is not None) + (1 + 3 * ways) * later, 3 * ways, held)
 
 
 @analysis(
