@@ -98,7 +98,9 @@ def with_workers(model: LensModel, tokens: int, counts: tuple[int | None, ...]) 
 
 def by_requests(folder: Path, here: LensModel, repeats: int) -> None:
     """Requests of a remote model, rehearsed in this process: what packing them costs."""
-    there = ll.load(folder, here.tokenizer, remote="local")
+    # nnsight wants a tokenizer, whichever: ids are given.
+    tokenizer = here.tokenizer or ll.load("toy:induction").tokenizer
+    there = ll.load(folder, tokenizer, remote="local")
     ids = torch.tensor([IDS])
 
     def bare() -> None:
@@ -146,7 +148,6 @@ def main() -> None:
             place = Path(folder, "smoke") if given.smoke else Path(default.find())
             if given.smoke:
                 whole.hf.save_pretrained(place)
-                whole.tokenizer = ll.load("toy:induction").tokenizer  # nnsight wants one
             by_requests(place, whole, 2 if given.smoke else given.repeats)
         else:
             print("\nby requests: left out, nnsight is not installed")
