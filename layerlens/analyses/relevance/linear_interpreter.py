@@ -12,6 +12,7 @@ from layerlens.analyses.contract.contract import Job, Variable, Work, analysis
 from layerlens.analyses.contract.effects import given
 from layerlens.analyses.probing.untrained import untrained as untrained_model
 from layerlens.analyses.relevance.affine_map import MORE, SETTLED
+from layerlens.analyses.relevance.linear_cell import open_push
 from layerlens.analyses.relevance.linear_text import PARTS, PUSHES, SHARES, Depths, LinearText
 from layerlens.analyses.sweeps.clean_pass import tolerance
 from layerlens.analyses.sweeps.straight_way import INSIDE
@@ -96,12 +97,14 @@ def count_work(
     view="panels",
     lead="What one unit added to a token's state at a depth does at the end: in the model held at "
     "this text, and in the model itself, which is free to react to it. The further the two are "
-    "apart, the less the matrix says of the model.",
+    "apart, the less the matrix says of the model. A point opens the next token with that state "
+    "really doubled.",
     variables=VARIABLES,
     work=count_work,
     needs=("head",),
     gradients=True,
     effects={"rounds": given("singular"), "untrained": given("singular")},
+    opens=open_push,
 )
 def linear_interpreter(
     job: Job,

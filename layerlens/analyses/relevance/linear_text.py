@@ -118,8 +118,8 @@ class LinearText:
         own = by_gradient(self.model, text, frozen.place, self.depths.sites, explained, RULE)
         final = frozen.states[-1][frozen.place]
         reads = [_read(self.model, one, final) for one in (explained, *random)]
-        place = frozen.place if pushed is None else _one_place(self.model, text, pushed)
-        directions = self._directions(row)
+        place = frozen.place if pushed is None else one_place(self.model, text, pushed)
+        directions = random_directions(self.draws, self.model.d_model, (self.seed, row))
         self.passes += 7 + 4 * (chance is not None)
         for index, layer in enumerate(self.depths.begun):
             here = {**where, "point": index}
@@ -151,13 +151,6 @@ class LinearText:
         """What the model answers by itself."""
         with self.model.running():
             return int(self.model.unembed(frozen.states[-1][frozen.place][None])[0].argmax())
-
-    def _directions(self, row: int) -> Tensor:
-        """Random directions of length 1, ``[draw, d_model]`` float64."""
-        random = np.random.default_rng((self.seed, row, 2))
-        drawn = torch.from_numpy(random.standard_normal((self.draws, self.model.d_model)))
-        directions: Tensor = drawn / drawn.norm(dim=-1, keepdim=True)
-        return directions
 
     def _held(
         self, frozen: FrozenText, layer: int, pushes: Tensor
@@ -228,7 +221,28 @@ class LinearText:
         self.passes += rows * (1 - layer / self.model.n_layers)
 
 
-def _one_place(model: LensModel, text: Tokens, position: Any) -> int:
+def random_directions(draws: int, width: int, drawn_by: tuple[int, int]) -> Tensor:
+    """Random directions of length 1, ``[draw, width]`` float64.
+
+    Parameters
+    ----------
+    drawn_by
+        The seed, and the number of the text.
+    """
+    random = np.random.default_rng((*drawn_by, 2))
+    drawn = torch.from_numpy(random.standard_normal((draws, width)))
+    directions: Tensor = drawn / drawn.norm(dim=-1, keepdim=True)
+    return directions
+
+
+def one_place(model: LensModel, text: Tokens, position: Any) -> int:
+    """The single token that is pushed.
+
+    Raises
+    ------
+    InputError
+        It is not one.
+    """
     found = list(model.positions(text, position))
     if len(found) != 1:
         raise InputError(

@@ -512,6 +512,14 @@ def test_a_state_that_relevance_names_taken_away(model: LensModel, point: int) -
     agrees_with_its_code(model, found, which=3)
 
 
+@pytest.mark.parametrize(("point", "position"), [(0, None), (2, 1)])
+def test_a_state_that_is_doubled(model: LensModel, point: int, position: int | None) -> None:
+    result = ll.linear_interpreter(model, TEXT, singular=0, draws=1, position=position)
+    found = opened(model, result, "answer_change", point, 1)
+    assert found.tables[0].head[2:] == ["as much at random", "doubled", "change"]
+    agrees_with_its_code(model, found, which=3)
+
+
 @pytest.mark.parametrize("name", [n for n in registry.names() if registry.get(n).opens])
 def test_opening_can_be_taken_back(model: LensModel, name: str) -> None:
     from .small_calls import NAMES, arguments
