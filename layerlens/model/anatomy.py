@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerlens.errors import SiteError
 from layerlens.model.sites import CROSS, GLOBAL, NAMES, Site
@@ -65,6 +65,9 @@ class Tap:
         sublayer is the sum of several modules.
     columns
         The site's value is these columns only, by heads; None for all of it.
+    vector
+        Name of the model's parameter that the tensor is multiplied with besides, unit by unit
+        (BEiT's layer scale, which no module applies), or "".
     """
 
     module: str
@@ -73,6 +76,25 @@ class Tap:
     volatile: bool = False
     plus: tuple[str, ...] = ()
     columns: HeadColumns | None = None
+    vector: str = ""
+
+    def factor(self, hf: nn.Module) -> float | Tensor:
+        """What the tensor is multiplied with: one number, or ``[d_model]`` of them."""
+        return self.scale * hf.get_parameter(self.vector).detach() if self.vector else self.scale
+
+    def scaled(self, hf: nn.Module, tensor: Tensor) -> Tensor:
+        """The site's value for what passes, ``[..., d_model]``; itself where nothing scales it."""
+        factor = self.factor(hf)
+        if isinstance(factor, Tensor):
+            return tensor * factor.to(tensor)
+        return tensor if factor == 1 else tensor * factor
+
+    def unscaled(self, hf: nn.Module, value: Tensor) -> Tensor:
+        """What has to pass for a site's value: the opposite of `scaled`."""
+        factor = self.factor(hf)
+        if isinstance(factor, Tensor):
+            return value / factor.to(value)
+        return value if factor == 1 else value / factor
 
 
 @dataclass(frozen=True)
@@ -354,6 +376,7 @@ class Anatomy:
         lines += [
             f"  {kind:<10} {tap.side} of {' + '.join([tap.module, *tap.plus])}"
             + (f" x {tap.scale:g}" if tap.scale != 1 else "")
+            + (f" x {tap.vector}" if tap.vector else "")
             for kind, tap in first.taps.items()
         ]
         if head is not None:

@@ -29,18 +29,15 @@ _STREAMS = "it carries several residual streams side by side"
 
 _CONFORMER = "its blocks hold four sublayers one after the other (a conformer)"
 _CONVOLUTIONS = "it is a convolutional network, without blocks that hand on one stream"
-_VECTORS = "it multiplies what its sublayers add with learned vectors outside of any module"
 
 #: Why families do not fit, put in place of the search's own words when it fails.
 REFUSED = {
     "beam": "it scales the residual stream down before each sum",
-    "beit": _VECTORS,
     "bit": _CONVOLUTIONS,
     "blt": "its blocks run over patches of bytes, and a decoder stands between them and the head",
     "convnext": _CONVOLUTIONS,
     "convnextv2": _CONVOLUTIONS,
     "cpmant": "it puts prompt tokens of its own in front of the text",
-    "data2vec-vision": _VECTORS,
     "deepseek_v4": f"{_STREAMS} (hyper-connections)",
     "doge": "it multiplies the residual stream with learned vectors before each sum",
     "efficientnet": _CONVOLUTIONS,
@@ -77,6 +74,10 @@ REFUSED = {
     "xmod": "its language adapters are a third sublayer in each block",
     "zaya": "it scales and shifts the residual stream with learned vectors before each sum",
 }
+
+#: Families whose softmaxes weigh landmarks or blocks of positions: what could be watched of them
+#: is no pattern of positions, so that they have no heads.
+WITHOUT_PATTERN = frozenset({"nystromformer"})
 
 #: Families whose attention gates or norms the heads' outputs before the output
 #: projection: there ``z`` is what the projection is given, not pattern times v. The proof

@@ -22,7 +22,7 @@ from layerlens.model.families import REFUSED, SUBLAYER_SCALES
 from layerlens.model.feed import Feed, fed_rows, text_config
 from layerlens.model.head import find_head
 from layerlens.model.linear import find_projection
-from layerlens.model.sums import Part, close, find_sublayers
+from layerlens.model.sums import Part, Scale, close, find_sublayers
 from layerlens.model.watch import Call, Watcher, first_tensor, swapped
 from layerlens.model.weights import input_embedding
 
@@ -181,18 +181,25 @@ def _handed_on(given: Tensor, taken: Tensor) -> bool:
     return torch.equal(given.nan_to_num(), taken.nan_to_num())
 
 
-def _scales(config: Any, block: nn.Module) -> list[float]:
-    """Numbers that a sublayer's output may be multiplied with: 1 and those the model states.
+def _scales(config: Any, path: str, block: nn.Module, width: int) -> list[Scale]:
+    """What a sublayer's output may be multiplied with: 1 and what the model states.
 
-    It may also be divided by them.
+    It may also be divided by a number.
 
-    Only the configuration's own multipliers and the numbers that the block keeps as plain
-    attributes are tried; which one applies is for the sums to show.
+    Only the configuration's own multipliers, the numbers that the block keeps as plain attributes
+    and the vectors among its own parameters are tried; which one applies is for the sums to show.
+    A vector with a 0 is not: no edit could reach the stream through that unit.
     """
     stated = [getattr(config, name, None) for name in SUBLAYER_SCALES]
     stated += [value for value in vars(block).values() if isinstance(value, float)]
     scales = [float(value) for value in stated if isinstance(value, (int, float)) and value]
-    return list(dict.fromkeys([1.0, *scales, *(1 / scale for scale in scales)]))
+    numbers = dict.fromkeys([1.0, *scales, *(1 / scale for scale in scales)])
+    vectors = [
+        Scale(1.0, f"{path}.{name}", values.detach())
+        for name, values in block.named_parameters(recurse=False)
+        if values.shape == (width,) and not values.is_meta and bool(values.all())
+    ]
+    return [*map(Scale, numbers), *vectors]
 
 
 def _block(path: str, calls: Sequence[Call], config: Any, crossing: bool) -> BlockAnatomy:
@@ -201,7 +208,8 @@ def _block(path: str, calls: Sequence[Call], config: Any, crossing: bool) -> Blo
     # A module that runs more than once (shared by blocks) cannot be a place of its own.
     times = Counter(call.path for call in inner)
     inner = [call for call in inner if times[call.path] == 1]
-    found = find_sublayers(block, inner, _scales(config, block.module), crossing)
+    scales = _scales(config, path, block.module, block.took.shape[-1])
+    found = find_sublayers(block, inner, scales, crossing)
     if found is None:
         raise ModelError(
             f"{path} ({type(block.module).__name__}) cannot be read: no sublayers were seen "

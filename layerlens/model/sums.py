@@ -51,6 +51,31 @@ def is_scale(module: nn.Module) -> bool:
     return alone and not is_norm(module)
 
 
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """What a sublayer's output may be multiplied with before it is added to the stream.
+
+    Attributes
+    ----------
+    number
+        One number for all units.
+    vector
+        Name of the model's parameter that has one besides for each unit; "" for none.
+    values
+        That parameter, ``[width]``.
+    """
+
+    number: float = 1.0
+    vector: str = ""
+    values: Tensor | None = None
+
+    def of(self, given: Tensor) -> Tensor:
+        """``[rows, width]`` of what a module gives."""
+        if self.values is not None:
+            return given * (self.values.to(given) * self.number)
+        return given if self.number == 1 else given * self.number
+
+
 @dataclass(frozen=True)
 class Part:
     """One sublayer's contribution: a module's output times a scale.
@@ -59,22 +84,22 @@ class Part:
     """
 
     call: Call
-    scale: float
+    scale: Scale
     plus: tuple[Call, ...] = ()
     misfit: float = 0.0
 
     @property
     def values(self) -> list[Tensor]:
         """What is added to the stream, module by module, each ``[rows, width]``."""
-        given = [call.gave for call in (self.call, *self.plus)]
-        return given if self.scale == 1 else [value * self.scale for value in given]
+        return [self.scale.of(call.gave) for call in (self.call, *self.plus)]
 
     @property
     def tap(self) -> Tap:
         """Where to read it."""
         written = any(call.written for call in (self.call, *self.plus))
         plus = tuple(call.path for call in self.plus)
-        return Tap(self.call.path, "output", self.scale, volatile=written, plus=plus)
+        number, vector = self.scale.number, self.scale.vector
+        return Tap(self.call.path, "output", number, volatile=written, plus=plus, vector=vector)
 
     def origin(self, inner: Sequence[Call]) -> Call:
         """Find the sublayer itself, where the contribution is its output normed or scaled."""
@@ -117,7 +142,7 @@ def _depth(call: Call) -> tuple[int, int]:
 
 
 def find_sublayers(
-    block: Call, inner: Sequence[Call], scales: Sequence[float], crossing: bool = False
+    block: Call, inner: Sequence[Call], scales: Sequence[Scale], crossing: bool = False
 ) -> Sublayers | None:
     """Split what a block adds into its sublayers' outputs.
 
@@ -156,7 +181,7 @@ class _Search:
     end: Tensor
     inner: Sequence[Call]
     outs: Sequence[Call]
-    scales: Sequence[float]
+    scales: Sequence[Scale]
     several: bool
     crossing: bool = False
 

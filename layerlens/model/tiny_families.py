@@ -165,6 +165,13 @@ LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": 4}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _PER_LAYER = {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8}
 _WINDOWS = {"image_size": 64, "window_size": 2}
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}  # as checkpoints have
+_TO_SPEECH = {
+    "speech_encoder_layers": 2,
+    "speech_encoder_attention_heads": 4,
+    "speech_encoder_intermediate_size": 64,
+    "feature_projection_input_dim": 16,
+}
 _HYBRID = ["linear_attention", "full_attention", "linear_attention"]
 
 #: What single families need besides, or what makes them show their peculiarity.
@@ -173,6 +180,8 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deberta": _RELATIVE,
+    "deberta-v2": {"position_buckets": 8, "share_att_key": True, **_RELATIVE},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "donut-swin": _WINDOWS,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
@@ -210,6 +219,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 8},
     "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1},
     "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4},
+    "kyutai_speech_to_text": {"audio_pad_token_id": 0, "audio_bos_token_id": 1},
     "laguna": {"num_attention_heads_per_layer": [4, 4, 4]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
@@ -229,6 +239,8 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
     "reformer": {"is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16]},
+    "seamless_m4t": _TO_SPEECH,
+    "seamless_m4t_v2": _TO_SPEECH,
     "swin": _WINDOWS,
     "t5": {"decoder_start_token_id": 0},
     "ultrabert": {"prediction_head_size": 32},

@@ -207,10 +207,8 @@ class _Reader:
         self._gate = gate
 
     def __call__(self, tensor: Tensor) -> None:
-        if self._tap.scale != 1:
-            tensor = tensor * self._tap.scale
-        elif self._tap.volatile:
-            tensor = tensor.clone()
+        value = self._tap.scaled(self._model.hf, tensor)
+        tensor = tensor.clone() if value is tensor and self._tap.volatile else value
         if tensor.dim() == 2:  # some families fold batch and position into one axis
             tensor = tensor.unflatten(0, (self._batch, -1))
         for site in self._sites:

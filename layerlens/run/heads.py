@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from layerlens.model.anatomy import Anatomy, BlockAnatomy
+from layerlens.model.families import WITHOUT_PATTERN
 from layerlens.model.feed import Feed, text_config
 from layerlens.model.watch import Watcher, first_tensor, stream_argument
 from layerlens.run.attention import INSIDE, Watch, watching
@@ -36,7 +37,8 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy, feed: Feed) -> Anatomy
     The attention interface is tried first; blocks whose attention does not use it, or does
     something else when it is not one of transformers' own implementations, are watched by
     a spy; what neither shows has no softmax attention. A block that calls its attention
-    more than once in a pass (differential attention) has no one pattern either.
+    more than once in a pass (differential attention) has no one pattern either, nor has one of
+    landmarks (:data:`WITHOUT_PATTERN`).
     """
     given = feed.call(hf, feed.example(hf))
     plain = _gives(hf, given)
@@ -48,7 +50,7 @@ def find_attention(hf: PreTrainedModel, anatomy: Anatomy, feed: Feed) -> Anatomy
     for block, seen, spied in zip(anatomy.blocks, by_interface, by_spy, strict=True):
         if _complete(seen):
             blocks.append(_with_heads(block, "interface", seen))
-        elif _complete(spied):
+        elif _complete(spied) and anatomy.family not in WITHOUT_PATTERN:
             blocks.append(_with_heads(block, "spy", spied))
         else:
             taps = {kind: tap for kind, tap in block.taps.items() if kind != "z"}

@@ -110,7 +110,7 @@ def install(
         If a site cannot be changed in this model, with the reason.
     """
     installed = Installed(changes, batch)
-    writer = _Writer(rows, installed)
+    writer = _Writer(model.hf, rows, installed)
     if batch is None:
         seen = lambda _, args, kwargs: installed.see_call(args, kwargs) if gate.open else None  # noqa: E731
         stack.callback(model.hf.register_forward_pre_hook(seen, with_kwargs=True).remove)
@@ -196,7 +196,8 @@ def require_attention(model: LensModel, site: Site) -> None:
 class _Writer:
     """Applies changes to values on their way."""
 
-    def __init__(self, rows: Rows, installed: Installed) -> None:
+    def __init__(self, hf: nn.Module, rows: Rows, installed: Installed) -> None:
+        self._hf = hf
         self._rows = rows
         self.installed = installed
 
@@ -227,7 +228,7 @@ class _Writer:
         batch, length = self.installed.shape(tensor)
         if tap.volatile and torch.is_grad_enabled():  # what is written into stays out of the graph
             tensor = tensor.clone()
-        value = tensor if tap.scale == 1 else tensor * tap.scale
+        value = tap.scaled(self._hf, tensor)
         if tap.columns is not None:
             part = self.copy(tap.columns.read(value), changes, batch, length)
             return tap.columns.write(value, part)
@@ -236,7 +237,7 @@ class _Writer:
         new = self.copy(parts, changes, batch, length).reshape(value.shape)
         if tap.volatile and torch.is_grad_enabled():
             new = new.clone()
-        return new if tap.scale == 1 else new / tap.scale
+        return tap.unscaled(self._hf, new)
 
 
 def twin(tensor: Tensor) -> Tensor:
@@ -336,9 +337,9 @@ def _change_mid(
 
     def changed(output: Tensor) -> Tensor:
         batch, length = writer.installed.shape(before[0])
-        middle = before[0] + (output * tap.scale).reshape(before[0].shape)
+        middle = before[0] + tap.scaled(model.hf, output).reshape(before[0].shape)
         new = writer.copy(middle, changes, batch, length)
-        return output + ((new - middle) / tap.scale).reshape(output.shape)
+        return output + tap.unscaled(model.hf, new - middle).reshape(output.shape)
 
     if site.kind == "resid_mid":
         stack.callback(_on_start(model, model.anatomy.blocks[site.block], gate, keep).remove)

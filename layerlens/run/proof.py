@@ -153,7 +153,7 @@ def _outputs(model: LensModel, tap: Tap, tokens: Tokens) -> list[Tensor]:
     given: dict[str, Tensor] = {}
 
     def leave(path: str, output: Any) -> None:
-        given[path] = first_tensor(output).reshape(*tokens.ids.shape, -1) * tap.scale
+        given[path] = tap.scaled(model.hf, first_tensor(output)).reshape(*tokens.ids.shape, -1)
 
     with model.running(), ExitStack() as stack:
         for path in (tap.module, *tap.plus):

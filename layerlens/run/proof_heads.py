@@ -84,7 +84,7 @@ def behind(model: LensModel, out: Tensor, tap: Tap) -> Tensor:
         module = model.hf.get_submodule(tap.module)
         if is_norm(module) or is_scale(module):
             out = module(out)
-    return out if tap.scale == 1 else out * tap.scale
+    return tap.scaled(model.hf, out)
 
 
 def _prove_writes(model: LensModel, layers: Layers, proof: Proof) -> None:

@@ -213,6 +213,11 @@ def _between(
 
 def _tap(model: RemoteModel, site: Site) -> Tap:
     tap = model.anatomy.tap(site)
+    if tap.vector:
+        raise SiteError(
+            f"{site} of a remote model cannot be read: {tap.vector}, with which it is multiplied, "
+            "is not sent along; load the model with ll.load."
+        )
     if tap.plus or tap.columns is not None:
         raise SiteError(
             f"{site} is no input or output of one module here, which is all that is seen of a "

@@ -2,7 +2,9 @@
 
 While such an attention module runs, the torch functions it calls are looked at: the
 product that feeds the softmax has q and k as its factors, the softmax turns the scores
-into the pattern, and the product that takes the pattern has v as its other factor.
+into the pattern, and the product that takes the pattern has v as its other factor. Of several
+products before the softmax the first that is shaped like the scores counts: what DeBERTa adds
+for relative positions are products of later ones, with vectors that are no position's.
 Nothing is computed differently unless a change was asked for. q and k are known only when the
 softmax has shown which product was theirs, so they can be seen and not changed.
 """
@@ -49,7 +51,7 @@ class Spy(TorchFunctionMode):
         super().__init__()
         self._watch = watch
         self._n_heads = n_heads
-        self._factors: tuple[Tensor, Tensor] | None = None
+        self._factors: list[tuple[Tensor, Tensor]] = []
         self._queries: tuple[Tensor, Tensor] | None = None
         self._weights: tuple[Tensor, Tensor] | None = None
 
@@ -65,7 +67,7 @@ class Spy(TorchFunctionMode):
             return self._fused(func, *args, **kwargs)
         if func in _PRODUCTS:
             return self._product(func, args, kwargs)
-        if func in _SOFTMAXES and self._factors is not None and args[0].dim() in (3, 4):
+        if func in _SOFTMAXES and self._factors and args[0].dim() in (3, 4):
             return self._softmax(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -75,6 +77,12 @@ class Spy(TorchFunctionMode):
             return tensor
         return tensor.reshape(-1, self._n_heads, *tensor.shape[1:])
 
+    def _meeting(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of the product that the scores are, or begin with."""
+        shape = given.shape[-2:]
+        fits = [(q, k) for q, k in self._factors if (q.shape[-2], k.shape[-1]) == shape]
+        return (fits or self._factors[-1:])[0]
+
     def _product(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
@@ -82,7 +90,8 @@ class Spy(TorchFunctionMode):
         left = args[at] if len(args) > at else kwargs["batch1"]
         right = args[at + 1] if len(args) > at + 1 else kwargs["batch2"]
         if self._weights is None:
-            self._factors = (left, right)
+            if min(left.dim(), right.dim()) >= 2:
+                self._factors.append((left, right))
             return func(*args, **kwargs)
         found, pattern = self._weights
         if self._queries is None or left.shape[-2:] != pattern.shape[-2:]:
@@ -107,7 +116,7 @@ class Spy(TorchFunctionMode):
         found = self._watch.altered("attn_scores", self._heads(given))
         pattern = self._heads(func(found.reshape(given.shape), *rest, **kwargs))
         pattern = self._watch.altered("pattern", pattern)
-        q, k = self._factors or (given, given)
+        q, k = self._meeting(given)
         self._queries = self._heads(q), self._heads(k).transpose(-1, -2)
         self._weights = found, pattern
         return pattern.reshape(given.shape)

@@ -169,7 +169,7 @@ class HandedOver:
             parts = self._behind.at(queries).push(parts)
             if constant:
                 parts = parts + self._behind.offset.to(parts)
-        return parts * self._tap.scale
+        return self._tap.scaled(self.model.hf, parts)
 
     def _require(self) -> None:
         worst = max(self.errors.values())

@@ -145,7 +145,7 @@ def _put(
     hook = on_input if tap.side == "input" else on_output
 
     def new(old: Tensor) -> Tensor:
-        return (value().to(old) / tap.scale).reshape(old.shape)
+        return tap.unscaled(run.model.hf, value().to(old)).reshape(old.shape)
 
     stack.callback(hook(run.model.hf.get_submodule(tap.module), gate, new).remove)
     for path in tap.plus:  # the one module writes all of the sum

@@ -211,7 +211,8 @@ def _matrices(
         folded += (*word, *through.folded)
         q_norm = through.norm if kind == "q" else q_norm
     tap = block.taps["attn_out"]
-    o = parts["o"].weights[0].float().unflatten(1, (block.n_heads, -1)).transpose(0, 1) * tap.scale
+    written = tap.scaled(model.hf, parts["o"].weights[0].float().T).T
+    o = written.unflatten(1, (block.n_heads, -1)).transpose(0, 1)
     if is_norm(model.hf.get_submodule(tap.module)):
         o = norm_of(model, tap.module, seen.stream.new_ones(model.d_model)).write_through(o)
         folded += (f"{tap.module} behind it",)

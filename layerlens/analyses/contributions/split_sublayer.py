@@ -78,7 +78,7 @@ def split_sublayer(
     """
     block = model.anatomy.blocks[site.block]
     tap, path = block.taps[_OUTPUT[site.kind]], block.taps[site.kind].module
-    directions = directions * tap.scale
+    directions = tap.scaled(model.hf, directions)
     constant = torch.zeros(len(directions), dtype=torch.float64)
     if is_norm(model.hf.get_submodule(tap.module)):
         with model.running():

@@ -64,6 +64,7 @@ def through_norms(model: LensModel, layer: int, direction: str, rows: Tensor) ->
             like = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
             gain, _, centred = measure_norm(model, module, like)
             columns = Norm(gain, centred).write_through(columns)
+        columns = tap.scaled(model.hf, columns.T).T
     return through_final_norm(model, columns, WITHOUT_NORM).T
 
 

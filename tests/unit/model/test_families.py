@@ -18,7 +18,9 @@ from layerlens.model.lensmodel import LensModel
 from layerlens.model.support import all_families, examine, page, summary
 from layerlens.model.tiny import tiny_config, tiny_model
 from layerlens.model.tiny_families import VARIANTS
+from layerlens.run.edits import edit
 from layerlens.run.proof import prove_anatomy
+from layerlens.run.record import record
 from layerlens.run.replay import replay
 
 IN_FULL = [
@@ -297,6 +299,44 @@ def test_a_forgotten_scale_fails() -> None:
     assert "sums" in failing("granite", unscaled).split()
 
 
+def test_what_a_block_multiplies_its_sublayers_with_is_part_of_them() -> None:
+    """BEiT's layer scale is applied by no module; it is checked, read and edited all the same."""
+    hf = tiny_model("beit", task="ImageClassification")
+    model, proof = proof_of(hf)
+    assert proof.full, str(proof)
+    path = "beit.layers.1"
+    tap = model.anatomy.blocks[1].taps["attn_out"]
+    assert tap.vector == f"{path}.lambda_1"
+    given: list[Tensor] = []
+    hook = hf.get_submodule(tap.module).register_forward_hook(
+        lambda _, __, out: given.append(out[0] if isinstance(out, tuple) else out)
+    )
+    trace = record(model, model.probe(), ["attn_out.1", "resid_pre.1"])
+    hook.remove()
+    assert torch.allclose(
+        trace["attn_out.1"], given[0] * hf.get_parameter(tap.vector).detach(), atol=1e-6
+    )
+    moved = record(model, model.probe(), "resid_mid.1", edits=edit("attn_out.1", "zero"))
+    assert torch.allclose(moved["resid_mid.1"], trace["resid_pre.1"], atol=1e-6)
+
+    taps = {kind: replace(tap, vector="") for kind, tap in model.anatomy.blocks[1].taps.items()}
+    model.anatomy = with_taps(model.anatomy, 1, **taps)
+    assert "sums" in {line.name for line in prove_anatomy(model).lines if not line.ok}
+
+
+def test_relative_positions_are_not_taken_for_keys() -> None:
+    """DeBERTa adds products of q and of k with vectors of distances to its scores."""
+    hf = tiny_model("deberta-v2", task="MaskedLM")
+    model = LensModel.wrap(hf, prove=False)
+    trace = record(model, model.probe(), ["q.1", "k.1", "resid_pre.1"])
+    for kind, name in (("q", "query_proj"), ("k", "key_proj")):
+        projection = hf.get_submodule(f"deberta.encoder.layer.1.attention.self.{name}")
+        with torch.no_grad():
+            own = projection(trace["resid_pre.1"]).unflatten(-1, (4, -1))
+        ratio = trace[f"{kind}.1"] / own  # the product may be scaled on either side
+        assert torch.allclose(ratio, ratio.mean(), rtol=1e-3)
+
+
 def test_a_forgotten_summand_fails() -> None:
     def without(anatomy: Anatomy) -> Anatomy:
         tap = anatomy.blocks[0].taps["mlp_out"]
@@ -420,6 +460,7 @@ def test_the_survey_says_what_came_out() -> None:
         ("mt5", "Seq2SeqLM"), ("clip", "ImageClassification"),
         ("dinov2_with_registers", "ImageClassification"), ("speech_to_text", "SpeechSeq2Seq"),
         ("audio-spectrogram-transformer", "AudioClassification"),
+        ("deberta", "MaskedLM"),  # as in v2, relative positions are products beside q times k
         ("albert", "MaskedLM"),  # one block, several times over
         ("esmc", "MaskedLM"),  # sublayers that are divided by a number of the block's
         ("omniasr_ctc", "CTC"),  # sounds with an axis of channels
