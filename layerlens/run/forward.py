@@ -15,6 +15,7 @@ from layerlens.errors import SiteError
 from layerlens.model.anatomy import Tap
 from layerlens.model.linear import offset
 from layerlens.model.sites import GLOBAL, HEADS, Site
+from layerlens.model.sums import is_scale
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument
 from layerlens.run.attention import Watch, watching
@@ -275,6 +276,19 @@ def head_writes(model: LensModel, layer: int, z: Tensor, head: int | None = None
         write = projection(alone.flatten(-2))
         writes.append(write if bias is None else write - bias)
     return torch.stack(writes, dim=-2)
+
+
+def through_scales(model: LensModel, tap: Tap, parts: Tensor) -> Tensor:
+    """What parts of a projection's output, ``[..., d_model]``, are where the stream gets them.
+
+    Learned factors of single units stand between the two in some families (LayerScale); a norm,
+    which takes parts together, is not passed. The same numbers lead a direction back.
+    """
+    module = model.hf.get_submodule(tap.module)
+    if is_scale(module):
+        with model.evaluating(), torch.no_grad():
+            parts = module(parts)
+    return tap.scaled(model.hf, parts)
 
 
 def _hook(

@@ -16,7 +16,7 @@ from layerlens.model.families import GATED_Z
 from layerlens.model.linear import offset
 from layerlens.model.sites import Site
 from layerlens.model.sums import is_norm
-from layerlens.run.forward import head_writes
+from layerlens.run.forward import head_writes, through_scales
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -169,7 +169,7 @@ class HandedOver:
             parts = self._behind.at(queries).push(parts)
             if constant:
                 parts = parts + self._behind.offset.to(parts)
-        return self._tap.scaled(self.model.hf, parts)
+        return through_scales(self.model, self._tap, parts)
 
     def _require(self) -> None:
         worst = max(self.errors.values())

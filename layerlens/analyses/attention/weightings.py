@@ -14,7 +14,7 @@ from layerlens.model.evidence import error
 from layerlens.model.families import GATED_Z
 from layerlens.model.linear import offset
 from layerlens.result.attention import WEIGHTINGS
-from layerlens.run.forward import head_writes
+from layerlens.run.forward import head_writes, through_scales
 from layerlens.run.proof_heads import behind, has_sinks
 
 if TYPE_CHECKING:
@@ -126,8 +126,9 @@ class Weighing:
             made["value"] = pattern * _lengths(values)
         if "norm" in self._names:
             writes = head_writes(self._model, layer, values)
-            made["norm"] = pattern * _lengths(writes)
             self._check_writes(layer, found, writes)
+            tap = self._model.anatomy.blocks[layer].taps["attn_out"]
+            made["norm"] = pattern * _lengths(through_scales(self._model, tap, writes))
         return {WEIGHTINGS[name]: value.cpu().numpy() for name, value in made.items()}
 
     def _note(self, name: str, off: float) -> None:

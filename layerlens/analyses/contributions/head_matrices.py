@@ -22,6 +22,7 @@ from layerlens.analyses.contributions.heads_seen import Seen, see_heads
 from layerlens.errors import ModelError
 from layerlens.metrics.projections import Projection, projections
 from layerlens.model.sums import is_norm
+from layerlens.run.forward import through_scales
 from layerlens.run.norms import measure_norm
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _matrices(
         folded += (*word, *through.folded)
         q_norm = through.norm if kind == "q" else q_norm
     tap = block.taps["attn_out"]
-    written = tap.scaled(model.hf, parts["o"].weights[0].float().T).T
+    written = through_scales(model, tap, parts["o"].weights[0].float().T).T
     o = written.unflatten(1, (block.n_heads, -1)).transpose(0, 1)
     if is_norm(model.hf.get_submodule(tap.module)):
         o = norm_of(model, tap.module, seen.stream.new_ones(model.d_model)).write_through(o)

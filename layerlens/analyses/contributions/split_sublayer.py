@@ -11,6 +11,7 @@ from layerlens.analyses.contributions.frozen_norm import freeze
 from layerlens.errors import ModelError
 from layerlens.model.sites import Site
 from layerlens.model.sums import is_norm
+from layerlens.run.forward import through_scales
 
 if TYPE_CHECKING:
     from layerlens.model.lensmodel import LensModel
@@ -78,7 +79,7 @@ def split_sublayer(
     """
     block = model.anatomy.blocks[site.block]
     tap, path = block.taps[_OUTPUT[site.kind]], block.taps[site.kind].module
-    directions = tap.scaled(model.hf, directions)
+    directions = through_scales(model, tap, directions)
     constant = torch.zeros(len(directions), dtype=torch.float64)
     if is_norm(model.hf.get_submodule(tap.module)):
         with model.running():

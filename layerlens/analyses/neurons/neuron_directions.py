@@ -13,6 +13,7 @@ from layerlens.analyses.contributions.token_scores import require_linear, throug
 from layerlens.errors import InputError, ModelError
 from layerlens.metrics.projections import projections
 from layerlens.model.sums import is_norm
+from layerlens.run.forward import through_scales
 from layerlens.run.norms import measure_norm
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def through_norms(model: LensModel, layer: int, direction: str, rows: Tensor) ->
             like = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
             gain, _, centred = measure_norm(model, module, like)
             columns = Norm(gain, centred).write_through(columns)
-        columns = tap.scaled(model.hf, columns.T).T
+        columns = through_scales(model, tap, columns.T).T
     return through_final_norm(model, columns, WITHOUT_NORM).T
 
 
@@ -86,9 +87,15 @@ def token_rows(model: LensModel) -> Tensor:
     Raises
     ------
     ModelError
-        The head is not one matrix of numbers.
+        The head is not one matrix of numbers, or it reads more than one state.
     """
     matrix = model.head_matrix()
+    if matrix is not None and matrix.weight.shape[1] != model.d_model:
+        raise ModelError(
+            f"The head of {model.name} reads {matrix.weight.shape[1]} numbers, made of several "
+            f"states of {model.d_model}, so that what a neuron writes has no logit of its own: "
+            "ask for models whose head reads one state."
+        )
     if matrix is None:
         raise ModelError(
             f"The head of {model.name} is not one plain matrix, so that neurons have no tokens: "
