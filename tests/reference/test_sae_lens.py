@@ -125,7 +125,7 @@ def test_gemma_scope_files_need_a_place_and_no_input_bias(model: LensModel, tmp_
 
 
 def test_another_width_and_damaged_files_are_refused(model: LensModel, tmp_path: Path) -> None:
-    other = ll.load("toy:modular")
+    other = ll.load("toy:addition")
     assert other.d_model != 64
     with pytest.raises(InputError, match="width 64"):
         ll.load_sae(HERE / "standard-none-100", other, layer=0)

@@ -13,7 +13,6 @@ from layerlens.model.tiny import tiny_model
 
 CALLS: list[Callable[[Any], object]] = [
     lambda model: ll.logit_lens(model, "a"),
-    lambda model: ll.estimate("logit_lens", model, "a"),
     lambda model: ll.patch_sweep(model, "a", "b"),
     lambda model: ll.record(model, "a", "resid_post"),
     lambda model: ll.run(model, "a"),

@@ -73,6 +73,7 @@ class FakeModel:
     d_vocab_in, answers_words = D_VOCAB, True
     vocabulary = answers = Vocabulary(None, D_VOCAB)
     load_code = "ll.load('fake')"
+    remote = None
 
     def __init__(self) -> None:
         self.anatomy = SimpleNamespace(family="fake", head=None)
