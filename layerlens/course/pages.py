@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from layerlens.export.html import html_bytes
+from layerlens.views.live import LiveView
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -28,6 +29,8 @@ def _embedded(figure: Widget | None) -> dict[str, Any] | None:
     """Return what `js/src/wire/frozen.ts` makes a view from."""
     if figure is None:
         return None
+    if isinstance(figure, LiveView):
+        figure.wait()  # a page holds what is there when it is written
     traits, packed = figure._frozen()
     frozen = {name: value for name, value in traits.items() if name != "snapshot"}
     return {"traits": {**frozen, "live": False}, "packed": base64.b64encode(packed).decode("ascii")}

@@ -119,6 +119,17 @@ def test_a_page_holds_question_truth_and_figure_and_asks_for_nothing(tmp_path: P
     assert traits["figure"]["traits"]["view"] == "lens" and traits["figure"]["packed"]
 
 
+def test_a_page_waits_for_a_figure_that_is_still_computed() -> None:
+    model = ll.load("toy:induction")
+    question = course.predict(
+        "q", "?", kind="token", truth=" dog", reveal=lambda: ll.LensView(model, "cat dog owl cat")
+    )
+    with model.lock:  # nothing can be computed yet
+        question.ahead()
+        assert question.figure._stream is None
+    assert "layerlens-data" in question.embed().page.decode()
+
+
 @pytest.mark.parametrize(
     ("over", "says"),
     [({"along": "ab"}, "along= names the places"), ({"options": "ab"}, "those of a 'choice'")],
