@@ -40,6 +40,7 @@ nb_execution_cache_path = str(HERE.parent / "build" / "docs-cells")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_ipywidgets_js = {}  # views are frozen here, and a page asks no other host for anything
 os.environ["LAYERLENS_EMBED"] = "1"
 
 autodoc_typehints = "none"
