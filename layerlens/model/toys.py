@@ -151,6 +151,13 @@ def digits_of(numbers: Tensor, width: int) -> Tensor:
     return numbers[:, None] // powers % 10
 
 
+REPEATED_WORDS = TrainedRange(
+    f"'cat owl fox bee cat owl': names of animals, {SEGMENT[0]} to {SEGMENT[1]} of them repeated",
+    INDUCTION_LENGTH,
+    SEGMENT,
+)
+"""What both toys of induction have seen."""
+
 TOYS: dict[str, Toy] = {
     toy.name: toy
     for toy in (
@@ -162,12 +169,7 @@ TOYS: dict[str, Toy] = {
             True,
             ("cat owl fox bee cat owl", "fox"),
             _induction,
-            TrainedRange(
-                f"'cat owl fox bee cat owl': names of animals, {SEGMENT[0]} to {SEGMENT[1]} of "
-                "them repeated",
-                INDUCTION_LENGTH,
-                SEGMENT,
-            ),
+            REPEATED_WORDS,
         ),
         Toy(
             "two_heads",
@@ -177,12 +179,7 @@ TOYS: dict[str, Toy] = {
             True,
             ("cat owl fox bee cat owl", "fox"),
             _induction,
-            TrainedRange(
-                f"'cat owl fox bee cat owl': names of animals, {SEGMENT[0]} to {SEGMENT[1]} of "
-                "them repeated",
-                INDUCTION_LENGTH,
-                SEGMENT,
-            ),
+            REPEATED_WORDS,
         ),
         Toy(
             "modular",

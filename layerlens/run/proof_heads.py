@@ -16,11 +16,11 @@ from layerlens.model.evidence import Proof, ProofLine, error, limit
 from layerlens.model.families import GATED_Z
 from layerlens.model.linear import offset
 from layerlens.model.sites import Site
-from layerlens.model.sums import is_norm, is_scale
+from layerlens.model.sums import is_norm
 from layerlens.model.text import Tokens
 from layerlens.model.watch import first_tensor, stream_argument, swapped
 from layerlens.run.attention import Watch, watching
-from layerlens.run.forward import model_inputs, run_model
+from layerlens.run.forward import model_inputs, run_model, through_scales
 from layerlens.run.gate import Gate
 from layerlens.run.spy import spy_on
 
@@ -80,11 +80,11 @@ def through(model: LensModel, path: str, value: Tensor, tap: Tap) -> Tensor:
 
 def behind(model: LensModel, out: Tensor, tap: Tap) -> Tensor:
     """Say what a projection's output becomes where the sublayer's output is read."""
-    with model.running():
-        module = model.hf.get_submodule(tap.module)
-        if is_norm(module) or is_scale(module):
+    module = model.hf.get_submodule(tap.module)
+    if is_norm(module):
+        with model.running():
             out = module(out)
-    return tap.scaled(model.hf, out)
+    return through_scales(model, tap, out)
 
 
 def _prove_writes(model: LensModel, layers: Layers, proof: Proof) -> None:
